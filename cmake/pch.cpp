@@ -1,0 +1,1 @@
+// Holds the precompiled header of torch/torch.h that every target with torch reuses.

@@ -1,0 +1,36 @@
+// Files that are either complete or absent: written beside the target, fsynced, renamed, the folder fsynced.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace loci {
+
+// Writes a temporary file beside `path`; commit() makes it `path`. Without commit() the destructor removes it. Every
+// failure throws Error (resources for a full disk, input otherwise) that names the path and the reason.
+class DurableFile {
+ public:
+  explicit DurableFile(std::filesystem::path path);
+  ~DurableFile();
+  DurableFile(const DurableFile&) = delete;
+  DurableFile& operator=(const DurableFile&) = delete;
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+};
+
+void write_file_durably(const std::filesystem::path& path, std::string_view text);
+// The whole file as text. Throws Error (input).
+std::string read_text_file(const std::filesystem::path& path);
+void sync_folder(const std::filesystem::path& folder);
+
+}  // namespace loci
