@@ -1,0 +1,27 @@
+// A table in memory, on huge pages where the system grants them.
+#pragma once
+
+#include "loci/table/table.h"
+
+namespace loci {
+
+struct LocalTableOptions {
+  at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16 (kDouble for tests)
+};
+
+class LocalTable : public Table {
+ public:
+  // Rows are zero until init. Throws Error (resources) when the memory cannot be had.
+  LocalTable(std::string name, int64_t rows, int64_t width, LocalTableOptions options = {});
+
+  const at::Tensor& values() const override { return values_; }
+  int64_t bytes() const override;
+  // Counter-based: N(0, std^2) by (seed, table name, row, column), so that a shard equals its part of the whole.
+  void initialise_normal(uint64_t seed, double std);
+  void initialise_zero();
+
+ private:
+  at::Tensor values_;
+};
+
+}  // namespace loci

@@ -1,0 +1,71 @@
+// The rows of a memory. A block reads through this class and never knows where the rows live.
+//
+// Legend: T tokens, K reads of a token, N rows, D width.
+//
+// A table is an object that its user makes and hands to the layers that share it. It is no parameter of a module:
+// dense optimisers never see it, and a checkpoint holds it once, under its name.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "loci/table/row_gradient.h"
+
+namespace loci {
+
+// What backward leaves at the table.
+enum class GradientMode {
+  references,  // row references for a row optimiser; values().grad() stays undefined (default)
+  coalesced,   // values().grad(): sparse COO, coalesced
+  dense,       // values().grad(): dense, for torch::optim
+  none,        // frozen
+};
+
+class Table : public std::enable_shared_from_this<Table> {
+ public:
+  virtual ~Table() = default;
+
+  const std::string& name() const { return name_; }
+  int64_t rows() const { return rows_; }
+  int64_t width() const { return width_; }
+  // [N, D], the storage itself. Load by copying into it: a replaced storage would lose huge pages and mappings.
+  virtual const at::Tensor& values() const = 0;
+  virtual int64_t bytes() const = 0;
+
+  // A layer's number, by which gradients of several layers are summed in a fixed order.
+  int64_t register_use() { return uses_++; }
+
+  // [T, D] in weight's dtype: the weighted sums of rows (ops/table_read). Under autograd, backward gives the gradient of
+  // `weight` and leaves a row reference (index, weight, output gradient) here.
+  at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use);
+
+  void set_gradient_mode(GradientMode mode);
+  GradientMode gradient_mode() const { return mode_; }
+  bool has_gradient() const { return !references_.empty(); }
+  // The sum of the pending references; they stay until zero_gradient().
+  RowGradient gradient() const;
+  // Sums the pending references early, to bound memory while micro-batches accumulate (rounding may differ).
+  void compact();
+  void zero_gradient();
+
+  // For the autograd function of read(): not part of the interface of users.
+  void add_references(RowReferences references);
+
+ protected:
+  Table(std::string name, int64_t rows, int64_t width);
+
+ private:
+  std::string name_;
+  int64_t rows_;
+  int64_t width_;
+  int64_t uses_ = 0;
+  GradientMode mode_ = GradientMode::references;
+  std::vector<RowReferences> references_;
+};
+
+using TablePtr = std::shared_ptr<Table>;
+
+}  // namespace loci
