@@ -1,0 +1,90 @@
+// A decoder-only language model: pre-norm blocks, rotary positions, scaled-dot-product attention, tied embeddings, and
+// memories in place of, parallel to or after the feed-forward of chosen layers.
+//
+// Legend: B batch, L positions, d width, V vocabulary.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "loci/base/config.h"
+#include "loci/nn/calibrate.h"
+#include "loci/nn/flat_key_memory.h"
+#include "loci/nn/product_key_memory.h"
+#include "loci/optim/optimizer_set.h"
+
+namespace loci {
+
+enum class MemoryPlacement { replace, parallel, after };
+
+// [model.memory]
+struct MemoryOptions {
+  std::string kind = "product_key";  // "product_key" | "flat"
+  std::vector<int64_t> layers;       // 0-based; negative counts from the end; one table each unless shared
+  bool shared_table = false;
+  MemoryPlacement placement = MemoryPlacement::parallel;
+  int64_t rows = 16384;
+  int64_t value_width = 0;           // 0: the model's width
+  std::string value_dtype = "float32";   // "float32" | "bfloat16"
+  std::string value_start = "normal";    // "normal" (std D^-1/2) | "zero"
+  int64_t calibrate_at = -1;         // step at which each memory starts again from its inputs; -1: never
+  int64_t calibrate_tokens = 8192;
+  ProductKeyMemoryOptions layer;     // its fields stand directly in [model.memory]
+  void fields(ConfigFields& f);
+};
+
+// [model]
+struct TransformerLmOptions {
+  int64_t vocabulary = 0;  // from the tokenizer
+  int64_t layers = 2;
+  int64_t width = 128;
+  int64_t heads = 4;
+  int64_t ffn_width = 0;   // 0: 4 * width
+  int64_t context = 128;   // longest sequence
+  double dropout = 0;
+  bool has_memory = false;
+  MemoryOptions memory;
+  void fields(ConfigFields& f);
+};
+
+// Keys and values of the positions seen so far, for generation.
+struct KeyValueCache {
+  std::vector<at::Tensor> keys, values;  // a layer each: [B, heads, L, d / heads]
+  int64_t length = 0;
+};
+
+class TransformerLm : public torch::nn::Module {
+ public:
+  // Parameters come by counter from (seed, name, position); tables are made here (LocalTable) and owned with shared
+  // ownership. Throws Error (usage) for impossible options, (resources) for what cannot be had.
+  TransformerLm(TransformerLmOptions options, uint64_t seed);
+
+  // tokens [B, L] int64 -> logits [B, L, V] (float32). With a cache: the L new positions after cache->length.
+  at::Tensor forward(const at::Tensor& tokens, KeyValueCache* cache = nullptr, const BlockContext& context = {});
+  // Mean cross-entropy in nats over the targets that are >= 0 (target -1: none). input, target [B, L] int64.
+  // Chunked over tokens so that [B * L, V] float32 logits never stand twice.
+  at::Tensor loss(const at::Tensor& input, const at::Tensor& target, const BlockContext& context = {});
+
+  const TransformerLmOptions& options() const { return options_; }
+  // Dense parameters with names, decay flags and rate factors for the optimiser; tables not among them.
+  std::vector<NamedParameter> dense_parameters();
+  std::vector<TablePtr> tables() const;  // each once
+  // Product-key memories with the number of their layer (flat ones have counters of their own).
+  std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> memories() const;
+  std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> flat_memories() const;
+  // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient.
+  std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
+
+  // Counts of parameters before anything is allocated: dense and table elements.
+  static std::pair<int64_t, int64_t> count_parameters(const TransformerLmOptions& options);
+
+ private:
+  struct Layer;
+  TransformerLmOptions options_;
+};
+
+}  // namespace loci
