@@ -5,7 +5,7 @@ function(loci_compile_options target)
   # -fPIC everywhere, executables too: they share one precompiled header. No contraction: levels must agree in bits.
   target_compile_options(${target} PRIVATE -fPIC -fopenmp -ffp-contract=off -Wall -Wextra -Wpedantic)
   if(LOCI_WERROR)
-    target_compile_options(${target} PRIVATE -Werror -Wno-error=maybe-uninitialized)
+    target_compile_options(${target} PRIVATE -Werror $<$<CXX_COMPILER_ID:GNU>:-Wno-error=maybe-uninitialized>)
   endif()
   target_compile_definitions(${target} PUBLIC FMT_HEADER_ONLY=1)
   target_link_options(${target} PUBLIC -fopenmp)
@@ -17,6 +17,9 @@ endfunction()
 
 function(loci_torch_options target)
   loci_compile_options(${target})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    target_compile_options(${target} PRIVATE -fpch-preprocess)  # ccache needs it beside a precompiled header
+  endif()
   # Torch's own copy of fmt comes before /usr/include; header-only use of either is fine.
   target_link_libraries(${target} PUBLIC torch::torch_cpu torch::c10 fmt::fmt-header-only)
 endfunction()

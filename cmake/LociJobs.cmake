@@ -1,0 +1,15 @@
+# Bounds what Ninja runs at once. A file that uses the precompiled torch header takes about 1.4 GB of memory, so a
+# machine with many cores and little memory compiles fewer files at once than it has cores.
+cmake_host_system_information(RESULT loci_cores QUERY NUMBER_OF_LOGICAL_CORES)
+cmake_host_system_information(RESULT loci_memory_mib QUERY TOTAL_PHYSICAL_MEMORY)
+math(EXPR loci_jobs "${loci_memory_mib} / 1600")
+if(loci_jobs GREATER loci_cores)
+  set(loci_jobs ${loci_cores})
+endif()
+if(loci_jobs LESS 1)
+  set(loci_jobs 1)
+endif()
+set_property(GLOBAL PROPERTY JOB_POOLS loci_compile=${loci_jobs})
+set(CMAKE_JOB_POOL_COMPILE loci_compile)
+set(CMAKE_JOB_POOL_LINK loci_compile)
+set(CMAKE_JOB_POOL_PRECOMPILE_HEADER loci_compile)
