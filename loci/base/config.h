@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -120,9 +121,12 @@ class Config {
   void finish(ConfigFields& fields) const;
   static std::unique_ptr<ConfigFields> writer();
   static std::string text_of(ConfigFields& fields);
+  void assign(std::string_view key, const toml::node& value, const std::string& name);
+  void note_places(const std::string& key, const toml::node& node, const std::string& name);
 
   toml::table table_;
   std::string name_ = "config";
+  std::map<std::string, std::string> places_;  // "file:line" by dotted key: copies of toml nodes lose their lines
 };
 
 // The word of `known` with the least edit distance to `word`, or "" when none is near.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -29,7 +30,9 @@ std::string format_seconds(double seconds);  // "4 s", "3 min 20 s", "2 h 5 min"
 std::string format_bytes(double bytes);      // "512 B", "1.5 MiB"
 std::string format_count(double count);      // "17", "16.4 k", "1.1 M"
 int64_t resident_bytes();                    // of this process now, from /proc/self/statm
-int64_t peak_resident_bytes();
-int64_t available_bytes();                   // memory that this process may still take: /proc/meminfo and the cgroup
+int64_t peak_resident_bytes();               // the most so far, VmHWM of /proc/self/status
+// Memory that this process may still take: the machine's (/proc/meminfo), or what its cgroup's limit leaves when that is
+// less. `root` holds proc and sys.
+int64_t available_bytes(const std::filesystem::path& root = "/");
 
 }  // namespace loci

@@ -1,0 +1,226 @@
+#include "loci/base/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+
+namespace loci {
+namespace {
+
+enum class Norm { none, layer };
+
+struct Memory {
+  int64_t rows = 16384;
+  Norm norm = Norm::none;
+  void fields(ConfigFields& f) {
+    f.field("rows", rows, {.minimum = 1});
+    f.choice("norm", norm, {{"none", Norm::none}, {"layer", Norm::layer}});
+  }
+};
+
+struct Model {
+  Memory memory;
+  bool has_memory = false;
+  int64_t layers = 2;
+  std::vector<int64_t> memory_layers = {1};
+  void fields(ConfigFields& f) {
+    f.optional_section("memory", has_memory, memory);
+    f.field("layers", layers, {.minimum = 1, .maximum = 64});
+    f.field("memory_layers", memory_layers, {.minimum = 0});
+  }
+};
+
+struct Recipe {
+  double learning_rate = 1e-3;
+  bool fused = true;
+  std::string name = "none";
+  std::vector<std::string> words;
+  Model model;
+  void fields(ConfigFields& f) {
+    f.section("model", model);
+    f.field("learning_rate", learning_rate, {.minimum = 0});
+    f.field("fused", fused);
+    f.field("name", name);
+    f.field("words", words);
+  }
+};
+
+Recipe read(const Config& config, const std::vector<std::string>& elsewhere = {}) {
+  Recipe recipe;
+  config.read(recipe, elsewhere);
+  return recipe;
+}
+
+void expect_refused(const std::string& message, const std::function<void()>& action) {
+  try {
+    action();
+    FAIL() << "no error: " << message;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    EXPECT_STREQ(error.what(), message.c_str());
+  }
+}
+void expect_text_refused(const std::string& text, const std::string& message) {
+  expect_refused(message, [&] { read(Config::from_text(text, "r.toml")); });
+}
+
+TEST(ConfigTest, KeepsDefaultsAndFillsWhatIsNamed) {
+  const Recipe recipe = read(Config::from_text("fused = false\n[model]\nlayers = 4\n[model.memory]\nnorm = 'layer'\n"));
+  EXPECT_FALSE(recipe.fused);
+  EXPECT_EQ(recipe.learning_rate, 1e-3);
+  EXPECT_EQ(recipe.model.layers, 4);
+  EXPECT_TRUE(recipe.model.has_memory);
+  EXPECT_EQ(recipe.model.memory.norm, Norm::layer);
+  EXPECT_EQ(recipe.model.memory.rows, 16384);
+  EXPECT_FALSE(read(Config()).model.has_memory);
+}
+
+TEST(ConfigTest, TakesIntegersForRealsAndNotTheReverse) {
+  EXPECT_EQ(read(Config::from_text("learning_rate = 2")).learning_rate, 2.0);
+  expect_text_refused("\n[model]\nlayers = 2.0\n", "r.toml:3: model.layers must be an integer from 1 to 64, got 2.0");
+}
+
+TEST(ConfigTest, NamesFileLineKeyRangeAndValue) {
+  expect_text_refused("[model]\nlayers = \"two\"\n", "r.toml:2: model.layers must be an integer from 1 to 64, got \"two\"");
+  expect_text_refused("[model]\nlayers = 65", "r.toml:2: model.layers must be an integer from 1 to 64, got 65");
+  expect_text_refused("[model]\n\nmemory.rows = 0",
+                      "r.toml:3: model.memory.rows must be an integer of at least 1, got 0");
+  expect_text_refused("learning_rate = -1", "r.toml:1: learning_rate must be a number of at least 0, got -1");
+  expect_text_refused("learning_rate = nan", "r.toml:1: learning_rate must be a number of at least 0, got nan");
+  expect_text_refused("learning_rate = true", "r.toml:1: learning_rate must be a number of at least 0, got true");
+  expect_text_refused("fused = 1", "r.toml:1: fused must be true or false, got 1");
+  expect_text_refused("name = 1", "r.toml:1: name must be a string, got 1");
+  expect_text_refused("words = 'a'", "r.toml:1: words must be a list of strings, got \"a\"");
+  expect_text_refused("words = ['a', 3]", "r.toml:1: words must be a list of strings, got [ 'a', 3 ]");
+  expect_text_refused("model.memory_layers = [1, -1]",
+                      "r.toml:1: model.memory_layers must be a list of integers of at least 0, got [ 1, -1 ]");
+  expect_text_refused("model.memory.norm = 'batch'",
+                      "r.toml:1: model.memory.norm must be one of \"none\", \"layer\", got \"batch\"");
+  expect_text_refused("model = 3", "r.toml:1: model must be a table, got 3");
+  expect_text_refused("fused = {}", "r.toml:1: fused must be true or false, got a table");
+  expect_text_refused("fused = '" + std::string(200, 'x') + "'",
+                      "r.toml:1: fused must be true or false, got \"" + std::string(56, 'x') + "...");
+}
+
+TEST(ConfigTest, NamesTheNearestKnownKey) {
+  expect_text_refused("\n[model]\nlayer = 3\n", "r.toml:3: unknown key model.layer, did you mean layers?");
+  expect_text_refused("nmae = 'x'", "r.toml:1: unknown key nmae, did you mean name?");
+  expect_text_refused("[model.memory]\nunlike = 3",
+                      "r.toml:2: unknown key model.memory.unlike, known are rows, norm");
+  expect_text_refused("[modle]\n", "r.toml:1: unknown key modle, did you mean model?");
+}
+
+TEST(ConfigTest, LeavesTopLevelKeysOfOtherReaders) {
+  const Config config = Config::from_text("seeds = [1]\n[arms.base]\n", "r.toml");
+  EXPECT_EQ(read(config, {"seeds", "arms"}).model.layers, 2);
+  expect_refused("r.toml:1: unknown key seeds, did you mean words?", [&] { read(config, {"arms"}); });
+}
+
+TEST(ConfigTest, RefusesBrokenTomlAndMissingFiles) {
+  try {
+    Config::from_text("a = 1\nb = \n", "r.toml");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    EXPECT_THAT(error.what(), testing::StartsWith("r.toml:2: the file must be TOML, got "));
+  }
+  expect_refused("no/such.toml: the file must be readable, got No such file or directory",
+                 [] { Config::from_file("no/such.toml"); });
+  EXPECT_THROW(Config::from_text(std::string("a = \"\xFF\"", 8)), Error);
+  EXPECT_THROW(Config::from_text(std::string("a\0 = 1", 6)), Error);
+  EXPECT_THROW(Config::from_text("a = " + std::string(100000, '[')), Error);
+}
+
+TEST(ConfigTest, ReadsAFileUnderItsName) {
+  const std::string path = testing::TempDir() + "loci_config_" + std::to_string(getpid()) + ".toml";
+  std::ofstream(path) << "fused = 3";
+  expect_refused(path + ":1: fused must be true or false, got 3", [&] { read(Config::from_file(path)); });
+  std::filesystem::remove(path);
+}
+
+TEST(ConfigSet, TakesTomlValuesAndBareWords) {
+  Config config = Config::from_text("[model]\nlayers = 1\n");
+  for (const char* assignment : {"learning_rate=1e-2", "model.layers = 3", "fused=false", "name=bare word=x",
+                                 "words=[\"a\", 'b']", "model.memory.norm=layer"}) {
+    config.set(assignment);
+  }
+  const Recipe recipe = read(config);
+  EXPECT_EQ(recipe.learning_rate, 1e-2);
+  EXPECT_EQ(recipe.model.layers, 3);
+  EXPECT_FALSE(recipe.fused);
+  EXPECT_EQ(recipe.name, "bare word=x");
+  EXPECT_THAT(recipe.words, testing::ElementsAre("a", "b"));
+  EXPECT_TRUE(recipe.model.has_memory);
+  EXPECT_EQ(recipe.model.memory.norm, Norm::layer);
+  config.set("name=");
+  EXPECT_EQ(read(config).name, "");
+  config.set("name=1\nfused=true");
+  EXPECT_EQ(read(config).name, "1\nfused=true");
+}
+
+TEST(ConfigSet, RefusesWhatIsNoAssignment) {
+  Config config = Config::from_text("fused = true\n");
+  expect_refused("--set: the argument must be KEY=VALUE, got \"fused\"", [&] { config.set("fused"); });
+  expect_refused("--set: the key must be names joined by dots, got \"\"", [&] { config.set("=3"); });
+  expect_refused("--set: the key must be names joined by dots, got \"a..b\"", [&] { config.set("a..b=3"); });
+  expect_refused("--set: the value of words must be TOML or a bare word, got [1, 2", [&] { config.set("words=[1, 2"); });
+  expect_refused("--set: fused must be a table to hold fused.x, got true", [&] { config.set("fused.x=3"); });
+}
+
+TEST(ConfigSet, BlamesTheCommandLineForItsValues) {
+  Config config = Config::from_text("[model]\nlayers = 1\n", "r.toml");
+  config.set("model.layers=two");
+  expect_refused("--set: model.layers must be an integer from 1 to 64, got \"two\"", [&] { read(config); });
+  config = Config::from_text("", "r.toml");
+  config.set("model.layer=2");
+  expect_refused("--set: unknown key model.layer, did you mean layers?", [&] { read(config); });
+}
+
+TEST(ConfigSet, KeepsLinesInCopiesAndInOverridesOfTheSameFile) {
+  Config config = Config::from_text("[model]\nlayers = 0\n\n[arms.deep]\nmodel = {layers = 'x'}\n", "r.toml");
+  Config copy = config;
+  expect_refused("r.toml:2: model.layers must be an integer from 1 to 64, got 0", [&] { read(copy, {"arms"}); });
+  copy.set("model.layers", *config.table().at_path("arms.deep.model.layers").node());
+  expect_refused("r.toml:5: model.layers must be an integer from 1 to 64, got \"x\"", [&] { read(copy, {"arms"}); });
+}
+
+TEST(ConfigWrite, GivesTheResolvedConfigurationInOrder) {
+  Recipe recipe;
+  recipe.words = {"a\"b", "c\nd"};
+  recipe.learning_rate = 3;
+  EXPECT_EQ(Config::write(recipe),
+            "learning_rate = 3.0\nfused = true\nname = \"none\"\nwords = [\"a\\\"b\", \"c\\nd\"]\n\n"
+            "[model]\nlayers = 2\nmemory_layers = [1]\n");
+  recipe.model.has_memory = true;
+  EXPECT_THAT(Config::write(recipe), testing::EndsWith("\n[model.memory]\nrows = 16384\nnorm = \"none\"\n"));
+}
+
+TEST(ConfigWrite, ReadsBackTheSameValues) {
+  for (double value : {0.1, 1e-5, 1. / 3, 1e300, 5e-324, 12345678., std::numeric_limits<double>::infinity()}) {
+    Recipe recipe;
+    recipe.learning_rate = value;
+    recipe.name = "tab\t, quotes '\"', back\\slash, \xC3\xA4, \x01, \x7F";
+    recipe.model.has_memory = true;
+    recipe.model.memory.norm = Norm::layer;
+    const std::string text = Config::write(recipe);
+    const Recipe again = read(Config::from_text(text));
+    EXPECT_EQ(again.learning_rate, value);
+    EXPECT_EQ(again.name, recipe.name);
+    EXPECT_EQ(again.model.memory.norm, Norm::layer);
+    EXPECT_EQ(Config::write(again), text);
+  }
+}
+
+TEST(NearestWord, IsEmptyWhenNoneIsNear) {
+  EXPECT_EQ(nearest_word("wamrup", {"seed", "warmup"}), "warmup");
+  EXPECT_EQ(nearest_word("xyz", {"seed", "warmup"}), "");
+  EXPECT_EQ(nearest_word("", {"seed"}), "");
+  EXPECT_EQ(nearest_word("seed", {}), "");
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,99 @@
+#include "loci/base/durable_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "loci/base/check.h"
+
+namespace loci {
+namespace {
+
+[[noreturn]] void refuse(const std::filesystem::path& path, std::string_view expected, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
+}
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+}  // namespace
+
+DurableFile::DurableFile(std::filesystem::path path) : path_(std::move(path)) {
+  if (!path_.has_filename()) fail(ExitCode::input, "DurableFile", "the path must name a file", path_.string());
+  temporary_ = folder_of(path_) / fmt::format(".{}.tmp-{}", path_.filename().string(), getpid());
+  descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (descriptor_ < 0) refuse(path_, "the file must be writable", errno);
+}
+
+DurableFile::~DurableFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+void DurableFile::write(std::span<const std::byte> bytes) {
+  if (descriptor_ < 0) fail(ExitCode::bug, path_.string(), "the file must be open for writing", "a closed one");
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0 && errno != EINTR) refuse(path_, "the file must be writable", errno);
+    if (written > 0) bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+}
+
+void DurableFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+
+void DurableFile::commit() {
+  if (descriptor_ < 0) fail(ExitCode::bug, path_.string(), "the file must be open for writing", "a closed one");
+  while (fsync(descriptor_) != 0) {
+    if (errno != EINTR) refuse(path_, "the file must reach the disk", errno);
+  }
+  if (close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) {
+    refuse(path_, "the file must reach the disk", errno);
+  }
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) refuse(path_, "the file must be replaceable", errno);
+  temporary_.clear();
+  sync_folder(folder_of(path_));
+}
+
+void write_file_durably(const std::filesystem::path& path, std::string_view text) {
+  DurableFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+std::string read_text_file(const std::filesystem::path& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) refuse(path, "the file must be readable", errno);
+  std::string text;
+  std::array<char, 1 << 16> buffer;
+  for (;;) {
+    const ssize_t count = ::read(descriptor, buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      const int error = errno;
+      close(descriptor);
+      refuse(path, "the file must be readable", error);
+    }
+    if (count == 0) break;
+    text.append(buffer.data(), static_cast<size_t>(count));
+  }
+  close(descriptor);
+  return text;
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) refuse(folder, "the folder must be readable", errno);
+  int result = fsync(descriptor);
+  while (result != 0 && errno == EINTR) result = fsync(descriptor);
+  const int error = errno;
+  close(descriptor);
+  if (result != 0 && error != EINVAL) refuse(folder, "the folder must reach the disk", error);  // EINVAL: cannot sync
+}
+
+}  // namespace loci
