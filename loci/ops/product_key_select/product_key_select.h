@@ -23,4 +23,8 @@ namespace loci {
 std::tuple<at::Tensor, at::Tensor> product_key_select(const at::Tensor& score1, const at::Tensor& score2, int64_t top_k,
                                                       int64_t addresses);
 
+// The gradient of the sub-scores, [T, H, n1] and [T, H, n2]: each selected pair hands its own to its two sub-scores.
+std::tuple<at::Tensor, at::Tensor> product_key_select_backward(const at::Tensor& grad_score, const at::Tensor& index,
+                                                               c10::SymInt n1, c10::SymInt n2);
+
 }  // namespace loci

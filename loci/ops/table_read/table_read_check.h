@@ -1,0 +1,15 @@
+// What table_read and its gradients accept; called by the definitions and the CPU entries.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace loci {
+
+void check_table_read(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight);
+void check_table_read_backward_weight(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index);
+void check_table_read_backward_table(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index,
+                                     const at::Tensor& weight);
+// IndexError naming an index outside 0 .. rows - 1.
+[[noreturn]] void fail_index(const char* who, int64_t rows, int64_t index);
+
+}  // namespace loci
