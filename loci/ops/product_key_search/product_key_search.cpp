@@ -55,7 +55,9 @@ void check_selection(const char* who, const Tensor& grad_score, const Tensor& in
 
 }  // namespace
 
-at::ScalarType search_score_dtype(at::ScalarType query) { return query == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType search_score_dtype(at::ScalarType query) {
+  return query == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 void check_product_key_search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
                               int64_t addresses) {
@@ -213,14 +215,16 @@ std::tuple<Tensor, Tensor> product_key_search_backward_keys(const Tensor& grad_s
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("product_key_search(Tensor query, Tensor keys1, Tensor keys2, int top_k, int addresses)"
-        " -> (Tensor score, Tensor index)",
-        {at::Tag::pt2_compliant_tag});
+  m.def(
+      "product_key_search(Tensor query, Tensor keys1, Tensor keys2, int top_k, int addresses)"
+      " -> (Tensor score, Tensor index)",
+      {at::Tag::pt2_compliant_tag});
   m.def("product_key_search_backward_query(Tensor grad_score, Tensor index, Tensor keys1, Tensor keys2) -> Tensor",
         {at::Tag::pt2_compliant_tag});
-  m.def("product_key_search_backward_keys(Tensor grad_score, Tensor index, Tensor query, SymInt n1, SymInt n2)"
-        " -> (Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
+  m.def(
+      "product_key_search_backward_keys(Tensor grad_score, Tensor index, Tensor query, SymInt n1, SymInt n2)"
+      " -> (Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("product_key_search", definition);

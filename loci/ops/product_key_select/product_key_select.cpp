@@ -25,8 +25,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 void check_top_k(const char* who, int64_t top_k, int64_t addresses, SymInt n1, SymInt n2) {
-  TORCH_CHECK(addresses >= 1 && SymInt(addresses) <= n1 * n2, who, ": addresses must be within 1 .. n1 * n2 = ",
-              n1 * n2, ", got ", addresses);
+  TORCH_CHECK(addresses >= 1 && SymInt(addresses) <= n1 * n2, who,
+              ": addresses must be within 1 .. n1 * n2 = ", n1 * n2, ", got ", addresses);
   TORCH_CHECK(top_k >= 1 && top_k <= addresses, who, ": top_k must be within 1 .. addresses = ", addresses, ", got ",
               top_k);
 }
@@ -48,7 +48,9 @@ void check_product_key_select(const Tensor& score1, const Tensor& score2, int64_
 
 namespace {
 
-int64_t at_most(int64_t bound, const SymInt& size) { return size >= bound ? bound : size.guard_int(__FILE__, __LINE__); }
+int64_t at_most(int64_t bound, const SymInt& size) {
+  return size >= bound ? bound : size.guard_int(__FILE__, __LINE__);
+}
 
 // The best `keep` entries by (score descending, position ascending), NaN first, and their positions.
 std::pair<Tensor, Tensor> best(const Tensor& score, int64_t keep) {
@@ -59,8 +61,8 @@ std::pair<Tensor, Tensor> best(const Tensor& score, int64_t keep) {
 std::tuple<Tensor, Tensor> definition(const Tensor& score1, const Tensor& score2, int64_t top_k, int64_t addresses) {
   check_product_key_select(score1, score2, top_k, addresses);
   const SymInt n2 = score2.sym_size(2);
-  const SymInt full = SymInt(addresses) / n2;      // rows of the address grid that exist entirely
-  const SymInt rest = addresses - full * n2;       // addresses in the row after them
+  const SymInt full = SymInt(addresses) / n2;   // rows of the address grid that exist entirely
+  const SymInt rest = addresses - full * n2;    // addresses in the row after them
   std::vector<Tensor> firsts, seconds, places;  // pieces of [T, H, C]
 
   // The pair of ranks (a, b) is preceded by a * b - 1 others, so only a * b <= K can win.
@@ -94,8 +96,7 @@ std::tuple<Tensor, Tensor> definition(const Tensor& score1, const Tensor& score2
 }
 
 // Each selected pair hands its gradient to its two sub-scores: [T, H, n1] and [T, H, n2].
-std::tuple<Tensor, Tensor> backward_definition(const Tensor& grad_score, const Tensor& index, SymInt n1,
-                                               SymInt n2) {
+std::tuple<Tensor, Tensor> backward_definition(const Tensor& grad_score, const Tensor& index, SymInt n1, SymInt n2) {
   TORCH_CHECK(grad_score.dim() == 3 && grad_score.sym_sizes() == index.sym_sizes(),
               "product_key_select_backward: grad_score must be [T, H, K] like index, ", index.sym_sizes(), ", got ",
               grad_score.sym_sizes());
@@ -122,8 +123,8 @@ struct Gradient : torch::autograd::Function<Gradient> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     auto [grad1, grad2] =
-        product_key_select_backward(grads[0], context->get_saved_variables()[0],
-                                    context->saved_data["n1"].toSymInt(), context->saved_data["n2"].toSymInt());
+        product_key_select_backward(grads[0], context->get_saved_variables()[0], context->saved_data["n1"].toSymInt(),
+                                    context->saved_data["n2"].toSymInt());
     return {grad1, grad2, Tensor(), Tensor()};
   }
 };

@@ -99,7 +99,7 @@ Tensor definition(const Tensor& table, const Tensor& index, const Tensor& weight
   check_range("table_read", table, index);
   const auto K = index.sym_size(1).maybe_as_int();
   if (!K) return at::empty_symint({index.sym_size(0), table.sym_size(1)}, weight.options());  // only the shape is asked
-  Tensor out = at::zeros_symint({index.sym_size(0), table.sym_size(1)}, weight.options());  // [T, D]
+  Tensor out = at::zeros_symint({index.sym_size(0), table.sym_size(1)}, weight.options());    // [T, D]
   for (int64_t r = 0; r < *K; ++r) {
     out = out + rows_of(table, index, r, weight.scalar_type()) * weight.narrow(1, r, 1);
   }
@@ -188,8 +188,7 @@ Tensor table_read_backward_table(const Tensor& grad, const Tensor& table, const 
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
   m.def("table_read(Tensor table, Tensor index, Tensor weight) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("table_read_backward_weight(Tensor grad, Tensor table, Tensor index) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
+  m.def("table_read_backward_weight(Tensor grad, Tensor table, Tensor index) -> Tensor", {at::Tag::pt2_compliant_tag});
   m.def("table_read_backward_table(Tensor grad, Tensor table, Tensor index, Tensor weight) -> Tensor",
         {at::Tag::pt2_compliant_tag});
 }
