@@ -1,0 +1,98 @@
+// Tensor files in the safetensors format: eight bytes of header size, a JSON header, the tensors one after another.
+//
+// The reader takes what the Python package takes and is stricter where a file is odd: duplicate names, unknown fields,
+// leading space and anything but text in the metadata are refused. Tensors may lie at any offset, so a caller copies
+// them out or checks the alignment itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "loci/base/mapped_file.h"
+
+namespace loci {
+
+// What the Python package and torch share, in the format's names.
+enum class DType {
+  BOOL,
+  U8,
+  I8,
+  F8_E4M3,
+  F8_E4M3FNUZ,
+  F8_E5M2,
+  F8_E5M2FNUZ,
+  U16,
+  I16,
+  F16,
+  BF16,
+  U32,
+  I32,
+  F32,
+  U64,
+  I64,
+  F64,
+  C64,
+};
+constexpr int64_t dtype_count = 18;
+
+int64_t size_of(DType dtype);           // bytes of one element
+std::string_view name_of(DType dtype);  // "F32"
+std::optional<DType> dtype_of(std::string_view name);
+
+using SafetensorsMetadata = std::map<std::string, std::string>;
+
+struct SafetensorsEntry {
+  std::string name;
+  DType dtype = DType::F32;
+  std::vector<int64_t> shape;
+  int64_t begin = 0;  // bytes from the start of the file
+  int64_t end = 0;
+};
+
+struct SafetensorsHeader {
+  std::vector<SafetensorsEntry> tensors;  // as they lie in the file, without holes or overlaps
+  SafetensorsMetadata metadata;
+};
+
+// Reads the header of a file that is in memory; `who` names it in errors. Throws Error (input).
+SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string_view who);
+
+class SafetensorsReader {
+ public:
+  // Maps the file; tensors are read from the disk when they are touched. Throws Error (input).
+  explicit SafetensorsReader(const std::filesystem::path& path);
+
+  const std::vector<SafetensorsEntry>& tensors() const { return header_.tensors; }
+  const SafetensorsMetadata& metadata() const { return header_.metadata; }
+  const SafetensorsEntry* find(std::string_view name) const;  // nullptr: not there
+  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
+  std::span<const std::byte> bytes(std::string_view name) const;  // throws Error (input) when it is not there
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  MappedFile file_;
+  SafetensorsHeader header_;
+  std::map<std::string, size_t, std::less<>> by_name_;
+};
+
+struct SafetensorsTensor {
+  std::string name;
+  DType dtype = DType::F32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+
+// Writes the tensors in the given order through a DurableFile. The header is padded such that the first tensor starts
+// at a multiple of 4096: a table that is to be mapped stands first. Equal arguments give equal bytes. Throws Error.
+void write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsTensor>& tensors,
+                       const SafetensorsMetadata& metadata = {});
+
+}  // namespace loci
