@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ enum class GradientMode {
 class Table : public std::enable_shared_from_this<Table> {
  public:
   virtual ~Table() = default;
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
 
   const std::string& name() const { return name_; }
   int64_t rows() const { return rows_; }
@@ -36,16 +39,17 @@ class Table : public std::enable_shared_from_this<Table> {
   virtual int64_t bytes() const = 0;
 
   // A layer's number, by which gradients of several layers are summed in a fixed order.
-  int64_t register_use() { return uses_++; }
+  int64_t register_use();
 
   // [T, D] in weight's dtype: the weighted sums of rows (ops/table_read). Under autograd, backward gives the gradient of
-  // `weight` and leaves a row reference (index, weight, output gradient) here.
+  // `weight` and leaves a row reference (index, weight, output gradient) here. `use` comes from register_use().
   at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use);
 
   void set_gradient_mode(GradientMode mode);
   GradientMode gradient_mode() const { return mode_; }
   bool has_gradient() const { return !references_.empty(); }
-  // The sum of the pending references; they stay until zero_gradient().
+  // The sum of the pending references; they stay until zero_gradient(). In the modes `coalesced` and `dense`, clearing or
+  // changing values().grad(), as a torch::optim optimiser does, ends them too: later passes then add to what is there.
   RowGradient gradient() const;
   // Sums the pending references early, to bound memory while micro-batches accumulate (rounding may differ).
   void compact();
@@ -58,12 +62,18 @@ class Table : public std::enable_shared_from_this<Table> {
   Table(std::string name, int64_t rows, int64_t width);
 
  private:
+  void leave_gradient(RowReferences read);
+
   std::string name_;
   int64_t rows_;
   int64_t width_;
-  int64_t uses_ = 0;
   GradientMode mode_ = GradientMode::references;
+  std::vector<int64_t> reads_;  // of each use under autograd since zero_gradient(): the number of its next pass
   std::vector<RowReferences> references_;
+  // The values().grad() that the pending references gave, to tell whether somebody changed it since.
+  const void* left_ = nullptr;
+  int64_t left_version_ = 0;
+  std::mutex mutex_;  // backward may run on several threads
 };
 
 using TablePtr = std::shared_ptr<Table>;

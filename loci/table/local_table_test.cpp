@@ -1,0 +1,94 @@
+// Legend: N rows, D width.
+#include "loci/table/local_table.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "loci/base/check.h"
+#include "loci/base/progress.h"
+#include "loci/base/random.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+TEST(LocalTable, StartsAtZeroOnAHugePagesBoundary) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    const LocalTable table("memory", 33, 7, {dtype});
+    EXPECT_EQ(table.values().sizes(), at::IntArrayRef({33, 7}));
+    EXPECT_EQ(table.values().scalar_type(), dtype);
+    EXPECT_EQ(table.bytes(), 33 * 7 * static_cast<int64_t>(c10::elementSize(dtype)));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(table.values().data_ptr()) % kHugePage, 0U);
+    EXPECT_EQ(table.values().count_nonzero().item<int64_t>(), 0);
+  }
+}
+
+TEST(LocalTable, UntouchedRowsCostNoMemory) {
+  const int64_t before = resident_bytes();
+  const LocalTable table("memory", int64_t{1} << 20, 512);  // 2 GiB
+  table.values().data()[12345].fill_(1);
+  EXPECT_LT(resident_bytes() - before, int64_t{64} << 20);
+}
+
+TEST(LocalTable, DrawsTheSameNumbersForAnyThreadCountAndShard) {
+  const int threads = at::get_num_threads();
+  LocalTable whole("memory", 3000, 5);
+  whole.initialise_normal(7, 0.5);
+  for (const int count : {1, 3, 8}) {
+    at::set_num_threads(count);
+    LocalTable again("memory", 3000, 5);
+    again.initialise_normal(7, 0.5);
+    EXPECT_TRUE(torch::equal(again.values(), whole.values()));
+    LocalTable shard("memory", 100, 5);
+    shard.initialise_normal(7, 0.5);
+    EXPECT_TRUE(torch::equal(shard.values(), whole.values().slice(0, 0, 100)));
+  }
+  at::set_num_threads(threads);
+  EXPECT_NEAR(whole.values().std().item<double>(), 0.5, 0.02);
+  EXPECT_NEAR(whole.values().mean().item<double>(), 0, 0.02);
+}
+
+TEST(LocalTable, DrawsOtherNumbersForAnotherNameOrSeed) {
+  LocalTable a("a", 10, 4), b("b", 10, 4), c("a", 10, 4);
+  a.initialise_normal(1, 1);
+  b.initialise_normal(1, 1);
+  c.initialise_normal(2, 1);
+  EXPECT_EQ(a.values().eq(b.values()).sum().item<int64_t>(), 0);
+  EXPECT_EQ(a.values().eq(c.values()).sum().item<int64_t>(), 0);
+  LocalTable low("a", 10, 4, {at::kBFloat16});
+  low.initialise_normal(1, 1);
+  EXPECT_TRUE(torch::equal(low.values(), a.values().to(at::kBFloat16)));
+}
+
+TEST(LocalTable, BecomesZeroAgainAndGivesItsPagesBack) {
+  LocalTable table("memory", 1 << 16, 256);  // 64 MiB
+  table.initialise_normal(1, 1);
+  const int64_t before = resident_bytes();
+  table.initialise_zero();
+  EXPECT_LT(resident_bytes(), before - (int64_t{60} << 20));
+  EXPECT_EQ(table.values().count_nonzero().item<int64_t>(), 0);
+}
+
+TEST(LocalTable, ImpossibleSizesAreRefusedBeforeMemoryIsTouched) {
+  const int64_t before = resident_bytes();
+  const auto refused = [](int64_t rows, int64_t width, ExitCode code, const std::string& message) {
+    try {
+      const LocalTable table("memory", rows, width);
+      ADD_FAILURE() << "expected: " << message;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code);
+      EXPECT_NE(std::string(error.what()).find(message), std::string::npos) << error.what();
+    }
+  };
+  refused(int64_t{10'000'000'000}, 1024, ExitCode::resources, "table memory: 37.3 TiB of memory must be available, got");
+  refused(int64_t{1} << 62, 1024, ExitCode::input, "rows x width must fit 63 bits");
+  refused(int64_t{1} << 61, 1, ExitCode::input, "bytes must fit 63 bits");
+  refused(0, 8, ExitCode::usage, "rows must be at least 1, got 0");
+  refused(8, -1, ExitCode::usage, "width must be at least 1, got -1");
+  EXPECT_LT(resident_bytes() - before, int64_t{16} << 20);
+  EXPECT_THROW(LocalTable("memory", 8, 8, {at::kHalf}), Error);
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,22 @@
+// Tensors on anonymous pages of the system: zero until written, and a page that nobody touches costs no memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string_view>
+
+namespace loci {
+
+enum class PageSize {
+  huge,   // 2 MiB where the system grants them: for what is read at random
+  small,  // for what is touched here and there, such as the optimiser state of rows
+};
+
+// [rows, width] (or [rows] for width 0), zero. Throws Error (resources), before anything is touched, when the system
+// does not have that much memory.
+at::Tensor zero_pages(std::string_view who, int64_t rows, int64_t width, at::ScalarType dtype, PageSize page);
+
+// Makes a tensor of zero_pages zero again by giving its pages back.
+void return_pages(const at::Tensor& tensor);
+
+}  // namespace loci
