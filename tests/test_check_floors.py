@@ -45,8 +45,16 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "offence"),
     [
-        ("loci/base/up.h", '#include "loci/ops/sum/sum_kernel.h"\n', "loci/base/up.h:1: loci/base (floor 1) includes loci/ops"),
-        ("loci/ops/up.h", '// legend\n#include "loci/nn/x.h"\n', "loci/ops/up.h:2: loci/ops (floor 2) includes loci/nn"),
+        (
+            "loci/base/up.h",
+            '#include "loci/ops/sum/sum_kernel.h"\n',
+            "loci/base/up.h:1: loci/base (floor 1) includes loci/ops",
+        ),
+        (
+            "loci/ops/up.h",
+            '// legend\n#include "loci/nn/x.h"\n',
+            "loci/ops/up.h:2: loci/ops (floor 2) includes loci/nn",
+        ),
         ("loci/tasks/up.cpp", '#include "cli/verbs.h"\n', "loci/tasks (floor 6) includes cli/verbs.h (floor 7)"),
         ("loci/nn/near.cpp", '#include "near.h"\n', 'near.h must be named as "loci/room/file.h"'),
         ("loci/nn/angle.cpp", "#include <loci/base/check.h>\n", "write loci/base/check.h in quotes"),
@@ -55,8 +63,16 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
         ("loci/ops/a_kernel.cpp", "#include <cmath>\n", "got <cmath>"),
         ("loci/ops/a_kernel.cpp", '#include "loci/base/check.h"\n', 'got "loci/base/check.h"'),
         ("loci/ops/a_kernel.h", "#include <vector>\n", "got <vector>"),
-        ("loci/base/tensor.h", "#include <torch/types.h>\n", "is part of the torch-free library, but includes torch/types.h"),
-        ("loci/data/corpus.h", '#include "loci/ops/sum/sum.h"\n', "loci/ops/sum/sum.h:1: is part of the torch-free library"),
+        (
+            "loci/base/tensor.h",
+            "#include <torch/types.h>\n",
+            "is part of the torch-free library, but includes torch/types.h",
+        ),
+        (
+            "loci/data/corpus.h",
+            '#include "loci/ops/sum/sum.h"\n',
+            "loci/ops/sum/sum.h:1: is part of the torch-free library",
+        ),
     ],
 )
 def test_an_offence_is_one_line(tmp_path: Path, name: str, text: str, offence: str) -> None:

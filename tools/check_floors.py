@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that a file includes its own floor and the floors beneath it, never one above (docs/architecture.md).
 
-Also: a kernel file includes nothing that could bring an inline function compiled for one instruction level to everybody,
+Also: a kernel file includes nothing that could bring everybody an inline function compiled for one instruction level,
 and a file of the torch-free library includes no torch, not even through another header.
 
 Usage: tools/check_floors.py [ROOT]     one line per offence; exit status 1 when there is one

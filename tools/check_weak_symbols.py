@@ -40,7 +40,9 @@ def main() -> int:
                 name, _, flags = level.partition("=")
                 command = [options.compiler, "-std=c++20", "-O0", "-fPIC", f"-DLOCI_LEVEL={name}", f"-I{options.root}"]
                 compiled = subprocess.run(
-                    [*command, *flags.split(), "-c", str(source), "-o", str(object_file)], capture_output=True, text=True
+                    [*command, *flags.split(), "-c", str(source), "-o", str(object_file)],
+                    capture_output=True,
+                    text=True,
                 )
                 where = f"{source.relative_to(options.root)} ({name})"
                 if compiled.returncode != 0:

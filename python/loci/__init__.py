@@ -1,0 +1,1 @@
+"""Reports on Loci's runs: `python -m loci.report RUN...`."""

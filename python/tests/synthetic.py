@@ -1,0 +1,80 @@
+"""Made-up runs in the format that the trainer writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+ARMS = {"base": 4.6, "deep": 4.5, "memory": 4.4, "memory-calibrated": 4.3}
+
+
+def records(arm: str, seed: int, steps: int = 200, evaluations: int = 10) -> list[dict[str, Any]]:
+    noise = np.random.default_rng(seed + sum(map(ord, arm)))
+    final = ARMS.get(arm, 4.5) + 0.02 * noise.standard_normal()
+    pace = 1.6 if arm.startswith("memory") else 1.0
+    table = 16384 * 128 if arm.startswith("memory") else 0
+
+    def loss(step: int) -> float:
+        return final + 5 * math.exp(-step / 12) + 1.2 * math.exp(-step / 70)
+
+    def at(step: int) -> dict[str, Any]:
+        return {"step": step, "tokens": 5000 * step, "seconds": pace * step}
+
+    start = {"parameters_dense": 1_450_000, "parameters_table": table, "threads": 2, "level": "avx2", "seed": seed}
+    rows: list[dict[str, Any]] = [{"kind": "start"} | start]
+    for step in range(1, steps + 1):
+        value = loss(step) + 0.08 * noise.standard_normal()
+        measures = {"loss": value, "learning_rate": 1e-3, "tokens_per_second": 5000 / pace, "memory_bytes": 5 * 10**8}
+        rows.append({"kind": "train"} | at(step) | measures)
+        if step % (steps // evaluations) == 0:
+            evaluation = {"kind": "evaluation"} | at(step) | {"loss": loss(step), "bits_per_byte": loss(step) / 3.1}
+            if table:
+                usage = (0.9 if "calibrated" in arm else 0.3) * (1 - math.exp(-step / 60))
+                kl = 1.5 + 5 * math.exp(-step / 50)
+                evaluation["memories"] = [{"layer": "layer1.memory", "usage": usage, "usage_at_1": usage / 2, "kl": kl}]
+            rows.append(evaluation)
+    rows.append({"kind": "end"} | at(steps))
+    return rows
+
+
+def write_run(folder: Path, rows: list[dict[str, Any]], reads: np.ndarray | None = None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("seed = 1\n")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if reads is not None:
+        (folder / "step-200").mkdir()
+        save_file({"layer1.memory.reads": reads.astype(np.int64)}, folder / "step-200/usage.safetensors")
+    return folder
+
+
+def row_reads(rows: int = 16384, spread: float = 1.5, seed: int = 1) -> np.ndarray:
+    """Counts as product keys give them: the outer product of two sub-key popularities, with noise."""
+    noise = np.random.default_rng(seed)
+    side = math.isqrt(rows - 1) + 1
+    rate = np.outer(noise.lognormal(0, spread, side), noise.lognormal(0, spread, side)).ravel()[:rows]
+    return noise.poisson(3 * rate)
+
+
+def write_experiment(folder: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
+    summary = []
+    for arm in ARMS:
+        for seed in seeds:
+            rows = records(arm, seed)
+            has_memory = arm.startswith("memory")
+            spread = 0.6 if "calibrated" in arm else 1.8
+            write_run(folder / arm / f"seed-{seed}", rows, row_reads(spread=spread) if has_memory else None)
+            last = [row for row in rows if row["kind"] == "evaluation"][-1]
+            memory = last.get("memories", [{}])[0]
+            summary.append(
+                {"arm": arm, "seed": seed, "train_tokens": last["tokens"], "seconds": last["seconds"]}
+                | {key: rows[0][key] for key in ("parameters_dense", "parameters_table")}
+                | {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "tokens_per_second_inference": 31000.0}
+                | {"usage": memory.get("usage"), "kl": memory.get("kl")}
+            )
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

@@ -1,0 +1,181 @@
+"""The report shows every arm, stands alone as one file, and takes broken runs with a clear word."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+
+from loci.report import main
+
+PYTHON = Path(__file__).resolve().parent.parent
+
+
+def images(page: str) -> list[bytes]:
+    return [base64.b64decode(data) for data in re.findall(r"src=\"data:image/[a-z+]+;base64,([^\"]+)\"", page)]
+
+
+def test_an_experiment_becomes_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
+    out = synthetic.write_experiment(tmp_path / "demo")
+    command = [sys.executable, "-m", "loci.report", str(out)]
+    result = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, f"report: {out / 'report.html'}\n")
+    page = (out / "report.html").read_text()
+    assert re.findall(r"</span>([\w-]+)</td><td>2</td>", page) == list(synthetic.ARMS)
+    pictures = images(page)
+    assert [data.startswith(b"\x89PNG") for data in pictures] == [False] * 4 + [True] * 2
+    assert all(b"<svg" in data for data in pictures[:4])
+    assert not re.search(r"<script|https?://|src=\"(?!data:)", page)
+
+
+def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
+    out = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1), synthetic.row_reads())
+    for name in ("a.html", "b.html"):
+        assert main([str(out), "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    rows = [("base", 1, 4.0), ("base", 2, 5.0), ("memory", 2, 4.5), ("memory", 3, 1.0)]
+    for arm, seed, _ in rows:
+        synthetic.write_run(tmp_path / arm / f"seed-{seed}", synthetic.records(arm, seed, steps=20, evaluations=2))
+    summary = [{"arm": arm, "seed": seed, "loss": loss} for arm, seed, loss in rows]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "4.500<small>4.000 to 5.000</small>" in page
+    assert "&minus;0.500" in page  # seed 2 alone is common to both
+
+
+def test_a_run_directory_alone_is_enough(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "memory/seed-7", synthetic.records("memory", 7), synthetic.row_reads(1000))
+    assert main([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "</span>memory</td><td>1</td>" in page
+    assert "layer1.memory, seed 7" in page
+
+
+def test_equal_arms_of_two_folders_stay_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        synthetic.write_run(tmp_path / name / "base/seed-1", synthetic.records("base", 1))
+    page = tmp_path / "page.html"
+    assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(page)]) == 0
+    assert f"{tmp_path / 'one'}: base" in page.read_text()
+    assert f"{tmp_path / 'two'}: base" in page.read_text()
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "<b>arm", synthetic.records("base", 1))
+    assert main([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "&lt;b&gt;arm" in page and "<b>arm" not in page
+
+
+def test_a_killed_run_is_shown_with_what_it_has(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1)[:-1])
+    log = run / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-30] + b"\xff\xfe")
+    (run / "step-200").mkdir()
+    (run / "step-200/usage.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    (run / "step-oops").mkdir()
+    assert main([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "1 line of metrics.jsonl could not be read" in page
+    assert "step-200/usage.safetensors could not be read" in page
+    assert "the run has not ended" in page
+
+
+def test_numbers_that_went_bad_are_named_not_drawn(tmp_path: Path) -> None:
+    rows = synthetic.records("memory", 1)
+    for row in rows[150:]:
+        row |= {"loss": float("nan"), "memories": [{"layer": "layer1.memory", "usage": None, "kl": float("inf")}]}
+    run = synthetic.write_run(tmp_path / "run", rows)
+    assert main([str(run)]) == 0
+    assert re.search(r"the loss went bad at step \d+", (run / "report.html").read_text())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"kind": "train", "step": 1, "tokens": 10, "seconds": 1.0, "loss": 5.0}],
+        [{"kind": "train"}, {"kind": "evaluation"}, {"kind": "start"}, {"kind": "strange"}, {}],
+        [{"kind": "evaluation", "step": "x", "tokens": [], "loss": True, "memories": "none"}],
+        [
+            {
+                "kind": "evaluation",
+                "tokens": 5,
+                "seconds": 0,
+                "loss": 4.0,
+                "memories": [3, {}, {"layer": 2, "kl": 1e308}],
+            }
+        ],
+        [{"kind": "train", "step": s, "tokens": s, "seconds": s, "loss": 10.0**s} for s in range(300)],
+    ],
+    ids=["one step", "no keys", "wrong types", "one evaluation", "huge numbers"],
+)
+def test_strange_records_do_not_stop_it(tmp_path: Path, rows: list[dict]) -> None:
+    run = synthetic.write_run(tmp_path / "run", rows)
+    assert main([str(run)]) == 0
+
+
+@pytest.mark.parametrize("counts", [[0], [5], [0] * 12, [1, 0, 7], list(range(31))], ids=str)
+def test_any_number_of_rows_has_a_picture(tmp_path: Path, counts: list[int]) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1), np.array(counts))
+    assert main([str(run)]) == 0
+    assert images((run / "report.html").read_text())[-1].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "RUN must hold metrics.jsonl or ARM/seed-N/metrics.jsonl"),
+        (lambda folder: (folder / "metrics.jsonl").write_text(""), "RUN must have logged a step"),
+        (lambda folder: (folder / "metrics.jsonl").write_bytes(b"\0\xff" * 50), "RUN must have logged a step"),
+        (lambda folder: folder.rmdir(), "RUN must be a folder"),
+        (lambda folder: (folder.rmdir(), folder.write_text("x")), "RUN must be a folder"),
+        (lambda folder: write_with_summary(folder, "[1, 2]"), "summary.json must be a list of objects"),
+        (lambda folder: write_with_summary(folder, '[{"arm"'), "summary.json must be JSON"),
+    ],
+    ids=["empty folder", "empty log", "binary log", "missing", "a file", "foreign summary", "half a summary"],
+)
+def test_bad_input_is_one_line_and_exit_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture, prepare: Callable[[Path], object], message: str
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    prepare(folder)
+    assert main([str(folder)]) == 3
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run/report.html").exists()
+
+
+def write_with_summary(folder: Path, summary: str) -> None:
+    synthetic.write_run(folder / "base/seed-1", synthetic.records("base", 1))
+    (folder / "summary.json").write_text(summary)
+
+
+def test_a_page_that_cannot_be_written_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1))
+    (tmp_path / "file").write_text("")
+    assert main([str(run), "--out", str(tmp_path / "file/page.html")]) == 4
+    assert capsys.readouterr().err.startswith("report: cannot write")
+
+
+def test_tensorboard_reads_what_was_asked_for(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = synthetic.write_run(tmp_path / "memory/seed-1", synthetic.records("memory", 1, steps=20, evaluations=2))
+    assert main([str(run), "--tensorboard", str(tmp_path / "events")]) == 0
+    events = EventAccumulator(str(tmp_path / "events/memory/seed-1")).Reload()
+    assert [event.step for event in events.Scalars("validation/loss")] == [10, 20]
+    assert len(events.Scalars("train/loss")) == 20
+    assert "memory layer1.memory/usage" in events.Tags()["scalars"]
