@@ -10,9 +10,9 @@
 #include <torch/library.h>
 
 #include "loci/ops/gradient_only.h"
-#include "loci/ops/product_key_search/product_key_search_check.h"
+#include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_select/product_key_select.h"
-#include "loci/ops/product_key_select/product_key_select_check.h"
+#include "loci/ops/product_key_select/product_key_select_definition.h"
 
 // Legend: T tokens, H heads, w width of half a query, n1, n2 sub-keys of the halves, K top_k.
 
@@ -107,8 +107,10 @@ Tensor half(const Tensor& query, int64_t which, at::ScalarType type) {
   return query.select(2, which).transpose(0, 1).to(type);
 }
 
-std::tuple<Tensor, Tensor> definition(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
-                                      int64_t addresses) {
+}  // namespace
+
+std::tuple<Tensor, Tensor> product_key_search_definition(const Tensor& query, const Tensor& keys1, const Tensor& keys2,
+                                                         int64_t top_k, int64_t addresses) {
   check_product_key_search(query, keys1, keys2, top_k, addresses);
   const WithoutAutocast without_autocast;
   const auto type = search_score_dtype(query.scalar_type());
@@ -117,8 +119,8 @@ std::tuple<Tensor, Tensor> definition(const Tensor& query, const Tensor& keys1, 
   return product_key_select(score1.transpose(0, 1), score2.transpose(0, 1), top_k, addresses);
 }
 
-Tensor backward_query_definition(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
-                                 const Tensor& keys2) {
+Tensor search_backward_query_definition(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
+                                        const Tensor& keys2) {
   check_search_backward_query(grad_score, index, keys1, keys2);
   const WithoutAutocast without_autocast;
   const auto type = grad_score.scalar_type();
@@ -128,8 +130,8 @@ Tensor backward_query_definition(const Tensor& grad_score, const Tensor& index, 
   return at::stack({query1.transpose(0, 1), query2.transpose(0, 1)}, 2).to(keys1.scalar_type());
 }
 
-std::tuple<Tensor, Tensor> backward_keys_definition(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                                    SymInt n1, SymInt n2) {
+std::tuple<Tensor, Tensor> search_backward_keys_definition(const Tensor& grad_score, const Tensor& index,
+                                                           const Tensor& query, SymInt n1, SymInt n2) {
   check_search_backward_keys(grad_score, index, query);
   const WithoutAutocast without_autocast;
   const auto type = grad_score.scalar_type();
@@ -138,6 +140,8 @@ std::tuple<Tensor, Tensor> backward_keys_definition(const Tensor& grad_score, co
   const Tensor keys2 = at::bmm(grad2.permute({1, 2, 0}), half(query, 1, type));
   return {keys1.to(query.scalar_type()), keys2.to(query.scalar_type())};
 }
+
+namespace {
 
 struct Gradient : torch::autograd::Function<Gradient> {
   static variable_list forward(AutogradContext* context, const Tensor& query, const Tensor& keys1, const Tensor& keys2,
@@ -227,9 +231,9 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("product_key_search", definition);
-  m.impl("product_key_search_backward_query", backward_query_definition);
-  m.impl("product_key_search_backward_keys", backward_keys_definition);
+  m.impl("product_key_search", product_key_search_definition);
+  m.impl("product_key_search_backward_query", search_backward_query_definition);
+  m.impl("product_key_search_backward_keys", search_backward_keys_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
   m.impl("product_key_search", autograd_entry);

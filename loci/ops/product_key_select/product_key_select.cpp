@@ -13,7 +13,7 @@
 #include <torch/library.h>
 
 #include "loci/ops/gradient_only.h"
-#include "loci/ops/product_key_select/product_key_select_check.h"
+#include "loci/ops/product_key_select/product_key_select_definition.h"
 
 // Legend: T tokens, H heads, n1, n2 sub-keys of the halves, K top_k, C candidates.
 
@@ -58,7 +58,10 @@ std::pair<Tensor, Tensor> best(const Tensor& score, int64_t keep) {
   return {value.narrow(-1, 0, keep), position.narrow(-1, 0, keep)};
 }
 
-std::tuple<Tensor, Tensor> definition(const Tensor& score1, const Tensor& score2, int64_t top_k, int64_t addresses) {
+}  // namespace
+
+std::tuple<Tensor, Tensor> product_key_select_definition(const Tensor& score1, const Tensor& score2, int64_t top_k,
+                                                         int64_t addresses) {
   check_product_key_select(score1, score2, top_k, addresses);
   const SymInt n2 = score2.sym_size(2);
   const SymInt full = SymInt(addresses) / n2;   // rows of the address grid that exist entirely
@@ -94,6 +97,8 @@ std::tuple<Tensor, Tensor> definition(const Tensor& score1, const Tensor& score2
   order = order.narrow(-1, 0, top_k);
   return {high.gather(-1, order), address.gather(-1, order)};
 }
+
+namespace {
 
 // Each selected pair hands its gradient to its two sub-scores: [T, H, n1] and [T, H, n2].
 std::tuple<Tensor, Tensor> backward_definition(const Tensor& grad_score, const Tensor& index, SymInt n1, SymInt n2) {
@@ -169,7 +174,7 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
         {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("product_key_select", definition);
+  m.impl("product_key_select", product_key_select_definition);
   m.impl("product_key_select_backward", backward_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {

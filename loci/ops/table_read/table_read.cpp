@@ -11,7 +11,7 @@
 #include <torch/library.h>
 
 #include "loci/ops/gradient_only.h"
-#include "loci/ops/table_read/table_read_check.h"
+#include "loci/ops/table_read/table_read_definition.h"
 
 // Legend: T tokens, K reads of a token, N rows, D width.
 
@@ -94,7 +94,9 @@ Tensor rows_of(const Tensor& table, const Tensor& index, int64_t r, at::ScalarTy
   return at::index_select(table, 0, index.select(1, r)).to(type);
 }
 
-Tensor definition(const Tensor& table, const Tensor& index, const Tensor& weight) {
+}  // namespace
+
+Tensor table_read_definition(const Tensor& table, const Tensor& index, const Tensor& weight) {
   check_table_read(table, index, weight);
   check_range("table_read", table, index);
   const auto K = index.sym_size(1).maybe_as_int();
@@ -106,7 +108,7 @@ Tensor definition(const Tensor& table, const Tensor& index, const Tensor& weight
   return out;
 }
 
-Tensor backward_weight_definition(const Tensor& grad, const Tensor& table, const Tensor& index) {
+Tensor table_read_backward_weight_definition(const Tensor& grad, const Tensor& table, const Tensor& index) {
   check_table_read_backward_weight(grad, table, index);
   check_range("table_read_backward_weight", table, index);
   const auto K = index.sym_size(1).maybe_as_int();
@@ -117,6 +119,8 @@ Tensor backward_weight_definition(const Tensor& grad, const Tensor& table, const
   }
   return at::stack(columns, 1);
 }
+
+namespace {
 
 Tensor backward_table_definition(const Tensor& grad, const Tensor& table, const Tensor& index, const Tensor& weight) {
   check_table_read_backward_table(grad, table, index, weight);
@@ -193,8 +197,8 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
         {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("table_read", definition);
-  m.impl("table_read_backward_weight", backward_weight_definition);
+  m.impl("table_read", table_read_definition);
+  m.impl("table_read_backward_weight", table_read_backward_weight_definition);
   m.impl("table_read_backward_table", backward_table_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {

@@ -15,7 +15,8 @@ namespace loci {
 
 at::Tensor table_read(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight);
 
-// The gradient of the weights: [T, K], grad_weight[t, r] = <grad[t], table[index[t, r]]>. grad [T, D] in weight's dtype.
+// The gradient of the weights: [T, K], grad_weight[t, r] = <grad[t], table[index[t, r]]>. grad [T, D] in weight's
+// dtype.
 at::Tensor table_read_backward_weight(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index);
 
 // The dense gradient of the table, [N, D] in the table's dtype. Training uses row references instead (table/table.h).

@@ -1,4 +1,4 @@
-// What table_read and its gradients accept; called by the definitions and the CPU entries.
+// What the definition of table_read shares with its CPU path and with tests.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,5 +11,9 @@ void check_table_read_backward_table(const at::Tensor& grad, const at::Tensor& t
                                      const at::Tensor& weight);
 // IndexError naming an index outside 0 .. rows - 1.
 [[noreturn]] void fail_index(const char* who, int64_t rows, int64_t index);
+
+at::Tensor table_read_definition(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight);
+at::Tensor table_read_backward_weight_definition(const at::Tensor& grad, const at::Tensor& table,
+                                                 const at::Tensor& index);
 
 }  // namespace loci
