@@ -1,7 +1,7 @@
 # How Loci's targets are made: one function an idea.
 
 function(loci_compile_options target)
-  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include>)
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   # -fPIC everywhere, executables too: they share one precompiled header. No contraction: levels must agree in bits.
   target_compile_options(${target} PRIVATE -fPIC -fopenmp -ffp-contract=off -Wall -Wextra -Wpedantic)
   if(LOCI_WERROR)

@@ -1,0 +1,71 @@
+"""The installed package serves a separate project, and the build takes an unpacked LibTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build/release"
+
+
+def run(*command: str | Path) -> str:
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prefix")
+    run("cmake", "--install", BUILD, "--prefix", folder)
+    return folder
+
+
+def test_headers_are_those_of_users(prefix: Path) -> None:
+    installed = {path.relative_to(prefix / "include").as_posix() for path in (prefix / "include").rglob("*.*")}
+    assert "loci/base/check.h" in installed
+    assert not [name for name in installed if not name.endswith(".h") or name.endswith(("_test.h", "_kernel.h"))]
+
+
+def test_the_library_finds_torch_but_not_the_build(prefix: Path) -> None:
+    dynamic = run("readelf", "-d", next((prefix / "lib").rglob("libloci.so")))
+    runpath = next(line for line in dynamic.splitlines() if "RUNPATH" in line)
+    assert "$ORIGIN" in runpath and "torch/lib" in runpath
+    assert str(BUILD) not in runpath
+    assert "libtorch.so" not in dynamic
+
+
+def test_a_separate_project_finds_builds_and_runs(prefix: Path, tmp_path: Path) -> None:
+    run("cmake", "-S", ROOT / "tests/package", "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", tmp_path)
+    assert run(tmp_path / "app").startswith("read [5, 32] at level ")
+
+
+def unpacked_libtorch(folder: Path) -> Path:
+    """What the LibTorch archive holds: a folder `libtorch`, and no Python around it."""
+    torch = Path(importlib.util.find_spec("torch").submodule_search_locations[0])
+    for name in ("include", "lib", "share"):
+        (folder / "libtorch").mkdir(exist_ok=True)
+        (folder / "libtorch" / name).symlink_to(torch / name)
+    return folder / "libtorch"
+
+
+def test_the_build_takes_an_unpacked_libtorch(tmp_path: Path) -> None:
+    libtorch = unpacked_libtorch(tmp_path)
+    options = [f"-DLOCI_TORCH_DIR={libtorch}", "-DLOCI_TESTS=OFF", "-DLOCI_BENCH=OFF"]
+    # One small file is enough, and not worth a precompiled header.
+    options += ["-DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON", "-DPython3_EXECUTABLE=/nonexistent"]
+    run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options)
+    run("ninja", "-C", tmp_path / "build", "CMakeFiles/loci.dir/loci/table/page_memory.cpp.o")
+
+
+def test_a_folder_without_libtorch_is_refused_in_one_line(tmp_path: Path) -> None:
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), "-G", "Ninja", f"-DLOCI_TORCH_DIR={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    message = f"loci: expected LibTorch in LOCI_TORCH_DIR, got {tmp_path} without torch/version.h"
+    assert message in " ".join(result.stderr.split())
