@@ -47,36 +47,48 @@ def colour_of(arm: str, runs: list[Run]) -> str:
 
 
 def loss_figure(runs: list[Run], x: str) -> bytes | None:
-    """Validation loss as lines with a band over the seeds, training loss faint behind; None when there is none."""
+    """The loss of each arm, a band over its seeds: in validation, training faint behind. None when there is none."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
-        for run in runs:
-            points = smooth(curve(run.train, x))
-            axes.plot(*points, color=colour_of(run.arm, runs), linewidth=0.8, alpha=0.3, zorder=1)
-        drawn = draw_arms(axes, runs, lambda run: curve(run.evaluations, x))
+        if evaluated_often(runs):
+            for run in runs:
+                colour = colour_of(run.arm, runs)
+                axes.plot(*smooth(curve(run.train, x)), color=colour, linewidth=0.8, alpha=0.3, zorder=1)
+            draw_arms(axes, runs, lambda run: curve(run.evaluations, x))
+            title = "validation; training faint"
+        else:
+            draw_arms(axes, runs, lambda run: smooth(curve(run.train, x)))
+            for run in runs:
+                axes.plot(*curve(run.evaluations, x), "D", color=colour_of(run.arm, runs), markersize=5, zorder=4)
+            title = "training; diamonds: validation"
         if not any(line.get_xdata().size for line in axes.lines):
             return None
         limit_to_the_interesting_part(axes)
         label_x(axes, x)
         axes.set_ylabel("loss (nats per token)")
-        axes.set_title("validation; training faint" if drawn else "training", loc="left", fontsize=10, color="#555555")
-        if drawn:
+        axes.set_title(title, loc="left", fontsize=10, color="#555555")
+        if axes.get_legend_handles_labels()[1]:
             axes.legend()
         return svg(figure)
 
 
 def memory_figure(runs: list[Run], key: str) -> bytes | None:
-    """Usage or KL of every memory layer over the tokens; None when no run has a memory."""
+    """Usage or KL over the tokens: of every memory layer in the evaluations, or the mean that training logs."""
     layers = memory_layers(runs)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.add_subplot()
         drawn = False
-        for position, layer in enumerate(layers):
-            suffix = f", {layer}" if len(layers) > 1 else ""
-            style = LINE_STYLES[position % len(LINE_STYLES)]
-            drawn |= draw_arms(axes, runs, lambda run, at=layer: memory_series(run, at, "tokens", key), suffix, style)
+        if not evaluated_often(runs):
+            drawn = draw_arms(axes, runs, lambda run: series(run.train, "tokens", key))
+        if not drawn:
+            for position, layer in enumerate(layers):
+                suffix = f", {layer_title(layer)}" if len(layers) > 1 else ""
+                style = LINE_STYLES[position % len(LINE_STYLES)]
+                drawn |= draw_arms(
+                    axes, runs, lambda run, at=layer: memory_series(run, at, "tokens", key), suffix, style
+                )
         if not drawn:
             return None
         label_x(axes, "tokens")
@@ -90,6 +102,15 @@ def memory_figure(runs: list[Run], key: str) -> bytes | None:
             axes.set_ylabel("KL to even use (nats)")
         axes.legend(fontsize=8 if len(layers) > 1 else None)
         return svg(figure)
+
+
+def evaluated_often(runs: list[Run]) -> bool:
+    """Whether there are validation curves, rather than points at the end."""
+    return any(len(run.evaluations) > 1 for run in runs)
+
+
+def layer_title(layer: str) -> str:
+    return f"layer {layer}" if layer.isdigit() else layer
 
 
 def slots_figure(counts: Counts) -> bytes:

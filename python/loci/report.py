@@ -98,10 +98,14 @@ def page(experiments: list[Experiment], runs: list[Run]) -> str:
         section(
             "Use of the memories",
             pair((figures.memory_figure(runs, key), f"{key} over training") for key in ("usage", "kl")),
-            "Usage is the share of a table's rows that the validation tokens read; the KL divergence says how far the "
+            "Usage is the share of a table's rows that the tokens read; the KL divergence says how far the "
             "weights on the rows are from even (0: every row carries the same, ln(rows): one row carries all).",
         ),
-        section("Rows read in training", slots(runs), "Counted up to the newest checkpoint of the first seed."),
+        section(
+            "Rows read in training",
+            slots(runs),
+            "In the steps logged last before the newest checkpoint, of the first seed.",
+        ),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Loci: {html.escape(names)}</title>'
@@ -139,7 +143,7 @@ def slots(runs: list[Run]) -> str:
         for layer, counts in run.reads.items():
             if (run.arm, layer) not in seen:
                 seen.add((run.arm, layer))
-                title = f"{run.arm}, {layer}" + (f", seed {run.seed}" if run.seed else "")
+                title = f"{run.arm}, {figures.layer_title(layer)}" + (f", seed {run.seed}" if run.seed else "")
                 parts.append(f"<h3>{html.escape(title)}</h3>{image(figures.slots_figure(counts), 'png', title)}")
     return "\n".join(parts)
 

@@ -30,13 +30,15 @@ def records(arm: str, seed: int, steps: int = 200, evaluations: int = 10) -> lis
     for step in range(1, steps + 1):
         value = loss(step) + 0.08 * noise.standard_normal()
         measures = {"loss": value, "learning_rate": 1e-3, "tokens_per_second": 5000 / pace, "memory_bytes": 5 * 10**8}
+        if table:
+            measures |= {"usage": 0.5 - 0.4 * math.exp(-step / 40), "kl": 1.7 + 4 * math.exp(-step / 40)}
         rows.append({"kind": "train"} | at(step) | measures)
         if step % (steps // evaluations) == 0:
             evaluation = {"kind": "evaluation"} | at(step) | {"loss": loss(step), "bits_per_byte": loss(step) / 3.1}
             if table:
                 usage = (0.9 if "calibrated" in arm else 0.3) * (1 - math.exp(-step / 60))
                 kl = 1.5 + 5 * math.exp(-step / 50)
-                evaluation["memories"] = [{"layer": "layer1.memory", "usage": usage, "usage_at_1": usage / 2, "kl": kl}]
+                evaluation["memories"] = [{"layer": 1, "usage": usage, "usage_at_1": usage / 2, "kl": kl}]
             rows.append(evaluation)
     rows.append({"kind": "end"} | at(steps))
     return rows
@@ -48,7 +50,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]], reads: np.ndarray | None
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if reads is not None:
         (folder / "step-200").mkdir()
-        save_file({"layer1.memory.reads": reads.astype(np.int64)}, folder / "step-200/usage.safetensors")
+        save_file({"1.reads": reads.astype(np.int64)}, folder / "step-200/usage.safetensors")
     return folder
 
 

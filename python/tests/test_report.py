@@ -60,7 +60,7 @@ def test_a_run_directory_alone_is_enough(tmp_path: Path) -> None:
     assert main([str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "</span>memory</td><td>1</td>" in page
-    assert "layer1.memory, seed 7" in page
+    assert "memory, layer 1, seed 7" in page
 
 
 def test_equal_arms_of_two_folders_stay_apart(tmp_path: Path) -> None:
@@ -70,6 +70,15 @@ def test_equal_arms_of_two_folders_stay_apart(tmp_path: Path) -> None:
     assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(page)]) == 0
     assert f"{tmp_path / 'one'}: base" in page.read_text()
     assert f"{tmp_path / 'two'}: base" in page.read_text()
+
+
+def test_runs_evaluated_only_at_their_end_show_their_training(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        synthetic.write_run(tmp_path / f"memory/seed-{seed}", synthetic.records("memory", seed, evaluations=1))
+    assert main([str(tmp_path)]) == 0
+    loss, _, usage, kl = images((tmp_path / "report.html").read_text())
+    assert b"diamonds: validation" in loss
+    assert min(len(usage), len(kl)) > 10_000  # curves, not a point
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -96,7 +105,7 @@ def test_a_killed_run_is_shown_with_what_it_has(tmp_path: Path) -> None:
 def test_numbers_that_went_bad_are_named_not_drawn(tmp_path: Path) -> None:
     rows = synthetic.records("memory", 1)
     for row in rows[150:]:
-        row |= {"loss": float("nan"), "memories": [{"layer": "layer1.memory", "usage": None, "kl": float("inf")}]}
+        row |= {"loss": float("nan"), "memories": [{"layer": 1, "usage": None, "kl": float("inf")}]}
     run = synthetic.write_run(tmp_path / "run", rows)
     assert main([str(run)]) == 0
     assert re.search(r"the loss went bad at step \d+", (run / "report.html").read_text())
@@ -178,4 +187,4 @@ def test_tensorboard_reads_what_was_asked_for(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "events/memory/seed-1")).Reload()
     assert [event.step for event in events.Scalars("validation/loss")] == [10, 20]
     assert len(events.Scalars("train/loss")) == 20
-    assert "memory layer1.memory/usage" in events.Tags()["scalars"]
+    assert "memory 1/usage" in events.Tags()["scalars"]
