@@ -13,7 +13,8 @@ namespace {
 std::string toml_string(const std::string& text) {
   std::ostringstream out;
   const toml::value<std::string> value(text);
-  out << toml::toml_formatter{value, toml::toml_formatter::default_flags & ~toml::format_flags::allow_multi_line_strings &
+  out << toml::toml_formatter{value, toml::toml_formatter::default_flags &
+                                         ~toml::format_flags::allow_multi_line_strings &
                                          ~toml::format_flags::allow_literal_strings};
   return out.str();
 }
@@ -318,7 +319,9 @@ void Config::set(std::string_view assignment) {
   }
 }
 
-void Config::set(std::string_view dotted_key, const toml::node& value) { assign(dotted_key, value, name_); }
+void Config::set(std::string_view dotted_key, const toml::node& value) {
+  assign(dotted_key, value, name_);
+}
 
 void Config::assign(std::string_view key, const toml::node& value, const std::string& name) {
   const std::vector<std::string> parts = split_key(key, name);
@@ -341,9 +344,13 @@ std::unique_ptr<ConfigFields> Config::reader(const std::vector<std::string>& els
   return std::make_unique<Reader>(table_, name_, places_, elsewhere);
 }
 
-void Config::finish(ConfigFields& fields) const { dynamic_cast<Reader&>(fields).refuse_unknown(); }
+void Config::finish(ConfigFields& fields) const {
+  dynamic_cast<Reader&>(fields).refuse_unknown();
+}
 
-std::unique_ptr<ConfigFields> Config::writer() { return std::make_unique<Writer>(); }
+std::unique_ptr<ConfigFields> Config::writer() {
+  return std::make_unique<Writer>();
+}
 
 std::string Config::text_of(ConfigFields& fields) {
   std::string text = dynamic_cast<Writer&>(fields).text();

@@ -85,7 +85,8 @@ TEST(ConfigTest, TakesIntegersForRealsAndNotTheReverse) {
 }
 
 TEST(ConfigTest, NamesFileLineKeyRangeAndValue) {
-  expect_text_refused("[model]\nlayers = \"two\"\n", "r.toml:2: model.layers must be an integer from 1 to 64, got \"two\"");
+  expect_text_refused("[model]\nlayers = \"two\"\n",
+                      "r.toml:2: model.layers must be an integer from 1 to 64, got \"two\"");
   expect_text_refused("[model]\nlayers = 65", "r.toml:2: model.layers must be an integer from 1 to 64, got 65");
   expect_text_refused("[model]\n\nmemory.rows = 0",
                       "r.toml:3: model.memory.rows must be an integer of at least 1, got 0");
@@ -109,8 +110,7 @@ TEST(ConfigTest, NamesFileLineKeyRangeAndValue) {
 TEST(ConfigTest, NamesTheNearestKnownKey) {
   expect_text_refused("\n[model]\nlayer = 3\n", "r.toml:3: unknown key model.layer, did you mean layers?");
   expect_text_refused("nmae = 'x'", "r.toml:1: unknown key nmae, did you mean name?");
-  expect_text_refused("[model.memory]\nunlike = 3",
-                      "r.toml:2: unknown key model.memory.unlike, known are rows, norm");
+  expect_text_refused("[model.memory]\nunlike = 3", "r.toml:2: unknown key model.memory.unlike, known are rows, norm");
   expect_text_refused("[modle]\n", "r.toml:1: unknown key modle, did you mean model?");
 }
 
@@ -167,7 +167,8 @@ TEST(ConfigSet, RefusesWhatIsNoAssignment) {
   expect_refused("--set: the argument must be KEY=VALUE, got \"fused\"", [&] { config.set("fused"); });
   expect_refused("--set: the key must be names joined by dots, got \"\"", [&] { config.set("=3"); });
   expect_refused("--set: the key must be names joined by dots, got \"a..b\"", [&] { config.set("a..b=3"); });
-  expect_refused("--set: the value of words must be TOML or a bare word, got [1, 2", [&] { config.set("words=[1, 2"); });
+  expect_refused("--set: the value of words must be TOML or a bare word, got [1, 2",
+                 [&] { config.set("words=[1, 2"); });
   expect_refused("--set: fused must be a table to hold fused.x, got true", [&] { config.set("fused.x=3"); });
 }
 

@@ -45,7 +45,9 @@ void DurableFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void DurableFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+void DurableFile::write(std::string_view text) {
+  write(std::as_bytes(std::span(text.data(), text.size())));
+}
 
 void DurableFile::commit() {
   if (descriptor_ < 0) fail(ExitCode::bug, path_.string(), "the file must be open for writing", "a closed one");

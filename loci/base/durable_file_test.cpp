@@ -70,7 +70,8 @@ TEST_F(DurableFileTest, NamesThePathAndTheReasonOfAFailure) {
                [&] { write_file_durably(folder_ / "missing" / "a", ""); });
   std::filesystem::create_directory(folder_ / "full");
   write_file_durably(folder_ / "full" / "b", "");
-  expect_error(ExitCode::input, "full: the file must be replaceable", [&] { write_file_durably(folder_ / "full", ""); });
+  expect_error(ExitCode::input, "full: the file must be replaceable",
+               [&] { write_file_durably(folder_ / "full", ""); });
   expect_error(ExitCode::input, "must name a file", [&] { write_file_durably(folder_ / "", ""); });
   expect_error(ExitCode::input, "No such file", [&] { read_text_file(folder_ / "missing"); });
   expect_error(ExitCode::input, "Is a directory", [&] { read_text_file(folder_); });
@@ -92,7 +93,8 @@ TEST_F(DurableFileTest, KeepsTheOldFileWhenAWriteFailsHalfway) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   limit.rlim_cur = 4096;
   setrlimit(RLIMIT_FSIZE, &limit);
-  expect_error(ExitCode::input, "File too large", [&] { write_file_durably(folder_ / "a", std::string(1 << 16, 'x')); });
+  expect_error(ExitCode::input, "File too large",
+               [&] { write_file_durably(folder_ / "a", std::string(1 << 16, 'x')); });
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(read_text_file(folder_ / "a"), "old");

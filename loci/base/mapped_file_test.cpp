@@ -53,7 +53,9 @@ TEST_F(MappedFileTest, ShowsTheBytesAlsoAfterAMoveAndAfterTheFileIsRemoved) {
   EXPECT_EQ(text(third), "hello");
 }
 
-TEST_F(MappedFileTest, GivesAnEmptySpanForAnEmptyFile) { EXPECT_TRUE(MappedFile(write("a", "")).bytes().empty()); }
+TEST_F(MappedFileTest, GivesAnEmptySpanForAnEmptyFile) {
+  EXPECT_TRUE(MappedFile(write("a", "")).bytes().empty());
+}
 
 TEST_F(MappedFileTest, RefusesWhatIsNoRegularFile) {
   expect_refused(folder_ / "missing", "No such file");

@@ -87,7 +87,9 @@ ProgressLine::ProgressLine(bool quiet, double plain_seconds)
   if (kind != nullptr && std::string_view(kind) == "dumb") terminal_ = false;
 }
 
-ProgressLine::~ProgressLine() { finish(); }
+ProgressLine::~ProgressLine() {
+  finish();
+}
 
 void ProgressLine::show(const std::string& line) {
   const double time = now();
@@ -136,7 +138,9 @@ std::string format_bytes(double bytes) {
   return scaled(bytes, 1024, {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}, " B");
 }
 
-std::string format_count(double count) { return scaled(count, 1000, {"k", "M", "G", "T", "P"}, ""); }
+std::string format_count(double count) {
+  return scaled(count, 1000, {"k", "M", "G", "T", "P"}, "");
+}
 
 int64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -146,7 +150,9 @@ int64_t resident_bytes() {
   return resident * sysconf(_SC_PAGESIZE);
 }
 
-int64_t peak_resident_bytes() { return std::max<int64_t>(0, number_in("/proc/self/status", "VmHWM:")) * 1024; }
+int64_t peak_resident_bytes() {
+  return std::max<int64_t>(0, number_in("/proc/self/status", "VmHWM:")) * 1024;
+}
 
 int64_t available_bytes(const std::filesystem::path& root) {
   int64_t least = std::numeric_limits<int64_t>::max();

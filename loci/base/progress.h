@@ -31,8 +31,8 @@ std::string format_bytes(double bytes);      // "512 B", "1.5 MiB"
 std::string format_count(double count);      // "17", "16.4 k", "1.1 M"
 int64_t resident_bytes();                    // of this process now, from /proc/self/statm
 int64_t peak_resident_bytes();               // the most so far, VmHWM of /proc/self/status
-// Memory that this process may still take: the machine's (/proc/meminfo), or what its cgroup's limit leaves when that is
-// less. `root` holds proc and sys.
+// Memory that this process may still take: the machine's (/proc/meminfo), or what its cgroup's limit leaves when that
+// is less. `root` holds proc and sys.
 int64_t available_bytes(const std::filesystem::path& root = "/");
 
 }  // namespace loci

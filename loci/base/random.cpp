@@ -15,16 +15,24 @@ __extension__ typedef unsigned __int128 uint128;
 
 constexpr int kFeistelRounds = 8;
 
-uint64_t join(uint32_t low, uint32_t high) { return static_cast<uint64_t>(high) << 32 | low; }
-uint32_t low_half(uint64_t value) { return static_cast<uint32_t>(value); }
-uint32_t high_half(uint64_t value) { return static_cast<uint32_t>(value >> 32); }
+uint64_t join(uint32_t low, uint32_t high) {
+  return static_cast<uint64_t>(high) << 32 | low;
+}
+uint32_t low_half(uint64_t value) {
+  return static_cast<uint32_t>(value);
+}
+uint32_t high_half(uint64_t value) {
+  return static_cast<uint32_t>(value >> 32);
+}
 
 std::array<uint32_t, 4> block(uint64_t seed, uint64_t stream, uint64_t position) {
   return philox({low_half(position), high_half(position), low_half(stream), high_half(stream)},
                 {low_half(seed), high_half(seed)});
 }
 
-double unit(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1p-53; }
+double unit(uint64_t bits) {
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
 
 }  // namespace
 
@@ -39,14 +47,18 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint3
   return counter;
 }
 
-uint64_t stream_of(std::string_view name) { return XXH3_64bits(name.data(), name.size()); }
+uint64_t stream_of(std::string_view name) {
+  return XXH3_64bits(name.data(), name.size());
+}
 
 uint64_t CounterRandom::bits(uint64_t position) const {
   const auto words = block(seed_, stream_, position);
   return join(words[0], words[1]);
 }
 
-double CounterRandom::uniform(uint64_t position) const { return unit(bits(position)); }
+double CounterRandom::uniform(uint64_t position) const {
+  return unit(bits(position));
+}
 
 double CounterRandom::normal(uint64_t position) const {
   const auto words = block(seed_, stream_, position);
@@ -67,7 +79,8 @@ CounterPermutation::CounterPermutation(uint64_t size, uint64_t seed, uint64_t st
 
 uint64_t CounterPermutation::operator()(uint64_t position) const {
   if (position >= size_) {
-    fail(ExitCode::bug, "CounterPermutation", fmt::format("position must be below {}", size_), fmt::to_string(position));
+    fail(ExitCode::bug, "CounterPermutation", fmt::format("position must be below {}", size_),
+         fmt::to_string(position));
   }
   const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
   uint64_t value = position;

@@ -1,0 +1,68 @@
+// A folder of text files: which files, as what text, in which split.
+//
+//   TextFileList list = list_text_files("books", options);   // sorted; what was left out is counted
+//   TextSplit split = split_text_files(list, options);       // by a hash of the names, duplicates dropped
+//   std::string text = read_text(split.train[0], options);   // UTF-8
+//
+// A single file, or a folder with one text file, is cut at line ends into blocks of 64 KiB (a sixteenth of a file
+// below 1 MiB, at least 1 KiB), and the blocks are split as files are.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "loci/base/config.h"
+
+namespace loci {
+
+struct TextFolderOptions {
+  std::vector<std::string> extensions;      // {".py", ".txt"}; empty: every text file
+  std::string encoding_errors = "replace";  // invalid bytes become U+FFFD; or "error"
+  double validation_share = 0.02;           // of the files
+  int64_t split_seed = 0;
+  void fields(ConfigFields& f);
+};
+
+enum class TextEncoding { utf8, utf16_little, utf16_big };
+
+// A file, or a block of one: the bytes begin .. end-1, without a byte order mark.
+struct TextFile {
+  std::filesystem::path path;
+  std::string name;  // relative to the folder, with '/'; a block adds "#" and its number
+  TextEncoding encoding = TextEncoding::utf8;
+  uint64_t begin = 0;
+  uint64_t end = 0;
+};
+
+struct TextFileList {
+  std::vector<TextFile> files;  // by name
+  bool blocks = false;          // of one file
+  int64_t hidden = 0;           // left out: names that start with a dot, folders too
+  int64_t other_extension = 0;
+  int64_t binary = 0;  // a NUL in the first 64 KiB
+  int64_t empty = 0;
+  int64_t links = 0;  // links to nowhere, folders that were visited already, devices
+};
+
+// Throws Error (input) when the path is missing or unreadable, or holds no text.
+TextFileList list_text_files(const std::filesystem::path& path, const TextFolderOptions& options);
+
+// The file as UTF-8; `replaced` counts the malformed parts that became U+FFFD. Throws Error (input), with file and
+// byte offset when encoding_errors = "error".
+std::string read_text(const TextFile& file, const TextFolderOptions& options, int64_t* replaced = nullptr);
+
+struct TextSplit {
+  std::vector<TextFile> train;
+  std::vector<TextFile> validation;
+  int64_t duplicates = 0;             // files left out because an earlier one has the same bytes
+  std::array<uint64_t, 2> content{};  // XXH3-128 of names and bytes: another value, other data
+};
+
+// A file is for validation when XXH3-128(name, split_seed) falls under validation_share; neither part stays empty.
+// Throws Error (input) when there are not two files.
+TextSplit split_text_files(const TextFileList& list, const TextFolderOptions& options);
+
+}  // namespace loci
