@@ -1,0 +1,67 @@
+// A checkpoint is a folder step-N of a run, complete or absent: its files are written into a hidden folder beside it,
+// then manifest.json with the size and XXH3-128 sum of each, then the folder gets its name.
+//
+// The manifest ends with the sum of its own text, so a change of any byte of a checkpoint is found.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace loci {
+
+class CheckpointWriter {
+ public:
+  CheckpointWriter(std::filesystem::path run, int64_t step);
+  // Removes what was written unless it was finished.
+  ~CheckpointWriter();
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  // Where to write a file of the checkpoint.
+  std::filesystem::path file(std::string_view name) const { return temporary_ / name; }
+  // Completes the checkpoint: the manifest gets the members of the object `extra` (versions, seed, position), `latest`
+  // the folder's name. Then all but the newest `keep_last` checkpoints up to this step are removed; 0 keeps all.
+  void finish(const nlohmann::json& extra, int64_t keep_last);
+
+ private:
+  std::filesystem::path run_;
+  std::filesystem::path temporary_;
+  int64_t step_;
+};
+
+class CheckpointReader {
+ public:
+  // Checks the manifest and each file's size, and the sums of files of at most `sum_limit` bytes. Throws Error (input).
+  explicit CheckpointReader(std::filesystem::path folder, int64_t sum_limit = std::numeric_limits<int64_t>::max());
+
+  const std::filesystem::path& path() const { return folder_; }
+  int64_t step() const { return step_; }
+  const nlohmann::json& manifest() const { return manifest_; }
+  bool has(std::string_view name) const;
+  // The path of a file that the manifest lists. Throws Error (input) for another.
+  std::filesystem::path file(std::string_view name) const;
+
+ private:
+  std::filesystem::path folder_;
+  nlohmann::json manifest_;
+  int64_t step_ = 0;
+};
+
+// The step-N folder with the largest N, unchecked.
+std::optional<std::filesystem::path> newest_step_folder(const std::filesystem::path& run);
+
+// The newest checkpoint of a run that is whole; `notice` gets one line for each newer one that is not. Throws Error
+// (input) when none is.
+CheckpointReader open_latest(const std::filesystem::path& run, const std::function<void(const std::string&)>& notice,
+                             int64_t sum_limit = std::numeric_limits<int64_t>::max());
+
+// Clears what killed processes left in a run: hidden temporaries of checkpoints and files.
+void remove_leftovers(const std::filesystem::path& run);
+
+}  // namespace loci
