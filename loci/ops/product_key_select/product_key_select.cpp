@@ -5,12 +5,15 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
+
+#include <algorithm>
 
 #include "loci/ops/gradient_only.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
@@ -48,10 +51,6 @@ void check_product_key_select(const Tensor& score1, const Tensor& score2, int64_
 
 namespace {
 
-int64_t at_most(int64_t bound, const SymInt& size) {
-  return size >= bound ? bound : size.guard_int(__FILE__, __LINE__);
-}
-
 // The best `keep` entries by (score descending, position ascending), NaN first, and their positions.
 std::pair<Tensor, Tensor> best(const Tensor& score, int64_t keep) {
   auto [value, position] = at::sort(score, /*stable=*/true, /*dim=*/-1, /*descending=*/true);
@@ -63,14 +62,18 @@ std::pair<Tensor, Tensor> best(const Tensor& score, int64_t keep) {
 std::tuple<Tensor, Tensor> product_key_select_definition(const Tensor& score1, const Tensor& score2, int64_t top_k,
                                                          int64_t addresses) {
   check_product_key_select(score1, score2, top_k, addresses);
-  const SymInt n2 = score2.sym_size(2);
-  const SymInt full = SymInt(addresses) / n2;   // rows of the address grid that exist entirely
-  const SymInt rest = addresses - full * n2;    // addresses in the row after them
+  if (score1.is_meta()) {  // compilation and export ask for the shapes alone
+    const std::vector<SymInt> sizes = {score1.sym_size(0), score1.sym_size(1), top_k};
+    return {at::empty_symint(sizes, score1.options()), at::empty_symint(sizes, score1.options().dtype(at::kLong))};
+  }
+  const int64_t n2 = score2.size(2);
+  const int64_t full = addresses / n2;          // rows of the address grid that exist entirely
+  const int64_t rest = addresses - full * n2;   // addresses in the row after them
   std::vector<Tensor> firsts, seconds, places;  // pieces of [T, H, C]
 
   // The pair of ranks (a, b) is preceded by a * b - 1 others, so only a * b <= K can win.
-  if (const int64_t ranks1 = at_most(top_k, full), ranks2 = at_most(top_k, n2); ranks1 > 0) {
-    const auto [value1, i] = best(score1.narrow_symint(-1, 0, full), ranks1);
+  if (const int64_t ranks1 = std::min(top_k, full), ranks2 = std::min(top_k, n2); ranks1 > 0) {
+    const auto [value1, i] = best(score1.narrow(-1, 0, full), ranks1);
     const auto [value2, j] = best(score2, ranks2);
     for (int64_t a = 1; a <= ranks1; ++a) {
       const int64_t columns = std::min(ranks2, top_k / a);
@@ -80,9 +83,9 @@ std::tuple<Tensor, Tensor> product_key_select_definition(const Tensor& score1, c
     }
   }
   if (rest != 0) {
-    const auto [value2, j] = best(score2.narrow_symint(-1, 0, rest), at_most(top_k, rest));
+    const auto [value2, j] = best(score2.narrow(-1, 0, rest), std::min(top_k, rest));
     seconds.push_back(value2);
-    firsts.push_back(score1.narrow_symint(-1, full, 1).expand_as(value2));
+    firsts.push_back(score1.narrow(-1, full, 1).expand_as(value2));
     places.push_back(j + full * n2);
   }
 

@@ -89,6 +89,8 @@ void check_table_read_backward_table(const Tensor& grad, const Tensor& table, co
 
 namespace {
 
+// On Meta, as compilation and export ask it, the definitions below give shapes alone.
+
 // The rows of every token's read number r: [T, D] in `type`.
 Tensor rows_of(const Tensor& table, const Tensor& index, int64_t r, at::ScalarType type) {
   return at::index_select(table, 0, index.select(1, r)).to(type);
@@ -99,10 +101,9 @@ Tensor rows_of(const Tensor& table, const Tensor& index, int64_t r, at::ScalarTy
 Tensor table_read_definition(const Tensor& table, const Tensor& index, const Tensor& weight) {
   check_table_read(table, index, weight);
   check_range("table_read", table, index);
-  const auto K = index.sym_size(1).maybe_as_int();
-  if (!K) return at::empty_symint({index.sym_size(0), table.sym_size(1)}, weight.options());  // only the shape is asked
-  Tensor out = at::zeros_symint({index.sym_size(0), table.sym_size(1)}, weight.options());    // [T, D]
-  for (int64_t r = 0; r < *K; ++r) {
+  if (table.is_meta()) return at::empty_symint({index.sym_size(0), table.sym_size(1)}, weight.options());
+  Tensor out = at::zeros({index.size(0), table.size(1)}, weight.options());  // [T, D]
+  for (int64_t r = 0; r < index.size(1); ++r) {
     out = out + rows_of(table, index, r, weight.scalar_type()) * weight.narrow(1, r, 1);
   }
   return out;
@@ -111,10 +112,9 @@ Tensor table_read_definition(const Tensor& table, const Tensor& index, const Ten
 Tensor table_read_backward_weight_definition(const Tensor& grad, const Tensor& table, const Tensor& index) {
   check_table_read_backward_weight(grad, table, index);
   check_range("table_read_backward_weight", table, index);
-  const auto K = index.sym_size(1).maybe_as_int();
-  if (!K || *K == 0) return at::empty_symint(index.sym_sizes(), grad.options());
+  if (table.is_meta() || index.size(1) == 0) return at::empty_symint(index.sym_sizes(), grad.options());
   std::vector<Tensor> columns;  // K of [T]
-  for (int64_t r = 0; r < *K; ++r) {
+  for (int64_t r = 0; r < index.size(1); ++r) {
     columns.push_back((grad * rows_of(table, index, r, grad.scalar_type())).sum(1));
   }
   return at::stack(columns, 1);
@@ -125,10 +125,10 @@ namespace {
 Tensor backward_table_definition(const Tensor& grad, const Tensor& table, const Tensor& index, const Tensor& weight) {
   check_table_read_backward_table(grad, table, index, weight);
   check_range("table_read_backward_table", table, index);
-  Tensor out = at::zeros_symint(table.sym_sizes(), grad.options());  // [N, D], summed in float32 at least
-  const auto K = index.sym_size(1).maybe_as_int();
-  for (int64_t r = 0; K && r < *K; ++r) {
-    out = out.index_add(0, index.select(1, r), grad * weight.narrow(1, r, 1));
+  if (table.is_meta()) return at::empty_symint(table.sym_sizes(), table.options());
+  Tensor out = at::zeros(table.sizes(), grad.options());  // [N, D], summed in float32 at least
+  for (int64_t r = 0; r < index.size(1); ++r) {
+    out.index_add_(0, index.select(1, r), grad * weight.narrow(1, r, 1));
   }
   return out.to(table.scalar_type());
 }

@@ -1,0 +1,188 @@
+#include "loci/ops/table_read/table_read.h"
+
+#include <gmock/gmock.h>
+
+#include "loci/ops/table_read/table_read_cpu.h"
+#include "loci/ops/table_read/table_read_definition.h"
+#include "tests/op_harness.h"
+
+// Legend: T tokens, K reads of a token, N rows, D width.
+
+namespace loci {
+namespace {
+
+using harness::same_bits;
+using harness::strided;
+using ::testing::HasSubstr;
+using torch::Tensor;
+
+struct Case {
+  int64_t T, K, N, D;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << "T " << c.T << " K " << c.K << " N " << c.N << " D " << c.D;
+}
+
+struct Inputs {
+  Tensor table, index, weight, grad;
+};
+
+Inputs inputs_of(const Case& c, torch::ScalarType type) {
+  const auto real = type == torch::kDouble ? torch::kDouble : torch::kFloat;
+  return {torch::randn({c.N, c.D}, torch::kDouble).to(type), torch::randint(c.N, {c.T, c.K}, torch::kLong),
+          torch::randn({c.T, c.K}, real), torch::randn({c.T, c.D}, real)};
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> list;
+  for (int64_t D : harness::kSizes) list.push_back({5, 6, 3, D});  // more reads than rows: indices repeat
+  for (int64_t K : harness::kSizes) list.push_back({4, K, 11, 9});
+  for (int64_t T : harness::kSizes) list.push_back({T, 5, 7, 20});
+  return list;
+}
+
+const auto kTypes = {torch::kDouble, torch::kFloat, torch::kBFloat16, torch::kHalf};
+
+// The order of the additions is the contract's, so the sums agree in every bit, also of low-precision tables.
+TEST(TableRead, EqualsItsDefinitionAtEveryLevel) {
+  torch::manual_seed(0);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    for (auto type : kTypes) {
+      const Inputs in = inputs_of(c, type);
+      const Tensor expected = table_read_definition(in.table, in.index, in.weight);
+      const Tensor padded = torch::zeros({c.N, c.D + 3}, in.table.options());
+      padded.narrow(1, 1, c.D).copy_(in.table);
+      for (CpuLevel level : harness::levels()) {
+        EXPECT_TRUE(same_bits(table_read_cpu(in.table, in.index, in.weight, level), expected)) << name_of(level);
+        EXPECT_TRUE(same_bits(table_read_cpu(padded.narrow(1, 1, c.D), strided(in.index), strided(in.weight), level),
+                              expected));
+        EXPECT_TRUE(same_bits(table_read_cpu(strided(in.table), in.index, in.weight, level), expected));
+      }
+    }
+  }
+}
+
+TEST(TableRead, ConvertsEveryFloat16AndBfloat16Exactly) {
+  const Tensor bits = torch::arange(65536, torch::kInt).to(torch::kShort).view({65536, 1});
+  for (auto type : {torch::kHalf, torch::kBFloat16}) {
+    const Tensor table = bits.view(type).expand({65536, 8}).contiguous();
+    const Tensor index = torch::arange(65536, torch::kLong).view({-1, 1});
+    const Tensor expected = table_read_definition(table, index, torch::ones({65536, 1}));
+    for (CpuLevel level : harness::levels()) {
+      EXPECT_TRUE(same_bits(table_read_cpu(table, index, torch::ones({65536, 1}), level), expected));
+    }
+  }
+}
+
+TEST(TableRead, GradientOfTheWeightsKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
+  torch::manual_seed(1);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    for (auto type : kTypes) {
+      const Inputs in = inputs_of(c, type);
+      const Tensor definition = table_read_backward_weight_definition(in.grad, in.table, in.index);
+      const Tensor exact =
+          table_read_backward_weight_definition(in.grad.to(torch::kDouble), in.table.to(torch::kDouble), in.index);
+      const Tensor base = table_read_backward_weight_cpu(in.grad, in.table, in.index, CpuLevel::base);
+      if (type == torch::kDouble) {
+        EXPECT_TRUE(torch::allclose(base, exact, 1e-13, 1e-13));
+      } else {
+        harness::expect_error_rule(base, definition, exact);
+      }
+      for (CpuLevel level : harness::levels()) {
+        EXPECT_TRUE(
+            same_bits(table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), level), base));
+      }
+    }
+  }
+}
+
+TEST(TableRead, GradientEqualsThatOfTheDefinitionAndFiniteDifferences) {
+  torch::manual_seed(2);
+  const Case c{4, 5, 6, 7};
+  Inputs in = inputs_of(c, torch::kDouble);
+  const std::vector<Tensor> inputs = {in.table.set_requires_grad(true), in.weight.set_requires_grad(true)};
+  const auto registered = [&](const std::vector<Tensor>& x) { return table_read(x[0], in.index, x[1]); };
+  const auto definition = [&](const std::vector<Tensor>& x) { return table_read_definition(x[0], in.index, x[1]); };
+  const auto got = harness::gradients(registered, inputs, in.grad);
+  const auto expected = harness::gradients(definition, inputs, in.grad);
+  for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(torch::allclose(got[i], expected[i], 1e-12, 1e-13));
+  harness::expect_finite_differences(registered, inputs);
+}
+
+TEST(TableRead, GradientOfALowPrecisionTableHasItsDtype) {
+  torch::manual_seed(3);
+  Inputs in = inputs_of({4, 5, 6, 7}, torch::kBFloat16);
+  in.table.set_requires_grad(true);
+  table_read(in.table, in.index, in.weight).backward(in.grad);
+  EXPECT_EQ(in.table.grad().scalar_type(), torch::kBFloat16);
+  const Tensor exact = table_read_backward_table(in.grad.to(torch::kDouble), in.table.to(torch::kDouble), in.index,
+                                                 in.weight.to(torch::kDouble));
+  EXPECT_TRUE(torch::equal(in.table.grad(), exact.to(torch::kBFloat16)));
+}
+
+TEST(TableRead, HasTheSameBitsForAnyThreadCount) {
+  torch::manual_seed(4);
+  const Inputs in = inputs_of({301, 12, 50, 70}, torch::kFloat);
+  harness::expect_same_bits_for_any_thread_count([&]() -> std::vector<Tensor> {
+    return {table_read(in.table, in.index, in.weight), table_read_backward_weight(in.grad, in.table, in.index),
+            table_read_backward_table(in.grad, in.table, in.index, in.weight)};
+  });
+}
+
+TEST(TableRead, KnowsItsShapesOnMeta) {
+  const auto meta = torch::TensorOptions().device(torch::kMeta);
+  const Tensor table = torch::empty({9, 6}, meta.dtype(torch::kBFloat16)),
+               index = torch::empty({4, 3}, meta.dtype(torch::kLong));
+  const Tensor weight = torch::empty({4, 3}, meta), grad = torch::empty({4, 6}, meta);
+  const auto expect = [](const Tensor& x, std::vector<int64_t> sizes, torch::ScalarType type) {
+    EXPECT_EQ(x.sizes(), sizes);
+    EXPECT_EQ(x.scalar_type(), type);
+  };
+  expect(table_read(table, index, weight), {4, 6}, torch::kFloat);
+  expect(table_read_backward_weight(grad, table, index), {4, 3}, torch::kFloat);
+  expect(table_read_backward_table(grad, table, index, weight), {9, 6}, torch::kBFloat16);
+}
+
+TEST(TableRead, RefusesBadInputInThreeParts) {
+  const Inputs in = inputs_of({4, 3, 9, 6}, torch::kFloat);
+  const auto message = [](const Tensor& table, const Tensor& index, const Tensor& weight) {
+    return harness::message_of([&] { table_read(table, index, weight); });
+  };
+  EXPECT_THAT(message(in.table, in.index.to(torch::kInt), in.weight),
+              HasSubstr("table_read: index must be int64, got Int"));
+  EXPECT_THAT(message(in.table, in.index + 9, in.weight), HasSubstr("table_read: index must be within 0 .. 8, got "));
+  EXPECT_THAT(message(in.table, in.index - 9, in.weight), HasSubstr("table_read: index must be within 0 .. 8, got -"));
+  EXPECT_THAT(message(in.table[0], in.index, in.weight), HasSubstr("table must have 2 dimensions [N, D], got 1"));
+  EXPECT_THAT(message(in.table.to(torch::kInt), in.index, in.weight), HasSubstr("table must be float64, float32"));
+  EXPECT_THAT(message(in.table, in.index[0], in.weight), HasSubstr("index must have 2 dimensions [T, K], got 1"));
+  EXPECT_THAT(message(in.table, in.index, in.weight.t()),
+              HasSubstr("weight must be [T, K] = [4, 3] like index, got [3, 4]"));
+  EXPECT_THAT(message(in.table, in.index, in.weight.to(torch::kDouble)), HasSubstr("weight must be Float"));
+  EXPECT_THAT(message(torch::zeros({0, 6}), in.index, in.weight), HasSubstr("index must be within 0 .. -1, got "));
+  EXPECT_THAT(harness::message_of([&] { table_read_backward_weight(in.grad.t(), in.table, in.index); }),
+              HasSubstr("table_read_backward_weight: grad must be [T, D] = [4, 6], got [6, 4]"));
+  EXPECT_THAT(harness::message_of([&] { table_read_backward_weight(in.grad, in.table, in.index + 9); }),
+              HasSubstr("table_read_backward_weight: index must be within 0 .. 8, got "));
+  EXPECT_THAT(harness::message_of([&] { table_read_backward_table(in.grad, in.table, in.index - 9, in.weight); }),
+              HasSubstr("table_read_backward_table: index must be within 0 .. 8, got -"));
+  const torch::InferenceMode inference;
+  EXPECT_THROW(table_read(in.table, in.index + 9, in.weight), c10::IndexError);
+}
+
+TEST(TableRead, RefusesASecondDerivativeByName) {
+  Inputs in = inputs_of({4, 3, 9, 6}, torch::kFloat);
+  for (Tensor wanted : {in.table, in.weight}) {
+    wanted.set_requires_grad(true);
+    const Tensor loss = table_read(in.table, in.index, in.weight).square().sum();
+    const Tensor grad = torch::autograd::grad({loss}, {wanted}, {}, std::nullopt, true)[0];
+    EXPECT_THAT(harness::message_of([&] { grad.sum().backward(); }),
+                HasSubstr("table_read: a second derivative is not implemented"));
+    wanted.set_requires_grad(false);
+  }
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,143 @@
+"""The operators from Python: torch.library.opcheck, torch.compile, export and messages, without any Python registration.
+
+LOCI_BUILD names the build folder (default: build/release).
+"""
+
+import os
+import pathlib
+
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
+torch.ops.load_library(str(BUILD / "libloci.so"))
+loci = torch.ops.loci
+
+
+def read_inputs(dtype=torch.float32, grad=False, tokens=4):
+    torch.manual_seed(0)
+    table = torch.randn(11, 6, dtype=dtype, requires_grad=grad)
+    index = torch.randint(11, (tokens, 3))
+    weight = torch.randn(tokens, 3, dtype=dtype, requires_grad=grad)
+    return table, index, weight
+
+
+def search_inputs(dtype=torch.float32, grad=False, tokens=5):
+    torch.manual_seed(0)
+    query = torch.randn(tokens, 2, 2, 8, dtype=dtype, requires_grad=grad)
+    keys1 = torch.randn(2, 6, 8, dtype=dtype, requires_grad=grad)
+    keys2 = torch.randn(2, 7, 8, dtype=dtype, requires_grad=grad)
+    return query, keys1, keys2, 5, 41
+
+
+def select_inputs(dtype=torch.float32, grad=False, tokens=3):
+    torch.manual_seed(0)
+    score1 = torch.randn(tokens, 2, 9, dtype=dtype, requires_grad=grad)
+    score2 = torch.randn(tokens, 2, 8, dtype=dtype, requires_grad=grad)
+    return score1, score2, 5, 70
+
+
+def detached(inputs):
+    return tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+def forward_and_backward_operators(dtype):
+    table, index, weight = read = read_inputs(dtype, grad=True)
+    yield loci.table_read, read
+    grad = torch.randn(4, 6, dtype=dtype)
+    yield loci.table_read_backward_weight, (grad, table.detach(), index)
+    yield loci.table_read_backward_table, (grad, table.detach(), index, weight.detach())
+
+    query, keys1, keys2, _, _ = search = search_inputs(dtype, grad=True)
+    yield loci.product_key_search, search
+    score, chosen = loci.product_key_search(*detached(search))
+    yield loci.product_key_search_backward_query, (score, chosen, keys1.detach(), keys2.detach())
+    yield loci.product_key_search_backward_keys, (score, chosen, query.detach(), 6, 7)
+
+    select = select_inputs(dtype, grad=True)
+    yield loci.product_key_select, select
+    score, chosen = loci.product_key_select(*detached(select))
+    yield loci.product_key_select_backward, (score, chosen, 9, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck(dtype):
+    for operator, inputs in forward_and_backward_operators(dtype):
+        result = torch.library.opcheck(operator, inputs)
+        assert set(result.values()) == {"SUCCESS"}, (operator, result)
+        assert len(result) == 4
+
+
+def memory(query, keys1, keys2, table):
+    """Search, softmax and read: what a layer does with the three operators."""
+    score, index = loci.product_key_search(query, keys1, keys2, 5, 11)
+    weight = score.softmax(-1)
+    tokens = query.shape[0]
+    return loci.table_read(table, index.reshape(tokens, -1), weight.reshape(tokens, -1))
+
+
+def memory_inputs(tokens):
+    query, keys1, keys2, _, _ = search_inputs(grad=True, tokens=tokens)
+    table, _, _ = read_inputs(grad=True)
+    return query, keys1, keys2, table
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_without_graph_breaks(dynamic):
+    compiled = torch.compile(memory, fullgraph=True, dynamic=dynamic)
+    for tokens in (5, 8) if dynamic else (5,):
+        inputs = memory_inputs(tokens)
+        expected = memory(*inputs)
+        cotangent = torch.randn_like(expected)
+        wanted = torch.autograd.grad(expected, inputs, cotangent)
+        result = compiled(*inputs)
+        torch.testing.assert_close(result, expected)
+        for got, want in zip(torch.autograd.grad(result, inputs, cotangent), wanted):
+            torch.testing.assert_close(got, want)
+
+
+def test_compile_of_select_alone():
+    def score_of(score1, score2):
+        return loci.product_key_select(score1, score2, 5, 70)[0].square().sum()
+
+    score1, score2, _, _ = select_inputs(grad=True)
+    expected = torch.autograd.grad(score_of(score1, score2), (score1, score2))
+    got = torch.autograd.grad(torch.compile(score_of, fullgraph=True)(score1, score2), (score1, score2))
+    for left, right in zip(got, expected):
+        torch.testing.assert_close(left, right)
+
+
+def test_export_keeps_the_operators_as_calls():
+    class Memory(torch.nn.Module):
+        def forward(self, query, keys1, keys2, table):
+            return memory(query, keys1, keys2, table)
+
+    inputs = detached(memory_inputs(5))
+    tokens = torch.export.Dim("tokens", min=2, max=64)
+    program = torch.export.export(Memory(), inputs, dynamic_shapes=({0: tokens}, None, None, None))
+    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert {loci.product_key_search.default, loci.table_read.default} <= called
+    other = detached(memory_inputs(9))
+    torch.testing.assert_close(program.module()(*other), memory(*other))
+
+
+def test_messages():
+    table, index, weight = read_inputs()
+    with pytest.raises(IndexError, match=r"table_read: index must be within 0 \.\. 10, got 1[1-9]"):
+        loci.table_read(table, index + 11, weight)
+    with pytest.raises(RuntimeError, match="table_read: index must be int64, got Int"):
+        loci.table_read(table, index.int(), weight)
+    query, keys1, keys2, _, _ = search_inputs()
+    with pytest.raises(RuntimeError, match=r"product_key_search: top_k must be within 1 \.\. addresses = 41, got 0"):
+        loci.product_key_search(query, keys1, keys2, 0, 41)
+    score1, score2, _, _ = select_inputs()
+    with pytest.raises(RuntimeError, match=r"product_key_select: addresses must be within 1 \.\. n1 \* n2 = 72, got 73"):
+        loci.product_key_select(score1, score2, 5, 73)
+
+
+def test_second_derivatives_are_refused_by_name():
+    table, index, weight = read_inputs(grad=True)
+    (grad,) = torch.autograd.grad(loci.table_read(table, index, weight).square().sum(), weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="table_read: a second derivative is not implemented"):
+        grad.sum().backward()
