@@ -44,7 +44,8 @@ class OptimizerSet {
                std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables, uint64_t seed);
 
   // One update from the gradients that backward left; `scale` divides them (number of micro-batches). Dense and rows
-  // are skipped together when any gradient is not finite. Gradients are cleared.
+  // are skipped together when any gradient is not finite. Parameters without a gradient keep their bits. Gradients are
+  // cleared.
   StepReport step(int64_t step, int64_t steps, double scale = 1);
   void zero_gradients();
 
@@ -58,6 +59,9 @@ class OptimizerSet {
     NamedParameter parameter;
     at::Tensor moment1, moment2, count;  // count: float32 scalar
   };
+  double dense_norm(double scale) const;
+  void step_dense(double rate, double divisor);
+
   std::vector<Dense> dense_;
   DenseOptimizerOptions options_;
   std::vector<RowOptimizer> rows_;

@@ -1,0 +1,135 @@
+// Legend: N rows, D width, U distinct rows.
+#include "loci/optim/row_optimizer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/base/random.h"
+#include "loci/table/page_memory.h"
+
+namespace loci {
+namespace {
+
+bool has_count(RowRule rule) { return rule == RowRule::adam || rule == RowRule::adam_row_moment; }
+
+bool has_master(const RowOptimizerOptions& options, at::ScalarType dtype) {
+  return dtype == at::kBFloat16 && options.rounding == RowRounding::master;
+}
+
+}  // namespace
+
+void RowOptimizerOptions::fields(ConfigFields& f) {
+  f.choice<RowRule>("rule", rule,
+                    {{"adam", RowRule::adam},
+                     {"adam_row_moment", RowRule::adam_row_moment},
+                     {"adagrad", RowRule::adagrad},
+                     {"sgd", RowRule::sgd}});
+  f.field("learning_rate", learning_rate, {.minimum = 0});
+  f.field("beta1", beta1, {.minimum = 0, .maximum = 0.999999});
+  f.field("beta2", beta2, {.minimum = 0, .maximum = 0.999999});
+  f.field("epsilon", epsilon, {.minimum = 0});
+  f.field("weight_decay", weight_decay, {.minimum = 0});
+  f.field("clip_norm", clip_norm, {.minimum = 0});
+  f.choice<RowRounding>("rounding", rounding,
+                        {{"stochastic", RowRounding::stochastic},
+                         {"nearest", RowRounding::nearest},
+                         {"master", RowRounding::master}});
+}
+
+bool PendingRows::finite() const { return std::isfinite(norm); }
+
+RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t seed)
+    : table_(std::move(table)),
+      options_(options),
+      seed_(seed ^ stream_of("row_optimizer." + table_->name())),
+      steps_(at::zeros({}, at::kLong)) {
+  const std::string who = "row optimiser of table " + table_->name();
+  if (table_->gradient_mode() == GradientMode::coalesced || table_->gradient_mode() == GradientMode::dense) {
+    fail(ExitCode::usage, who, "gradient mode must be references or none", "one for torch::optim");
+  }
+  if (options_.epsilon == 0) options_.epsilon = options_.rule == RowRule::adagrad ? 1e-10 : 1e-8;
+  const auto dtype = table_->values().scalar_type();
+  const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const auto pages = [&](int64_t width, at::ScalarType type) {
+    return zero_pages(who, table_->rows(), width, type, PageSize::small);
+  };
+  if (has_count(options_.rule)) {
+    state_.moment1 = pages(table_->width(), real);
+    state_.count = pages(0, at::kInt);
+  }
+  if (options_.rule != RowRule::sgd) state_.moment2 = pages(options_.rule == RowRule::adam ? table_->width() : 0, real);
+  if (has_master(options_, dtype)) state_.master = pages(table_->width(), at::kFloat);
+}
+
+PendingRows RowOptimizer::pending(double scale) const {
+  PendingRows pending{table_->gradient()};
+  const at::Tensor square = row_square_sum(pending.gradient.gradient).cpu();  // [U]
+  double sum = 0;
+  for (int64_t u = 0; u < square.size(0); ++u) sum += square.const_data_ptr<double>()[u];
+  pending.norm = std::sqrt(sum) / scale;
+  return pending;
+}
+
+RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, double scale, bool wanted) {
+  table_->zero_gradient();
+  if (!wanted || !pending.finite()) return {0, pending.norm, true};
+  const bool clip = options_.clip_norm > 0 && pending.norm > options_.clip_norm;
+  RowUpdate update;
+  update.rule = options_.rule;
+  update.rounding = options_.rounding;
+  update.rate = options_.learning_rate * rate_factor;
+  update.beta1 = options_.beta1;
+  update.beta2 = options_.beta2;
+  update.epsilon = options_.epsilon;
+  update.weight_decay = options_.weight_decay;
+  update.factor = (clip ? options_.clip_norm / pending.norm : 1) / scale;
+  update.seed = seed_;
+  update.step = steps_.item<int64_t>();
+  steps_.add_(1);
+  if (pending.gradient.row.size(0) == 0) return {0, pending.norm, false};
+  row_update(table_->values(), state_, pending.gradient.row, pending.gradient.gradient, update);
+  return {pending.gradient.row.size(0), pending.norm, false};
+}
+
+RowStep RowOptimizer::step(double rate_factor, double scale) { return apply(pending(scale), rate_factor, scale); }
+
+std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::state() const {
+  std::vector<std::pair<std::string, at::Tensor>> named;
+  if (state_.moment1.defined()) named.emplace_back("moment1", state_.moment1);
+  if (state_.moment2.defined()) named.emplace_back("moment2", state_.moment2);
+  if (state_.count.defined()) named.emplace_back("count", state_.count);
+  if (state_.master.defined()) named.emplace_back("master", state_.master);
+  named.emplace_back("steps", steps_);
+  return named;
+}
+
+void RowOptimizer::clear_state() {
+  for (const at::Tensor& state : {state_.moment1, state_.moment2, state_.count, state_.master}) {
+    if (state.defined()) return_pages(state);
+  }
+}
+
+void RowOptimizer::clear_state(const at::Tensor& row) {
+  for (const at::Tensor& state : {state_.moment1, state_.moment2, state_.count, state_.master}) {
+    if (state.defined()) state.index_fill_(0, row, 0);
+  }
+}
+
+int64_t RowOptimizer::state_bytes(int64_t rows, int64_t width, const RowOptimizerOptions& options,
+                                  at::ScalarType dtype) {
+  const std::string_view who = "row optimiser";
+  const int64_t real = dtype == at::kDouble ? 8 : 4;
+  const int64_t row_bytes = checked_product(who, "bytes of a row", width, real);
+  int64_t bytes = 0;  // of a row
+  if (has_count(options.rule)) bytes += row_bytes + 4;
+  if (options.rule == RowRule::adam) bytes += row_bytes;
+  if (options.rule == RowRule::adam_row_moment || options.rule == RowRule::adagrad) bytes += real;
+  if (has_master(options, dtype)) bytes += row_bytes;
+  return checked_product(who, "bytes of state", rows, bytes);
+}
+
+}  // namespace loci

@@ -1,0 +1,340 @@
+// Legend: T tokens, K reads of a token, N rows, D width.
+#include "loci/optim/row_optimizer.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "loci/base/check.h"
+#include "loci/base/progress.h"
+#include "loci/table/local_table.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kRows = 30, kWidth = 5;
+constexpr RowRule kRules[] = {RowRule::adam, RowRule::adam_row_moment, RowRule::adagrad, RowRule::sgd};
+
+TablePtr make_table(at::ScalarType dtype = at::kFloat, int64_t rows = kRows, int64_t width = kWidth,
+                    const std::string& name = "memory") {
+  auto table = std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{dtype});
+  table->initialise_normal(3, 1);
+  table->register_use();
+  return table;
+}
+
+// Leaves exactly `gradient` [U, D] at the rows `row` [U].
+void leave(Table& table, const Tensor& row, const Tensor& gradient) {
+  table.add_references({row.unsqueeze(1), torch::ones({row.size(0), 1}, gradient.options()), gradient, 0, 0});
+}
+
+// A batch of reads with repeated rows, by a seed.
+void train(Table& table, int64_t seed, int64_t tokens = 12, int64_t reads = 4) {
+  torch::manual_seed(seed);
+  const auto real = table.values().scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor index = torch::randint(0, table.rows(), {tokens, reads}, at::kLong);
+  const Tensor out = table.read(index, torch::rand({tokens, reads}, real), 0);
+  out.backward(torch::randn(out.sizes(), real));
+}
+
+TEST(RowOptimizer, LazyAdamIsDenseAdamWhenAllRowsAreTouched) {
+  torch::manual_seed(1);
+  const TablePtr table = make_table();
+  Tensor plain = table->values().detach().to(at::kDouble).requires_grad_();
+  torch::optim::Adam adam({plain}, torch::optim::AdamOptions(1e-2).betas({0.9, 0.999}).eps(1e-8));
+  RowOptimizer rows(table, {.rule = RowRule::adam, .learning_rate = 1e-2}, 0);
+  for (int step = 0; step < 20; ++step) {
+    const Tensor gradient = torch::randn({kRows, kWidth});
+    plain.mutable_grad() = gradient.to(at::kDouble);
+    adam.step();
+    leave(*table, torch::arange(kRows), gradient);
+    EXPECT_EQ(rows.step().rows, kRows);
+  }
+  EXPECT_LT((table->values() - plain).abs().max().item<double>(), 2e-6);
+}
+
+TEST(RowOptimizer, ARowsFirstTouchAtStep1000MovesItByTheLearningRate) {
+  const TablePtr table = make_table();
+  RowOptimizer rows(table, {.rule = RowRule::adam, .learning_rate = 1e-2}, 0);
+  const Tensor one = torch::tensor({1}, at::kLong), two = torch::tensor({2}, at::kLong);
+  for (int step = 0; step < 1000; ++step) {
+    leave(*table, one, torch::ones({1, kWidth}));
+    rows.step();
+  }
+  const Tensor before = table->values()[2].detach().clone();
+  leave(*table, two, torch::full({1, kWidth}, -3.0F));
+  rows.step();
+  EXPECT_TRUE(torch::allclose(table->values()[2] - before, torch::full({kWidth}, 1e-2F), 1e-4, 1e-6));
+}
+
+TEST(RowOptimizer, UntouchedRowsAndTheirStateKeepTheirBits) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    for (const RowRule rule : kRules) {
+      const TablePtr table = make_table(dtype);
+      RowOptimizer rows(table, {.rule = rule, .learning_rate = 0.1, .weight_decay = 0.1}, 0);
+      for (int step = 0; step < 3; ++step) {
+        train(*table, step);
+        rows.step();
+      }
+      std::vector<Tensor> tensors{table->values()};
+      for (const auto& [name, state] : rows.state()) {
+        if (name != "steps") tensors.push_back(state);
+      }
+      std::vector<Tensor> before;
+      for (const Tensor& t : tensors) before.push_back(t.detach().clone());
+      leave(*table, torch::tensor({4, 9}, at::kLong), torch::randn({2, kWidth}));
+      EXPECT_EQ(rows.step().rows, 2);
+      Tensor other = torch::ones({kRows}, at::kBool);
+      other[4] = false;
+      other[9] = false;
+      for (size_t i = 0; i < tensors.size(); ++i) {
+        EXPECT_TRUE(torch::equal(tensors[i].index({other}), before[i].index({other})));
+        EXPECT_FALSE(torch::equal(tensors[i], before[i]));
+      }
+    }
+  }
+}
+
+TEST(RowOptimizer, SavedAndRestoredInTheMiddleItContinuesWithTheSameBits) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    for (const RowRule rule : kRules) {
+      for (const auto rounding : {RowRounding::stochastic, RowRounding::master}) {
+        const RowOptimizerOptions options{.rule = rule, .learning_rate = 0.05, .rounding = rounding};
+        const TablePtr unbroken = make_table(dtype), resumed = make_table(dtype);
+        RowOptimizer whole(unbroken, options, 5);
+        for (int step = 0; step < 4; ++step) {
+          train(*unbroken, step);
+          whole.step();
+        }
+        RowOptimizer second(resumed, options, 5);
+        resumed->values().data().copy_(unbroken->values().data());
+        const auto from = whole.state(), to = second.state();
+        for (size_t i = 0; i < from.size(); ++i) {
+          EXPECT_EQ(from[i].first, to[i].first);
+          to[i].second.copy_(from[i].second);
+        }
+        for (int step = 4; step < 8; ++step) {
+          train(*unbroken, step);
+          whole.step();
+          train(*resumed, step);
+          second.step();
+        }
+        EXPECT_TRUE(torch::equal(unbroken->values(), resumed->values()));
+        for (size_t i = 0; i < from.size(); ++i) EXPECT_TRUE(torch::equal(from[i].second, to[i].second));
+      }
+    }
+  }
+}
+
+TEST(RowOptimizer, TheClippedNormIsThatOfTheDenseGradientWithRepeatedRows) {
+  const TablePtr table = make_table(at::kDouble);
+  train(*table, 1);
+  const RowGradient sum = table->gradient();
+  const double wanted = sum.gradient.norm().item<double>();
+  const Tensor before = table->values().detach().clone();
+  const double clip = wanted / 4;
+  RowOptimizer rows(table, {.rule = RowRule::sgd, .learning_rate = 1, .clip_norm = clip}, 0);
+  const RowStep step = rows.step();
+  EXPECT_NEAR(step.norm, wanted, 1e-12 * wanted);
+  EXPECT_NEAR((table->values() - before).norm().item<double>(), clip, 1e-12 * wanted);
+  EXPECT_FALSE(table->has_gradient());
+
+  train(*table, 1);
+  EXPECT_NEAR(rows.step(1, 2.0).norm, wanted / 2, 1e-12 * wanted);
+}
+
+TEST(RowOptimizer, TwoHalfBatchesGiveTheBitsOfOneBatch) {
+  torch::manual_seed(2);
+  const Tensor index = torch::randint(0, kRows, {20, 4}, at::kLong), weight = torch::rand({20, 4});
+  const Tensor grad = torch::randn({20, kWidth});
+  const TablePtr whole = make_table(), halves = make_table();
+  for (const TablePtr& table : {whole, halves}) {
+    RowOptimizer rows(table, {.learning_rate = 0.1}, 0);
+    for (int step = 0; step < 3; ++step) {
+      const int64_t size = table == whole ? 20 : 10;
+      for (int64_t begin = 0; begin < 20; begin += size) {
+        const auto part = [&](const Tensor& t) { return t.slice(0, begin, begin + size); };
+        table->read(part(index), part(weight), 0).backward(part(grad));
+      }
+      rows.step();
+    }
+  }
+  EXPECT_TRUE(torch::equal(whole->values(), halves->values()));
+}
+
+TEST(RowOptimizer, AGradientThatIsNotFiniteIsSkippedAndNothingChanges) {
+  for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    for (const RowRule rule : kRules) {
+      const TablePtr table = make_table();
+      RowOptimizer rows(table, {.rule = rule}, 0);
+      train(*table, 1);
+      rows.step();
+      std::vector<Tensor> before{table->values().detach().clone()}, after{table->values()};
+      for (const auto& [name, state] : rows.state()) {
+        before.push_back(state.clone());
+        after.push_back(state);
+      }
+      Tensor gradient = torch::ones({2, kWidth});
+      gradient[1][3] = bad;
+      leave(*table, torch::tensor({3, 7}, at::kLong), gradient);
+      const RowStep step = rows.step();
+      EXPECT_TRUE(step.skipped);
+      EXPECT_FALSE(std::isfinite(step.norm));
+      EXPECT_FALSE(table->has_gradient());
+      for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(torch::equal(before[i], after[i]));
+    }
+  }
+}
+
+TEST(RowOptimizer, HasTheSameBitsForAnyThreadCount) {
+  const int threads = at::get_num_threads();
+  for (const RowRule rule : kRules) {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      std::vector<Tensor> found;
+      std::vector<double> norms;
+      for (const int count : {1, 2, 3, 8, 8}) {
+        at::set_num_threads(count);
+        const TablePtr table = make_table(dtype, 3000, 17);
+        RowOptimizer rows(table, {.rule = rule, .learning_rate = 0.05, .clip_norm = 3}, 5);
+        for (int step = 0; step < 3; ++step) {
+          train(*table, step, 600, 16);
+          norms.push_back(rows.step().norm);
+        }
+        found.push_back(table->values().detach());
+      }
+      for (size_t i = 1; i < found.size(); ++i) EXPECT_TRUE(torch::equal(found[0], found[i]));
+      for (size_t i = 3; i < norms.size(); ++i) EXPECT_EQ(norms[i], norms[i - 3]);
+    }
+  }
+  at::set_num_threads(threads);
+}
+
+TEST(RowOptimizer, TwoTablesInOneProcessDoNotMeet) {
+  const TablePtr a = make_table(), b = make_table(), alone = make_table();
+  RowOptimizer first(a, {}, 0), second(b, {}, 0), third(alone, {}, 0);
+  for (int step = 0; step < 3; ++step) {
+    train(*a, step);
+    train(*b, step + 100);
+    first.step();
+    second.step();
+    train(*alone, step);
+    third.step();
+  }
+  EXPECT_TRUE(torch::equal(a->values(), alone->values()));
+  EXPECT_FALSE(torch::equal(a->values(), b->values()));
+}
+
+TEST(RowOptimizer, MasterRowsGatherSmallUpdatesThatNearestLoses) {
+  for (const auto rounding : {RowRounding::nearest, RowRounding::master}) {
+    auto table = std::make_shared<LocalTable>("memory", 2, 3, LocalTableOptions{at::kBFloat16});
+    table->values().data().fill_(1);
+    RowOptimizer rows(table, {.rule = RowRule::sgd, .learning_rate = 1e-4, .rounding = rounding}, 0);
+    const auto run = [&](int steps) {
+      for (int step = 0; step < steps; ++step) {
+        leave(*table, torch::tensor({0}, at::kLong), torch::ones({1, 3}));
+        rows.step();
+      }
+      return table->values()[0][0].item<double>();
+    };
+    EXPECT_NEAR(run(1000), rounding == RowRounding::master ? 0.9 : 1.0, 1.0 / 512);
+    // A row written from outside starts its copy again.
+    table->values().data().fill_(2);
+    EXPECT_NEAR(run(1), 2, 1e-9);
+    EXPECT_NEAR(run(999), rounding == RowRounding::master ? 1.9 : 2.0, 1.0 / 128);
+  }
+}
+
+TEST(RowOptimizer, ClearedStateStartsRowsAnew) {
+  const TablePtr table = make_table();
+  RowOptimizer rows(table, {.rule = RowRule::adam}, 0);
+  for (int step = 0; step < 3; ++step) {
+    train(*table, step, 60);
+    rows.step();
+  }
+  const auto named = rows.state();
+  rows.clear_state(torch::tensor({2, 5}, at::kLong));
+  for (const auto& [name, state] : named) {
+    if (name == "steps") continue;
+    EXPECT_EQ(state[2].count_nonzero().item<int64_t>(), 0) << name;
+    EXPECT_NE(state[3].count_nonzero().item<int64_t>(), 0) << name;
+  }
+  rows.clear_state();
+  for (const auto& [name, state] : named) {
+    if (name == "steps") continue;
+    EXPECT_EQ(state.count_nonzero().item<int64_t>(), 0) << name;
+  }
+}
+
+TEST(RowOptimizer, StateBytesAreThoseOfTheState) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    for (const RowRule rule : kRules) {
+      for (const auto rounding : {RowRounding::stochastic, RowRounding::master}) {
+        const RowOptimizerOptions options{.rule = rule, .rounding = rounding};
+        const RowOptimizer rows(make_table(dtype), options, 0);
+        int64_t bytes = 0;
+        for (const auto& [name, state] : rows.state()) {
+          if (name != "steps") bytes += static_cast<int64_t>(state.nbytes());
+        }
+        EXPECT_EQ(RowOptimizer::state_bytes(kRows, kWidth, options, dtype), bytes);
+      }
+    }
+  }
+}
+
+// Counts the bytes that the framework allocates on this thread.
+class AllocationCount : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    if (size <= 0) return;
+    total += size;
+    largest = std::max(largest, size);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t total = 0;
+  int64_t largest = 0;
+};
+
+TEST(RowOptimizer, ATrainingStepOnAMillionRowsAllocatesNothingOfTableSize) {
+  const int64_t rows_count = int64_t{1} << 20, width = 64, tokens = 64, reads = 16;
+  const int64_t table_bytes = rows_count * width * 4;  // 256 MiB
+  auto table = std::make_shared<LocalTable>("memory", rows_count, width);
+  table->register_use();
+  RowOptimizer rows(table, {.rule = RowRule::adam}, 0);
+  train(*table, 1, tokens, reads);
+  rows.step();
+
+  const int64_t before = peak_resident_bytes();
+  auto count = std::make_shared<AllocationCount>();
+  {
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, count);
+    train(*table, 2, tokens, reads);
+    EXPECT_GT(rows.step().rows, 900);
+  }
+  EXPECT_GT(count->total, 0);
+  EXPECT_LT(count->total, table_bytes / 64);
+  EXPECT_LT(peak_resident_bytes() - before, table_bytes / 2);
+}
+
+TEST(RowOptimizer, ATableInAnotherGradientModeIsRefused) {
+  const TablePtr table = make_table();
+  table->set_gradient_mode(GradientMode::dense);
+  EXPECT_THROW(RowOptimizer(table, {}, 0), Error);
+}
+
+TEST(RowOptimizer, ReadsItsOptionsFromAConfiguration) {
+  RowOptimizerOptions options;
+  Config::from_text("rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\n").read(options);
+  EXPECT_EQ(options.rule, RowRule::adagrad);
+  EXPECT_EQ(options.rounding, RowRounding::master);
+  EXPECT_EQ(RowOptimizer(make_table(), options, 0).options().epsilon, 1e-10);
+  EXPECT_EQ(RowOptimizer(make_table(), {}, 0).options().epsilon, 1e-8);
+  EXPECT_THROW(Config::from_text("rule = \"adams\"\n").read(options), Error);
+  EXPECT_THROW(Config::from_text("learning_rate = -1.0\n").read(options), Error);
+}
+
+}  // namespace
+}  // namespace loci
