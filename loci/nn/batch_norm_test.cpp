@@ -1,0 +1,100 @@
+// Legend: T tokens, C features.
+#include "loci/nn/batch_norm.h"
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+struct Case {
+  Tensor x, gain, bias, mean, variance;
+};
+
+Case make_case(int64_t tokens, int64_t features, at::ScalarType type = at::kDouble) {
+  torch::manual_seed(1);
+  const auto options = at::TensorOptions(type);
+  return {torch::randn({tokens, features}, options) * 2 + 3, torch::randn({features}, options),
+          torch::randn({features}, options), torch::randn({features}, options), torch::rand({features}, options) + 0.5};
+}
+
+TEST(BatchNorm, EqualsTheFrameworksWithItsGradients) {
+  for (const auto& [tokens, features] : std::vector<std::pair<int64_t, int64_t>>{{2, 1}, {7, 3}, {33, 65}, {5, 200}}) {
+    Case ours = make_case(tokens, features), theirs = make_case(tokens, features);
+    const Tensor direction = torch::randn({tokens, features}, at::kDouble);
+    for (Case* c : {&ours, &theirs}) {
+      for (Tensor* t : {&c->x, &c->gain, &c->bias}) t->requires_grad_();
+    }
+    const Tensor y = batch_norm(ours.x, ours.gain, ours.bias, ours.mean, ours.variance, true);
+    const Tensor expected =
+        at::batch_norm(theirs.x, theirs.gain, theirs.bias, theirs.mean, theirs.variance, true, 0.1, 1e-5, false);
+    (y * direction).sum().backward();
+    (expected * direction).sum().backward();
+    EXPECT_TRUE(torch::allclose(y, expected, 1e-10, 1e-12));
+    EXPECT_TRUE(torch::allclose(ours.mean, theirs.mean, 1e-12, 1e-14));
+    EXPECT_TRUE(torch::allclose(ours.variance, theirs.variance, 1e-12, 1e-14));
+    EXPECT_TRUE(torch::allclose(ours.x.grad(), theirs.x.grad(), 1e-8, 1e-10));
+    EXPECT_TRUE(torch::allclose(ours.gain.grad(), theirs.gain.grad(), 1e-10, 1e-12));
+    EXPECT_TRUE(torch::allclose(ours.bias.grad(), theirs.bias.grad(), 1e-10, 1e-12));
+  }
+}
+
+TEST(BatchNorm, ErrorInFloatIsAtMostThatOfTheFramework) {
+  const Case exact = make_case(1000, 40);
+  const auto run = [](const Case& c, auto norm, at::ScalarType type) {
+    return norm(c.x.to(type), c.gain.to(type), c.bias.to(type), c.mean.to(type).clone(), c.variance.to(type).clone());
+  };
+  const auto ours = [](auto x, auto gain, auto bias, auto mean, auto variance) {
+    return batch_norm(x, gain, bias, mean, variance, true);
+  };
+  const auto theirs = [](auto x, auto gain, auto bias, auto mean, auto variance) {
+    return at::batch_norm(x, gain, bias, mean, variance, true, 0.1, 1e-5, false);
+  };
+  Case rounded = exact;
+  rounded.x = exact.x.to(at::kFloat).to(at::kDouble);
+  const Tensor truth = run(rounded, theirs, at::kDouble);
+  const auto error = [&](const Tensor& y) { return (y.to(at::kDouble) - truth).abs().max().item<double>(); };
+  EXPECT_LE(error(run(rounded, ours, at::kFloat)), 2 * error(run(rounded, theirs, at::kFloat)));
+}
+
+TEST(BatchNorm, FewerThanTwoTokensUseRunningStatisticsAndLeaveThem) {
+  for (const int64_t tokens : {0, 1}) {
+    const Case c = make_case(tokens, 5);
+    const Tensor mean = c.mean.clone(), variance = c.variance.clone();
+    const Tensor y = batch_norm(c.x, c.gain, c.bias, c.mean, c.variance, true);
+    EXPECT_TRUE(torch::equal(y, batch_norm(c.x, c.gain, c.bias, c.mean, c.variance, false)));
+    EXPECT_TRUE(torch::allclose(y, (c.x - mean) / (variance + 1e-5).sqrt() * c.gain + c.bias, 1e-12, 1e-12));
+    EXPECT_TRUE(torch::equal(c.mean, mean));
+    EXPECT_TRUE(torch::equal(c.variance, variance));
+  }
+}
+
+TEST(BatchNorm, SameBitsForAnyThreadCount) {
+  const int before = at::get_num_threads();
+  std::vector<Tensor> first;
+  for (const int threads : {1, 2, 3, 8}) {
+    at::set_num_threads(threads);
+    Case c = make_case(3000, 130, at::kFloat);
+    c.x.requires_grad_();
+    c.gain.requires_grad_();
+    const Tensor y = batch_norm(c.x, c.gain, c.bias, c.mean, c.variance, true);
+    y.pow(2).sum().backward();
+    const std::vector<Tensor> all = {y, c.mean, c.variance, c.x.grad(), c.gain.grad()};
+    if (first.empty()) first = all;
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_TRUE(torch::equal(all[i], first[i])) << threads << " " << i;
+  }
+  at::set_num_threads(before);
+}
+
+TEST(BatchNorm, SecondDerivativeIsRefused) {
+  const Case c = make_case(4, 2);
+  const Tensor x = c.x.clone().requires_grad_();
+  const Tensor y = batch_norm(x, c.gain, c.bias, c.mean, c.variance, true);
+  EXPECT_THROW(torch::autograd::grad({y.pow(2).sum()}, {x}, {}, true, /*create_graph=*/true), c10::NotImplementedError);
+}
+
+}  // namespace
+}  // namespace loci
