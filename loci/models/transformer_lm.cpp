@@ -1,0 +1,276 @@
+// Legend: B batch, L positions, d width, V vocabulary, h heads, e = d / h.
+#include "loci/models/transformer_lm.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/outer.h>
+#include <ATen/ops/polar.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/view_as_complex.h>
+#include <ATen/ops/view_as_real.h>
+#include <torch/nn/modules/container/modulelist.h>
+
+#include <cmath>
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/models/transformer_lm_options.h"
+#include "loci/models/vocabulary_loss.h"
+#include "loci/nn/initialise.h"
+#include "loci/table/local_table.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+constexpr double kNormEpsilon = 1e-5;
+constexpr double kStartStd = 0.02;
+
+Tensor norm(const Tensor& x, const Tensor& gain) { return at::layer_norm(x, {x.size(-1)}, gain, {}, kNormEpsilon); }
+
+// exp(i * position / 10000^(2 j / e)), complex [context, e / 2] (Su et al. 2021, "RoFormer").
+Tensor rotation_table(int64_t context, int64_t head_width) {
+  const auto options = at::TensorOptions(at::kDouble);
+  const Tensor frequency = at::pow(1e4, at::arange(0, head_width, 2, options) / static_cast<double>(-head_width));
+  const Tensor angle = at::outer(at::arange(context, options), frequency);
+  return at::polar(at::ones_like(angle), angle);
+}
+
+TablePtr make_table(const std::string& name, const TransformerLmOptions& options, uint64_t seed) {
+  const MemoryOptions& m = options.memory;
+  const int64_t width = resolved_value_width(options);
+  auto table = std::make_shared<LocalTable>(
+      name, m.rows, width, LocalTableOptions{.dtype = m.value_dtype == "bfloat16" ? at::kBFloat16 : at::kFloat});
+  if (m.value_start == "normal") table->initialise_normal(seed, 1 / std::sqrt(static_cast<double>(width)));
+  return table;
+}
+
+}  // namespace
+
+struct TransformerLm::Layer : torch::nn::Module {
+  Tensor attention_norm, attention_in, attention_out;  // [d], [3d, d], [d, d]
+  Tensor ffn_norm, ffn_in, ffn_out;                    // [d], [ffn, d], [d, ffn]; undefined maps: the memory replaces
+  Tensor memory_norm;                                  // [d], placement after
+  std::shared_ptr<ProductKeyMemory> product_key;
+  std::shared_ptr<FlatKeyMemory> flat;
+  int64_t number = 0, heads = 0;
+
+  MemoryLayer* memory() const { return product_key ? static_cast<MemoryLayer*>(product_key.get()) : flat.get(); }
+
+  Tensor ffn(const Tensor& z) const { return at::linear(at::gelu(at::linear(z, ffn_in)), ffn_out); }
+
+  // z [B, L, d], rotation [L, 1, 1, e / 2] -> [B, L, d].
+  Tensor attention(const Tensor& z, const Tensor& rotation, KeyValueCache* cache) const {
+    const int64_t batch = z.size(0), length = z.size(1), width = z.size(2), head_width = width / heads;
+    const Tensor mixed = at::linear(z, attention_in);                        // [B, L, 3d]
+    const auto parts = mixed.split_with_sizes({2 * width, width}, -1);
+    const Tensor exact = parts[0].to(rotation.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat);
+    const Tensor turned = at::view_as_real(
+        at::view_as_complex(exact.view({batch, length, 2, heads, head_width / 2, 2})) * rotation);
+    const auto query_key = turned.view({batch, length, 2, heads, head_width}).to(mixed.scalar_type()).unbind(2);
+    const Tensor query = query_key[0].transpose(1, 2);  // [B, h, L, e]
+    Tensor key = query_key[1].transpose(1, 2);
+    Tensor value = parts[1].view({batch, length, heads, head_width}).transpose(1, 2);
+    Tensor mask;
+    if (cache != nullptr) {
+      const auto slot = static_cast<size_t>(number);
+      if (cache->length > 0) {
+        key = at::cat({cache->keys[slot], key}, 2);
+        value = at::cat({cache->values[slot], value}, 2);
+        if (length > 1) {
+          const auto position = at::TensorOptions(at::kLong);
+          mask = at::arange(cache->length + length, position) <=
+                 at::arange(cache->length, cache->length + length, position).unsqueeze(1);
+        }
+      }
+      cache->keys[slot] = key;
+      cache->values[slot] = value;
+    }
+    const bool causal = length > 1 && !mask.defined();
+    const auto optional_mask = mask.defined() ? std::optional<Tensor>(mask) : std::nullopt;
+    const Tensor read = at::scaled_dot_product_attention(query, key, value, optional_mask, 0.0, causal);
+    return at::linear(read.transpose(1, 2).reshape({batch, length, width}), attention_out);
+  }
+};
+
+TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed)
+    : torch::nn::Module("TransformerLm"), options_(std::move(options)) {
+  check_options(options_);
+  const int64_t d = options_.width, ffn = resolved_ffn_width(options_);
+  const double residual_std = kStartStd / std::sqrt(2.0 * static_cast<double>(options_.layers));
+  const auto matrix = [&](torch::nn::Module& owner, const std::string& prefix, const std::string& name,
+                          int64_t rows, int64_t columns, double std) {
+    return owner.register_parameter(name, normal_start(seed, prefix + name, {rows, columns}, std));
+  };
+  embedding_ = matrix(*this, "", "embedding", options_.vocabulary, d, kStartStd);
+
+  const std::vector<int64_t> with_memory = memory_layers(options_);
+  const auto list = register_module("layers", torch::nn::ModuleList());
+  for (int64_t i = 0; i < options_.layers; ++i) {
+    const auto layer = std::make_shared<Layer>();
+    const std::string prefix = fmt::format("layers.{}.", i);
+    const bool has_memory = std::find(with_memory.begin(), with_memory.end(), i) != with_memory.end();
+    layer->number = i;
+    layer->heads = options_.heads;
+    layer->attention_norm = layer->register_parameter("attention_norm", at::ones({d}));
+    layer->attention_in = matrix(*layer, prefix, "attention_in", 3 * d, d, kStartStd);
+    layer->attention_out = matrix(*layer, prefix, "attention_out", d, d, residual_std);
+    layer->ffn_norm = layer->register_parameter("ffn_norm", at::ones({d}));
+    if (!has_memory || options_.memory.placement != MemoryPlacement::replace) {
+      layer->ffn_in = matrix(*layer, prefix, "ffn_in", ffn, d, kStartStd);
+      layer->ffn_out = matrix(*layer, prefix, "ffn_out", d, ffn, residual_std);
+    }
+    if (has_memory) add_memory(*layer, prefix, seed);
+    list->push_back(layer);
+    layers_.push_back(layer);
+  }
+  final_norm_ = register_parameter("final_norm", at::ones({d}));
+  rotation_ = rotation_table(options_.context, d / options_.heads);
+}
+
+void TransformerLm::add_memory(Layer& layer, const std::string& prefix, uint64_t seed) {
+  const MemoryOptions& m = options_.memory;
+  if (tables_.empty() || !m.shared_table) {
+    tables_.push_back(make_table(m.shared_table ? "memory.values" : prefix + "memory.values", options_, seed));
+  }
+  ProductKeyMemoryOptions block = m.layer;
+  block.width = options_.width;
+  const std::string name = prefix + "memory";
+  if (m.placement == MemoryPlacement::after) {
+    layer.memory_norm = layer.register_parameter("memory_norm", at::ones({options_.width}));
+  }
+  if (m.kind == "flat") {
+    layer.flat = layer.register_module("memory", std::make_shared<FlatKeyMemory>(name, block, tables_.back(), seed));
+  } else {
+    layer.product_key =
+        layer.register_module("memory", std::make_shared<ProductKeyMemory>(name, block, tables_.back(), seed));
+  }
+}
+
+Tensor TransformerLm::drop(const Tensor& x, const BlockContext& context) const {
+  if (options_.dropout == 0 || !is_training()) return x;
+  const double keep = 1 - options_.dropout;
+  return x * at::empty_like(x).bernoulli_(keep, context.generator).div_(keep);
+}
+
+Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
+                             std::vector<Tensor>* memory_inputs) {
+  TORCH_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong,
+              "TransformerLm: tokens must be int64 [B, L], got ", tokens.scalar_type(), " ", tokens.sizes());
+  const int64_t length = tokens.size(1), start = cache != nullptr ? cache->length : 0;
+  TORCH_CHECK(start + length <= options_.context, "TransformerLm: tokens must be at most ", options_.context,
+              " with those in the cache (context), got ", start + length);
+  if (cache != nullptr && start == 0) {
+    cache->keys.assign(layers_.size(), {});
+    cache->values.assign(layers_.size(), {});
+  }
+  const auto complex = embedding_.scalar_type() == at::kDouble ? at::kComplexDouble : at::kComplexFloat;
+  const Tensor rotation = rotation_.narrow(0, start, length).to(complex).unsqueeze(1).unsqueeze(1);
+
+  Tensor x = drop(at::embedding(embedding_, tokens), context);  // [B, L, d]
+  for (const auto& layer : layers_) {
+    x = x + drop(layer->attention(norm(x, layer->attention_norm), rotation, cache), context);
+    const Tensor z = norm(x, layer->ffn_norm);
+    if (layer->ffn_in.defined()) x = x + drop(layer->ffn(z), context);
+    MemoryLayer* memory = layer->memory();
+    if (memory == nullptr) continue;
+    const Tensor input = layer->memory_norm.defined() ? norm(x, layer->memory_norm) : z;
+    if (memory_inputs != nullptr) memory_inputs->push_back(input.reshape({-1, options_.width}));
+    x = x + memory->forward(input, context);
+  }
+  if (cache != nullptr) cache->length += length;
+  return norm(x, final_norm_);
+}
+
+Tensor TransformerLm::forward(const Tensor& tokens, KeyValueCache* cache, const BlockContext& context) {
+  const Tensor logits = at::linear(hidden(tokens, cache, context), embedding_);
+  return logits.to(embedding_.scalar_type());
+}
+
+Tensor TransformerLm::loss(const Tensor& input, const Tensor& target, const BlockContext& context) {
+  TORCH_CHECK(input.sizes() == target.sizes(), "TransformerLm: target must be ", input.sizes(), " like input, got ",
+              target.sizes());
+  const Tensor x = hidden(input, nullptr, context);
+  return vocabulary_loss(x.view({input.numel(), options_.width}), embedding_, target.reshape({input.numel()}));
+}
+
+std::vector<NamedParameter> TransformerLm::dense_parameters() {
+  std::vector<NamedParameter> result;
+  for (const auto& parameter : named_parameters()) {
+    // Matrices decay; gains, biases and keys (three dimensions) do not.
+    result.push_back({.name = parameter.key(), .value = parameter.value(), .decay = parameter.value().dim() == 2});
+  }
+  return result;
+}
+
+std::vector<TablePtr> TransformerLm::tables() const { return tables_; }
+
+std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> TransformerLm::memories() const {
+  std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> result;
+  for (const auto& layer : layers_) {
+    if (layer->product_key) result.emplace_back(layer->number, layer->product_key);
+  }
+  return result;
+}
+
+std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> TransformerLm::flat_memories() const {
+  std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> result;
+  for (const auto& layer : layers_) {
+    if (layer->flat) result.emplace_back(layer->number, layer->flat);
+  }
+  return result;
+}
+
+std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
+  const at::NoGradGuard guard;
+  const bool training = is_training();
+  std::vector<bool> counted;
+  eval();
+  for (const auto& layer : layers_) {
+    MemoryLayer* memory = layer->memory();
+    counted.push_back(memory != nullptr && memory->count_usage());
+    if (memory != nullptr) memory->set_count_usage(false);
+  }
+  std::vector<Tensor> result;
+  hidden(tokens, nullptr, {}, &result);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layers_[i]->memory() != nullptr) layers_[i]->memory()->set_count_usage(counted[i]);
+  }
+  train(training);
+  return result;
+}
+
+void TransformerLm::load(const std::map<std::string, Tensor>& state) {
+  const at::NoGradGuard guard;
+  std::map<std::string, Tensor> own;
+  for (const auto& parameter : named_parameters()) own.emplace(parameter.key(), parameter.value());
+  for (const auto& buffer : named_buffers()) own.emplace(buffer.key(), buffer.value());
+  const auto refuse = [](const std::string& expected, const std::string& got) {
+    fail(ExitCode::input, "TransformerLm", expected, got);
+  };
+  for (const auto& [name, value] : state) {
+    const auto found = own.find(name);
+    if (found == own.end()) refuse("every name must belong to the model", name);
+    if (found->second.sizes() != value.sizes()) {
+      refuse(fmt::format("{} must be {}", name, c10::str(found->second.sizes())), c10::str(value.sizes()));
+    }
+  }
+  for (const auto& [name, value] : own) {
+    if (state.count(name) == 0 && name.find(".memory") == std::string::npos) {
+      refuse(fmt::format("{} must be given (only names of memories may be missing)", name), "none");
+    }
+  }
+  for (const auto& [name, value] : state) own.at(name).copy_(value);
+}
+
+}  // namespace loci

@@ -1,0 +1,17 @@
+// The cross-entropy of a language model with tied embeddings, without logits of all tokens at once.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace loci {
+
+// Legend: T tokens, d width, V vocabulary. hidden [T, d], embedding [V, d], target [T] int64.
+//
+//   mean over tokens with target >= 0 of  logsumexp(hidden embedding^T) - (hidden embedding^T)[target]
+//
+// The gradients of both inputs are made beside the loss, chunk by chunk, while the chunk's logits are in the cache;
+// backward only scales them. Logits and their gradient are bfloat16 under bfloat16 autocast and float32 (float64 for
+// float64) otherwise; log-softmax and sums are float32. Without any target the loss is 0.
+at::Tensor vocabulary_loss(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target);
+
+}  // namespace loci
