@@ -1,0 +1,359 @@
+// Legend: B batch, L positions, d width, V vocabulary.
+#include "loci/models/transformer_lm.h"
+
+#include <ATen/autocast_mode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <string>
+
+#include "loci/base/check.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+TransformerLmOptions small(const std::function<void(TransformerLmOptions&)>& change = [](auto&) {}) {
+  TransformerLmOptions options;
+  options.vocabulary = 23;
+  options.layers = 2;
+  options.width = 16;
+  options.heads = 2;
+  options.context = 12;
+  options.memory.layers = {-1};
+  options.memory.rows = 50;
+  options.memory.layer.heads = 2;
+  options.memory.layer.top_k = 4;
+  change(options);
+  return options;
+}
+
+TransformerLmOptions with_memory(MemoryPlacement placement,
+                                 const std::function<void(TransformerLmOptions&)>& change = [](auto&) {}) {
+  return small([&](TransformerLmOptions& o) {
+    o.has_memory = true;
+    o.memory.placement = placement;
+    change(o);
+  });
+}
+
+const std::vector<MemoryPlacement> kPlacements = {MemoryPlacement::replace, MemoryPlacement::parallel,
+                                                  MemoryPlacement::after};
+
+Tensor some_tokens(int64_t batch, int64_t length) {
+  torch::manual_seed(2);
+  return torch::randint(23, {batch, length}, at::kLong);
+}
+
+std::map<std::string, Tensor> state_of(const torch::nn::Module& module) {
+  std::map<std::string, Tensor> result;
+  for (const auto& parameter : module.named_parameters()) result.emplace(parameter.key(), parameter.value());
+  for (const auto& buffer : module.named_buffers()) result.emplace(buffer.key(), buffer.value());
+  return result;
+}
+
+// The model without memory in a few lines of float64.
+Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOptions& o, const Tensor& tokens) {
+  const auto norm = [&](const Tensor& x, const std::string& name) {
+    return (x - x.mean(-1, true)) / (x.var(-1, false, true) + 1e-5).sqrt() * p.at(name);
+  };
+  const int64_t e = o.width / o.heads, length = tokens.size(1);
+  const Tensor frequency = (at::arange(e / 2, at::kDouble) * (-2.0 * std::log(1e4) / static_cast<double>(e))).exp();
+  const Tensor angle = at::outer(at::arange(length, at::kDouble), frequency);
+  const auto rotate = [&](const Tensor& x) {  // [B, h, L, e], pairs are neighbours
+    const Tensor even = x.slice(-1, 0, e, 2), odd = x.slice(-1, 1, e, 2);
+    return at::stack({even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()}, -1).flatten(-2);
+  };
+  const Tensor hidden_future = at::ones({length, length}, at::kBool).triu(1);
+  Tensor x = p.at("embedding").index({tokens});
+  for (int64_t i = 0; i < o.layers; ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    const auto parts = at::matmul(norm(x, layer + "attention_norm"), p.at(layer + "attention_in").t())
+                           .view({tokens.size(0), length, 3, o.heads, e}).permute({2, 0, 3, 1, 4}).unbind(0);
+    const Tensor score = at::matmul(rotate(parts[0]), rotate(parts[1]).transpose(-1, -2)) / std::sqrt(double(e));
+    const Tensor read = at::matmul(score.masked_fill(hidden_future, -INFINITY).softmax(-1), parts[2]);
+    x = x + at::matmul(read.transpose(1, 2).flatten(2), p.at(layer + "attention_out").t());
+    const Tensor h = at::matmul(norm(x, layer + "ffn_norm"), p.at(layer + "ffn_in").t());
+    x = x + at::matmul(0.5 * h * (1 + (h / std::sqrt(2.0)).erf()), p.at(layer + "ffn_out").t());
+  }
+  return at::matmul(norm(x, "final_norm"), p.at("embedding").t());
+}
+
+TEST(TransformerLm, EqualsTheReferenceWithGradients) {
+  const TransformerLmOptions options = small();
+  TransformerLm model(options, 1);
+  model.to(at::kDouble);
+  const Tensor tokens = some_tokens(3, 12), input = tokens.narrow(1, 0, 11), target = tokens.narrow(1, 1, 11).clone();
+  target[0][3] = -1;
+  const Tensor expected = reference(state_of(model), options, input);
+  EXPECT_TRUE(torch::allclose(model.forward(input), expected, 1e-10, 1e-12));
+  const Tensor truth = at::cross_entropy_loss(expected.flatten(0, 1), target.flatten(), {}, at::Reduction::Mean, -1);
+  const Tensor loss = model.loss(input, target);
+  EXPECT_NEAR(loss.item<double>(), truth.item<double>(), 1e-12);
+  const auto parameters = model.parameters();
+  const auto ours = torch::autograd::grad({loss}, parameters), theirs = torch::autograd::grad({truth}, parameters);
+  for (size_t i = 0; i < parameters.size(); ++i) EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-8, 1e-11)) << i;
+}
+
+TEST(TransformerLm, ALaterTokenDoesNotChangeEarlierLogits) {
+  for (const MemoryPlacement placement : kPlacements) {
+    TransformerLm model(with_memory(placement), 1);
+    const Tensor tokens = some_tokens(1, 12);
+    Tensor changed = tokens.clone();
+    changed[0][8] = (changed[0][8] + 1) % 23;
+    const Tensor a = model.forward(tokens), b = model.forward(changed);
+    EXPECT_TRUE(torch::equal(a.narrow(1, 0, 8), b.narrow(1, 0, 8)));
+    EXPECT_FALSE(torch::equal(a.narrow(1, 8, 4), b.narrow(1, 8, 4)));
+  }
+}
+
+TEST(TransformerLm, CacheGivesTheLogitsOfTheFullForward) {
+  for (const MemoryPlacement placement : kPlacements) {
+    TransformerLm model(with_memory(placement), 1);
+    model.to(at::kDouble);
+    model.eval();
+    const torch::NoGradGuard guard;
+    const Tensor tokens = some_tokens(2, 12), full = model.forward(tokens);
+    KeyValueCache cache;
+    std::vector<Tensor> parts;
+    int64_t begin = 0;
+    for (const int64_t count : {4, 1, 5, 1, 1}) {
+      parts.push_back(model.forward(tokens.narrow(1, begin, count), &cache));
+      begin += count;
+    }
+    EXPECT_TRUE(torch::allclose(at::cat(parts, 1), full, 1e-10, 1e-12));
+    EXPECT_THROW(model.forward(tokens.narrow(1, 0, 1), &cache), c10::Error);
+  }
+}
+
+// Retrofit: insertion into a trained model.
+struct Retrofit {
+  MemoryPlacement placement;
+  std::function<void(TransformerLmOptions&)> zero;
+  std::string moves_first;  // "" : the values
+};
+
+std::vector<Retrofit> retrofits() {
+  std::vector<Retrofit> result;
+  for (const MemoryPlacement placement : {MemoryPlacement::parallel, MemoryPlacement::after}) {
+    result.push_back({placement, [](auto& o) { o.memory.value_start = "zero"; }, ""});
+    result.push_back({placement,
+                      [](auto& o) {
+                        o.memory.layer.zero_output = true;
+                        o.memory.layer.output = OutputMap::swilu;
+                      },
+                      "output"});
+    result.push_back({placement,
+                      [](auto& o) {
+                        o.memory.kind = "flat";
+                        o.memory.value_start = "zero";
+                      },
+                      ""});
+  }
+  return result;
+}
+
+TEST(TransformerLm, AnInsertedZeroMemoryLeavesTheOutputBitIdentical) {
+  TransformerLm base(small(), 1);
+  const Tensor tokens = some_tokens(3, 12);
+  for (const Retrofit& r : retrofits()) {
+    TransformerLm model(with_memory(r.placement, r.zero), 99);
+    EXPECT_FALSE(torch::equal(model.forward(tokens), base.forward(tokens)));
+    model.load(state_of(base));
+    EXPECT_TRUE(torch::equal(model.forward(tokens), base.forward(tokens)));
+    EXPECT_TRUE(torch::equal(model.loss(tokens, tokens), base.loss(tokens, tokens)));
+  }
+}
+
+TEST(TransformerLm, TheFirstGradientOfAnInsertedMemoryIsInItsZeroFactorThenEverywhere) {
+  const Tensor tokens = some_tokens(3, 12);
+  const auto moved = [](const Tensor& gradient) {
+    return gradient.defined() && gradient.numel() > 0 && gradient.abs().max().item<double>() > 0;
+  };
+  for (const Retrofit& r : retrofits()) {
+    TransformerLm model(with_memory(r.placement, r.zero), 1);
+    const TablePtr table = model.tables().at(0);
+    for (int step = 0; step < 2; ++step) {
+      model.zero_grad();
+      table->zero_gradient();
+      model.loss(tokens.narrow(1, 0, 11), tokens.narrow(1, 1, 11)).backward();
+      const RowGradient rows = table->gradient();
+      EXPECT_EQ(moved(rows.gradient), step == 1 || r.moves_first.empty());
+      for (const auto& parameter : model.named_parameters()) {
+        const auto at = parameter.key().find(".memory.");
+        if (at == std::string::npos) continue;
+        const bool first = !r.moves_first.empty() && parameter.key().find(r.moves_first, at) != std::string::npos;
+        EXPECT_EQ(moved(parameter.value().grad()), step == 1 || first) << parameter.key() << step;
+      }
+      const torch::NoGradGuard guard;
+      for (auto& parameter : model.parameters()) {
+        if (parameter.grad().defined()) parameter.add_(parameter.grad(), -0.1);
+      }
+      if (rows.row.numel() > 0) Tensor(table->values()).index_add_(0, rows.row, rows.gradient, -1);
+    }
+  }
+}
+
+TEST(TransformerLm, LoadRefusesForeignMissingAndMisshapenNames) {
+  TransformerLm base(small(), 1);
+  TransformerLm model(with_memory(MemoryPlacement::parallel), 2);
+  auto state = state_of(base);
+  const auto refused = [&](const std::map<std::string, Tensor>& bad, const std::string& word) {
+    try {
+      model.load(bad);
+      ADD_FAILURE() << word;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::input);
+      EXPECT_THAT(error.what(), testing::HasSubstr(word));
+    }
+  };
+  auto bad = state;
+  bad.erase("layers.0.ffn_in");
+  refused(bad, "layers.0.ffn_in");
+  bad = state;
+  bad.emplace("layers.7.ffn_in", at::zeros({1}));
+  refused(bad, "layers.7.ffn_in");
+  bad = state;
+  bad["final_norm"] = at::zeros({3});
+  refused(bad, "final_norm");
+  EXPECT_FALSE(torch::equal(state_of(model).at("embedding"), state.at("embedding")));
+  model.load(state);
+  EXPECT_TRUE(torch::equal(state_of(model).at("embedding"), state.at("embedding")));
+  EXPECT_THROW(base.load(state_of(model)), Error);
+}
+
+TEST(TransformerLm, TablesAreListedOnceAndApartFromDenseParameters) {
+  for (const bool shared : {false, true}) {
+    TransformerLm model(with_memory(MemoryPlacement::parallel,
+                                    [&](auto& o) {
+                                      o.memory.layers = {0, 1};
+                                      o.memory.shared_table = shared;
+                                    }),
+                        1);
+    EXPECT_EQ(model.tables().size(), shared ? 1u : 2u);
+    EXPECT_EQ(model.memories().size(), 2u);
+    for (const NamedParameter& p : model.dense_parameters()) {
+      for (const TablePtr& table : model.tables()) EXPECT_FALSE(p.value.is_alias_of(table->values()));
+      const bool matrix = p.value.dim() == 2;
+      EXPECT_EQ(p.decay, matrix) << p.name;
+    }
+  }
+}
+
+TEST(TransformerLm, CountsParametersWithoutMakingThem) {
+  std::vector<TransformerLmOptions> all = {small()};
+  for (const MemoryPlacement placement : kPlacements) {
+    all.push_back(with_memory(placement));
+    all.push_back(with_memory(placement, [](auto& o) {
+      o.memory.layers = {0, 1};
+      o.memory.shared_table = true;
+      o.memory.value_width = 9;
+      o.memory.layer.output = OutputMap::swilu;
+      o.memory.layer.query_norm = QueryNorm::batch;
+      o.memory.layer.normalise_keys = true;
+      o.memory.layer.query_net = "mlp";
+      o.memory.layer.query_hidden = {5, 6};
+    }));
+    all.push_back(with_memory(placement, [](auto& o) {
+      o.memory.kind = "flat";
+      o.memory.layer.query_norm = QueryNorm::rms;
+    }));
+  }
+  for (const TransformerLmOptions& options : all) {
+    TransformerLm model(options, 1);
+    int64_t dense = 0, rows = 0;
+    for (const auto& p : model.dense_parameters()) dense += p.value.numel();
+    for (const auto& table : model.tables()) rows += table->rows() * table->width();
+    EXPECT_EQ(TransformerLm::count_parameters(options), std::make_pair(dense, rows));
+  }
+  TransformerLmOptions absurd = with_memory(MemoryPlacement::parallel);
+  absurd.memory.rows = int64_t{1} << 60;
+  EXPECT_THROW(TransformerLm::count_parameters(absurd), Error);
+}
+
+TEST(TransformerLm, ImpossibleOptionsAreRefused) {
+  const std::vector<std::pair<std::string, std::function<void(TransformerLmOptions&)>>> bad = {
+      {"vocabulary", [](auto& o) { o.vocabulary = 0; }},
+      {"width", [](auto& o) { o.width = 6; }},
+      {"context", [](auto& o) { o.context = 0; }},
+      {"dropout", [](auto& o) { o.dropout = 1; }},
+      {"memory.layers", [](auto& o) { o.memory.layers = {}; }},
+      {"memory.layers", [](auto& o) { o.memory.layers = {2}; }},
+      {"memory.layers", [](auto& o) { o.memory.layers = {1, -1}; }},
+      {"memory.kind", [](auto& o) { o.memory.kind = "hash"; }},
+      {"memory.value_dtype", [](auto& o) { o.memory.value_dtype = "int3"; }},
+      {"memory.value_start", [](auto& o) { o.memory.value_start = "one"; }},
+      {"memory.width", [](auto& o) { o.memory.layer.width = 8; }},
+      {"zero", [](auto& o) {
+         o.memory.value_start = "zero", o.memory.layer.zero_output = true;
+         o.memory.layer.output = OutputMap::projection;
+       }},
+      {"calibrate_at", [](auto& o) { o.memory.calibrate_at = 3, o.memory.kind = "flat"; }},
+      {"table's width", [](auto& o) { o.memory.value_width = 5; }},
+  };
+  for (const auto& [word, change] : bad) {
+    try {
+      TransformerLm(with_memory(MemoryPlacement::parallel, change), 1);
+      ADD_FAILURE() << word << " was accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::usage);
+      EXPECT_THAT(error.what(), testing::HasSubstr(word));
+    }
+  }
+}
+
+TEST(TransformerLm, AutocastRunsLinearLayersInBfloat16AndKeepsTheLossFloat32) {
+  TransformerLm model(with_memory(MemoryPlacement::parallel, [](auto& o) {
+    o.memory.layer.output = OutputMap::swilu;
+    o.memory.layer.query_norm = QueryNorm::batch;
+  }), 1);
+  const Tensor tokens = some_tokens(3, 12);
+  const double plain = model.loss(tokens, tokens).item<double>();
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  const Tensor loss = model.loss(tokens, tokens);
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  at::autocast::clear_cache();
+  loss.backward();
+  EXPECT_EQ(loss.scalar_type(), at::kFloat);
+  EXPECT_NE(loss.item<double>(), plain);
+  EXPECT_NEAR(loss.item<double>(), plain, 0.01 * plain);
+  for (const auto& parameter : model.named_parameters()) {
+    ASSERT_TRUE(parameter.value().grad().defined()) << parameter.key();
+    EXPECT_EQ(parameter.value().grad().scalar_type(), at::kFloat);
+    EXPECT_TRUE(parameter.value().grad().isfinite().all().item<bool>());
+  }
+}
+
+TEST(TransformerLm, MemoryInputsAreWhatTheMemoryReceivesAndChangeNothing) {
+  TransformerLm model(with_memory(MemoryPlacement::parallel, [](auto& o) {
+    o.memory.layers = {0, 1};
+    o.memory.layer.query_norm = QueryNorm::batch;
+  }), 1);
+  const Tensor tokens = some_tokens(3, 12);
+  const Tensor before = model.memories()[0].second->running_mean.clone();
+  const auto inputs = model.memory_inputs(tokens);
+  EXPECT_TRUE(model.is_training());
+  EXPECT_TRUE(torch::equal(model.memories()[0].second->running_mean, before));
+  EXPECT_EQ(model.memories()[0].second->evaluation_usage().metrics().reads, 0);
+  ASSERT_EQ(inputs.size(), 2u);
+  EXPECT_EQ(inputs[1].sizes(), (std::vector<int64_t>{36, 16}));
+  // Layer norm with gain 1: mean 0, variance 1.
+  EXPECT_LT(inputs[0].mean(-1).abs().max().item<double>(), 1e-5);
+  EXPECT_NEAR(inputs[0].var(-1, false).mean().item<double>(), 1, 1e-1);
+}
+
+TEST(TransformerLm, BadTokensAreRefused) {
+  TransformerLm model(small(), 1);
+  EXPECT_THROW(model.forward(at::zeros({1, 13}, at::kLong)), c10::Error);
+  EXPECT_THROW(model.forward(at::zeros({5}, at::kLong)), c10::Error);
+  EXPECT_THROW(model.forward(at::zeros({1, 5})), c10::Error);
+  EXPECT_THROW(model.forward(at::full({1, 5}, 23, at::kLong)), c10::Error);
+  EXPECT_THROW(model.loss(at::zeros({1, 5}, at::kLong), at::zeros({1, 4}, at::kLong)), c10::Error);
+}
+
+}  // namespace
+}  // namespace loci
