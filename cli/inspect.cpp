@@ -1,0 +1,112 @@
+// loci inspect: what a run, a checkpoint or a safetensors file holds.
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "cli/output.h"
+#include "cli/run_argument.h"
+#include "cli/verbs.h"
+#include "loci/base/durable_file.h"
+#include "loci/base/progress.h"
+#include "loci/table/safetensors.h"
+#include "loci/train/text_table.h"
+
+namespace loci::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+nlohmann::json tensors_of(const SafetensorsReader& file) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const SafetensorsEntry& entry : file.tensors()) {
+    list.push_back({{"name", entry.name},
+                    {"dtype", name_of(entry.dtype)},
+                    {"shape", entry.shape},
+                    {"bytes", entry.end - entry.begin}});
+  }
+  return list;
+}
+
+nlohmann::json inspect_file(const fs::path& path) {
+  const SafetensorsReader file(path);
+  nlohmann::json facts = {{"file", path.string()}, {"bytes", fs::file_size(path)}, {"tensors", tensors_of(file)}};
+  facts["metadata"] = nlohmann::json::object();
+  for (const auto& [key, value] : file.metadata()) facts["metadata"][key] = value;
+  return facts;
+}
+
+nlohmann::json inspect_run(const fs::path& path) {
+  const RunArgument run = find_run(path);
+  const RunSize size = run.config.size();
+  nlohmann::json facts = {{"run", run.folder.string()},
+                          {"checkpoint", run.checkpoint.path().string()},
+                          {"task", run.config.task},
+                          {"arm", run.config.arm},
+                          {"seed", run.config.seed},
+                          {"parameters_dense", size.parameters_dense},
+                          {"parameters_table", size.parameters_table},
+                          {"manifest", run.checkpoint.manifest()}};
+  facts["files"] = nlohmann::json::array();
+  std::vector<fs::path> names;
+  for (const auto& entry : fs::directory_iterator(run.checkpoint.path())) names.push_back(entry.path());
+  std::sort(names.begin(), names.end());
+  for (const fs::path& name : names) {
+    facts["files"].push_back(name.extension() == ".safetensors"
+                                 ? inspect_file(name)
+                                 : nlohmann::json{{"file", name.string()}, {"bytes", fs::file_size(name)}});
+  }
+  return facts;
+}
+
+std::string file_text(const nlohmann::json& file) {
+  std::string text = fmt::format("\n{}  {}\n", fs::path(file["file"].get<std::string>()).filename().string(),
+                                 format_bytes(file["bytes"].get<double>()));
+  if (!file.contains("tensors")) return text;
+  TextTable table({"  tensor", "dtype", "shape", "size"});
+  for (const nlohmann::json& tensor : file["tensors"]) {
+    table.add({"  " + tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(),
+               fmt::format("[{}]", fmt::join(tensor["shape"].get<std::vector<int64_t>>(), ", ")),
+               format_bytes(tensor["bytes"].get<double>())});
+  }
+  text += table.text();
+  for (const auto& [key, value] : file["metadata"].items()) {
+    text += fmt::format("  {} = {}\n", key, value.get<std::string>());
+  }
+  return text;
+}
+
+std::string run_text(const nlohmann::json& facts) {
+  std::string text = fmt::format("run         {}\ncheckpoint  {}\ntask        {}, arm {}, seed {}\nparameters  {} dense, {} in tables\n",
+                                 facts["run"].get<std::string>(), facts["checkpoint"].get<std::string>(),
+                                 facts["task"].get<std::string>(), facts["arm"].get<std::string>(),
+                                 facts["seed"].get<int64_t>(), format_count(facts["parameters_dense"].get<double>()),
+                                 format_count(facts["parameters_table"].get<double>()));
+  for (const nlohmann::json& file : facts["files"]) text += file_text(file);
+  return text;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& program, Action& action) {
+  auto* verb = program.add_subcommand("inspect", "Show what a run, a checkpoint or a safetensors file holds");
+  auto path = std::make_shared<std::string>();
+  auto json = std::make_shared<bool>(false);
+  verb->add_option("path", *path, "A run directory, a step-N folder, or a .safetensors file")->required();
+  verb->add_flag("--json", *json, "Print JSON");
+  verb->footer("Examples:\n  loci inspect out/memory/seed-0\n  loci inspect out/memory/seed-0/step-489/model.safetensors --json");
+  verb->callback([path, json, &action] {
+    action = [path, json] {
+      const bool folder = fs::is_directory(*path);
+      const nlohmann::json facts = folder ? inspect_run(*path) : inspect_file(*path);
+      if (*json) return print(facts.dump(2) + "\n");
+      print(folder ? run_text(facts) : file_text(facts));
+    };
+  });
+}
+
+}  // namespace loci::cli

@@ -1,0 +1,102 @@
+// loci: one program, a verb for each thing to do. docs/command-line.md.
+#include <c10/util/Exception.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <torch/version.h>
+#include <unistd.h>
+
+#include <new>
+#include <string>
+#include <string_view>
+
+#include "cli/output.h"
+#include "cli/verbs.h"
+#include "loci/base/check.h"
+#include "loci/base/cpu_level.h"
+#include "loci/train/stop_signal.h"
+#include "loci/train/version.h"
+
+namespace loci::cli {
+namespace {
+
+// A closed descriptor would be given to the next file opened, and output would land in a checkpoint.
+void open_standard_descriptors() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
+    [[maybe_unused]] const int opened = open("/dev/null", O_RDWR);
+  }
+}
+
+std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
+
+int complain(ExitCode code, std::string_view message) {
+  note(fmt::format("loci: {}\n", first_line(message)));
+  return static_cast<int>(code);
+}
+
+// The framework throws one type for everything; only "no memory" is told apart, the rest is a fault of ours.
+int complain(const c10::Error& error) {
+  const std::string message = first_line(error.what_without_backtrace());
+  const bool memory = message.find("allocate") != std::string::npos && message.find("memory") != std::string::npos;
+  return complain(memory ? ExitCode::resources : ExitCode::bug, message);
+}
+
+void run(int argc, char** argv) {
+  CLI::App program("Large memory layers for neural networks: train, measure and use models with product-key memories.");
+  program.name("loci");
+  program.require_subcommand(1);
+  program.set_version_flag("--version", fmt::format("loci {} (torch {}, {})", version(), TORCH_VERSION,
+                                                    name_of(best_cpu_level())));
+  program.footer("Start with:  loci doctor    loci train --help\n"
+                 "Exit status: 0 ok, 1 a bug of loci, 2 usage or configuration, 3 bad input file, 4 not enough memory or\n"
+                 "disk, 5 numbers went bad, 130 and 143 signals.");
+  Action action;
+  add_train(program, action);
+  add_eval(program, action);
+  add_generate(program, action);
+  add_inspect(program, action);
+  add_doctor(program, action);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = program.get_subcommands();
+    print(chosen.empty() ? program.help() : chosen.front()->help());
+    return;
+  } catch (const CLI::CallForVersion&) {
+    print(program.version() + "\n");
+    return;
+  } catch (const CLI::ParseError& error) {
+    throw Error(ExitCode::usage, fmt::format("{} (loci --help shows what there is)", first_line(error.what())));
+  }
+  if (!program.got_subcommand("doctor")) cpu_level();  // a bad LOCI_CPU_LEVEL is told at once
+  action();
+}
+
+int guarded(int argc, char** argv) {
+  try {
+    run(argc, argv);
+    return 0;
+  } catch (const OutputClosed&) {
+    return 0;
+  } catch (const Interrupted& stop) {
+    note(fmt::format("loci: {}\n", stop.what()));
+    return 128 + stop.signal();
+  } catch (const Error& error) {
+    return complain(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return complain(ExitCode::resources, "memory: there must be enough, got none");
+  } catch (const c10::Error& error) {
+    return complain(error);
+  } catch (const std::exception& error) {
+    return complain(ExitCode::bug, fmt::format("unexpected: {}", error.what()));
+  }
+}
+
+}  // namespace
+}  // namespace loci::cli
+
+int main(int argc, char** argv) {
+  loci::cli::open_standard_descriptors();
+  signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write(), see print()
+  return loci::cli::guarded(argc, argv);
+}

@@ -1,0 +1,57 @@
+#include "cli/run_argument.h"
+
+#include <cstdlib>
+#include <vector>
+
+#include "cli/output.h"
+#include "loci/base/check.h"
+#include "loci/tasks/all.h"
+
+namespace loci::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_run(const fs::path& path) { return fs::exists(path / "config.toml"); }
+
+// The only run below OUT, as ARM/seed-N.
+fs::path only_run(const fs::path& out) {
+  std::vector<fs::path> runs;
+  for (const auto& arm : fs::directory_iterator(out)) {
+    if (!arm.is_directory()) continue;
+    for (const auto& run : fs::directory_iterator(arm)) {
+      if (is_run(run.path())) runs.push_back(run.path());
+    }
+  }
+  if (runs.size() == 1) return runs.front();
+  if (runs.empty()) {
+    fail(ExitCode::input, out.string(), "RUN must hold config.toml and a step-N folder, or be one", "neither");
+  }
+  fail(ExitCode::usage, out.string(), "RUN must be one run", fmt::format("{}, {} for instance", runs.size(), runs[0].string()));
+}
+
+}  // namespace
+
+RunArgument find_run(const fs::path& path) {
+  if (!fs::is_directory(path)) {
+    fail(ExitCode::input, path.string(), "RUN must be a run directory or one of its step-N folders",
+         fs::exists(path) ? "a file" : "nothing there");
+  }
+  const fs::path plain = fs::canonical(path);
+  if (!is_run(plain) && is_run(plain.parent_path())) {
+    return {plain.parent_path(), CheckpointReader(plain), read_run_config(plain.parent_path() / "config.toml", all_tasks())};
+  }
+  const fs::path run = is_run(plain) ? plain : only_run(plain);
+  RunConfig config = read_run_config(run / "config.toml", all_tasks());
+  return {run, open_latest(run, [](const std::string& line) { note(line + "\n"); }), std::move(config)};
+}
+
+fs::path default_cache() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache != '\0') return fs::path(cache) / "loci";
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "loci";
+  return fs::temp_directory_path() / "loci";
+}
+
+}  // namespace loci::cli

@@ -1,0 +1,89 @@
+// loci train: every arm and seed of a recipe, then the comparison.
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/output.h"
+#include "cli/run_argument.h"
+#include "cli/verbs.h"
+#include "loci/tasks/all.h"
+#include "loci/train/experiment.h"
+
+namespace loci::cli {
+namespace {
+
+struct TrainArguments {
+  std::string recipe;
+  ExperimentOptions options;
+  std::vector<std::string> settings;
+  bool dry_run = false;
+  bool json = false;
+};
+
+constexpr const char* examples =
+    "Examples:\n"
+    "  loci train recipes/language-model-demo/small.toml --data DIR --out out\n"
+    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=4e6\n"
+    "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
+    "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
+    "\n"
+    "--set takes any key of the recipe: --set model.layers=4 --set train.precision=float32 --set data.extensions='[\".py\"]'.\n"
+    "Arms override it.";
+
+void train(const TrainArguments& arguments) {
+  Recipe recipe = read_recipe(Config::from_file(arguments.recipe), arguments.settings, all_tasks());
+  Experiment experiment(std::move(recipe), arguments.options);
+  const nlohmann::json plan = experiment.plan();
+  if (arguments.dry_run) {
+    print(arguments.json ? plan.dump(2) + "\n" : Experiment::plan_text(plan));
+    return;
+  }
+  if (arguments.options.data.empty() || arguments.options.out.empty()) {
+    throw Error(ExitCode::usage, "train: --data DIR and --out DIR are required (or --dry-run)");
+  }
+  if (!arguments.options.quiet) note(Experiment::plan_text(plan));
+  const std::vector<RunResult> results = experiment.run();
+  const auto summary = arguments.options.out / "summary.json";
+  if (arguments.json) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const RunResult& result : results) list.push_back(to_json(result));
+    print(list.dump(2) + "\n");
+  } else {
+    print(comparison_text(results, experiment.recipe()) + fmt::format("\nWritten: {}\n", summary.string()));
+  }
+}
+
+}  // namespace
+
+void add_train(CLI::App& program, Action& action) {
+  auto* verb = program.add_subcommand("train", "Train all arms and seeds of a recipe and compare them");
+  auto arguments = std::make_shared<TrainArguments>();
+  verb->add_option("recipe", arguments->recipe, "The recipe, a TOML file")->required();
+  verb->add_option("--data", arguments->options.data, "Folder with the data (for a language model: text files)");
+  verb->add_option("--out", arguments->options.out, "Folder for the runs, OUT/ARM/seed-N, and OUT/summary.json");
+  verb->add_option("--set", arguments->settings, "Change a key of the recipe, KEY=VALUE; may stand several times")
+      ->allow_extra_args(false);
+  verb->add_option("--arm", arguments->options.arms, "Only this arm; may stand several times")->allow_extra_args(false);
+  verb->add_option("--seed", arguments->options.seeds, "Only this seed; may stand several times")
+      ->allow_extra_args(false);
+  verb->add_flag("--resume", arguments->options.resume, "Go on with the runs in OUT: finished ones are kept");
+  verb->add_option("--cache", arguments->options.cache, "Folder for tokenised data [~/.cache/loci]");
+  verb->add_flag("--dry-run", arguments->dry_run, "Only show parameters, memory, threads and steps");
+  verb->add_flag("--json", arguments->json, "Results as JSON on standard output");
+  verb->add_flag("--quiet", arguments->options.quiet, "No progress");
+  verb->footer(examples);
+  verb->callback([arguments, &action] {
+    action = [arguments] {
+      if (arguments->options.cache.empty()) arguments->options.cache = default_cache();
+      train(*arguments);
+    };
+  });
+}
+
+}  // namespace loci::cli

@@ -1,0 +1,19 @@
+// The verbs of the command line, a file each. A verb adds its options to the program and sets what is to be done when it
+// was named; main() does it and turns errors into one line and an exit status.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+namespace loci::cli {
+
+using Action = std::function<void()>;
+
+void add_train(CLI::App& program, Action& action);
+void add_eval(CLI::App& program, Action& action);
+void add_generate(CLI::App& program, Action& action);
+void add_inspect(CLI::App& program, Action& action);
+void add_doctor(CLI::App& program, Action& action);
+
+}  // namespace loci::cli

@@ -1,0 +1,101 @@
+// The language model as a task: a folder of text, a tokenizer, a transformer with or without memories.
+//
+// Legend: B windows of a micro-batch, L positions of a window (the model's context).
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loci/data/batches.h"
+#include "loci/data/token_cache.h"
+#include "loci/models/transformer_lm.h"
+#include "loci/train/checkpoint.h"
+#include "loci/train/read_ahead.h"
+#include "loci/train/recipe.h"
+#include "loci/train/task.h"
+
+namespace loci {
+
+// [data]
+struct LanguageModelData {
+  TextFolderOptions text;
+  int64_t evaluation_tokens = 200'000;  // of the validation part, spread over it; 0: all
+  void fields(ConfigFields& f);
+};
+
+class LanguageModelPlan : public TaskPlan {
+ public:
+  void fields(ConfigFields& f) override;
+  void check() const override;
+  RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
+  std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
+
+  // The model that this plan means with a tokenizer of so many tokens.
+  TransformerLmOptions model_for(int64_t vocabulary) const;
+
+  LanguageModelData data;
+  TokenizerOptions tokenizer;
+  TransformerLmOptions model;
+};
+
+std::unique_ptr<TaskPlan> language_model_plan();
+
+class LanguageModelTask : public Task {
+ public:
+  LanguageModelTask(const LanguageModelPlan& plan, const TaskInputs& inputs);
+
+  torch::nn::Module& module() override { return *model_; }
+  std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
+  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
+  at::Tensor loss(int64_t step, int64_t micro) override;
+  int64_t tokens_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
+  nlohmann::json evaluate() override;
+  int64_t infer(int64_t position) override;
+  void before_step(int64_t step, OptimizerSet& optimizers) override;
+  nlohmann::json training_measures() override;
+  std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
+  void extra_state_loaded() override;
+  std::vector<std::pair<std::string, std::string>> files() override;
+  std::string data_key() const override { return data_key_; }
+
+ private:
+  struct Batch {
+    at::Tensor input, target;  // [B, L] int64
+  };
+  struct UsageTensors {
+    at::Tensor reads, top_reads, weight, last_touch;  // [R], the counters of a memory
+  };
+  Batch training_batch(int64_t position) const;  // position = step * accumulation + micro
+  Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;
+  void calibrate_memories(int64_t step, OptimizerSet& optimizers);
+  std::vector<std::pair<int64_t, MemoryLayer*>> memories();
+
+  LanguageModelPlan plan_;
+  BatchShape batch_;
+  RowOptimizerOptions rows_;
+  uint64_t seed_;
+  int64_t window_;
+  TokenData tokens_;
+  std::string data_key_;
+  std::vector<int64_t> token_bytes_;  // by token
+  std::shared_ptr<TransformerLm> model_;
+  WindowSampler sampler_;
+  EvaluationWindows evaluation_;
+  std::map<int64_t, UsageTensors> usage_tensors_;  // by layer
+  at::Tensor window_ended_;                        // [1] int64: the counters were logged and begin anew
+  ReadAhead<Batch> batches_;
+};
+
+// A checkpoint's model and tokenizer alone, for use without data.
+struct LoadedLanguageModel {
+  std::shared_ptr<TransformerLm> model;
+  Tokenizer tokenizer;
+};
+// Throws Error (usage) when the run is of another task, (input) when the checkpoint is broken.
+LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint);
+
+}  // namespace loci

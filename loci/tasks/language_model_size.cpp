@@ -1,0 +1,103 @@
+// What a language model needs, from its configuration alone.
+//
+// Legend: T tokens of a micro-batch, d width, f width of the feed-forward, V vocabulary, H heads, n sub-keys, F query
+// features H * 2w, M reads of a token H * top_k, R rows, D their width, U distinct rows of a step.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "loci/tasks/language_model.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kByteVocabulary = 257;  // the byte tokenizer's: the bytes and the end of a text
+constexpr int64_t kUsageBytes = 32;       // of a row's counters
+constexpr int64_t kLogitsAtOnce = int64_t{4} << 20;  // bytes, models/vocabulary_loss.cpp
+
+// In double: an estimate must not overflow, and a kibibyte does not matter.
+int64_t whole(double bytes) {
+  constexpr double most = 9e18;
+  return bytes >= most ? std::numeric_limits<int64_t>::max() : static_cast<int64_t>(bytes);
+}
+
+// What backward keeps of one layer for one token; `small` bytes for what linear layers take and give.
+double layer_bytes(const TransformerLmOptions& options, double small) {
+  const auto d = static_cast<double>(options.width);
+  const auto f = static_cast<double>(options.ffn_width == 0 ? 4 * options.width : options.ffn_width);
+  const double copies = small < 4 ? small : 0;  // autocast keeps what it cast
+  const double norms = 4 * 4 * d + 2 * copies * d;
+  const double attention = small * 3 * d + 4 * 2 * d + copies * 2 * d + small * d;
+  return norms + attention + small * 2 * f;
+}
+
+// The same of one memory.
+double memory_bytes(const MemoryOptions& memory, int64_t width, double small) {
+  const auto features = static_cast<double>(memory.layer.heads * resolved_key_width(memory.layer, width));
+  const auto reads = static_cast<double>(memory.layer.heads * memory.layer.top_k);
+  const auto value = static_cast<double>(memory.value_width == 0 ? width : memory.value_width);
+  return features * (small + 8) + reads * 16 + value * 8;
+}
+
+// Scores and their gradients of one memory: made and dropped again, one memory at a time.
+double search_bytes(const MemoryOptions& memory, double tokens) {
+  const auto heads = static_cast<double>(memory.layer.heads);
+  const auto rows = static_cast<double>(memory.rows);
+  const double scores = memory.kind == "flat" ? rows : 2 * std::ceil(std::sqrt(rows));
+  return tokens * heads * scores * 4 * 2;
+}
+
+}  // namespace
+
+void LanguageModelPlan::check() const {
+  try {
+    TransformerLm::count_parameters(model_for(tokenizer.vocabulary));
+  } catch (const Error& error) {
+    throw Error(ExitCode::usage, error.what());
+  }
+  if (!model.has_memory || model.memory.calibrate_at < 0) return;
+  if (model.memory.kind != "product_key" || model.memory.layer.query_net != "linear") {
+    fail(ExitCode::usage, "model.memory", "calibrate_at must be -1 unless kind is product_key and query_net linear",
+         fmt::format("{}, {} and {}", model.memory.calibrate_at, model.memory.kind, model.memory.layer.query_net));
+  }
+}
+
+RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const {
+  const TransformerLmOptions options = model_for(tokenizer.kind == "bytes" ? kByteVocabulary : tokenizer.vocabulary);
+  const auto [dense, table] = TransformerLm::count_parameters(options);
+  const double small = bfloat16 ? 2 : 4;
+  const auto tokens = static_cast<double>(batch.per_micro_batch() * options.context);
+  const auto d = static_cast<double>(options.width);
+  double activations = tokens * (static_cast<double>(options.layers) * layer_bytes(options, small) + 16 * d);
+  const double loss = 3.0 * kLogitsAtOnce + tokens * d * 8 + static_cast<double>(options.vocabulary) * d * 8;
+
+  RunSize size;
+  size.parameters_dense = dense;
+  size.parameters_table = table;
+  size.tokens_per_step = batch.batch * options.context;
+  size.memory = {{"program", resident_bytes()},
+                 {"dense parameters", whole(4.0 * static_cast<double>(dense))},
+                 {"dense gradients", whole(4.0 * static_cast<double>(dense))},
+                 {"dense optimiser state", whole(8.0 * static_cast<double>(dense))},
+                 {"loss", whole(loss)}};
+  if (options.has_memory) {
+    const MemoryOptions& memory = options.memory;
+    const bool half = memory.value_dtype == "bfloat16";
+    const int64_t width = memory.value_width == 0 ? options.width : memory.value_width;
+    const auto layers = static_cast<double>(memory.layers.size());
+    const double tables = memory.shared_table ? 1 : layers;
+    const auto all_rows = static_cast<double>(memory.rows);
+    const double reads = tokens * static_cast<double>(memory.layer.heads * memory.layer.top_k);
+    const double distinct = std::min(all_rows, reads * static_cast<double>(batch.accumulation));
+    activations += layers * tokens * memory_bytes(memory, options.width, small) + search_bytes(memory, tokens);
+    size.memory.emplace_back("tables", whole((half ? 2.0 : 4.0) * static_cast<double>(table)));
+    const int64_t row_state = RowOptimizer::state_bytes(1, width, rows, half ? at::kBFloat16 : at::kFloat);
+    size.memory.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));
+    size.memory.emplace_back("row gradient", whole(distinct * static_cast<double>(width) * 4 + reads * 32));
+    size.memory.emplace_back("counters of rows", whole(layers * all_rows * 2 * kUsageBytes));
+  }
+  size.memory.emplace_back("activations", whole(activations));
+  return size;
+}
+
+}  // namespace loci

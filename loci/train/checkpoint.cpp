@@ -1,0 +1,108 @@
+#include "loci/train/checkpoint.h"
+
+#include <fmt/ranges.h>
+
+#include <set>
+#include <utility>
+
+#include "loci/base/durable_file.h"
+#include "loci/train/tensor_file.h"
+
+namespace loci {
+namespace {
+
+constexpr const char* kModel = "model.safetensors";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kUsage = "usage.safetensors";
+
+std::string file_of(const Table& table) { return fmt::format("table.{}.safetensors", table.name()); }
+
+NamedTensors tensors_of(const torch::nn::Module& module) {
+  NamedTensors tensors;
+  for (const auto& parameter : module.named_parameters()) tensors.emplace_back(parameter.key(), parameter.value());
+  for (const auto& buffer : module.named_buffers()) tensors.emplace_back(buffer.key(), buffer.value());
+  return tensors;
+}
+
+nlohmann::json to_json(const TrainerState& state) {
+  return {{"seconds", state.seconds},       {"skips", state.skips},           {"loss_sum", state.loss_sum},
+          {"loss_count", state.loss_count}, {"evaluation", state.evaluation}};
+}
+
+TrainerState state_of(const CheckpointReader& checkpoint) {
+  try {
+    const nlohmann::json& json = checkpoint.manifest().at("trainer");
+    TrainerState state;
+    state.step = checkpoint.step();
+    json.at("seconds").get_to(state.seconds);
+    json.at("skips").get_to(state.skips);
+    json.at("loss_sum").get_to(state.loss_sum);
+    json.at("loss_count").get_to(state.loss_count);
+    state.evaluation = json.at("evaluation");
+    return state;
+  } catch (const nlohmann::json::exception& error) {
+    fail(ExitCode::input, checkpoint.path().string(), "the manifest must hold the trainer's state", error.what());
+  }
+}
+
+std::vector<TablePtr> tables_of(Task& task) {
+  std::vector<TablePtr> tables;
+  for (const auto& [table, options] : task.tables()) tables.push_back(table);
+  return tables;
+}
+
+// A table's file that no table of the model asks for belongs to another model.
+void refuse_other_tables(const CheckpointReader& checkpoint, const std::vector<TablePtr>& tables) {
+  std::set<std::string> known;
+  for (const TablePtr& table : tables) known.insert(file_of(*table));
+  for (const auto& [name, facts] : checkpoint.manifest().at("files").items()) {
+    if (name.starts_with("table.") && known.count(name) == 0) {
+      fail(ExitCode::input, checkpoint.path().string(), "every table must belong to the model", name);
+    }
+  }
+}
+
+}  // namespace
+
+void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
+                     const nlohmann::json& facts, int64_t keep_last) {
+  CheckpointWriter writer(run.path(), state.step);
+  write_safetensors(writer.file(kModel), as_safetensors(tensors_of(task.module())));
+  for (const TablePtr& table : tables_of(task)) {
+    write_safetensors(writer.file(file_of(*table)), as_safetensors({{table->name(), table->values()}}));
+  }
+  write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state()));
+  write_safetensors(writer.file(kUsage), as_safetensors(task.extra_state()));
+  for (const auto& [name, content] : task.files()) write_file_durably(writer.file(name), content);
+  nlohmann::json extra = facts;
+  extra["trainer"] = to_json(state);
+  extra["data"] = task.data_key();
+  writer.finish(extra, keep_last);
+}
+
+TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
+  const std::string data = checkpoint.manifest().value("data", "");
+  if (data != task.data_key()) {
+    fail(ExitCode::input, checkpoint.path().string(), "a run that goes on must have the data it began with",
+         "data of another content");
+  }
+  TrainerState state = state_of(checkpoint);
+  load_model(checkpoint, task);
+  load_tensors(checkpoint.file(kOptimizer), optimizers.state());
+  load_tensors(checkpoint.file(kUsage), task.extra_state());
+  task.extra_state_loaded();
+  return state;
+}
+
+void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& module,
+                const std::vector<TablePtr>& tables) {
+  refuse_other_tables(checkpoint, tables);
+  load_tensors(checkpoint.file(kModel), tensors_of(module));
+  for (const TablePtr& table : tables) {
+    load_tensors(checkpoint.file(file_of(*table)), {{table->name(), table->values()}});
+  }
+}
+
+void load_model(const CheckpointReader& checkpoint, Task& task) { load_model(checkpoint, task.module(), tables_of(task)); }
+
+}  // namespace loci

@@ -1,0 +1,41 @@
+// A run's state as a checkpoint: parameters and buffers (model.safetensors), each table in a file of its own with its
+// first row on a page (table.NAME.safetensors), optimiser state (optimizer.safetensors), counters (usage.safetensors),
+// the task's files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "loci/optim/optimizer_set.h"
+#include "loci/train/run_directory.h"
+#include "loci/train/task.h"
+
+namespace loci {
+
+// What a checkpoint holds beside tensors. A task's loss is a pure function of step and seed, so the step is also the
+// position of the data and of every generator.
+struct TrainerState {
+  int64_t step = 0;     // steps done
+  double seconds = 0;   // of training; evaluation and checkpoints are not counted
+  int64_t skips = 0;    // bad steps in a row
+  double loss_sum = 0;  // since the last line of the log
+  int64_t loss_count = 0;
+  nlohmann::json evaluation;  // the last one
+};
+
+// `facts` are members of the manifest: versions, seed, threads ...
+void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
+                     const nlohmann::json& facts, int64_t keep_last);
+
+// Throws Error (input) when the checkpoint is of another model or other data.
+TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers);
+
+// Parameters, buffers and tables alone, for use without training.
+void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& module, const std::vector<TablePtr>& tables);
+void load_model(const CheckpointReader& checkpoint, Task& task);
+
+}  // namespace loci

@@ -1,0 +1,72 @@
+// An experiment: every arm and seed of a recipe as a run in OUT/ARM/seed-N/, then the comparison.
+//
+// All arms of a seed see the same batches. Finished runs are skipped on resume, half-finished ones go on.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loci/train/comparison.h"
+#include "loci/train/recipe.h"
+#include "loci/train/run_directory.h"
+#include "loci/train/trainer.h"
+
+namespace loci {
+
+struct ExperimentOptions {
+  std::filesystem::path out;
+  std::filesystem::path data;
+  std::filesystem::path cache;     // where prepared data may be kept
+  bool resume = false;
+  bool quiet = false;
+  std::vector<std::string> arms;   // of the recipe; empty: all
+  std::vector<int64_t> seeds;      // empty: the recipe's
+};
+
+// Written last into the folder of a run that is finished: one row of summary.json, without the speed of inference.
+constexpr const char* kResultFile = "result.json";
+
+// Sets the framework's threads; 0: as many as it took at the start of the process. Returns the number in use.
+int use_threads(int64_t threads);
+
+class Experiment {
+ public:
+  // Throws Error (usage) for arms that the recipe does not have.
+  Experiment(Recipe recipe, ExperimentOptions options);
+
+  // Parameters, bytes by purpose against what is available, threads, level, seeds and steps, an arm each.
+  nlohmann::json plan() const;
+  static std::string plan_text(const nlohmann::json& plan);
+
+  // Trains what is not finished, measures the speed of inference, writes OUT/summary.json. Refuses before anything is
+  // written or read: memory that cannot fit (resources), an OUT that holds runs unless told to resume (usage).
+  std::vector<RunResult> run();
+
+  const Recipe& recipe() const { return recipe_; }
+
+ private:
+  struct Place {
+    const Arm* arm;
+    int64_t seed;
+  };
+  std::filesystem::path folder_of(const std::string& arm, int64_t seed) const;
+  void check_out() const;
+  void check_memory() const;
+  RunConfig resolve(const Place& place) const;
+  RunResult finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
+  RunResult run_one(const Place& place, size_t number, ProgressLine& progress);
+  TaskInputs inputs_of(const RunConfig& config, ProgressLine* progress) const;
+  void measure_inference(std::vector<RunResult>& results, ProgressLine& progress);
+
+  Recipe recipe_;
+  ExperimentOptions options_;
+  std::vector<const Arm*> arms_;
+  std::vector<Place> places_;
+};
+
+}  // namespace loci

@@ -1,0 +1,44 @@
+#include "loci/train/memory_check.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "loci/base/progress.h"
+
+namespace loci {
+
+int64_t total_bytes(const MemoryEstimate& estimate) {
+  int64_t total = 0;
+  for (const auto& [purpose, bytes] : estimate) {
+    if (__builtin_add_overflow(total, bytes, &total)) return std::numeric_limits<int64_t>::max();
+  }
+  return total;
+}
+
+MemoryEstimate memory_of_parameters(const RunSize& size) {
+  const auto bytes = [](int64_t parameters) {
+    int64_t result = 0;
+    return __builtin_mul_overflow(parameters, int64_t{4}, &result) ? std::numeric_limits<int64_t>::max() : result;
+  };
+  return {{"dense parameters", bytes(size.parameters_dense)}, {"tables", bytes(size.parameters_table)}};
+}
+
+std::string memory_text(const MemoryEstimate& estimate) {
+  MemoryEstimate sorted = estimate;
+  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string text;
+  for (const auto& [purpose, bytes] : sorted) {
+    if (bytes > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", purpose, format_bytes(static_cast<double>(bytes)));
+  }
+  return fmt::format("{} ({})", format_bytes(static_cast<double>(total_bytes(estimate))), text);
+}
+
+void require_memory(const std::string& who, const MemoryEstimate& estimate) {
+  const int64_t can_have = available_bytes() + resident_bytes();
+  if (total_bytes(estimate) <= can_have) return;
+  fail(ExitCode::resources, who,
+       fmt::format("the run must fit into {} of memory", format_bytes(static_cast<double>(can_have))),
+       memory_text(estimate));
+}
+
+}  // namespace loci

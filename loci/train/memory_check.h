@@ -1,0 +1,19 @@
+// What a run will need against what the machine has.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "loci/train/task.h"
+
+namespace loci {
+
+int64_t total_bytes(const MemoryEstimate& estimate);  // at most INT64_MAX
+// "1.2 GiB (table 1.0 GiB, activations 120.0 MiB)": the largest purposes first.
+std::string memory_text(const MemoryEstimate& estimate);
+// What a trained model needs for use without training, at most.
+MemoryEstimate memory_of_parameters(const RunSize& size);
+// Throws Error (resources) when more is needed than this process can have.
+void require_memory(const std::string& who, const MemoryEstimate& estimate);
+
+}  // namespace loci

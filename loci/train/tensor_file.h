@@ -1,0 +1,25 @@
+// Named tensors into a safetensors file, and from it into tensors that exist.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loci/table/safetensors.h"
+
+namespace loci {
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+DType dtype_of_tensor(const at::Tensor& tensor);  // throws Error (bug) for a type that the format lacks
+// Views of contiguous tensors, which must outlive the result.
+std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors);
+
+// Copies a file into `targets`: their storage stays (a replaced one would lose huge pages and mappings), and pages that
+// hold the right bytes already are not written. Throws Error (input) when names, dtypes or shapes differ.
+void load_tensors(const std::filesystem::path& path, const NamedTensors& targets);
+
+}  // namespace loci

@@ -1,0 +1,20 @@
+// Columns of text: the first flush left, the others flush right.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace loci {
+
+class TextTable {
+ public:
+  explicit TextTable(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  // Lines that end in '\n'; columns where every row is empty are left out.
+  std::string text() const;
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+}  // namespace loci

@@ -1,0 +1,38 @@
+// How a run trains: length, batches, precision, what is written when.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "loci/base/config.h"
+
+namespace loci {
+
+// What happens when the loss or a gradient is not finite.
+enum class NanPolicy {
+  stop,  // exit status 5; the last checkpoint stays
+  skip,  // the step changes nothing; after most_skips in a row as above
+};
+
+// [train]
+struct TrainOptions {
+  int64_t steps = 0;  // 0: as many as `tokens` ask for
+  int64_t tokens = 1'000'000;
+  int64_t batch = 16;        // windows (or images) a step
+  int64_t accumulation = 1;  // micro-batches that a step's batch is cut into
+  std::string precision = "auto";  // "float32" | "bfloat16" | "auto": bfloat16 where the CPU multiplies it faster
+  int64_t threads = 0;             // 0: all cores that the process may use
+  int64_t log_every = 10;          // steps; 0: never, here and below
+  int64_t evaluate_every = 0;      // and always after the last step
+  int64_t checkpoint_every = 0;    // and always after the last step
+  int64_t keep_last = 2;           // checkpoints
+  NanPolicy nan_policy = NanPolicy::stop;
+  int64_t most_skips = 10;
+  void fields(ConfigFields& f);
+
+  // Throws Error (usage) for options that do not fit each other.
+  void check() const;
+  int64_t steps_for(int64_t tokens_per_step) const;
+};
+
+}  // namespace loci

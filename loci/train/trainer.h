@@ -1,0 +1,64 @@
+// The loop that trains any task: batches, backward, the optimisers, log, evaluation, checkpoints, signals.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+#include "loci/base/progress.h"
+#include "loci/optim/optimizer_set.h"
+#include "loci/train/checkpoint.h"
+#include "loci/train/run_directory.h"
+#include "loci/train/task.h"
+#include "loci/train/train_options.h"
+
+namespace loci {
+
+// A number of a log; NaN for null, which JSON writes for it.
+double number_of(const nlohmann::json& value);
+
+// Measures in evaluation mode, without gradients, in the precision of the run.
+nlohmann::json evaluate(Task& task, bool bfloat16);
+
+class Trainer {
+ public:
+  // `facts` go into the manifest of every checkpoint; `label` begins every progress line.
+  Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
+          nlohmann::json facts, ProgressLine& progress, std::string label);
+
+  // Trains from `state` to the last step and returns the state there, with the final evaluation. Throws Error (numbers)
+  // by the NaN policy and Interrupted after a signal, the run saved.
+  TrainerState run(TrainerState state);
+
+ private:
+  struct StepResult {
+    double loss = 0;
+    double rate = 0;
+    bool good = false;
+  };
+  StepResult train_step(int64_t step);
+  void note_bad_step(TrainerState& state, double loss);
+  void log_step(TrainerState& state, double rate);
+  void evaluate_and_log(TrainerState& state);
+  void save(const TrainerState& state);
+  void show(const TrainerState& state, const StepResult& result);
+
+  Task& task_;
+  OptimizerSet& optimizers_;
+  TrainOptions options_;
+  RunDirectory& run_;
+  MetricsLog& log_;
+  nlohmann::json facts_;
+  ProgressLine& progress_;
+  std::string label_;
+  int64_t tokens_per_step_;
+  int64_t steps_;
+  bool bfloat16_;
+  double began_seconds_ = 0;  // state.seconds when this process began
+  int64_t began_step_ = 0;
+  double logged_seconds_ = 0;  // at the last line of the log
+  int64_t logged_step_ = 0;
+  nlohmann::json measures_;
+};
+
+}  // namespace loci
