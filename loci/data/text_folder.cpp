@@ -4,7 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <map>
+#include <cstddef>
 #include <set>
 #include <string_view>
 #include <system_error>
@@ -129,21 +129,37 @@ uint64_t block_end(std::string_view text, const TextFile& file, uint64_t begin, 
   return end;
 }
 
-void cut_into_blocks(TextFileList& list) {
-  const TextFile file = list.files.front();
+// The file at `index` of the list becomes its blocks.
+void cut_into_blocks(TextFileList& list, size_t index) {
+  const TextFile file = list.files[index];
   const MappedFile mapped(file.path);
   const std::string_view text = view(mapped);
   if (text.size() != file.end) fail(ExitCode::input, file.path.string(), "the file must stay as it is", "a change");
   const uint64_t size = std::clamp<uint64_t>((file.end - file.begin) / 16, 1024, kBlockBytes);
-  list.files.clear();
-  list.blocks = true;
+  std::vector<TextFile> blocks;
   for (uint64_t begin = file.begin; begin < file.end;) {
     TextFile block = file;
-    block.name += fmt::format("#{:08}", list.files.size());
+    block.name += fmt::format("#{:08}", blocks.size());
+    block.block = true;
     block.begin = begin;
     block.end = begin = block_end(text, file, begin, begin + size);
-    list.files.push_back(std::move(block));
+    blocks.push_back(std::move(block));
   }
+  list.files.erase(list.files.begin() + static_cast<std::ptrdiff_t>(index));
+  list.files.insert(list.files.begin() + static_cast<std::ptrdiff_t>(index), blocks.begin(), blocks.end());
+}
+
+// A read-me beside one large file must not become the validation text.
+void cut_dominant_file(TextFileList& list) {
+  const auto size = [](const TextFile& file) { return file.end - file.begin; };
+  uint64_t total = 0;
+  size_t largest = 0;
+  for (size_t i = 0; i < list.files.size(); ++i) {
+    total += size(list.files[i]);
+    if (size(list.files[i]) > size(list.files[largest])) largest = i;
+  }
+  const uint64_t most = size(list.files[largest]);
+  if (list.files.size() == 1 || (most >= kBlockBytes && most > total - most)) cut_into_blocks(list, largest);
 }
 
 class Decoder {
@@ -236,7 +252,7 @@ TextFileList list_text_files(const fs::path& path, const TextFolderOptions& opti
          fmt::format("{} binary, {} empty, {} hidden and {} other files", list.binary, list.empty, list.hidden,
                      list.other_extension + list.links));
   }
-  if (list.files.size() == 1) cut_into_blocks(list);
+  cut_dominant_file(list);
   return list;
 }
 
@@ -268,7 +284,7 @@ TextSplit split_text_files(const TextFileList& list, const TextFolderOptions& op
     const XXH128_hash_t content = XXH3_128bits(bytes.data(), bytes.size());
     const uint64_t facts[] = {content.high64, content.low64, file.name.size()};
     all.append(reinterpret_cast<const char*>(facts), sizeof(facts)).append(file.name);
-    if (!seen.insert({content.high64, content.low64}).second && !list.blocks) {
+    if (!seen.insert({content.high64, content.low64}).second && !file.block) {
       ++split.duplicates;
       continue;
     }

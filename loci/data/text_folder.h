@@ -4,8 +4,8 @@
 //   TextSplit split = split_text_files(list, options);       // by a hash of the names, duplicates dropped
 //   std::string text = read_text(split.train[0], options);   // UTF-8
 //
-// A single file, or a folder with one text file, is cut at line ends into blocks of 64 KiB (a sixteenth of a file
-// below 1 MiB, at least 1 KiB), and the blocks are split as files are.
+// A file that is alone, or of 64 KiB and more and larger than all others together, is cut at line ends into blocks of
+// 64 KiB (a sixteenth of a file below 1 MiB, at least 1 KiB), and the blocks are split as files are.
 #pragma once
 
 #include <array>
@@ -35,11 +35,11 @@ struct TextFile {
   TextEncoding encoding = TextEncoding::utf8;
   uint64_t begin = 0;
   uint64_t end = 0;
+  bool block = false;
 };
 
 struct TextFileList {
   std::vector<TextFile> files;  // by name
-  bool blocks = false;          // of one file
   int64_t hidden = 0;           // left out: names that start with a dot, folders too
   int64_t other_extension = 0;
   int64_t binary = 0;  // a NUL in the first 64 KiB
