@@ -39,7 +39,9 @@ std::vector<Case> cases() {
   using O = ProductKeyMemoryOptions;
   std::vector<Case> result = {
       {"default", small()},
-      {"mlp", small([](O& o) { o.query_net = "mlp", o.query_hidden = {11, 5}; })},
+      {"mlp", small([](O& o) {
+         o.query_net = "mlp", o.query_hidden = {11, 5};
+       })},
       {"no_net", small([](O& o) { o.query_net = "none", o.width = 16, o.key_width = 0; })},
       {"no_norm", small([](O& o) { o.query_norm = QueryNorm::none; })},
       {"rms", small([](O& o) { o.query_norm = QueryNorm::rms; })},
@@ -192,6 +194,12 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       for (size_t i = 0; i < plain.memory->buffers().size(); ++i) {
         EXPECT_TRUE(torch::equal(padded.memory->buffers()[i], plain.memory->buffers()[i]));
       }
+      const auto counted = padded.memory->usage().state(), alone = plain.memory->usage().state();
+      for (size_t i = 0; i < alone.size(); ++i) {
+        EXPECT_EQ(counted[i].reads, alone[i].reads);
+        EXPECT_EQ(counted[i].weight, alone[i].weight);
+      }
+      EXPECT_EQ(plain.memory->usage().metrics().reads, 6 * 2 * 3);
       EXPECT_TRUE(torch::equal(padded.table->gradient().row, plain.table->gradient().row));
       EXPECT_TRUE(torch::equal(padded.table->gradient().gradient, plain.table->gradient().gradient));
     }
@@ -200,8 +208,8 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
 
 TEST(ProductKeyMemory, AllTokensPaddedGivesZeroAndNoReferences) {
   const auto [table, memory] = build<ProductKeyMemory>({"padded", small()});
-  const Tensor y = memory->forward(torch::randn({4, 6}, at::kDouble),
-                                   {.token_mask = at::zeros({4}, at::kBool), .generator = {}});
+  const Tensor y =
+      memory->forward(torch::randn({4, 6}, at::kDouble), {.token_mask = at::zeros({4}, at::kBool), .generator = {}});
   EXPECT_TRUE(torch::equal(y, at::zeros({4, 6}, at::kDouble)));
   y.sum().backward();
   EXPECT_TRUE(!table->has_gradient() || table->gradient().row.numel() == 0);
@@ -298,9 +306,10 @@ TEST(ProductKeyMemory, StartDependsOnSeedAndNameAlone) {
 
 TEST(ProductKeyMemory, DropoutFollowsTheGeneratorAndEndsInEvaluation) {
   for (int which = 0; which < 3; ++which) {
-    const auto [table, memory] = build<ProductKeyMemory>({"dropout", small([&](auto& o) {
-      (which == 0 ? o.input_dropout : which == 1 ? o.query_dropout : o.output_dropout) = 0.5;
-    })});
+    const auto [table, memory] = build<ProductKeyMemory>(
+        {"dropout", small([&](auto& o) {
+           (which == 0 ? o.input_dropout : which == 1 ? o.query_dropout : o.output_dropout) = 0.5;
+         })});
     const Tensor x = torch::randn({30, 6}, at::kDouble);
     const auto run = [&](uint64_t seed) {
       return memory->forward(x, {.token_mask = {}, .generator = at::make_generator<at::CPUGeneratorImpl>(seed)});
@@ -371,8 +380,9 @@ TEST(ProductKeyMemory, BadInputIsRefused) {
   const auto [table, memory] = build<ProductKeyMemory>({"input", small()});
   EXPECT_THROW(memory->forward(torch::randn({4, 5}, at::kDouble)), c10::Error);
   EXPECT_THROW(memory->forward(at::ones({4, 6}, at::kLong)), c10::Error);
-  EXPECT_THROW(memory->forward(at::ones({4, 6}, at::kDouble), {.token_mask = at::ones({3}, at::kBool), .generator = {}}),
-               c10::Error);
+  EXPECT_THROW(
+      memory->forward(at::ones({4, 6}, at::kDouble), {.token_mask = at::ones({3}, at::kBool), .generator = {}}),
+      c10::Error);
 }
 
 TEST(SubKeys, CoverAllRowsWithoutAWholeSpareRow) {
