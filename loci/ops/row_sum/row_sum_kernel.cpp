@@ -3,15 +3,51 @@
 namespace loci::LOCI_LEVEL {
 namespace {
 
-// Product, then sum, each rounded: the levels and the definition agree in bits.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
 template <class Real>
-void add_terms(const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real* __restrict sum) {
-  for (int64_t d = 0; d < a.width; ++d) sum[d] = 0;
+struct Vector {
+  typedef Real Type __attribute__((vector_size(kVectorBytes), aligned(sizeof(Real)), may_alias));
+  static constexpr int64_t kLanes = kVectorBytes / sizeof(Real);
+};
+
+// Columns first .. first + kVectors * lanes - 1 of a block's sum, kept in registers. Product, then sum, each rounded:
+// the levels and the definition agree in bits.
+template <int kVectors, class Real>
+void add_terms_of(const RowSumArguments<Real>& a, int64_t begin, int64_t end, int64_t first, Real* sum) {
+  using Type = typename Vector<Real>::Type;
+  Type total[kVectors] = {};
+  const Real* source = a.source + first;
   for (int64_t p = begin; p < end; ++p) {
     const int64_t reference = a.order[p];
+    const Type* term = reinterpret_cast<const Type*>(source + a.source_index[reference] * a.width);
     const Real coefficient = a.coefficient[reference];
-    const Real* __restrict source = a.source + a.source_index[reference] * a.width;
-    for (int64_t d = 0; d < a.width; ++d) sum[d] += coefficient * source[d];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) total[v] += coefficient * term[v];
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) reinterpret_cast<Type*>(sum + first)[v] = total[v];
+}
+
+template <class Real>
+void add_terms(const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real* sum) {
+  constexpr int64_t kLanes = Vector<Real>::kLanes;
+  int64_t first = 0;
+  for (; first + 8 * kLanes <= a.width; first += 8 * kLanes) add_terms_of<8>(a, begin, end, first, sum);
+  for (; first + 2 * kLanes <= a.width; first += 2 * kLanes) add_terms_of<2>(a, begin, end, first, sum);
+  for (; first + kLanes <= a.width; first += kLanes) add_terms_of<1>(a, begin, end, first, sum);
+  if (first == a.width) return;
+  for (int64_t d = first; d < a.width; ++d) sum[d] = 0;
+  for (int64_t p = begin; p < end; ++p) {
+    const int64_t reference = a.order[p];
+    const Real* source = a.source + a.source_index[reference] * a.width;
+    for (int64_t d = first; d < a.width; ++d) sum[d] += a.coefficient[reference] * source[d];
   }
 }
 

@@ -108,7 +108,7 @@ void update_bfloat16_rows(const Tensor& table, const RowState& state, const int6
   const float* g = gradient.const_data_ptr<float>();
   at::parallel_for(0, gradient.size(0), rows_of_a_task(width), [&](int64_t begin, int64_t end) {
     std::vector<float> value(width);
-    std::vector<uint16_t> bits(width);
+    std::vector<uint16_t> bits(width + 63);
     for (int64_t u = begin; u < end; ++u) {
       uint16_t* stored = values + row[u] * width;
       if (masters == nullptr) {
@@ -118,7 +118,7 @@ void update_bfloat16_rows(const Tensor& table, const RowState& state, const int6
       }
       rule(row[u], g + u * width, value.data());
       if (update.rounding == RowRounding::stochastic) {
-        rounding_bits(update.seed, update.step, row[u], width, bits.data());
+        kernel.rounding_bits(update.seed, update.step, row[u], width, bits.data());
         kernel.write_stochastic(width, value.data(), bits.data(), stored);
       } else {
         kernel.write_nearest(width, value.data(), stored);

@@ -111,10 +111,42 @@ void write_stochastic(int64_t width, const float* __restrict value, const uint16
   }
 }
 
+// Eight blocks of Philox 4x32-10 side by side, as base/random.h defines one: 64 columns.
+void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* __restrict bits) {
+  for (int64_t column = 0; column < width; column += 64) {
+    uint32_t counter[4][8];
+    for (int lane = 0; lane < 8; ++lane) {
+      counter[0][lane] = static_cast<uint32_t>(row);
+      counter[1][lane] = static_cast<uint32_t>(row >> 32);
+      counter[2][lane] = static_cast<uint32_t>(column / 8 + lane);
+      counter[3][lane] = static_cast<uint32_t>(step);
+    }
+    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      for (int lane = 0; lane < 8; ++lane) {
+        const uint64_t product0 = uint64_t{0xD2511F53} * counter[0][lane];
+        const uint64_t product1 = uint64_t{0xCD9E8D57} * counter[2][lane];
+        counter[0][lane] = static_cast<uint32_t>(product1 >> 32) ^ counter[1][lane] ^ key0;
+        counter[1][lane] = static_cast<uint32_t>(product1);
+        counter[2][lane] = static_cast<uint32_t>(product0 >> 32) ^ counter[3][lane] ^ key1;
+        counter[3][lane] = static_cast<uint32_t>(product0);
+      }
+      key0 += 0x9E3779B9;
+      key1 += 0xBB67AE85;
+    }
+    for (int lane = 0; lane < 8; ++lane) {
+      for (int word = 0; word < 4; ++word) {
+        bits[column + 8 * lane + 2 * word] = static_cast<uint16_t>(counter[word][lane]);
+        bits[column + 8 * lane + 2 * word + 1] = static_cast<uint16_t>(counter[word][lane] >> 16);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 extern const RowUpdateKernel<float> row_update_float = {adam, adam_row_moment, adagrad, sgd, square_sum};
 extern const RowUpdateKernel<double> row_update_double = {adam, adam_row_moment, adagrad, sgd, square_sum};
-extern const Bfloat16Kernel row_bfloat16 = {read, read_master, write_nearest, write_stochastic};
+extern const Bfloat16Kernel row_bfloat16 = {read, read_master, write_nearest, write_stochastic, rounding_bits};
 
 }  // namespace loci::LOCI_LEVEL

@@ -35,6 +35,8 @@ struct Bfloat16Kernel {
   void (*read_master)(int64_t width, const uint16_t* row, const float* master, float* value);
   void (*write_nearest)(int64_t width, const float* value, uint16_t* row);
   void (*write_stochastic)(int64_t width, const float* value, const uint16_t* bits, uint16_t* row);
+  // The bits of rounding_bits (row_update_definition.h), many columns at once; room for width + 63 of them.
+  void (*rounding_bits)(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* bits);
 };
 
 namespace base {

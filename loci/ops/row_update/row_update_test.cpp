@@ -71,7 +71,7 @@ TEST(RowUpdate, HasTheBitsOfTheDefinitionForEveryRuleDtypeAndSize) {
          {std::pair(at::kFloat, RowRounding::nearest), std::pair(at::kDouble, RowRounding::nearest),
           std::pair(at::kBFloat16, RowRounding::nearest), std::pair(at::kBFloat16, RowRounding::stochastic),
           std::pair(at::kBFloat16, RowRounding::master)}) {
-      for (const int64_t width : {1, 7, 8, 9, 16, 17, 33, 64}) {
+      for (const int64_t width : {1, 7, 8, 9, 16, 17, 33, 64, 65, 130}) {
         const Case c = make_case(rule, rounding, dtype, 21, width), twin = c.copy();
         run(c);
         row_update_definition(twin.table, twin.state, twin.row, twin.gradient, twin.update);
