@@ -22,7 +22,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Logits of a chunk: 8 MiB in float32. Smaller chunks split the matrix products, larger ones leave the last cache level.
+// Logits of a chunk: 8 MiB in float32. Smaller ones split the matrix products, larger ones leave the last cache level.
 constexpr int64_t kLogitsAtOnce = int64_t{1} << 21;
 
 struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
@@ -32,9 +32,9 @@ struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
     const int64_t tokens = hidden.size(0), vocabulary = embedding.size(0);
     const auto exact = hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     const Tensor x = hidden.to(product_type), w = embedding.to(product_type);  // [T, d], [V, d]
-    const Tensor valid = target.ge(0);                                          // [T]
+    const Tensor valid = target.ge(0);                                         // [T]
     const int64_t count = std::max<int64_t>(1, valid.sum().item<int64_t>());
-    const Tensor safe = target.clamp_min(0).unsqueeze(1);                                     // [T, 1]
+    const Tensor safe = target.clamp_min(0).unsqueeze(1);                              // [T, 1]
     const Tensor share = (valid.to(exact) / static_cast<double>(count)).unsqueeze(1);  // [T, 1]
 
     Tensor dx, dw;
@@ -44,20 +44,26 @@ struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
     }
     double loss = 0;
     const int64_t chunk = std::clamp<int64_t>(kLogitsAtOnce / vocabulary, 1, std::max<int64_t>(1, tokens));
+    const Tensor products = at::empty({chunk, vocabulary}, x.options());
+    const Tensor buffer = at::empty({chunk, vocabulary}, x.options().dtype(exact));
     for (int64_t begin = 0; begin < tokens; begin += chunk) {
       const int64_t n = std::min(chunk, tokens - begin);
       const Tensor part = x.narrow(0, begin, n);
       const Tensor goal = safe.narrow(0, begin, n), part_share = share.narrow(0, begin, n);
-      Tensor logits = at::_log_softmax(at::mm(part, w.t()).to(exact), 1, /*half_to_float=*/false);  // [n, V]
+      Tensor product = products.narrow(0, 0, n), logits = buffer.narrow(0, 0, n);  // [n, V]
+      at::mm_out(product, part, w.t());
+      at::_log_softmax_out(logits, product.to(exact), 1, /*half_to_float=*/false);
       loss -= (logits.gather(1, goal) * part_share).sum(at::kDouble).item<double>();
       if (!needs_gradient) continue;
       // d logits = (softmax - one at the target) * share, in place.
       logits.exp_().scatter_add_(1, goal, at::full_like(part_share, -1)).mul_(part_share);
       const Tensor dlogits = logits.to(product_type);
-      dx.narrow(0, begin, n).copy_(at::mm(dlogits, w));
+      Tensor dpart = dx.narrow(0, begin, n);
       if (product_type == exact) {
+        at::mm_out(dpart, dlogits, w);
         dw.addmm_(dlogits.t(), part);
       } else {
+        dpart.copy_(at::mm(dlogits, w));
         dw.add_(at::mm(dlogits.t(), part));
       }
     }
@@ -67,8 +73,7 @@ struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list output_gradient) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(),
-                                "vocabulary_loss: a second derivative is not implemented");
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "vocabulary_loss: a second derivative is not implemented");
     const variable_list saved = context->get_saved_variables();
     const Tensor& g = output_gradient[0];
     const auto type = static_cast<at::ScalarType>(context->saved_data["hidden_type"].toInt());
@@ -90,7 +95,8 @@ Tensor vocabulary_loss(const Tensor& hidden, const Tensor& embedding, const Tens
                     target.max().item<int64_t>());
   const bool autocast = at::autocast::is_autocast_enabled(hidden.device().type());
   const auto type = hidden.scalar_type() == at::kDouble ? at::kDouble
-                    : autocast ? at::autocast::get_autocast_dtype(hidden.device().type()) : at::kFloat;
+                    : autocast                          ? at::autocast::get_autocast_dtype(hidden.device().type())
+                                                        : at::kFloat;
   const bool needs_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || embedding.requires_grad());
   return VocabularyLoss::apply(hidden, embedding, target, type, needs_gradient);
 }

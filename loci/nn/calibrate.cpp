@@ -103,7 +103,8 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
   const EvaluationMode evaluation(memory);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Tensor x = inputs.to(at::kDouble).contiguous();
-  if (!x.isfinite().all().item<bool>()) fail(ExitCode::numbers, "calibrate", "inputs must be finite", "NaN or infinity");
+  if (!x.isfinite().all().item<bool>())
+    fail(ExitCode::numbers, "calibrate", "inputs must be finite", "NaN or infinity");
 
   const int64_t width = layer.width, half = memory.half_width(), heads = layer.heads;
   const Whitening white = whitening_of(x, options.least_variance);

@@ -27,7 +27,8 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kScoresAtOnce = int64_t{1} << 24;  // of [T, H, R] scores: 64 MiB in float32
 
-// score[i, r] = <query[i], keys[index[i, r]]> for query [I, 2w], keys [N, 2w], index [I, K], without gathering [I, K, 2w].
+// score[i, r] = <query[i], keys[index[i, r]]> for query [I, 2w], keys [N, 2w], index [I, K], without gathering [I, K,
+// 2w].
 struct SelectedScores : torch::autograd::Function<SelectedScores> {
   static Tensor forward(AutogradContext* context, const Tensor& query, const Tensor& keys, const Tensor& index) {
     context->save_for_backward({query, keys, index});
@@ -50,7 +51,7 @@ Tensor best_rows(const Tensor& query, const Tensor& keys, int64_t top_k) {
   Tensor result = at::empty({tokens, heads, top_k}, query.options().dtype(at::kLong));
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t count = std::min(chunk, tokens - begin);
-    const Tensor part = query.narrow(0, begin, count).transpose(0, 1);              // [H, chunk, 2w]
+    const Tensor part = query.narrow(0, begin, count).transpose(0, 1);               // [H, chunk, 2w]
     const Tensor score = at::matmul(part, transposed).transpose(0, 1).contiguous();  // [chunk, H, R]
     const Tensor zero = at::zeros({count, heads, 1}, score.options());
     result.narrow(0, begin, count).copy_(std::get<1>(product_key_select(zero, score, top_k, rows)));

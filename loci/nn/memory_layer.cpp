@@ -87,11 +87,13 @@ void ProductKeyMemoryOptions::fields(ConfigFields& f) {
   f.field("key_width", key_width, {.minimum = 0});
   f.choice("query_net", query_net, {"linear", "mlp", "none"});
   f.field("query_hidden", query_hidden, {.minimum = 1});
-  f.choice("query_norm", query_norm,
-           {{"none", QueryNorm::none}, {"layer", QueryNorm::layer}, {"rms", QueryNorm::rms}, {"batch", QueryNorm::batch}});
+  f.choice(
+      "query_norm", query_norm,
+      {{"none", QueryNorm::none}, {"layer", QueryNorm::layer}, {"rms", QueryNorm::rms}, {"batch", QueryNorm::batch}});
   f.field("normalise_keys", normalise_keys);
-  f.choice("weight", weight,
-           {{"softmax", WeightFunction::softmax}, {"relu", WeightFunction::relu}, {"sigmoid", WeightFunction::sigmoid}});
+  f.choice(
+      "weight", weight,
+      {{"softmax", WeightFunction::softmax}, {"relu", WeightFunction::relu}, {"sigmoid", WeightFunction::sigmoid}});
   f.choice("output", output,
            {{"none", OutputMap::none}, {"projection", OutputMap::projection}, {"swilu", OutputMap::swilu}});
   f.choice("addressing", addressing, {{"mask", RowAddressing::mask}, {"modulo", RowAddressing::modulo}});
@@ -162,8 +164,8 @@ void MemoryLayer::start_output_map(const std::string& name, uint64_t seed) {
   if (options_.output == OutputMap::none) return;
   const int64_t width = options_.width, value_width = table_->width();
   const double std = 1 / std::sqrt(static_cast<double>(width));
-  output_weight = register_parameter(
-      "output_weight", normal_start(seed, name + ".output_weight", {width, value_width}, options_.zero_output ? 0 : std));
+  output_weight = register_parameter("output_weight", normal_start(seed, name + ".output_weight", {width, value_width},
+                                                                   options_.zero_output ? 0 : std));
   output_bias = register_parameter("output_bias", at::zeros({width}));
   if (options_.output == OutputMap::swilu) {
     gate_weight =
