@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 from pathlib import Path
 
@@ -42,7 +43,15 @@ def test_the_library_finds_torch_but_not_the_build(prefix: Path) -> None:
 def test_a_separate_project_finds_builds_and_runs(prefix: Path, tmp_path: Path) -> None:
     run("cmake", "-S", ROOT / "tests/package", "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
     run("cmake", "--build", tmp_path)
-    assert run(tmp_path / "app").startswith("read [5, 32] at level ")
+    assert run(tmp_path / "app").startswith("read [32, 64] at level ")
+
+
+def test_the_readme_shows_what_was_built() -> None:
+    blocks = re.findall(r"```(?:cmake|cpp)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    built = [(ROOT / "tests/package" / name).read_text() for name in ("CMakeLists.txt", "main.cpp")]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    assert len(lines) > 5
+    assert not [line for line in lines if not any(line in text for text in built)]
 
 
 def unpacked_libtorch(folder: Path) -> Path:
