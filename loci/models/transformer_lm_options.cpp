@@ -54,7 +54,7 @@ void MemoryOptions::fields(ConfigFields& f) {
            {{"replace", MemoryPlacement::replace},
             {"parallel", MemoryPlacement::parallel},
             {"after", MemoryPlacement::after}});
-  f.field("rows", rows, {.minimum = 1});
+  f.field("rows", rows, {.minimum = 1, .maximum = int64_t{1} << 48});
   f.field("value_width", value_width, {.minimum = 0});
   f.choice("value_dtype", value_dtype, {"float32", "bfloat16"});
   f.choice("value_start", value_start, {"normal", "zero"});

@@ -21,7 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kInferenceRounds = 5;
-constexpr double kInferenceSeconds = 0.2;  // of a round
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -88,7 +87,7 @@ double median(std::vector<double> values) {
 }
 
 // Tokens per second of forward passes in evaluation mode.
-double inference_speed(Task& task, bool bfloat16) {
+double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(bfloat16);
   task.module().eval();
@@ -96,7 +95,7 @@ double inference_speed(Task& task, bool bfloat16) {
   int64_t tokens = 0;
   const double begin = now();
   double seconds = 0;
-  for (int64_t position = 0; seconds < kInferenceSeconds; ++position) {
+  for (int64_t position = 0; seconds < least_seconds; ++position) {
     tokens += task.infer(position);
     seconds = now() - begin;
   }
@@ -128,6 +127,7 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
     }
     state = load_checkpoint(checkpoint, *task, optimizers);
   }
+  malloc_trim(0);  // what opening the data left in the heap
   MetricsLog log = run.metrics(state.step);
   const nlohmann::json start = start_line(config, size, threads, state);
   log.write(start);
@@ -171,7 +171,7 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
       for (size_t i = 0; i < models.size(); ++i) {
         progress.show(fmt::format("measuring inference, round {}/{}", round + 1, kInferenceRounds));
         use_threads(models[i].threads);
-        speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16));
+        speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16, options_.inference_seconds));
       }
     }
     for (size_t i = 0; i < models.size(); ++i) results[begin + i].tokens_per_second_inference = median(speeds[i]);

@@ -1,0 +1,165 @@
+#include "loci/tasks/language_model.h"
+
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "loci/tasks/all.h"
+#include "loci/train/trainer.h"
+#include "tests/temporary_folder.h"
+
+namespace loci {
+namespace {
+
+constexpr const char* kRecipe = R"(
+task = "language_model"
+[data]
+validation_share = 0.3
+evaluation_tokens = 0
+[tokenizer]
+kind = "bytes"
+[model]
+layers = 1
+width = 8
+heads = 2
+context = 8
+[model.memory]
+layers = [0]
+rows = 25
+heads = 2
+top_k = 3
+key_width = 4
+query_norm = "batch"
+value_start = "zero"
+calibrate_tokens = 50
+[train]
+batch = 4
+)";
+
+class LanguageModel : public testing::Test {
+ protected:
+  LanguageModel() {
+    for (int i = 0; i < 6; ++i) {
+      std::ofstream(folder_ / fmt::format("{}.txt", i)) << std::string(200, static_cast<char>('a' + i)) << "\n";
+    }
+  }
+
+  std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}) {
+    recipe_ = read_recipe(Config::from_text(kRecipe), settings, all_tasks());
+    const RunConfig& config = recipe_.arms[0].config;
+    TaskInputs inputs;
+    inputs.data = folder_.path();
+    inputs.cache = cache_.path();
+    inputs.seed = 3;
+    inputs.batch = config.batch();
+    inputs.rows = config.table_optimizer;
+    inputs.progress = &progress_;
+    return config.plan->make(inputs);
+  }
+  static LanguageModelTask& of(Task& task) { return dynamic_cast<LanguageModelTask&>(task); }
+
+  TemporaryFolder folder_, cache_;
+  ProgressLine progress_{true};
+  Recipe recipe_;
+};
+
+TEST_F(LanguageModel, LossIsAFunctionOfStepAndSeed) {
+  const auto task = make({"model.memory.query_norm=layer"});
+  const double first = task->loss(0, 0).item<double>();
+  const double later = task->loss(7, 0).item<double>();
+  EXPECT_NE(first, later);
+  EXPECT_EQ(task->loss(0, 0).item<double>(), first);
+  EXPECT_EQ(make({"model.memory.query_norm=layer"})->loss(7, 0).item<double>(), later);
+}
+
+TEST_F(LanguageModel, EvaluationCountsEveryTokenOfTheValidationPartOnce) {
+  const auto task = make();
+  const nlohmann::json measures = evaluate(*task, false);
+  const int64_t tokens = measures["tokens"];
+  EXPECT_EQ((tokens + 1) % 202, 0);  // whole files of 201 bytes and their end; the first token is no target
+  // A byte is a token but for the ends of text, which have no bytes.
+  const double nats = measures["loss"].get<double>() * static_cast<double>(tokens);
+  const double bytes = static_cast<double>((tokens + 1) / 202 * 201 - 1);
+  EXPECT_NEAR(measures["bits_per_byte"].get<double>(), nats / std::log(2.0) / bytes, 1e-9);
+  EXPECT_EQ(measures["memories"].size(), 1u);
+  EXPECT_TRUE(task->module().is_training());
+}
+
+TEST_F(LanguageModel, EvaluationChangesNothing) {
+  const auto task = make();
+  const auto state = [&] {
+    std::vector<at::Tensor> copies;
+    for (const auto& buffer : task->module().named_buffers()) copies.push_back(buffer.value().clone());
+    for (const auto& [name, tensor] : task->extra_state()) copies.push_back(tensor.clone());
+    return copies;
+  };
+  task->loss(0, 0).backward();
+  const auto before = state();
+  const nlohmann::json first = evaluate(*task, false);
+  const auto after = state();
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(before[i].equal(after[i])) << i;
+  EXPECT_EQ(evaluate(*task, false), first);
+}
+
+TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
+  const auto task = make({"model.memory.calibrate_at=2"});
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  const at::Tensor keys = [&] {
+    for (const NamedParameter& p : task->dense_parameters()) {
+      if (p.name.find("keys1") != std::string::npos) return p.value;
+    }
+    return at::Tensor();
+  }();
+  const at::Tensor before = keys.detach().clone();
+  const at::Tensor values = task->tables()[0].first->values();
+  for (int64_t step = 0; step < 3; ++step) {
+    task->before_step(step, optimizers);
+    EXPECT_EQ(keys.detach().norm(2, -1).allclose(at::ones({2, 5}), 1e-4, 1e-4), step == 2) << step;
+    if (step == 2) break;
+    task->loss(step, 0).backward();
+    optimizers.step(step, 10);
+  }
+  EXPECT_FALSE(keys.equal(before));
+  EXPECT_EQ(values.abs().sum().item<double>(), 0);
+  for (const auto& [name, tensor] : optimizers.state()) {
+    if (name.find("keys") != std::string::npos || name.starts_with("table.")) {
+      if (name.ends_with("steps")) continue;
+      EXPECT_EQ(tensor.abs().sum().item<double>(), 0) << name;
+    }
+  }
+}
+
+TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
+  const auto task = make();
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  const auto reads = [&] {
+    for (const auto& [name, tensor] : task->extra_state()) {
+      if (name == "0.reads") return tensor.sum().item<int64_t>();
+    }
+    return int64_t{-1};
+  };
+  task->before_step(0, optimizers);
+  task->loss(0, 0);
+  EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
+  EXPECT_GT(task->training_measures()["usage"].get<double>(), 0);
+  EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
+  task->before_step(1, optimizers);
+  EXPECT_EQ(reads(), 0);
+}
+
+TEST_F(LanguageModel, TheDataKeyFollowsTheText) {
+  const std::string before = make()->data_key();
+  EXPECT_EQ(make()->data_key(), before);
+  std::ofstream(folder_ / "more.txt") << "another text\n";
+  EXPECT_NE(make()->data_key(), before);
+}
+
+TEST_F(LanguageModel, MistakesInTheModelAreToldBeforeTheDataIsRead) {
+  expect_error(ExitCode::usage, "width", [&] { make({"model.width=7"}); });
+  expect_error(ExitCode::usage, "memory.layers", [&] { make({"model.memory.layers=[3]"}); });
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,147 @@
+#include "loci/train/experiment.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include "loci/base/durable_file.h"
+#include "loci/train/stop_signal.h"
+#include "loci/train/tiny_task.h"
+#include "tests/temporary_folder.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+constexpr const char* kText = R"(
+task = "tiny"
+seeds = [0, 1]
+[train]
+steps = 6
+batch = 4
+threads = 1
+precision = "float32"
+[[arms]]
+name = "base"
+[[arms]]
+name = "wide"
+set = {"model.rows" = 64}
+[[arms]]
+name = "timed"
+equal_time = {to = "wide", of = "base"}
+)";
+
+Recipe recipe() { return read_recipe(Config::from_text(kText, "recipe.toml"), {}, tiny_tasks()); }
+
+ExperimentOptions options_for(const fs::path& out) {
+  ExperimentOptions options;
+  options.out = out;
+  options.quiet = true;
+  options.inference_seconds = 0.001;
+  return options;
+}
+
+RunResult result(const std::string& arm, int64_t seed, double loss) {
+  RunResult r;
+  r.arm = arm;
+  r.seed = seed;
+  r.loss = loss;
+  r.train_tokens = 1000;
+  return r;
+}
+
+TEST(Experiment, RunsEveryArmAndSeed) {
+  const TemporaryFolder folder;
+  Experiment experiment(recipe(), options_for(folder / "out"));
+  const auto results = experiment.run();
+  ASSERT_EQ(results.size(), 6u);
+  for (const RunResult& r : results) {
+    EXPECT_TRUE(fs::exists(folder / "out" / r.arm / fmt::format("seed-{}", r.seed) / "result.json"));
+    EXPECT_GT(*r.tokens_per_second_inference, 0);
+    EXPECT_EQ(*r.usage, 0.5);
+  }
+  EXPECT_EQ(results[1].arm, "wide");
+  EXPECT_EQ(results[1].parameters_table, 64 * 4);
+  const auto summary = nlohmann::json::parse(read_text_file(folder / "out" / "summary.json"));
+  EXPECT_EQ(summary.size(), 6u);
+  EXPECT_EQ(summary[5]["arm"], "timed");
+}
+
+TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromTheOthers) {
+  const TemporaryFolder folder;
+  Experiment(recipe(), options_for(folder / "out")).run();
+  for (const std::string seed : {"seed-0", "seed-1"}) {
+    const auto seconds = [&](const std::string& arm) {
+      return nlohmann::json::parse(read_text_file(folder / "out" / arm / seed / "result.json"))["seconds"].get<double>();
+    };
+    const int64_t steps = std::max<int64_t>(1, std::llround(6 * seconds("wide") / seconds("base")));
+    EXPECT_EQ(read_run_config(folder / "out" / "timed" / seed / "config.toml", tiny_tasks()).train.steps, steps);
+  }
+}
+
+TEST(Experiment, FinishedRunsAreKeptAndBrokenOnesGoOn) {
+  const TemporaryFolder folder;
+  auto options = options_for(folder / "out");
+  int count = 0;
+  TinyPlan::hooks.before_step = [&count](int64_t) {
+    if (++count == 9) raise(SIGINT);  // in the second run
+  };
+  EXPECT_THROW(Experiment(recipe(), options).run(), Interrupted);
+  TinyPlan::hooks = {};
+  expect_error(ExitCode::usage, "--resume", [&] { Experiment(recipe(), options).run(); });
+  const auto before = fs::last_write_time(folder / "out" / "base" / "seed-0" / "result.json");
+  options.resume = true;
+  const auto results = Experiment(recipe(), options).run();
+  EXPECT_EQ(results.size(), 6u);
+  EXPECT_EQ(fs::last_write_time(folder / "out" / "base" / "seed-0" / "result.json"), before);
+  std::ifstream log(folder / "out" / "wide" / "seed-0" / "metrics.jsonl");
+  int starts = 0;
+  for (std::string line; std::getline(log, line);) starts += nlohmann::json::parse(line)["kind"] == "start";
+  EXPECT_EQ(starts, 2);
+}
+
+TEST(Experiment, ChosenArmsAndSeeds) {
+  const TemporaryFolder folder;
+  auto options = options_for(folder / "out");
+  options.arms = {"base"};
+  options.seeds = {7};
+  const auto results = Experiment(recipe(), options).run();
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].seed, 7);
+  options.arms = {"timed"};
+  expect_error(ExitCode::usage, "arm timed needs a finished run of wide", [&] { Experiment(recipe(), options).run(); });
+  options.arms = {"none"};
+  expect_error(ExitCode::usage, "one of base, wide, timed", [&] { Experiment(recipe(), options); });
+}
+
+TEST(Experiment, WhatCannotFitIsRefusedBeforeAnythingIsWritten) {
+  const TemporaryFolder folder;
+  const Recipe huge = read_recipe(Config::from_text(kText, "r"), {"model.rows=600000000000"}, tiny_tasks());
+  expect_error(ExitCode::resources, "table", [&] { Experiment(huge, options_for(folder / "out")).run(); });
+  EXPECT_FALSE(fs::exists(folder / "out"));
+}
+
+TEST(Comparison, MeansSpreadsAndPairedDifferences) {
+  const std::vector<RunResult> results = {result("base", 0, 4.0), result("wide", 0, 3.5), result("timed", 0, 3.0),
+                                          result("base", 1, 5.0), result("wide", 1, 4.7), result("timed", 1, 4.0)};
+  const std::string text = comparison_text(results, recipe());
+  EXPECT_THAT(text, HasSubstr("4.500 ± 0.707"));
+  EXPECT_THAT(text, HasSubstr("-0.400 ± 0.141"));  // wide against base
+  EXPECT_THAT(text, HasSubstr("timed trained for as long as wide"));
+  EXPECT_THAT(text, HasSubstr("-0.600 ± 0.141"));  // timed against wide
+}
+
+TEST(Comparison, AResultReadsBack) {
+  RunResult r = result("base", 3, 4.25);
+  r.kl = 1.5;
+  const RunResult back = run_result(to_json(r), "file");
+  EXPECT_EQ(to_json(back), to_json(r));
+  EXPECT_FALSE(back.usage.has_value());
+  EXPECT_TRUE(to_json(r)["usage"].is_null());
+  expect_error(ExitCode::input, "run's result", [] { run_result({{"arm", "x"}}, "file"); });
+}
+
+}  // namespace
+}  // namespace loci

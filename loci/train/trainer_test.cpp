@@ -1,0 +1,233 @@
+#include "loci/train/trainer.h"
+
+#include <signal.h>
+
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <memory>
+
+#include "loci/base/durable_file.h"
+#include "loci/train/stop_signal.h"
+#include "loci/train/tensor_file.h"
+#include "loci/train/tiny_task.h"
+#include "tests/temporary_folder.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Setting {
+  TinyOptions task;
+  TrainOptions train;
+  uint64_t seed = 1;
+
+  Setting() {
+    train.steps = 20;
+    train.batch = 4;
+    train.log_every = 3;
+    train.precision = "float32";
+  }
+};
+
+// One process's part of a run: begins or goes on, as an experiment does.
+TrainerState train_in(const fs::path& folder, const Setting& setting, std::unique_ptr<TinyTask>* kept = nullptr) {
+  TaskInputs inputs;
+  inputs.seed = setting.seed;
+  inputs.batch = {setting.train.batch, setting.train.accumulation};
+  auto task = std::make_unique<TinyTask>(setting.task, inputs);
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), setting.seed);
+  RunDirectory run(folder, "task = \"tiny\"\n");
+  TrainerState state;
+  if (run.latest()) state = load_checkpoint(open_latest(folder, {}), *task, optimizers);
+  MetricsLog log = run.metrics(state.step);
+  ProgressLine progress(true);
+  Trainer trainer(*task, optimizers, setting.train, run, log, {{"seed", setting.seed}}, progress, "tiny");
+  state = trainer.run(state);
+  if (kept != nullptr) *kept = std::move(task);
+  return state;
+}
+
+std::map<std::string, std::string> tensor_bytes(const fs::path& folder) {
+  std::map<std::string, std::string> bytes;
+  for (const auto& entry : fs::directory_iterator(*newest_step_folder(folder))) {
+    if (entry.path().extension() == ".safetensors") bytes[entry.path().filename()] = read_text_file(entry.path());
+  }
+  return bytes;
+}
+
+// The log without what depends on the clock and the machine.
+std::vector<nlohmann::json> log_of(const fs::path& folder) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream file(folder / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(nlohmann::json::parse(line));
+    for (const char* key : {"seconds", "tokens_per_second", "memory_bytes"}) lines.back().erase(key);
+  }
+  return lines;
+}
+
+TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 300;
+  setting.train.evaluate_every = 299;
+  const TrainerState state = train_in(folder / "run", setting);
+  const auto log = log_of(folder / "run");
+  double first = 0, last = 0;
+  for (const auto& line : log) {
+    if (line["kind"] == "evaluation" && line["step"] == 299) first = line["loss"];
+    if (line["kind"] == "evaluation" && line["step"] == 300) last = line["loss"];
+    if (line["kind"] == "train" && line["step"] == 3) {
+      EXPECT_GT(line["loss"].get<double>(), state.evaluation["loss"].get<double>());
+    }
+  }
+  EXPECT_GT(first, 0);
+  EXPECT_EQ(last, state.evaluation["loss"].get<double>());
+  EXPECT_EQ(state.step, 300);
+  EXPECT_GT(state.seconds, 0);
+}
+
+TEST(Trainer, AStoppedRunGoesOnWithTheSameBitsAndTheSameLog) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.evaluate_every = 5;
+  train_in(folder / "whole", setting);
+  for (const auto& [stop_at, signal] : std::map<int64_t, int>{{0, SIGTERM}, {7, SIGINT}, {13, SIGTERM}, {19, SIGINT}}) {
+    Setting stopped = setting;
+    stopped.task.before_step = [stop_at = stop_at, signal = signal](int64_t step) {
+      if (step == stop_at) raise(signal);
+    };
+    try {
+      train_in(folder / "broken", stopped);
+      ADD_FAILURE() << "not stopped";
+    } catch (const Interrupted& stop) {
+      EXPECT_EQ(stop.signal(), signal);
+    }
+    EXPECT_EQ(CheckpointReader(*newest_step_folder(folder / "broken")).step(), stop_at + 1);
+  }
+  train_in(folder / "broken", setting);
+  EXPECT_EQ(tensor_bytes(folder / "broken"), tensor_bytes(folder / "whole"));
+  EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+}
+
+TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 3;
+  std::unique_ptr<TinyTask> whole, halves;
+  train_in(folder / "whole", setting, &whole);
+  setting.train.accumulation = 2;
+  train_in(folder / "halves", setting, &halves);
+  const at::Tensor a = whole->dense_parameters()[0].value, b = halves->dense_parameters()[0].value;
+  EXPECT_FALSE(a.equal(at::eye(4) * 0.5));
+  EXPECT_TRUE(a.allclose(b, 1e-5, 1e-6));
+  EXPECT_TRUE(whole->tables()[0].first->values().allclose(halves->tables()[0].first->values(), 1e-5, 1e-6));
+}
+
+TEST(Trainer, NanStopsTheRunAndKeepsTheLastCheckpoint) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.checkpoint_every = 4;
+  setting.task.bad_steps = {6};
+  expect_error(ExitCode::numbers, "loss must be finite, got nan at step 6", [&] { train_in(folder / "run", setting); });
+  EXPECT_EQ(open_latest(folder / "run", {}).step(), 4);
+}
+
+TEST(Trainer, NanIsSkippedByPolicyUntilItComesTooOften) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.nan_policy = NanPolicy::skip;
+  setting.train.most_skips = 2;
+  setting.task.bad_steps = {2, 3, 9, 10};
+  EXPECT_EQ(train_in(folder / "run", setting).step, 20);
+  setting.task.bad_steps = {2, 3, 4};
+  expect_error(ExitCode::numbers, "after 2 skipped steps in a row", [&] { train_in(folder / "stopped", setting); });
+}
+
+TEST(Trainer, ASkippedStepChangesNothing) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 1;
+  setting.train.nan_policy = NanPolicy::skip;
+  setting.task.bad_steps = {0};
+  std::unique_ptr<TinyTask> task;
+  train_in(folder / "run", setting, &task);
+  EXPECT_TRUE(task->dense_parameters()[0].value.equal(at::eye(4) * 0.5));
+}
+
+TEST(Trainer, OldCheckpointsGo) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.checkpoint_every = 2;
+  setting.train.keep_last = 3;
+  train_in(folder / "run", setting);
+  for (int step = 1; step <= 20; ++step) {
+    EXPECT_EQ(fs::exists(folder / "run" / fmt::format("step-{}", step)), step % 2 == 0 && step > 14) << step;
+  }
+}
+
+TEST(Checkpoint, OtherModelsAndOtherDataAreRefused) {
+  const TemporaryFolder folder;
+  Setting setting;
+  train_in(folder / "run", setting);
+  Setting other = setting;
+  other.task.rows = 33;
+  expect_error(ExitCode::input, "must be F32 [33, 4], got F32 [32, 4]", [&] { train_in(folder / "run", other); });
+  other = setting;
+  other.task.width = 5;
+  expect_error(ExitCode::input, "weight must be F32 [5, 5]", [&] { train_in(folder / "run", other); });
+  other = setting;
+  other.task.data_key = "others";
+  expect_error(ExitCode::input, "data it began with", [&] { train_in(folder / "run", other); });
+}
+
+TEST(Checkpoint, EveryFlippedByteIsFound) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 1;
+  setting.task.rows = 2;
+  train_in(folder / "run", setting);
+  const fs::path step = *newest_step_folder(folder / "run");
+  for (const auto& entry : fs::directory_iterator(step)) {
+    const std::string good = read_text_file(entry.path());
+    for (size_t i = 0; i < good.size(); ++i) {
+      std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>(i)).put(static_cast<char>(good[i] ^ 1)).flush();
+      EXPECT_THROW(CheckpointReader{step}, Error) << entry.path() << " byte " << i;
+      file.seekp(static_cast<std::streamoff>(i)).put(good[i]).flush();
+    }
+  }
+  EXPECT_NO_THROW(CheckpointReader{step});
+}
+
+TEST(TensorFile, CopiesIntoTheStorageThatExists) {
+  const TemporaryFolder folder;
+  const at::Tensor a = at::rand({100, 50}), b = at::randint(100, {7}, at::kLong);
+  write_safetensors(folder / "x", as_safetensors({{"a", a}, {"b", b}}));
+  const at::Tensor c = at::zeros({100, 50}), d = at::zeros({7}, at::kLong);
+  const void* before = c.const_data_ptr();
+  load_tensors(folder / "x", {{"a", c}, {"b", d}});
+  EXPECT_EQ(c.const_data_ptr(), before);
+  EXPECT_TRUE(c.equal(a));
+  EXPECT_TRUE(d.equal(b));
+}
+
+TEST(TensorFile, MissingExtraAndMisshapenTensorsAreRefusedUntouched) {
+  const TemporaryFolder folder;
+  const at::Tensor a = at::ones({2, 3});
+  write_safetensors(folder / "x", as_safetensors({{"a", a}}));
+  const at::Tensor target = at::zeros({2, 3});
+  const auto refused = [&](const std::string& part, const NamedTensors& targets) {
+    expect_error(ExitCode::input, part, [&] { load_tensors(folder / "x", targets); });
+  };
+  refused("must hold b", {{"a", target}, {"b", target}});
+  refused("every tensor must belong to the model, got a", {});
+  refused("a must be F32 [3, 2], got F32 [2, 3]", {{"a", at::zeros({3, 2})}});
+  refused("a must be F64 [2, 3]", {{"a", at::zeros({2, 3}, at::kDouble)}});
+  EXPECT_EQ(target.sum().item<float>(), 0);
+}
+
+}  // namespace
+}  // namespace loci

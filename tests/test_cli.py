@@ -1,0 +1,516 @@
+"""The command line as a user meets it: each verb, each kind of bad input, each way a run can be broken off."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", pathlib.Path(__file__).parent.parent / "build" / "release"))
+LOCI = BUILD / "cli" / "loci"
+ROOT = os.geteuid() == 0
+
+RECIPE = """
+task = "language_model"
+seeds = [0]
+[data]
+evaluation_tokens = 500
+validation_share = 0.2
+[tokenizer]
+kind = "bytes"
+[model]
+layers = 1
+width = 16
+heads = 2
+context = 16
+[train]
+steps = 12
+batch = 4
+threads = 1
+precision = "float32"
+log_every = 2
+checkpoint_every = 3
+[optimizer.schedule]
+warmup = 2
+[[arms]]
+name = "base"
+[[arms]]
+name = "memory"
+[arms.set.model.memory]
+layers = [0]
+rows = 64
+heads = 2
+top_k = 4
+key_width = 8
+query_norm = "batch"
+value_start = "zero"
+calibrate_at = 4
+calibrate_tokens = 128
+[[arms]]
+name = "base-equal-time"
+equal_time = {to = "memory", of = "base"}
+"""
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A recipe, a folder of text, and a cache that all tests share."""
+    folder = tmp_path_factory.mktemp("loci")
+    (folder / "recipe.toml").write_text(RECIPE)
+    words = "the cat sat on a mat and saw seven small green birds fly over an old red barn".split()
+    draw = random.Random(0)
+    for i in range(12):
+        path = folder / "text" / f"part{i % 3}" / f"{i}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(" ".join(draw.choices(words, k=9)) for _ in range(60)))
+    return folder
+
+
+def command(place, *arguments):
+    return [str(LOCI), *map(str, arguments)]
+
+
+def environment(place, **more):
+    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), **more}
+
+
+def loci(place, *arguments, **more):
+    return subprocess.run(
+        command(place, *arguments), capture_output=True, text=True, timeout=120, env=environment(place), **more
+    )
+
+
+def train_arguments(place, out, *more):
+    return ["train", place / "recipe.toml", "--data", place / "text", "--out", out, *more]
+
+
+def train(place, out, *more):
+    return loci(place, *train_arguments(place, out, *more))
+
+
+def assert_refused(result, code, *parts):
+    """One line on standard error, after what progress wrote; nothing on standard output."""
+    assert result.returncode == code, result.stderr
+    complaint = [line for line in result.stderr.splitlines() if line.startswith("loci: ")]
+    assert len(complaint) == 1 and result.stderr.splitlines()[-1] == complaint[0], result.stderr
+    for part in parts:
+        assert part in complaint[0]
+    assert result.stdout == ""
+
+
+def tensors_of(run):
+    """The bytes of everything that a resumed run must have in common with an unbroken one."""
+    newest = run / (run / "latest").read_text().strip()
+    return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
+
+
+@pytest.fixture(scope="session")
+def trained(place):
+    out = place / "trained"
+    result = train(place, out)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def copy_of(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# What works.
+
+
+def test_train_writes_runs_and_a_comparison(trained):
+    out, result = trained
+    assert "At equal training tokens" in result.stdout
+    assert "At equal training time" in result.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert [row["arm"] for row in summary] == ["base", "memory", "base-equal-time"]
+    for row in summary:
+        assert list(sorted(row)) == sorted(
+            ["arm", "seed", "parameters_dense", "parameters_table", "train_tokens", "seconds", "loss", "bits_per_byte",
+             "tokens_per_second_inference", "usage", "kl"]
+        )  # fmt: skip
+        assert (row["usage"] is None) == (row["arm"] != "memory")
+        assert row["tokens_per_second_inference"] > 0
+    assert summary[1]["parameters_table"] == 64 * 16
+    assert summary[0]["train_tokens"] == 12 * 4 * 16
+    seconds = {row["arm"]: row["seconds"] for row in summary}
+    steps = summary[2]["train_tokens"] / 64
+    assert steps == max(1, round(12 * seconds["memory"] / seconds["base"]))
+
+
+def test_the_log_has_a_line_of_each_kind(trained):
+    lines = [json.loads(line) for line in (trained[0] / "memory" / "seed-0" / "metrics.jsonl").read_text().splitlines()]
+    kinds = [line["kind"] for line in lines]
+    assert kinds == ["start"] + ["train"] * 6 + ["evaluation", "end"]
+    assert lines[0]["parameters_dense"] > 0 and lines[0]["threads"] == 1 and lines[0]["level"]
+    assert {"step", "tokens", "seconds", "loss", "learning_rate", "tokens_per_second", "memory_bytes", "usage", "kl"} <= (
+        lines[1].keys()
+    )
+    memory = lines[-2]["memories"][0]
+    assert {"layer", "usage", "usage_at_1", "kl", "gini", "rows_50", "rows_90", "rows_99", "collision",
+            "never_touched"} <= memory.keys()  # fmt: skip
+
+
+def test_json_on_standard_output_is_the_summary(place, trained):
+    result = train(place, trained[0], "--resume", "--json", "--quiet")
+    assert result.returncode == 0 and result.stderr == ""
+    rows = json.loads(result.stdout)
+    assert [row["loss"] for row in rows] == [row["loss"] for row in json.loads((trained[0] / "summary.json").read_text())]
+
+
+def test_dry_run_tells_the_size_and_writes_nothing(place, tmp_path):
+    result = loci(place, "train", place / "recipe.toml", "--out", tmp_path / "out", "--dry-run", "--json")
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert [arm["arm"] for arm in plan["arms"]] == ["base", "memory", "base-equal-time"]
+    assert plan["arms"][0]["steps"] == 12 and plan["arms"][1]["parameters_table"] == 1024
+    assert plan["arms"][0]["memory"]["total"] > 0 and plan["memory_available"] > 0
+    assert not (tmp_path / "out").exists()
+    assert "dense parameters" in loci(place, "train", place / "recipe.toml", "--dry-run").stdout
+
+
+def test_eval_measures_what_training_measured(place, trained):
+    result = loci(place, "eval", trained[0] / "memory" / "seed-0", "--data", place / "text", "--json")
+    assert result.returncode == 0, result.stderr
+    measures = json.loads(result.stdout)
+    assert sorted(measures) == ["bits_per_byte", "loss", "memories", "tokens"]
+    assert sorted(measures["memories"][0]) == ["gini", "kl", "layer", "usage", "usage_at_1"]
+    summary = json.loads((trained[0] / "summary.json").read_text())
+    assert measures["loss"] == summary[1]["loss"]
+    assert measures["memories"][0]["usage"] == summary[1]["usage"]
+    base = loci(place, "eval", trained[0] / "base" / "seed-0" / "step-12", "--data", place / "text", "--json")
+    assert json.loads(base.stdout)["memories"] == []
+
+
+def test_generate_repeats_itself_with_the_same_seed(place, trained):
+    def text(seed, *more):
+        result = loci(place, "generate", trained[0] / "memory" / "seed-0", "--prompt", "the cat", "--tokens", 40,
+                      "--temperature", 0.9, "--top-k", 20, "--seed", seed, *more)  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+    assert text(1).startswith("the cat")
+
+
+def test_inspect_lists_tensors_of_a_run_and_of_a_file(place, trained):
+    run = trained[0] / "memory" / "seed-0"
+    facts = json.loads(loci(place, "inspect", run, "--json").stdout)
+    assert facts["arm"] == "memory"
+    names = {pathlib.Path(file["file"]).name for file in facts["files"]}
+    assert {"model.safetensors", "optimizer.safetensors", "usage.safetensors", "manifest.json"} <= names
+    file = loci(place, "inspect", run / "step-12" / "model.safetensors")
+    assert file.returncode == 0 and "embedding" in file.stdout and "[257, 16]" in file.stdout
+
+
+def test_doctor_knows_the_machine(place):
+    facts = json.loads(loci(place, "doctor", "--json").stdout)
+    assert facts["torch"].startswith("2.") and facts["threads"] >= 1
+    assert len(facts["openmp"]) == 1
+    assert "level" in loci(place, "doctor").stdout
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "generate", "inspect", "doctor"])
+def test_help_shows_examples(place, verb):
+    result = loci(place, verb, "--help")
+    assert result.returncode == 0 and "Example" in result.stdout and f"loci {verb}" in result.stdout
+
+
+def test_version(place):
+    assert re.match(r"loci \d+\.\d+\.\d+ ", loci(place, "--version").stdout)
+
+
+# Mistakes on the command line and in the configuration.
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["doctor", "--jsn"], ["generate", "x", "--tokens", "many"]])
+def test_usage_mistakes(place, arguments):
+    assert_refused(loci(place, *arguments), 2)
+
+
+@pytest.mark.parametrize(
+    "setting, part",
+    [
+        ("model.layerss=3", "did you mean layers"),
+        ("model.layers=many", "layers"),
+        ("train.steps=-1", "from 0"),
+        ("model.width=17", "width"),
+        ("train.precision=float16", "float32"),
+        ("task=vision", "language_model"),
+        ("train", "KEY=VALUE"),
+    ],
+)
+def test_config_mistakes(place, tmp_path, setting, part):
+    result = train(place, tmp_path / "out", "--set", setting)
+    assert_refused(result, 2, part)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_is_missing_or_no_toml(place, tmp_path):
+    (tmp_path / "broken.toml").write_text("task = [")
+    for name in ("none.toml", "broken.toml"):
+        result = loci(place, "train", tmp_path / name, "--data", place / "text", "--out", tmp_path / "out")
+        assert_refused(result, 2, name)
+
+
+def test_an_unknown_arm(place, tmp_path):
+    assert_refused(train(place, tmp_path / "out", "--arm", "memry"), 2, "base, memory")
+
+
+def test_a_table_of_ten_terabytes_is_refused_with_nothing_written(place, tmp_path):
+    recipe = tmp_path / "huge.toml"
+    recipe.write_text(RECIPE.replace("rows = 64", "rows = 160_000_000_000"))
+    cache = tmp_path / "cache"
+    result = loci(place, "train", recipe, "--data", place / "text", "--out", tmp_path / "out", "--cache", cache)
+    assert_refused(result, 4, "TiB", "table")
+    assert not (tmp_path / "out").exists() and not cache.exists()
+
+
+@pytest.mark.parametrize("rows", [2**62, 2**63 - 1])
+def test_sizes_beyond_64_bits_are_refused(place, tmp_path, rows):
+    recipe = tmp_path / "huge.toml"
+    recipe.write_text(RECIPE.replace("rows = 64", f"rows = {rows}"))
+    result = loci(place, "train", recipe, "--data", place / "text", "--out", tmp_path / "out")
+    assert result.returncode in (2, 4), result.stderr
+    assert_refused(result, result.returncode)
+
+
+# Bad data.
+
+
+def test_a_missing_folder(place, tmp_path):
+    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "none", "--out", tmp_path / "out")
+    assert_refused(result, 3, "none")
+
+
+def test_an_empty_folder(place, tmp_path):
+    (tmp_path / "text").mkdir()
+    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", tmp_path / "out")
+    assert_refused(result, 3, "text")
+
+
+def test_a_folder_of_binary_files(place, tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(3):
+        (tmp_path / "text" / f"{i}.txt").write_bytes(bytes(range(256)) * 20)
+    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", tmp_path / "out")
+    assert_refused(result, 3, "binary")
+
+
+@pytest.mark.skipif(ROOT, reason="root reads everything")
+def test_an_unreadable_folder(place, tmp_path):
+    (tmp_path / "text").mkdir(mode=0)
+    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", tmp_path / "out")
+    assert_refused(result, 3, "text")
+
+
+def test_a_folder_too_small_for_a_batch(place, tmp_path):
+    (tmp_path / "text").mkdir()
+    for i in range(2):
+        (tmp_path / "text" / f"{i}.txt").write_text(f"few words {i}")
+    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", tmp_path / "out")
+    assert_refused(result, 3, "tokens")
+
+
+# Bad run directories and checkpoints.
+
+
+def test_out_is_not_overwritten(place, trained):
+    assert_refused(train(place, trained[0]), 2, "--resume")
+
+
+def test_a_run_of_another_configuration_does_not_go_on(place, trained, tmp_path):
+    out = copy_of(trained, tmp_path)
+    assert_refused(train(place, out, "--resume", "--set", "model.width=32"), 2, "model.width = 16", "got 32")
+
+
+def test_a_run_does_not_go_on_with_other_data(place, trained, tmp_path):
+    out = copy_of(trained, tmp_path)
+    (out / "base" / "seed-0" / "result.json").unlink()
+    shutil.copytree(place / "text", tmp_path / "text")
+    (tmp_path / "text" / "more.txt").write_text("one more file " * 50)
+    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", out, "--resume")
+    assert_refused(result, 3, "data")
+
+
+def test_no_checkpoint(place, tmp_path):
+    assert_refused(loci(place, "eval", tmp_path / "none", "--data", place / "text"), 3, "none")
+    assert_refused(loci(place, "generate", tmp_path), 3, str(tmp_path))
+
+
+def test_damaged_checkpoints_are_refused(place, trained, tmp_path):
+    out = copy_of(trained, tmp_path)
+    run = out / "memory" / "seed-0"
+    step = run / "step-12"
+    draw = random.Random(1)
+    for path in sorted(step.iterdir()):
+        good = path.read_bytes()
+        position = draw.randrange(len(good))
+        for bad in (good[: len(good) // 2], good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :]):
+            path.write_bytes(bad)
+            assert_refused(loci(place, "generate", step, "--tokens", 1), 3, path.name)
+        path.write_bytes(good)
+    assert loci(place, "generate", step, "--tokens", 1).returncode == 0
+    path.write_bytes(b"")
+    older = loci(place, "generate", run, "--tokens", 1)
+    assert older.returncode == 0 and "step-12 is damaged and left out" in older.stderr
+
+
+def test_a_checkpoint_of_another_model_is_refused(place, trained, tmp_path):
+    out = copy_of(trained, tmp_path)
+    for arm, other, part in (("base", "memory", "every table must belong"), ("memory", "base", "model.safetensors")):
+        step = out / arm / "seed-0" / "step-12"
+        shutil.rmtree(step)
+        shutil.copytree(trained[0] / other / "seed-0" / "step-12", step)
+        assert_refused(loci(place, "eval", step, "--data", place / "text"), 3, part)
+
+
+def test_a_file_that_is_no_safetensors(place, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 64)
+    assert_refused(loci(place, "inspect", tmp_path / "x.safetensors"), 3, "x.safetensors")
+
+
+# Runs that are broken off.
+
+
+def start(place, out, *more):
+    return subprocess.Popen(
+        command(place, *train_arguments(place, out, *more)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(place),
+    )  # fmt: skip
+
+
+def wait_for(process, text):
+    for line in process.stderr:
+        if text in line:
+            return
+    pytest.fail(f"no line with {text}")
+
+
+def wait_for_steps(process, run):
+    """Until the process has logged a step of its own."""
+    log = run / "metrics.jsonl"
+    seen = log.read_text().count('"kind":"train"') if log.exists() else 0
+    while process.poll() is None:
+        if log.exists() and log.read_text().count('"kind":"train"') > seen:
+            return
+        time.sleep(0.02)
+    pytest.fail(process.stderr.read())
+
+
+def newest_step(run):
+    return int((run / "latest").read_text().strip().removeprefix("step-"))
+
+
+def test_kill_9_at_random_moments(place, tmp_path):
+    """The last complete checkpoint always loads, and the end has the bits of an unbroken run."""
+    settings = ["--arm", "memory", "--set", "train.steps=120", "--set", "train.checkpoint_every=1"]
+    whole = train(place, tmp_path / "whole", *settings)
+    assert whole.returncode == 0, whole.stderr
+    draw = random.Random(2)
+    out = tmp_path / "broken"
+    killed = 0
+    for _ in range(20):
+        process = start(place, out, *settings, "--resume")
+        try:
+            _, errors = process.communicate(timeout=draw.uniform(0.2, 1.2))
+            assert process.returncode == 0, errors
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+        if (out / "memory" / "seed-0" / "result.json").exists():  # ended before it was killed: begin again
+            shutil.rmtree(out)
+    assert killed > 0
+    result = train(place, out, *settings, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert tensors_of(out / "memory" / "seed-0") == tensors_of(tmp_path / "whole" / "memory" / "seed-0")
+
+
+def test_a_signal_saves_the_run_and_resume_goes_on(place, tmp_path):
+    long = ["--arm", "memory", "--set", "train.steps=1000000", "--set", "train.checkpoint_every=0", "--set",
+            "train.log_every=1"]  # fmt: skip
+    run = tmp_path / "out" / "memory" / "seed-0"
+    stopped = 0
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(place, tmp_path / "out", *long, "--resume")
+        wait_for_steps(process, run)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status, errors
+        assert "--resume" in errors.splitlines()[-1]
+        assert newest_step(run) > stopped
+        stopped = newest_step(run)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, stopped + 1))
+
+
+def test_the_second_ctrl_c_quits_at_once(place, tmp_path):
+    large = ["model.layers=8", "model.width=512", "model.heads=8", "model.context=64", "train.batch=128",
+             "train.checkpoint_every=1", "train.log_every=1"]  # fmt: skip
+    process = start(place, tmp_path / "out", "--arm", "base", *[part for s in large for part in ("--set", s)])
+    run = tmp_path / "out" / "base" / "seed-0"
+    while not (run / "latest").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    wait_for(process, "stopping after this step")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert newest_step(run) == 1
+    assert loci(place, "inspect", run).returncode == 0
+
+
+def test_numbers_that_go_bad_stop_the_run(place, tmp_path):
+    out = tmp_path / "out"
+    result = train(place, out, "--arm", "base", "--set", "optimizer.learning_rate=1e30", "--set", "train.checkpoint_every=1")
+    assert_refused(result, 5, "finite", "step")
+    assert not (out / "summary.json").exists()
+    kept = loci(place, "inspect", out / "base" / "seed-0")
+    assert kept.returncode == 0, kept.stderr
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(place, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ROOT and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True
+    ).returncode == 0  # fmt: skip
+    if not mounted:
+        pytest.skip("a small tmpfs cannot be mounted")
+    try:
+        result = train(place, disk / "out", "--arm", "memory", "--set", "train.keep_last=100", "--set",
+                       "train.checkpoint_every=1", "--set", "train.steps=100")  # fmt: skip
+        assert_refused(result, 4, "space")
+        kept = loci(place, "generate", disk / "out" / "memory" / "seed-0", "--tokens", 3)
+        assert kept.returncode == 0, kept.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_closed_standard_output_ends_quietly(place, trained):
+    for arguments in (["doctor"], ["generate", trained[0] / "base" / "seed-0", "--tokens", 500]):
+        process = subprocess.Popen(
+            command(place, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place)
+        )
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 0
+    shell = " ".join(command(place, "doctor")) + " >&- 2>&-"
+    assert subprocess.run(["sh", "-c", shell], env=environment(place)).returncode == 0
+
+
+def test_without_a_terminal_progress_is_plain_lines(trained):
+    errors = trained[1].stderr
+    assert "\r" not in errors and "\x1b" not in errors
+    assert "[1/3] base seed 0: loss" in errors
