@@ -154,6 +154,7 @@ def test_the_log_has_a_line_of_each_kind(trained):
     assert {"step", "tokens", "seconds", "loss", "learning_rate", "tokens_per_second", "memory_bytes", "usage", "kl"} <= (
         lines[1].keys()
     )
+    assert lines[-2]["tokens"] == lines[-3]["tokens"] == 12 * 64  # trained on, beside those evaluated
     memory = lines[-2]["memories"][0]
     assert {"layer", "usage", "usage_at_1", "kl", "gini", "rows_50", "rows_90", "rows_99", "collision",
             "never_touched"} <= memory.keys()  # fmt: skip

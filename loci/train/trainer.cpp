@@ -153,11 +153,12 @@ void Trainer::log_step(TrainerState& state, double rate) {
 void Trainer::evaluate_and_log(TrainerState& state) {
   progress_.show(fmt::format("{} step {}/{}  evaluating", label_, state.step, steps_));
   state.evaluation = evaluate(task_, bfloat16_);
-  nlohmann::json line = {{"kind", "evaluation"},
-                         {"step", state.step},
-                         {"tokens", state.step * tokens_per_step_},
-                         {"seconds", state.seconds}};
-  line.update(state.evaluation);
+  nlohmann::json line = state.evaluation;  // its "tokens" were evaluated, those of the log were trained on
+  if (line.contains("tokens")) line["evaluation_tokens"] = line["tokens"];
+  line.update({{"kind", "evaluation"},
+               {"step", state.step},
+               {"tokens", state.step * tokens_per_step_},
+               {"seconds", state.seconds}});
   log_.write(line);
   const double loss = number_of(state.evaluation.at("loss"));
   if (options_.nan_policy == NanPolicy::stop && !std::isfinite(loss)) note_bad_step(state, loss);
