@@ -116,7 +116,7 @@ std::tuple<Tensor, Tensor> product_key_search_definition(const Tensor& query, co
   const auto type = search_score_dtype(query.scalar_type());
   const Tensor score1 = at::bmm(half(query, 0, type), keys1.to(type).transpose(1, 2));  // [H, T, n1]
   const Tensor score2 = at::bmm(half(query, 1, type), keys2.to(type).transpose(1, 2));  // [H, T, n2]
-  return product_key_select(score1.transpose(0, 1), score2.transpose(0, 1), top_k, addresses);
+  return product_key_select_definition(score1.transpose(0, 1), score2.transpose(0, 1), top_k, addresses);
 }
 
 Tensor search_backward_query_definition(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,

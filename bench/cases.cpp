@@ -1,0 +1,210 @@
+#include "bench/cases.h"
+
+#include <ATen/Parallel.h>
+#include <benchmark/benchmark.h>
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include "loci/ops/product_key_search/product_key_search.h"
+#include "loci/ops/product_key_search/product_key_search_definition.h"
+#include "loci/ops/product_key_select/product_key_select.h"
+#include "loci/ops/product_key_select/product_key_select_definition.h"
+#include "loci/ops/row_sum/row_sum.h"
+#include "loci/ops/row_sum/row_sum_definition.h"
+#include "loci/ops/row_update/row_update.h"
+#include "loci/ops/row_update/row_update_definition.h"
+#include "loci/ops/table_read/table_read.h"
+#include "loci/ops/table_read/table_read_definition.h"
+
+// Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, N rows, D width.
+
+namespace loci::bench {
+namespace {
+
+using torch::Tensor;
+
+// A layer of a small language model, one of a large one, and one token of generation.
+struct Size {
+  int64_t T, H, n, w, K, N, D;
+};
+const std::vector<Size> kSizes = {
+    {2048, 4, 128, 64, 16, 1 << 14, 128}, {4096, 4, 512, 128, 32, 1 << 18, 256}, {1, 4, 512, 128, 32, 1 << 18, 256}};
+
+std::string search_size(const Size& s) {
+  return fmt::format("T {} H {} n {} w {} K {}", s.T, s.H, s.n, s.w, s.K);
+}
+std::string read_size(const Size& s, const char* type) {
+  return fmt::format("T {} K {} N {} D {} {}", s.T, s.H * s.K, s.N, s.D, type);
+}
+
+double count(std::initializer_list<int64_t> factors) {
+  double product = 1;
+  for (int64_t factor : factors) product *= static_cast<double>(factor);
+  return product;
+}
+
+Case select_case(const Size& s) {
+  const Tensor score1 = torch::randn({s.T, s.H, s.n}), score2 = torch::randn({s.T, s.H, s.n});
+  const int64_t A = s.n * s.n, K = s.K;
+  return {"select",
+          fmt::format("T {} H {} n {} K {}", s.T, s.H, s.n, s.K),
+          Bound::stream,
+          count({s.T, s.H, 2 * s.n * 4 + s.K * 12}),
+          0,
+          [=] { product_key_select(score1, score2, K, A); },
+          [=] { product_key_select_definition(score1, score2, K, A); }};
+}
+
+struct SearchInputs {
+  Tensor query, keys1, keys2;
+  explicit SearchInputs(const Size& s)
+      : query(torch::randn({s.T, s.H, 2, s.w})),
+        keys1(torch::randn({s.H, s.n, s.w})),
+        keys2(torch::randn({s.H, s.n, s.w})) {}
+};
+
+Case search_case(const Size& s) {
+  const SearchInputs in(s);
+  const int64_t A = s.n * s.n, K = s.K;
+  return {"search",
+          search_size(s),
+          Bound::products,
+          count({s.T, s.H, 2 * s.w * 4 + s.K * 12}) + count({2, s.H, s.n, s.w, 4}),
+          count({2, s.T, s.H, 2, s.n, s.w}),
+          [=] { product_key_search(in.query, in.keys1, in.keys2, K, A); },
+          [=] { product_key_search_definition(in.query, in.keys1, in.keys2, K, A); }};
+}
+
+Case search_backward_case(const Size& s) {
+  const SearchInputs in(s);
+  const Tensor index = std::get<1>(product_key_search(in.query, in.keys1, in.keys2, s.K, s.n * s.n));
+  const Tensor grad = torch::randn({s.T, s.H, s.K});
+  const int64_t n = s.n;
+  return {"search_backward",
+          search_size(s),
+          Bound::stream,
+          count({s.T, s.H, 4 * s.w * 4 + s.K * 12}) + count({4, s.H, s.n, s.w, 4}),
+          0,
+          [=] {
+            product_key_search_backward_query(grad, index, in.keys1, in.keys2);
+            product_key_search_backward_keys(grad, index, in.query, n, n);
+          },
+          [=] {
+            search_backward_query_definition(grad, index, in.keys1, in.keys2);
+            search_backward_keys_definition(grad, index, in.query, n, n);
+          }};
+}
+
+struct ReadInputs {
+  Tensor table, index, weight, grad;
+  double bytes;  // of the rows, the indices, the weights and the sums
+  ReadInputs(const Size& s, torch::ScalarType type)
+      : table(torch::randn({s.N, s.D}).to(type)),
+        index(torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong)),
+        weight(torch::randn({s.T, s.H * s.K})),
+        grad(torch::randn({s.T, s.D})),
+        bytes(count({s.T, s.H * s.K, s.D * table.element_size() + 12}) + count({s.T, s.D, 4})) {}
+};
+
+Case read_case(const Size& s, torch::ScalarType type, const char* name) {
+  const ReadInputs in(s, type);
+  return {"read",
+          read_size(s, name),
+          Bound::gather,
+          in.bytes,
+          0,
+          [=] { table_read(in.table, in.index, in.weight); },
+          [=] { table_read_definition(in.table, in.index, in.weight); }};
+}
+
+Case read_backward_case(const Size& s, torch::ScalarType type, const char* name) {
+  const ReadInputs in(s, type);
+  return {"read_backward",
+          read_size(s, name),
+          Bound::gather,
+          in.bytes,
+          0,
+          [=] { table_read_backward_weight(in.grad, in.table, in.index); },
+          [=] { table_read_backward_weight_definition(in.grad, in.table, in.index); }};
+}
+
+Case row_sum_case(const Size& s) {
+  const int64_t M = s.T * s.H * s.K;
+  const Tensor row = torch::randint(s.N, {M}, torch::kLong), coefficient = torch::randn({M});
+  const Tensor source_index = torch::arange(s.T).repeat_interleave(s.H * s.K), source = torch::randn({s.T, s.D});
+  // Each distinct row is written once; at most min(M, N).
+  return {"row_sum",
+          fmt::format("references {} N {} D {}", M, s.N, s.D),
+          Bound::gather,
+          count({M, s.D * 4 + 20}) + count({std::min(M, s.N), s.D * 4}),
+          0,
+          [=] { row_sum(row, coefficient, source_index, source); },
+          [=] { row_sum_definition(row, coefficient, source_index, source); }};
+}
+
+// Lazy Adam on as many rows as a step touches: rows and both moments are read and written, gradients read.
+Case row_update_case(const Size& s) {
+  const int64_t U = std::min(s.N, s.T * s.H * s.K / 4);
+  const Tensor table = torch::randn({s.N, s.D}), gradient = torch::randn({U, s.D});
+  const Tensor row = std::get<0>(torch::randperm(s.N, torch::kLong).narrow(0, 0, U).sort());
+  const RowState state{torch::zeros({s.N, s.D}), torch::zeros({s.N, s.D}), torch::zeros({s.N}, torch::kInt), {}};
+  const RowUpdate update{.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+  return {"row_update",
+          fmt::format("rows {} N {} D {} adam", U, s.N, s.D),
+          Bound::gather,
+          count({U, s.D * 4 * 7 + 16}),
+          0,
+          [=] { row_update(table, state, row, gradient, update); },
+          [=] { row_update_definition(table, state, row, gradient, update); }};
+}
+
+}  // namespace
+
+std::vector<Case> cases_of(const std::string& name) {
+  torch::manual_seed(0);
+  std::vector<Case> list;
+  for (const Size& s : kSizes) {
+    if (name == "select") list.push_back(select_case(s));
+    if (name == "search") list.push_back(search_case(s));
+    if (name == "search_backward" && s.T > 1) list.push_back(search_backward_case(s));
+    if (name == "read") {
+      list.push_back(read_case(s, torch::kFloat, "float32"));
+      list.push_back(read_case(s, torch::kBFloat16, "bfloat16"));
+    }
+    if (name == "read_backward" && s.T > 1) list.push_back(read_backward_case(s, torch::kFloat, "float32"));
+    if (name == "row_sum" && s.T > 1) list.push_back(row_sum_case(s));
+    if (name == "row_update" && s.T > 1) list.push_back(row_update_case(s));
+  }
+  return list;
+}
+
+Machine machine() {
+  Machine m;
+  const Tensor from = torch::ones({1 << 26}), to = torch::zeros({1 << 26});  // 256 MB each
+  m.copy = [=] { to.copy_(from); };
+  m.copy_bytes = 2.0 * static_cast<double>(from.nbytes());
+
+  // Rows of 512 bytes from a table far larger than the caches; two rows on the way while one is added.
+  constexpr int64_t words = 64, rows = 1 << 20, reads = 1 << 19, ahead = 2;
+  const Tensor table = torch::ones({rows, words}, torch::kLong), index = torch::randint(rows, {reads}, torch::kLong);
+  m.gather = [=] {
+    const int64_t *data = table.const_data_ptr<int64_t>(), *which = index.const_data_ptr<int64_t>();
+    at::parallel_for(0, reads, 4096, [&](int64_t first, int64_t last) {
+      int64_t sum[words] = {};
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t next = which[std::min(i + ahead, last - 1)];
+        for (int64_t w = 0; w < words; w += 8) __builtin_prefetch(data + next * words + w);
+        for (int64_t w = 0; w < words; ++w) sum[w] += data[which[i] * words + w];
+      }
+      benchmark::DoNotOptimize(sum);
+    });
+  };
+  m.gather_bytes = static_cast<double>(reads * words * 8);
+
+  const Tensor left = torch::randn({1024, 1024}), right = torch::randn({1024, 1024});
+  m.product = [=] { left.mm(right); };
+  m.product_operations = 2.0 * 1024 * 1024 * 1024;
+  return m;
+}
+
+}  // namespace loci::bench
