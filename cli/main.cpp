@@ -66,6 +66,9 @@ void run(int argc, char** argv) {
   add_generate(program, action);
   add_inspect(program, action);
   add_doctor(program, action);
+#ifdef LOCI_BENCH
+  add_bench(program, action);
+#endif
   try {
     program.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

@@ -15,5 +15,6 @@ void add_eval(CLI::App& program, Action& action);
 void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
 void add_doctor(CLI::App& program, Action& action);
+void add_bench(CLI::App& program, Action& action);  // with LOCI_BENCH
 
 }  // namespace loci::cli

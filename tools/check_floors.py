@@ -24,6 +24,7 @@ FLOORS = {
     "loci/train": 5,
     "loci/program": 5,
     "loci/tasks": 6,
+    "bench": 7,
     "cli": 7,
 }
 TORCH_FREE_ROOM = "loci/base"
@@ -43,14 +44,14 @@ def includes(path: Path) -> list[tuple[int, str]]:
 def room_of(path: str) -> str | None:
     """'loci/ops/x/x.h' -> 'loci/ops'; None outside the house."""
     parts = path.split("/")
-    room = parts[0] if parts[0] == "cli" else "/".join(parts[:2])
+    room = parts[0] if parts[0] in FLOORS else "/".join(parts[:2])
     return room if room in FLOORS else None
 
 
 def floor_offence(room: str, is_test: bool, include: str) -> str | None:
     target = include[1:-1]
     if include.startswith("<"):
-        return f"write {target} in quotes" if target.startswith(("loci/", "cli/")) else None
+        return f"write {target} in quotes" if target.startswith(("loci/", "bench/", "cli/")) else None
     if target.startswith("tests/"):
         return None if is_test else f"{target} is for tests alone"
     target_room = room_of(target)
@@ -86,7 +87,7 @@ def torch_free_files(root: Path) -> set[Path]:
 def offences(root: Path) -> list[str]:
     torch_free = torch_free_files(root)
     found = []
-    for top in ("loci", "cli"):
+    for top in ("loci", "bench", "cli"):
         for path in sorted((root / top).rglob("*")):
             if path.suffix not in (".h", ".cpp"):
                 continue

@@ -1,0 +1,30 @@
+// loci bench: how fast the operators are on this machine.
+#include "bench/bench.h"
+
+#include <fmt/ranges.h>
+
+#include <memory>
+#include <sstream>
+
+#include "cli/output.h"
+#include "cli/verbs.h"
+
+namespace loci::cli {
+
+void add_bench(CLI::App& program, Action& action) {
+  auto* verb = program.add_subcommand("bench", "Time the operators beside their definitions and this machine's own speed");
+  auto options = std::make_shared<BenchOptions>();
+  verb->add_option("operator", options->names, fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")));
+  verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)");
+  verb->add_flag("--json", options->json, "Print JSON");
+  verb->footer("Examples:\n  loci bench\n  loci bench search read --json");
+  verb->callback([options, &action] {
+    action = [options] {
+      std::ostringstream out;
+      run_benchmarks(*options, out);
+      print(out.str());
+    };
+  });
+}
+
+}  // namespace loci::cli
