@@ -101,7 +101,9 @@ nlohmann::json examine() {
   }
   if (facts["threads"] > facts["cores"]) wrong.emplace_back("more threads than cores: training will be slow");
   if (facts["openmp"].size() > 1) wrong.emplace_back("several OpenMP runtimes in one process fight for the cores");
-  if (facts["huge_pages"] == "never") wrong.emplace_back("transparent huge pages are off: large tables are read slower");
+  if (facts["huge_pages"] == "never") {
+    wrong.emplace_back("transparent huge pages are off: large tables are read slower");
+  }
   if (facts["memory_available"] < int64_t{1} << 30) wrong.emplace_back("less than 1 GiB of memory is free");
   if (facts["disk_available"] < int64_t{1} << 30) wrong.emplace_back("less than 1 GiB of disk is free here");
   facts["wrong"] = wrong;
@@ -110,7 +112,8 @@ nlohmann::json examine() {
 
 std::string text_of(const nlohmann::json& facts) {
   const auto list = [](const nlohmann::json& items) {
-    return items.empty() ? std::string("none") : fmt::format("{}", fmt::join(items.get<std::vector<std::string>>(), ", "));
+    return items.empty() ? std::string("none")
+                         : fmt::format("{}", fmt::join(items.get<std::vector<std::string>>(), ", "));
   };
   const auto word = [&facts](const char* key) { return facts[key].is_null() ? "?" : facts[key].get<std::string>(); };
   std::string text;

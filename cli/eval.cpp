@@ -32,7 +32,9 @@ nlohmann::json chosen(const nlohmann::json& measures) {
   result["memories"] = nlohmann::json::array();
   for (const nlohmann::json& memory : measures.value("memories", nlohmann::json::array())) {
     nlohmann::json part;
-    for (const char* key : {"layer", "usage", "usage_at_1", "kl", "gini"}) part[key] = memory.value(key, nlohmann::json());
+    for (const char* key : {"layer", "usage", "usage_at_1", "kl", "gini"}) {
+      part[key] = memory.value(key, nlohmann::json());
+    }
     result["memories"].push_back(part);
   }
   return result;
@@ -82,7 +84,9 @@ void add_eval(CLI::App& program, Action& action) {
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");
-  verb->footer("Examples:\n  loci eval out/memory/seed-0 --data DIR\n  loci eval out/memory/seed-0/step-100 --data DIR --json");
+  verb->footer(
+      "Examples:\n  loci eval out/memory/seed-0 --data DIR\n"
+      "  loci eval out/memory/seed-0/step-100 --data DIR --json");
   verb->callback([arguments, &action] { action = [arguments] { eval(*arguments); }; });
 }
 

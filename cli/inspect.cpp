@@ -81,11 +81,11 @@ std::string file_text(const nlohmann::json& file) {
 }
 
 std::string run_text(const nlohmann::json& facts) {
-  std::string text = fmt::format("run         {}\ncheckpoint  {}\ntask        {}, arm {}, seed {}\nparameters  {} dense, {} in tables\n",
-                                 facts["run"].get<std::string>(), facts["checkpoint"].get<std::string>(),
-                                 facts["task"].get<std::string>(), facts["arm"].get<std::string>(),
-                                 facts["seed"].get<int64_t>(), format_count(facts["parameters_dense"].get<double>()),
-                                 format_count(facts["parameters_table"].get<double>()));
+  std::string text = fmt::format(
+      "run         {}\ncheckpoint  {}\ntask        {}, arm {}, seed {}\nparameters  {} dense, {} in tables\n",
+      facts["run"].get<std::string>(), facts["checkpoint"].get<std::string>(), facts["task"].get<std::string>(),
+      facts["arm"].get<std::string>(), facts["seed"].get<int64_t>(),
+      format_count(facts["parameters_dense"].get<double>()), format_count(facts["parameters_table"].get<double>()));
   for (const nlohmann::json& file : facts["files"]) text += file_text(file);
   return text;
 }
@@ -98,7 +98,9 @@ void add_inspect(CLI::App& program, Action& action) {
   auto json = std::make_shared<bool>(false);
   verb->add_option("path", *path, "A run directory, a step-N folder, or a .safetensors file")->required();
   verb->add_flag("--json", *json, "Print JSON");
-  verb->footer("Examples:\n  loci inspect out/memory/seed-0\n  loci inspect out/memory/seed-0/step-489/model.safetensors --json");
+  verb->footer(
+      "Examples:\n  loci inspect out/memory/seed-0\n"
+      "  loci inspect out/memory/seed-0/step-489/model.safetensors --json");
   verb->callback([path, json, &action] {
     action = [path, json] {
       const bool folder = fs::is_directory(*path);

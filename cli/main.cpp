@@ -57,9 +57,10 @@ void run(int argc, char** argv) {
   program.require_subcommand(1);
   program.set_version_flag("--version", fmt::format("loci {} (torch {}, {})", version(), TORCH_VERSION,
                                                     name_of(best_cpu_level())));
-  program.footer("Start with:  loci doctor    loci train --help\n"
-                 "Exit status: 0 ok, 1 a bug of loci, 2 usage or configuration, 3 bad input file, 4 not enough memory or\n"
-                 "disk, 5 numbers went bad, 130 and 143 signals.");
+  program.footer(
+      "Start with:  loci doctor    loci train --help\n"
+      "Exit status: 0 ok, 1 a bug of loci, 2 usage or configuration, 3 bad input file, 4 not enough memory or\n"
+      "disk, 5 numbers went bad, 130 and 143 signals.");
   Action action;
   add_train(program, action);
   add_eval(program, action);

@@ -27,7 +27,8 @@ fs::path only_run(const fs::path& out) {
   if (runs.empty()) {
     fail(ExitCode::input, out.string(), "RUN must hold config.toml and a step-N folder, or be one", "neither");
   }
-  fail(ExitCode::usage, out.string(), "RUN must be one run", fmt::format("{}, {} for instance", runs.size(), runs[0].string()));
+  fail(ExitCode::usage, out.string(), "RUN must be one run",
+       fmt::format("{}, {} for instance", runs.size(), runs[0].string()));
 }
 
 }  // namespace
@@ -39,7 +40,8 @@ RunArgument find_run(const fs::path& path) {
   }
   const fs::path plain = fs::canonical(path);
   if (!is_run(plain) && is_run(plain.parent_path())) {
-    return {plain.parent_path(), CheckpointReader(plain), read_run_config(plain.parent_path() / "config.toml", all_tasks())};
+    return {plain.parent_path(), CheckpointReader(plain),
+            read_run_config(plain.parent_path() / "config.toml", all_tasks())};
   }
   const fs::path run = is_run(plain) ? plain : only_run(plain);
   RunConfig config = read_run_config(run / "config.toml", all_tasks());

@@ -33,7 +33,7 @@ constexpr const char* examples =
     "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
     "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
     "\n"
-    "--set takes any key of the recipe: --set model.layers=4 --set train.precision=float32 --set data.extensions='[\".py\"]'.\n"
+    "--set takes any key of the recipe: --set model.layers=4 --set data.extensions='[\".py\"]'.\n"
     "Arms override it.";
 
 void train(const TrainArguments& arguments) {

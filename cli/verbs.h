@@ -1,5 +1,5 @@
-// The verbs of the command line, a file each. A verb adds its options to the program and sets what is to be done when it
-// was named; main() does it and turns errors into one line and an exit status.
+// The verbs of the command line, a file each. A verb adds its options to the program and sets what is to be done when
+// it was named; main() does it and turns errors into one line and an exit status.
 #pragma once
 
 #include <CLI/CLI.hpp>

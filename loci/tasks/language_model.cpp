@@ -19,11 +19,11 @@ namespace {
 constexpr const char* kTokenizerFile = "tokenizer.model";
 
 TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
-  TokenData tokens =
-      inputs.checkpoint.empty()
-          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
-          : open_tokens(inputs.data, plan.data.text, Tokenizer::load(read_text_file(inputs.checkpoint / kTokenizerFile)),
-                        inputs.cache, *inputs.progress);
+  TokenData tokens = inputs.checkpoint.empty()
+                         ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
+                         : open_tokens(inputs.data, plan.data.text,
+                                       Tokenizer::load(read_text_file(inputs.checkpoint / kTokenizerFile)),
+                                       inputs.cache, *inputs.progress);
   if (tokens.rebuilt) {
     for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   }
@@ -172,24 +172,22 @@ void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
 // Each memory in turn, for the inputs of a later one change with those before it. The tokens are those of the steps to
 // come, so that a resumed run sees the same.
 void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizers) {
-  const int64_t wanted = model_->options().memory.calibrate_tokens;
-  std::vector<at::Tensor> inputs;
-  for (int64_t have = 0; have < wanted; have += tokens_per_micro_batch()) {
-    inputs.push_back(training_batch(step * batch_.accumulation + std::ssize(inputs)).input);
-  }
-  const at::Tensor tokens = at::cat(inputs);  // [windows, L]
   const auto memories = model_->memories();
   for (size_t i = 0; i < memories.size(); ++i) {
     ProductKeyMemory& memory = *memories[i].second;
+    std::vector<at::Tensor> inputs;
+    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += tokens_per_micro_batch()) {
+      const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
+      inputs.push_back(model_->memory_inputs(batch.input)[i]);
+    }
     CalibrateOptions options;
     options.seed = CounterRandom(seed_, "calibrate").bits(i);
-    calibrate(memory, model_->memory_inputs(tokens)[i], options);
+    calibrate(memory, at::cat(inputs), options);
     for (const at::Tensor& parameter : {memory.query_weight.back(), memory.query_bias.back(), memory.norm_gain,
-                                        memory.norm_bias, memory.keys1, memory.keys2}) {
+                                        memory.norm_bias, memory.temperature, memory.keys1, memory.keys2}) {
       if (parameter.defined()) optimizers.clear_state(parameter);
     }
     optimizers.rows_of(*memory.table()).clear_state();
-    memory.training_usage().clear();
   }
 }
 
@@ -264,6 +262,23 @@ LoadedLanguageModel load_language_model(const RunConfig& config, const Checkpoin
   load_model(checkpoint, *model, model->tables());
   model->eval();
   return {std::move(model), std::move(tokenizer)};
+}
+
+int64_t LanguageModelPlan::data_bytes(const std::filesystem::path& folder) const {
+  namespace fs = std::filesystem;
+  const auto wanted = [this](const fs::path& path) {
+    const auto& extensions = data.text.extensions;
+    return extensions.empty() || std::find(extensions.begin(), extensions.end(), path.extension()) != extensions.end();
+  };
+  std::error_code error;
+  uintmax_t bytes = fs::is_regular_file(folder, error) ? fs::file_size(folder, error) : 0;
+  for (fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, error), end;
+       !error && entry != end; entry.increment(error)) {
+    std::error_code ignored;
+    if (entry->is_regular_file(ignored) && wanted(entry->path())) bytes += entry->file_size(ignored);
+  }
+  // Two bytes a token; a token of a small BPE vocabulary is worth 3 to 4 bytes of text.
+  return static_cast<int64_t>(tokenizer.kind == "bytes" ? 2 * bytes : 2 * bytes / 3);
 }
 
 std::unique_ptr<Task> LanguageModelPlan::make(const TaskInputs& inputs) const {

@@ -32,6 +32,7 @@ class LanguageModelPlan : public TaskPlan {
   void fields(ConfigFields& f) override;
   void check() const override;
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
+  int64_t data_bytes(const std::filesystem::path& folder) const override;
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
   // The model that this plan means with a tokenizer of so many tokens.

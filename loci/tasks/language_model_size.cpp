@@ -39,6 +39,13 @@ double memory_bytes(const MemoryOptions& memory, int64_t width, double small) {
   return features * (small + 8) + reads * 16 + value * 8;
 }
 
+// The calibration of one memory: inputs and queries in double (nn/calibrate.cpp).
+double calibration_bytes(const MemoryOptions& memory, int64_t width) {
+  if (memory.calibrate_at < 0) return 0;
+  const auto features = static_cast<double>(memory.layer.heads * resolved_key_width(memory.layer, width));
+  return static_cast<double>(memory.calibrate_tokens) * 16 * (static_cast<double>(width) + features);
+}
+
 // Scores and their gradients of one memory: made and dropped again, one memory at a time.
 double search_bytes(const MemoryOptions& memory, double tokens) {
   const auto heads = static_cast<double>(memory.layer.heads);
@@ -75,8 +82,7 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
   size.parameters_dense = dense;
   size.parameters_table = table;
   size.tokens_per_step = batch.batch * options.context;
-  size.memory = {{"program", resident_bytes()},
-                 {"dense parameters", whole(4.0 * static_cast<double>(dense))},
+  size.memory = {{"dense parameters", whole(4.0 * static_cast<double>(dense))},
                  {"dense gradients", whole(4.0 * static_cast<double>(dense))},
                  {"dense optimiser state", whole(8.0 * static_cast<double>(dense))},
                  {"loss", whole(loss)}};
@@ -90,6 +96,7 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     const double reads = tokens * static_cast<double>(memory.layer.heads * memory.layer.top_k);
     const double distinct = std::min(all_rows, reads * static_cast<double>(batch.accumulation));
     activations += layers * tokens * memory_bytes(memory, options.width, small) + search_bytes(memory, tokens);
+    activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps
     size.memory.emplace_back("tables", whole((half ? 2.0 : 4.0) * static_cast<double>(table)));
     const int64_t row_state = RowOptimizer::state_bytes(1, width, rows, half ? at::kBFloat16 : at::kFloat);
     size.memory.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));

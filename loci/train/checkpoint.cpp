@@ -103,6 +103,8 @@ void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& mod
   }
 }
 
-void load_model(const CheckpointReader& checkpoint, Task& task) { load_model(checkpoint, task.module(), tables_of(task)); }
+void load_model(const CheckpointReader& checkpoint, Task& task) {
+  load_model(checkpoint, task.module(), tables_of(task));
+}
 
 }  // namespace loci

@@ -35,7 +35,8 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers);
 
 // Parameters, buffers and tables alone, for use without training.
-void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& module, const std::vector<TablePtr>& tables);
+void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& module,
+                const std::vector<TablePtr>& tables);
 void load_model(const CheckpointReader& checkpoint, Task& task);
 
 }  // namespace loci

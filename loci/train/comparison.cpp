@@ -37,7 +37,8 @@ Spread spread_of(const std::vector<double>& values) {
 std::string shown(const std::vector<double>& values, int digits, bool sign = false) {
   if (values.empty()) return "";
   const Spread spread = spread_of(values);
-  const std::string mean = sign ? fmt::format("{:+.{}f}", spread.mean, digits) : fmt::format("{:.{}f}", spread.mean, digits);
+  const std::string mean =
+      sign ? fmt::format("{:+.{}f}", spread.mean, digits) : fmt::format("{:.{}f}", spread.mean, digits);
   return spread.count > 1 ? fmt::format("{} ± {:.{}f}", mean, spread.deviation, digits) : mean;
 }
 
@@ -154,7 +155,8 @@ std::string comparison_text(const std::vector<RunResult>& results, const Recipe&
       equal_time.emplace_back(arm.name, arm.equal_time->to);
     }
   }
-  const std::string of_seeds = seeds > 1 ? fmt::format(" (mean ± standard deviation of {} seeds, differences paired by seed)", seeds) : "";
+  const std::string of_seeds =
+      seeds > 1 ? fmt::format(" (mean ± standard deviation of {} seeds, differences paired by seed)", seeds) : "";
   std::string text;
   if (!equal_tokens.empty()) {
     text += fmt::format("\nAt equal training tokens{}\n\n{}", of_seeds, table_of(equal_tokens, runs));

@@ -16,14 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-nlohmann::json parse_json(const fs::path& path) {
-  try {
-    return nlohmann::json::parse(read_text_file(path));
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, path.string(), "the file must be JSON", error.what());
-  }
-}
-
 nlohmann::json memory_json(const MemoryEstimate& estimate) {
   nlohmann::json json = nlohmann::json::object();
   for (const auto& [purpose, bytes] : estimate) json[purpose] = bytes;
@@ -35,6 +27,14 @@ std::string threads_text(int64_t threads) { return threads == 1 ? "1 thread" : f
 
 }  // namespace
 
+nlohmann::json parse_json(const fs::path& path) {
+  try {
+    return nlohmann::json::parse(read_text_file(path));
+  } catch (const nlohmann::json::exception& error) {
+    fail(ExitCode::input, path.string(), "the file must be JSON", error.what());
+  }
+}
+
 int use_threads(int64_t threads) {
   static const int at_start = at::get_num_threads();
   at::set_num_threads(threads == 0 ? at_start : static_cast<int>(threads));
@@ -44,6 +44,7 @@ int use_threads(int64_t threads) {
 Experiment::Experiment(Recipe recipe, ExperimentOptions options)
     : recipe_(std::move(recipe)), options_(std::move(options)) {
   for (const std::string& name : options_.arms) recipe_.arm(name);
+  program_bytes_ = program_bytes(use_threads(0));
   for (const Arm& arm : recipe_.arms) {
     const auto& wanted = options_.arms;
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), arm.name) != wanted.end()) arms_.push_back(&arm);
@@ -61,7 +62,7 @@ nlohmann::json Experiment::plan() const {
                          {"memory_available", available_bytes() + resident_bytes()},
                          {"arms", nlohmann::json::array()}};
   for (const Arm* arm : arms_) {
-    const RunSize size = arm->config.size();
+    const RunSize size = size_of(arm->config);
     nlohmann::json facts = {{"arm", arm->name},
                             {"parameters_dense", size.parameters_dense},
                             {"parameters_table", size.parameters_table},
@@ -107,6 +108,7 @@ std::vector<RunResult> Experiment::run() {
   std::vector<RunResult> results;
   for (size_t i = 0; i < places_.size(); ++i) results.push_back(run_one(places_[i], i + 1, progress));
   measure_inference(results, progress);
+  results = with_earlier(results);
   nlohmann::json summary = nlohmann::json::array();
   for (const RunResult& result : results) summary.push_back(to_json(result));
   write_file_durably(options_.out / "summary.json", summary.dump(2) + "\n");
@@ -119,7 +121,15 @@ fs::path Experiment::folder_of(const std::string& arm, int64_t seed) const {
 }
 
 void Experiment::check_memory() const {
-  for (const Arm* arm : arms_) require_memory(fmt::format("train {}", arm->name), arm->config.size().memory);
+  for (const Arm* arm : arms_) require_memory(fmt::format("train {}", arm->name), size_of(arm->config).memory);
+}
+
+// The whole process: the program and the data beside what the task needs.
+RunSize Experiment::size_of(const RunConfig& config) const {
+  RunSize size = config.size();
+  size.memory.emplace_back("program", program_bytes_);
+  if (!options_.data.empty()) size.memory.emplace_back("data", config.plan->data_bytes(options_.data));
+  return size;
 }
 
 void Experiment::check_out() const {
@@ -127,7 +137,8 @@ void Experiment::check_out() const {
   for (const Place& place : places_) {
     const fs::path folder = folder_of(place.arm->name, place.seed);
     if (fs::exists(folder)) {
-      fail(ExitCode::usage, "train", "--out must be a new folder, or --resume be given", folder.string() + ", which exists");
+      fail(ExitCode::usage, "train", "--out must be a new folder, or --resume be given",
+           folder.string() + ", which exists");
     }
   }
 }

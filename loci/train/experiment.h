@@ -32,6 +32,8 @@ struct ExperimentOptions {
 // Written last into the folder of a run that is finished: one row of summary.json, without the speed of inference.
 constexpr const char* kResultFile = "result.json";
 
+nlohmann::json parse_json(const std::filesystem::path& path);  // throws Error (input)
+
 // Sets the framework's threads; 0: as many as it took at the start of the process. Returns the number in use.
 int use_threads(int64_t threads);
 
@@ -58,16 +60,19 @@ class Experiment {
   std::filesystem::path folder_of(const std::string& arm, int64_t seed) const;
   void check_out() const;
   void check_memory() const;
+  RunSize size_of(const RunConfig& config) const;
   RunConfig resolve(const Place& place) const;
   RunResult finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
   RunResult run_one(const Place& place, size_t number, ProgressLine& progress);
   TaskInputs inputs_of(const RunConfig& config, ProgressLine* progress) const;
+  std::vector<RunResult> with_earlier(const std::vector<RunResult>& results) const;
   void measure_inference(std::vector<RunResult>& results, ProgressLine& progress);
 
   Recipe recipe_;
   ExperimentOptions options_;
   std::vector<const Arm*> arms_;
   std::vector<Place> places_;
+  int64_t program_bytes_ = 0;  // before anything was allocated
 };
 
 }  // namespace loci

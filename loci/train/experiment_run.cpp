@@ -26,7 +26,8 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// A run's own peak, where the kernel lets a process begin its high-water mark anew.
+// The peak of a run's training alone, where the kernel lets a process begin its high-water mark anew; what earlier runs
+// and the opening of the data left in the heap goes back to the system.
 void restart_peak_memory() {
   malloc_trim(0);
   std::ofstream("/proc/self/clear_refs") << 5;
@@ -76,7 +77,9 @@ nlohmann::json start_line(const RunConfig& config, const RunSize& size, int thre
 // Of the start line, what a checkpoint's manifest keeps.
 nlohmann::json facts_of(const nlohmann::json& start) {
   nlohmann::json facts;
-  for (const char* key : {"task", "arm", "seed", "threads", "level", "precision", "loci", "torch"}) facts[key] = start[key];
+  for (const char* key : {"task", "arm", "seed", "threads", "level", "precision", "loci", "torch"}) {
+    facts[key] = start[key];
+  }
   return facts;
 }
 
@@ -114,20 +117,20 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
     return finished_result(config.arm, config.seed, config.arm);
   }
   const int threads = use_threads(config.train.threads);
-  restart_peak_memory();
-  const RunSize size = config.size();
+  const RunSize size = size_of(config);
   const auto task = config.plan->make(inputs_of(config, &progress));
-  OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(), static_cast<uint64_t>(config.seed));
+  OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
+                          static_cast<uint64_t>(config.seed));
   TrainerState state;
   if (run.latest()) {
     const CheckpointReader checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
     if (checkpoint.manifest().value("threads", threads) != threads) {
-      progress.finish(fmt::format("{}: {} threads now, {} before: the numbers may differ in the last bits", label, threads,
-                                  checkpoint.manifest().value("threads", 0)));
+      progress.finish(fmt::format("{}: {} threads now, {} before: the numbers may differ in the last bits", label,
+                                  threads, checkpoint.manifest().value("threads", 0)));
     }
     state = load_checkpoint(checkpoint, *task, optimizers);
   }
-  malloc_trim(0);  // what opening the data left in the heap
+  restart_peak_memory();
   MetricsLog log = run.metrics(state.step);
   const nlohmann::json start = start_line(config, size, threads, state);
   log.write(start);
@@ -143,6 +146,28 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
   progress.finish(fmt::format("{}: loss {:.4f}, {} tokens in {}", label, result.loss,
                               format_count(static_cast<double>(result.train_tokens)), format_seconds(result.seconds)));
   return result;
+}
+
+// What the summary holds of runs that this call was not asked for stays in it.
+std::vector<RunResult> Experiment::with_earlier(const std::vector<RunResult>& results) const {
+  std::vector<RunResult> all = results;
+  const fs::path path = options_.out / "summary.json";
+  if (fs::exists(path)) {
+    for (const nlohmann::json& row : parse_json(path)) {
+      const RunResult earlier = run_result(row, path.string());
+      const bool known = std::any_of(all.begin(), all.end(), [&](const RunResult& result) {
+        return result.arm == earlier.arm && result.seed == earlier.seed;
+      });
+      if (!known && fs::exists(folder_of(earlier.arm, earlier.seed) / kResultFile)) all.push_back(earlier);
+    }
+  }
+  const auto place_of = [this](const std::string& name) {
+    return std::find_if(recipe_.arms.begin(), recipe_.arms.end(), [&](const Arm& arm) { return arm.name == name; });
+  };
+  std::stable_sort(all.begin(), all.end(), [&](const RunResult& a, const RunResult& b) {
+    return std::pair(a.seed, place_of(a.arm)) < std::pair(b.seed, place_of(b.arm));
+  });
+  return all;
 }
 
 // In rounds over all runs, so that a machine that speeds up or slows down meanwhile treats them alike. Models that do

@@ -74,7 +74,8 @@ TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromTheOthers) {
   Experiment(recipe(), options_for(folder / "out")).run();
   for (const std::string seed : {"seed-0", "seed-1"}) {
     const auto seconds = [&](const std::string& arm) {
-      return nlohmann::json::parse(read_text_file(folder / "out" / arm / seed / "result.json"))["seconds"].get<double>();
+      return nlohmann::json::parse(read_text_file(folder / "out" / arm / seed / "result.json"))["seconds"]
+          .get<double>();
     };
     const int64_t steps = std::max<int64_t>(1, std::llround(6 * seconds("wide") / seconds("base")));
     EXPECT_EQ(read_run_config(folder / "out" / "timed" / seed / "config.toml", tiny_tasks()).train.steps, steps);
@@ -110,7 +111,11 @@ TEST(Experiment, ChosenArmsAndSeeds) {
   const auto results = Experiment(recipe(), options).run();
   ASSERT_EQ(results.size(), 1u);
   EXPECT_EQ(results[0].seed, 7);
+  options.seeds = {0, 7};
+  options.arms = {"wide"};
+  EXPECT_EQ(Experiment(recipe(), options).run().size(), 3u);  // the summary keeps the earlier run
   options.arms = {"timed"};
+  options.seeds = {8};
   expect_error(ExitCode::usage, "arm timed needs a finished run of wide", [&] { Experiment(recipe(), options).run(); });
   options.arms = {"none"};
   expect_error(ExitCode::usage, "one of base, wide, timed", [&] { Experiment(recipe(), options); });

@@ -11,6 +11,8 @@ namespace loci {
 int64_t total_bytes(const MemoryEstimate& estimate);  // at most INT64_MAX
 // "1.2 GiB (table 1.0 GiB, activations 120.0 MiB)": the largest purposes first.
 std::string memory_text(const MemoryEstimate& estimate);
+// The program itself: what is resident now, and what the framework takes once it works.
+int64_t program_bytes(int64_t threads);
 // What a trained model needs for use without training, at most.
 MemoryEstimate memory_of_parameters(const RunSize& size);
 // Throws Error (resources) when more is needed than this process can have.

@@ -57,7 +57,9 @@ std::string word_of(const Config& config, const toml::table& table, const std::s
 
 // Arm names are folders.
 void check_name(const Config& config, const std::string& name) {
-  const auto plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.'; };
+  const auto plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  };
   if (!std::all_of(name.begin(), name.end(), plain) || name.front() == '.' || name.size() > 100) {
     refuse(config, "an arm's name must be letters, digits, '-', '_' and '.'", fmt::format("\"{}\"", name));
   }
@@ -84,7 +86,9 @@ struct ArmText {
 std::optional<EqualTime> equal_time_of(const Config& config, const toml::table& table, const std::string& what) {
   const toml::node* node = table.get("equal_time");
   if (node == nullptr) return std::nullopt;
-  if (!node->is_table()) refuse(config, fmt::format("equal_time of {} must be {{to = ARM, of = ARM}}", what), "another type");
+  if (!node->is_table()) {
+    refuse(config, fmt::format("equal_time of {} must be {{to = ARM, of = ARM}}", what), "another type");
+  }
   refuse_unknown_keys(config, *node->as_table(), {"to", "of"}, fmt::format("equal_time of {}", what));
   return EqualTime{word_of(config, *node->as_table(), "to", what), word_of(config, *node->as_table(), "of", what)};
 }
@@ -98,7 +102,9 @@ ArmText arm_of(const Config& config, const toml::table& table, const std::vector
   const auto known = [&earlier](const std::string& name) {
     return std::find_if(earlier.begin(), earlier.end(), [&name](const ArmText& other) { return other.name == name; });
   };
-  if (known(arm.name) != earlier.end()) refuse(config, "arms must have different names", fmt::format("{} twice", arm.name));
+  if (known(arm.name) != earlier.end()) {
+    refuse(config, "arms must have different names", fmt::format("{} twice", arm.name));
+  }
   if (table.contains("from")) {
     const std::string from = word_of(config, table, "from", what);
     const auto other = known(from);
@@ -112,7 +118,8 @@ ArmText arm_of(const Config& config, const toml::table& table, const std::vector
   arm.equal_time = equal_time_of(config, table, what);
   if (arm.equal_time) {
     for (const std::string& other : {arm.equal_time->to, arm.equal_time->of}) {
-      if (known(other) == earlier.end()) refuse(config, fmt::format("equal_time of {} must name earlier arms", what), other);
+      if (known(other) != earlier.end()) continue;
+      refuse(config, fmt::format("equal_time of {} must name earlier arms", what), other);
     }
   }
   return arm;

@@ -18,7 +18,8 @@
 
 namespace loci {
 
-// Bytes that a run will need, by purpose ("dense parameters", "table", "row optimiser state", "activations" ...).
+// Bytes that a run will need, by purpose ("dense parameters", "tables", "row optimiser state", "activations" ...),
+// beside the program itself.
 using MemoryEstimate = std::vector<std::pair<std::string, int64_t>>;
 
 class Task {
@@ -85,6 +86,8 @@ class TaskPlan {
   // Throws Error (usage) for options that do not fit each other.
   virtual void check() const {}
   virtual RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const = 0;
+  // Memory that the prepared data will take, from a look at the folder's files alone; 0: unknown.
+  virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
   virtual std::unique_ptr<Task> make(const TaskInputs& inputs) const = 0;
 };
 

@@ -23,6 +23,11 @@ void copy_bytes(std::byte* to, std::span<const std::byte> from) {
   }
 }
 
+void require_contiguous(const std::string& name, const at::Tensor& tensor) {
+  if (tensor.is_contiguous()) return;
+  fail(ExitCode::bug, "checkpoint", fmt::format("{} must be contiguous", name), "strides");
+}
+
 }  // namespace
 
 DType dtype_of_tensor(const at::Tensor& tensor) {
@@ -36,14 +41,16 @@ DType dtype_of_tensor(const at::Tensor& tensor) {
     case at::kByte: return DType::U8;
     case at::kChar: return DType::I8;
     case at::kBool: return DType::BOOL;
-    default: fail(ExitCode::bug, "checkpoint", "a tensor's type must exist in safetensors", c10::toString(tensor.scalar_type()));
+    default:
+      fail(ExitCode::bug, "checkpoint", "a tensor's type must exist in safetensors",
+           c10::toString(tensor.scalar_type()));
   }
 }
 
 std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors) {
   std::vector<SafetensorsTensor> result;
   for (const auto& [name, tensor] : tensors) {
-    if (!tensor.is_contiguous()) fail(ExitCode::bug, "checkpoint", fmt::format("{} must be contiguous", name), "strides");
+    require_contiguous(name, tensor);
     result.push_back({name, dtype_of_tensor(tensor), tensor.sizes().vec(),
                       {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}});
   }
@@ -69,7 +76,7 @@ void load_tensors(const std::filesystem::path& path, const NamedTensors& targets
     if (wanted.count(entry.name) == 0) fail(ExitCode::input, who, "every tensor must belong to the model", entry.name);
   }
   for (const auto& [name, tensor] : targets) {
-    if (!tensor.is_contiguous()) fail(ExitCode::bug, "checkpoint", fmt::format("{} must be contiguous", name), "strides");
+    require_contiguous(name, tensor);
     copy_bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()), file.bytes(*file.find(name)));
     tensor.unsafeGetTensorImpl()->bump_version();
   }

@@ -116,8 +116,9 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
 void Trainer::note_bad_step(TrainerState& state, double loss) {
   ++state.skips;
   const bool stop = options_.nan_policy == NanPolicy::stop;
-  progress_.finish(stop ? "" : fmt::format("{}: step {} skipped: {}", label_, state.step,
-                                           std::isfinite(loss) ? "a gradient is not finite" : "the loss is not finite"));
+  progress_.finish(stop ? ""
+                        : fmt::format("{}: step {} skipped: {}", label_, state.step,
+                                      std::isfinite(loss) ? "a gradient is not finite" : "the loss is not finite"));
   if (!stop && state.skips <= options_.most_skips) return;
   const auto latest = run_.latest();
   const std::string where = latest ? fmt::format("the last checkpoint is {}", latest->string()) : "no checkpoint yet";
