@@ -1,15 +1,15 @@
 #include "bench/bench.h"
 
-#include <benchmark/benchmark.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "bench/cases.h"
+#include "bench/memory.h"
+#include "bench/timing.h"
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
 
@@ -18,64 +18,13 @@ namespace {
 
 using bench::Bound;
 using bench::Case;
-
-// Google Benchmark decides how often to run; this keeps the seconds of every repeat.
-class Collector : public benchmark::BenchmarkReporter {
- public:
-  bool ReportContext(const Context&) override { return true; }
-  void ReportRuns(const std::vector<Run>& runs) override {
-    for (const Run& run : runs) {
-      if (run.run_type != Run::RT_Iteration || run.iterations == 0) continue;
-      seconds_[run.run_name.function_name].push_back(run.real_accumulated_time / static_cast<double>(run.iterations));
-    }
-  }
-  std::vector<double> seconds_of(const std::string& name) const {
-    std::vector<double> sorted = seconds_.at(name);
-    std::sort(sorted.begin(), sorted.end());
-    return sorted;
-  }
-  double median_of(const std::string& name) const {
-    const std::vector<double> sorted = seconds_of(name);
-    return sorted[sorted.size() / 2];
-  }
-
- private:
-  std::map<std::string, std::vector<double>> seconds_;
-};
-
-void add(const std::string& name, const std::function<void()>& run, int repeats) {
-  benchmark::RegisterBenchmark(name.c_str(),
-                               [run](benchmark::State& state) {
-                                 const torch::InferenceMode inference;
-                                 for (auto step : state) {
-                                   (void)step;
-                                   run();
-                                 }
-                               })
-      ->UseRealTime()
-      ->Repetitions(repeats)
-      ->MinTime(0.02);
-}
-
-// Repeats of all benchmarks in random order, so that a busy moment of the machine meets them alike.
-void run_interleaved(Collector& collector) {
-  std::string program = "loci bench", interleave = "--benchmark_enable_random_interleaving=true";
-  char* arguments[] = {program.data(), interleave.data(), nullptr};
-  int count = 2;
-  benchmark::Initialize(&count, arguments);
-  benchmark::RunSpecifiedBenchmarks(&collector, "all");
-  benchmark::ClearRegisteredBenchmarks();
-}
+using bench::Machine;
 
 std::string key_of(const Case& c, const char* which) {
   return c.name + " " + c.size + " " + which;
 }
 
-struct Speeds {
-  double copy, gather, product;  // bytes/s, bytes/s, operations/s
-};
-
-double estimate_of(const Case& c, const Speeds& machine) {
+double estimate_of(const Case& c, const Machine& machine) {
   switch (c.bound) {
     case Bound::stream:
       return c.bytes / machine.copy;
@@ -87,9 +36,9 @@ double estimate_of(const Case& c, const Speeds& machine) {
   return 0;
 }
 
-nlohmann::json result_of(const Case& c, const Collector& collector, const Speeds& machine) {
-  const std::vector<double> fast = collector.seconds_of(key_of(c, "fast"));
-  const double median = fast[fast.size() / 2], definition = collector.median_of(key_of(c, "definition"));
+nlohmann::json result_of(const Case& c, const bench::Timing& timing, const Machine& machine) {
+  const std::vector<double> fast = timing.seconds(key_of(c, "fast"));
+  const double median = fast[fast.size() / 2], definition = timing.median(key_of(c, "definition"));
   const double bandwidth = c.bound == Bound::gather ? machine.gather : machine.copy;
   return {{"operator", c.name},
           {"size", c.size},
@@ -126,15 +75,33 @@ void print_table(const nlohmann::json& report, std::ostream& out) {
   }
 }
 
-}  // namespace
-
-const std::vector<std::string>& bench_names() {
-  static const std::vector<std::string> names = {"select",        "search",  "search_backward", "read",
-                                                 "read_backward", "row_sum", "row_update"};
-  return names;
+nlohmann::json machine_json(const Machine& machine) {
+  return {{"level", name_of(cpu_level())},
+          {"threads", torch::get_num_threads()},
+          {"copy_bytes_per_second", machine.copy},
+          {"gather_bytes_per_second", machine.gather},
+          {"product_operations_per_second", machine.product}};
 }
 
-int run_benchmarks(const BenchOptions& options, std::ostream& out) {
+nlohmann::json run_operators(const std::vector<std::string>& names, int repeats) {
+  nlohmann::json results = nlohmann::json::array();
+  Machine machine{};
+  for (const std::string& name : names) {
+    const std::vector<Case> cases = bench::cases_of(name);
+    bench::Timing timing(repeats);
+    bench::add_machine(timing, 512);
+    for (const Case& c : cases) {
+      timing.add(key_of(c, "fast"), c.fast);
+      timing.add(key_of(c, "definition"), c.definition);
+    }
+    timing.run();
+    machine = bench::machine_of(timing);
+    for (const Case& c : cases) results.push_back(result_of(c, timing, machine));
+  }
+  return {{"machine", machine_json(machine)}, {"repeats", repeats}, {"results", results}};
+}
+
+void check(const BenchOptions& options) {
   const auto& known = bench_names();
   for (const std::string& name : options.names) {
     if (std::find(known.begin(), known.end(), name) == known.end()) {
@@ -143,39 +110,42 @@ int run_benchmarks(const BenchOptions& options, std::ostream& out) {
   }
   if (options.repeats < 1)
     fail(ExitCode::usage, "bench", "repeats must be at least 1", fmt::to_string(options.repeats));
-
-  nlohmann::json results = nlohmann::json::array();
-  Speeds speeds{};
-  const bench::Machine machine = bench::machine();
-  for (const std::string& name : options.names.empty() ? known : options.names) {
-    const std::vector<Case> cases = bench::cases_of(name);
-    // The machine's own speed is measured among the cases of each operator.
-    add("copy", machine.copy, options.repeats);
-    add("gather", machine.gather, options.repeats);
-    add("product", machine.product, options.repeats);
-    for (const Case& c : cases) {
-      add(key_of(c, "fast"), c.fast, options.repeats);
-      add(key_of(c, "definition"), c.definition, options.repeats);
+  const auto need = [](const char* what, const std::vector<int64_t>& values, int64_t least, int64_t step) {
+    for (const int64_t value : values) {
+      if (value >= least && value % step == 0) continue;
+      fail(ExitCode::usage, "bench", fmt::format("--{} must be at least {} and a multiple of {}", what, least, step),
+           fmt::to_string(value));
     }
-    Collector collector;
-    run_interleaved(collector);
-    speeds = {machine.copy_bytes / collector.median_of("copy"), machine.gather_bytes / collector.median_of("gather"),
-              machine.product_operations / collector.median_of("product")};
-    for (const Case& c : cases) results.push_back(result_of(c, collector, speeds));
-  }
+  };
+  need("rows", options.rows, 32, 1);
+  need("tokens", options.tokens, 1, 1);
+  need("width", options.widths, 8, 8);
+}
 
-  const nlohmann::json report = {{"machine",
-                                  {{"level", name_of(cpu_level())},
-                                   {"threads", torch::get_num_threads()},
-                                   {"copy_bytes_per_second", speeds.copy},
-                                   {"gather_bytes_per_second", speeds.gather},
-                                   {"product_operations_per_second", speeds.product}}},
-                                 {"repeats", options.repeats},
-                                 {"results", results}};
-  if (options.json) {
-    out << report.dump(2) << "\n";
-  } else {
-    print_table(report, out);
+}  // namespace
+
+const std::vector<std::string>& bench_names() {
+  static const std::vector<std::string> names = {"memory", "select",        "search",  "search_backward",
+                                                 "read",   "read_backward", "row_sum", "row_update"};
+  return names;
+}
+
+int run_benchmarks(const BenchOptions& options, std::ostream& out) {
+  check(options);
+  std::vector<std::string> operators = options.names;
+  const bool with_memory = std::erase(operators, "memory") > 0;
+  if (options.names.empty()) operators.assign(bench_names().begin() + 1, bench_names().end());
+  if (with_memory) {
+    const nlohmann::json report = bench::run_memory(options);
+    out << (options.json ? report.dump(2) + "\n" : bench::memory_table(report));
+  }
+  if (!operators.empty()) {
+    const nlohmann::json report = run_operators(operators, options.repeats);
+    if (options.json) {
+      out << report.dump(2) << "\n";
+    } else {
+      print_table(report, out);
+    }
   }
   return 0;
 }

@@ -13,18 +13,18 @@ namespace {
 TEST(Bench, RefusesAnUnknownOperator) {
   std::ostringstream out;
   try {
-    run_benchmarks({{"serach"}, false, 1}, out);
+    run_benchmarks({.names = {"serach"}}, out);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of select, search"));
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of memory, select, search"));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }
 
 TEST(Bench, ReportsEveryCaseBesideItsDefinitionAndTheMachine) {
   std::ostringstream out;
-  ASSERT_EQ(run_benchmarks({{"select"}, true, 1}, out), 0);
+  ASSERT_EQ(run_benchmarks({.names = {"select"}, .json = true, .repeats = 1}, out), 0);
   const auto report = nlohmann::json::parse(out.str());
   EXPECT_GT(report["machine"]["copy_bytes_per_second"].get<double>(), 0);
   ASSERT_EQ(report["results"].size(), 3u);
@@ -34,6 +34,49 @@ TEST(Bench, ReportsEveryCaseBesideItsDefinitionAndTheMachine) {
     EXPECT_LE(result["seconds_least"].get<double>(), result["seconds_most"].get<double>());
     EXPECT_GT(result["times_the_definition"].get<double>(), 0);
     EXPECT_GT(result["share_of_bandwidth"].get<double>(), 0);
+  }
+}
+
+TEST(Bench, ReportsTheMemoryBesideTheStockOne) {
+  std::ostringstream out;
+  const BenchOptions options{.names = {"memory"}, .json = true, .repeats = 1, .rows = {1024}, .tokens = {33, 1},
+                             .widths = {64}};
+  ASSERT_EQ(run_benchmarks(options, out), 0);
+  const auto report = nlohmann::json::parse(out.str());
+  std::vector<std::string> names;
+  for (const auto& result : report["results"]) {
+    names.push_back(result["name"].get<std::string>() + " " + result["dtype"].get<std::string>());
+    EXPECT_EQ(result["rows"], 1024);
+    EXPECT_EQ(result["width"], 64);
+    EXPECT_GT(result["us_per_token"].get<double>(), 0);
+    EXPECT_GT(result["share_of_bound"].get<double>(), 0);
+    EXPECT_DOUBLE_EQ(result["ratio"].get<double>(),
+                     result["stock_us_per_token"].get<double>() / result["us_per_token"].get<double>());
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre("forward float32", "train float32", "search float32", "read float32",
+                                            "update float32", "forward bfloat16", "train bfloat16", "read bfloat16",
+                                            "update bfloat16", "decode float32", "decode bfloat16"));
+}
+
+TEST(Bench, RefusesImpossibleSizes) {
+  std::ostringstream out;
+  for (const BenchOptions& options : {BenchOptions{.names = {"memory"}, .rows = {0}},
+                                      BenchOptions{.names = {"memory"}, .rows = {31}},
+                                      BenchOptions{.names = {"memory"}, .tokens = {-1}},
+                                      BenchOptions{.names = {"memory"}, .widths = {7}}}) {
+    try {
+      run_benchmarks(options, out);
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::usage);
+      EXPECT_THAT(error.what(), ::testing::StartsWith("bench: "));
+    }
+  }
+  try {
+    run_benchmarks({.names = {"memory"}, .rows = {int64_t{1} << 40}}, out);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::resources);
   }
 }
 

@@ -1,7 +1,5 @@
 #include "bench/cases.h"
 
-#include <ATen/Parallel.h>
-#include <benchmark/benchmark.h>
 #include <fmt/format.h>
 #include <torch/torch.h>
 
@@ -176,35 +174,6 @@ std::vector<Case> cases_of(const std::string& name) {
     if (name == "row_update" && s.T > 1) list.push_back(row_update_case(s));
   }
   return list;
-}
-
-Machine machine() {
-  Machine m;
-  const Tensor from = torch::ones({1 << 26}), to = torch::zeros({1 << 26});  // 256 MB each
-  m.copy = [=] { to.copy_(from); };
-  m.copy_bytes = 2.0 * static_cast<double>(from.nbytes());
-
-  // Rows of 512 bytes from a table far larger than the caches; two rows on the way while one is added.
-  constexpr int64_t words = 64, rows = 1 << 20, reads = 1 << 19, ahead = 2;
-  const Tensor table = torch::ones({rows, words}, torch::kLong), index = torch::randint(rows, {reads}, torch::kLong);
-  m.gather = [=] {
-    const int64_t *data = table.const_data_ptr<int64_t>(), *which = index.const_data_ptr<int64_t>();
-    at::parallel_for(0, reads, 4096, [&](int64_t first, int64_t last) {
-      int64_t sum[words] = {};
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t next = which[std::min(i + ahead, last - 1)];
-        for (int64_t w = 0; w < words; w += 8) __builtin_prefetch(data + next * words + w);
-        for (int64_t w = 0; w < words; ++w) sum[w] += data[which[i] * words + w];
-      }
-      benchmark::DoNotOptimize(sum);
-    });
-  };
-  m.gather_bytes = static_cast<double>(reads * words * 8);
-
-  const Tensor left = torch::randn({1024, 1024}), right = torch::randn({1024, 1024});
-  m.product = [=] { left.mm(right); };
-  m.product_operations = 2.0 * 1024 * 1024 * 1024;
-  return m;
 }
 
 }  // namespace loci::bench

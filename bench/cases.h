@@ -5,10 +5,9 @@
 #include <string>
 #include <vector>
 
-namespace loci::bench {
+#include "bench/timing.h"
 
-// What bounds a case, and so which of the machine's speeds its estimate is made from.
-enum class Bound { stream, gather, products };
+namespace loci::bench {
 
 struct Case {
   std::string name;  // of bench_names()
@@ -22,12 +21,5 @@ struct Case {
 
 // The cases of one name. Tensors are made here and live as long as the case.
 std::vector<Case> cases_of(const std::string& name);
-
-// The machine: copies between large tensors, reads of random rows, matrix products in float32.
-struct Machine {
-  std::function<void()> copy, gather, product;
-  double copy_bytes, gather_bytes, product_operations;
-};
-Machine machine();
 
 }  // namespace loci::bench

@@ -16,8 +16,14 @@ void add_bench(CLI::App& program, Action& action) {
   auto options = std::make_shared<BenchOptions>();
   verb->add_option("operator", options->names, fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")));
   verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)");
+  verb->add_option("--rows", options->rows, "For memory: rows of the table (default: 262144 1048576)");
+  verb->add_option("--tokens", options->tokens, "For memory: tokens at once (default: 4096 512 1)");
+  verb->add_option("--width", options->widths, "For memory: the model's width (default: 512)");
+  verb->add_flag("!--no-bfloat16", options->bfloat16, "For memory: no bfloat16 rows");
   verb->add_flag("--json", options->json, "Print JSON");
-  verb->footer("Examples:\n  loci bench\n  loci bench search read --json");
+  verb->footer(
+      "Examples:\n  loci bench\n  loci bench search read --json\n"
+      "  loci bench memory --rows 4096 65536 1048576 --tokens 2048 --width 256");
   verb->callback([options, &action] {
     action = [options] {
       std::ostringstream out;

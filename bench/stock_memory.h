@@ -1,0 +1,43 @@
+// The baseline: a product-key memory from stock LibTorch operators alone, each the fastest we know for its part.
+// Two top-k a head (not sorted), embedding_bag, a dense gradient of the table, fused Adam over everything.
+//
+// Legend: T tokens, d width, H heads, w half a key's width, n sub-keys of a half, K top_k, N = n * n rows, D = d.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace loci::bench {
+
+class StockMemory {
+ public:
+  struct Size {
+    int64_t width, heads, key_width, top_k, sub_keys;
+  };
+  explicit StockMemory(const Size& size);
+
+  at::Tensor forward(const at::Tensor& x);  // [T, d] -> [T, d]
+  // query [2, H, T, w] -> score, index [T, H * K]
+  std::pair<at::Tensor, at::Tensor> search(const at::Tensor& query) const;
+  at::Tensor read(const at::Tensor& index, const at::Tensor& weight) const;  // [T, H * K] each -> [T, d]
+  // Backward of `output` from `grad`, then one step of Adam; gradients are cleared.
+  void train(const at::Tensor& x, const at::Tensor& grad);
+  // The table's part of it alone: its dense gradient from the reads, then Adam over all rows.
+  void update(const at::Tensor& index, const at::Tensor& weight, const at::Tensor& grad);
+
+ private:
+  void adam(const at::Tensor& parameter, const at::Tensor& grad);
+
+  Size size_;
+  at::Tensor query_weight_, query_bias_;  // [2 * H * w, d], feature order (half, head, w); [2 * H * w]
+  at::Tensor norm_gain_, norm_bias_;      // [w]
+  at::Tensor keys_;                       // [2 * H, n, w]
+  at::Tensor table_;                      // [N, d]
+  struct Moments {
+    at::Tensor first, second, count;
+  };
+  std::vector<std::pair<at::Tensor, Moments>> moments_;
+};
+
+}  // namespace loci::bench

@@ -1,0 +1,42 @@
+// Times functions against each other: Google Benchmark decides how often each runs, repeats come in random order.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace loci::bench {
+
+enum class Autograd { off, on };
+
+class Timing {
+ public:
+  explicit Timing(int repeats) : repeats_(repeats) {}
+  void add(const std::string& name, std::function<void()> run, Autograd autograd = Autograd::off);
+  // Runs everything added: once to warm up, then all repeats in random order, so that a busy moment of the machine
+  // meets all alike.
+  void run();
+  bool has(const std::string& name) const { return seconds_.count(name) > 0; }
+  std::vector<double> seconds(const std::string& name) const;  // of one call, ascending: one entry a repeat
+  double median(const std::string& name) const;
+
+ private:
+  int repeats_;
+  std::vector<std::function<void()>> warm_up_;
+  std::map<std::string, std::vector<double>> seconds_;
+};
+
+// The machine's own speed, measured among the cases: copies between large tensors, reads of random rows from 1 GB on
+// huge pages where the system grants them, matrix products in float32.
+struct Machine {
+  double copy, gather, product;  // bytes/s, bytes/s, operations/s
+};
+void add_machine(Timing& timing, int64_t row_bytes);
+Machine machine_of(const Timing& timing);
+
+// What bounds a case, and so which of the machine's speeds its estimate is made from.
+enum class Bound { stream, gather, products };
+
+}  // namespace loci::bench
