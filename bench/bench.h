@@ -15,6 +15,7 @@ struct BenchOptions {
   // For `memory`: every combination of these (empty: a default list), and whether bfloat16 rows are measured too.
   std::vector<int64_t> rows = {}, tokens = {}, widths = {};
   bool bfloat16 = true;
+  bool stock = true;  // the stock composition beside it, where its table fits
 };
 
 const std::vector<std::string>& bench_names();

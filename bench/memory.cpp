@@ -175,14 +175,14 @@ void add_stock(Timing& timing, const std::vector<std::string>& names, const Size
   }
 }
 
-void measure(const Size& size, int repeats, nlohmann::json& report) {
+void measure(const Size& size, const BenchOptions& options, nlohmann::json& report) {
   torch::manual_seed(0);
   const auto layer = std::make_shared<Layer>(size);
   const std::vector<std::string> names = names_for(size);
-  Timing timing(repeats);
+  Timing timing(options.repeats);
   add_machine(timing, size.width * size.element());
   add_ours(timing, names, layer);
-  if (stock_fits(size)) add_stock(timing, names, size, *layer);
+  if (options.stock && stock_fits(size)) add_stock(timing, names, size, *layer);
   timing.run();
   const Machine machine = machine_of(timing);
   report["machine"] = {{"level", name_of(cpu_level())},
@@ -245,7 +245,7 @@ std::string number(const nlohmann::json& value, const char* format) {
 nlohmann::json run_memory(const BenchOptions& options) {
   nlohmann::json report = {{"repeats", options.repeats}, {"heads", kHeads}, {"top_k", kTopK}};
   report["results"] = nlohmann::json::array();
-  for (const Size& size : sizes_of(options)) measure(size, options.repeats, report);
+  for (const Size& size : sizes_of(options)) measure(size, options, report);
   return report;
 }
 

@@ -20,6 +20,7 @@ void add_bench(CLI::App& program, Action& action) {
   verb->add_option("--tokens", options->tokens, "For memory: tokens at once (default: 4096 512 1)");
   verb->add_option("--width", options->widths, "For memory: the model's width (default: 512)");
   verb->add_flag("!--no-bfloat16", options->bfloat16, "For memory: no bfloat16 rows");
+  verb->add_flag("!--no-stock", options->stock, "For memory: nothing beside it");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->footer(
       "Examples:\n  loci bench\n  loci bench search read --json\n"
