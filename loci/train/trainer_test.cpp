@@ -68,6 +68,16 @@ std::vector<nlohmann::json> log_of(const fs::path& folder) {
   return lines;
 }
 
+TEST(Trainer, LogsNoUsageOfAWindowThatIsNotWhole) {
+  const TemporaryFolder folder;
+  train_in(folder.path(), Setting());  // 20 steps, a line every 3
+  for (const auto& line : log_of(folder.path())) {
+    if (line["kind"] != "train") continue;
+    EXPECT_EQ(line["usage"].is_null(), line["step"] == 20) << line;
+    EXPECT_EQ(line["kl"].is_null(), line["step"] == 20) << line;
+  }
+}
+
 TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {
   const TemporaryFolder folder;
   Setting setting;
