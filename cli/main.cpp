@@ -65,6 +65,7 @@ void run(int argc, char** argv) {
   add_train(program, action);
   add_eval(program, action);
   add_generate(program, action);
+  add_program(program, action);
   add_inspect(program, action);
   add_doctor(program, action);
 #ifdef LOCI_BENCH

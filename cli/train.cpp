@@ -29,6 +29,7 @@ struct TrainArguments {
 constexpr const char* examples =
     "Examples:\n"
     "  loci train recipes/language-model-demo/small.toml --data DIR --out out\n"
+    "  loci train recipes/ram-access/small.toml --out out/access\n"
     "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=4e6\n"
     "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
     "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
@@ -44,8 +45,10 @@ void train(const TrainArguments& arguments) {
     print(arguments.json ? plan.dump(2) + "\n" : Experiment::plan_text(plan));
     return;
   }
-  if (arguments.options.data.empty() || arguments.options.out.empty()) {
-    throw Error(ExitCode::usage, "train: --data DIR and --out DIR are required (or --dry-run)");
+  const bool needs_data = experiment.recipe().arms.front().config.plan->needs_data();
+  if ((needs_data && arguments.options.data.empty()) || arguments.options.out.empty()) {
+    throw Error(ExitCode::usage, fmt::format("train: {}--out DIR {} required (or --dry-run)",
+                                             needs_data ? "--data DIR and " : "", needs_data ? "are" : "is"));
   }
   if (!arguments.options.quiet) note(Experiment::plan_text(plan));
   const std::vector<RunResult> results = experiment.run();

@@ -1,12 +1,14 @@
 #include "loci/tasks/all.h"
 
 #include "loci/tasks/language_model.h"
+#include "loci/tasks/ram_task.h"
 
 namespace loci {
 
 const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
       {"language_model", language_model_plan},
+      {"ram", ram_plan},
   };
   return tasks;
 }

@@ -118,7 +118,8 @@ nlohmann::json to_json(const RunResult& result) {
           {"bits_per_byte", result.bits_per_byte},
           {"tokens_per_second_inference", or_null(result.tokens_per_second_inference)},
           {"usage", or_null(result.usage)},
-          {"kl", or_null(result.kl)}};
+          {"kl", or_null(result.kl)},
+          {"text", result.text}};
 }
 
 RunResult run_result(const nlohmann::json& json, const std::string& who) {
@@ -135,6 +136,7 @@ RunResult run_result(const nlohmann::json& json, const std::string& who) {
     result.tokens_per_second_inference = optional_number(json.at("tokens_per_second_inference"));
     result.usage = optional_number(json.at("usage"));
     result.kl = optional_number(json.at("kl"));
+    result.text = json.value("text", "");
     return result;
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, who, "the file must hold a run's result", error.what());
@@ -142,6 +144,12 @@ RunResult run_result(const nlohmann::json& json, const std::string& who) {
 }
 
 std::string comparison_text(const std::vector<RunResult>& results, const Recipe& recipe) {
+  std::string accounts;
+  for (const RunResult& result : results) {
+    if (result.text.empty()) continue;
+    accounts += fmt::format("\n{}, seed {}, {}\n{}", result.arm, result.seed, format_seconds(result.seconds), result.text);
+  }
+  if (!accounts.empty()) return accounts;
   auto runs = by_arm(results);
   std::vector<std::string> equal_tokens;
   std::vector<std::pair<std::string, std::string>> equal_time;  // arm, the arm that set its time

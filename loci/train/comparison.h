@@ -22,6 +22,7 @@ struct RunResult {
   double bits_per_byte = 0;
   std::optional<double> tokens_per_second_inference;
   std::optional<double> usage, kl;  // of the validation data; means over the memories
+  std::string text;                 // a task's own account, which is then shown instead of a row
 };
 
 // The keys of summary.json; null where there is nothing.

@@ -51,6 +51,7 @@ RunResult result_of(const RunConfig& config, const RunSize& size, const TrainerS
   result.seconds = state.seconds;
   result.loss = number_of(state.evaluation.at("loss"));
   result.bits_per_byte = number_of(state.evaluation.at("bits_per_byte"));
+  result.text = state.evaluation.value("text", "");
   result.usage = mean_over_memories(state.evaluation, "usage");
   result.kl = mean_over_memories(state.evaluation, "kl");
   return result;

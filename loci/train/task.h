@@ -39,6 +39,14 @@ class Task {
   virtual int64_t infer(int64_t position) = 0;
   // Called before each step; may change parameters and clear optimiser state (calibration, re-initialisation).
   virtual void before_step(int64_t step, OptimizerSet& optimizers) { (void)step, (void)optimizers; }
+  // The update from the gradients that backward left. A task whose loss has no gradient makes its own instead.
+  virtual StepReport update(int64_t step, int64_t steps, OptimizerSet& optimizers, double divisor) {
+    return optimizers.step(step, steps, divisor);
+  }
+  // True when there is nothing left to learn: the run ends before its last step.
+  virtual bool finished() const { return false; }
+  // What the progress line says in place of loss and rate; empty: those.
+  virtual std::string progress() const { return ""; }
   // What the progress line and the log add to loss and rate, over the steps since the last call: {"usage", "kl"}.
   virtual nlohmann::json training_measures() { return nlohmann::json::object(); }
 
@@ -88,6 +96,8 @@ class TaskPlan {
   virtual RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const = 0;
   // Memory that the prepared data will take, from a look at the folder's files alone; 0: unknown.
   virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
+  // False for a task that makes its data itself.
+  virtual bool needs_data() const { return true; }
   virtual std::unique_ptr<Task> make(const TaskInputs& inputs) const = 0;
 };
 

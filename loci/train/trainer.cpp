@@ -57,8 +57,9 @@ TrainerState Trainer::run(TrainerState state) {
   began_seconds_ = logged_seconds_ = state.seconds;
   began_step_ = logged_step_ = state.step;
   task_.module().train();
-  bool saved = state.step == steps_ && !state.evaluation.is_null();
-  while (state.step < steps_) {
+  const auto over = [&] { return state.step == steps_ || task_.finished(); };
+  bool saved = over() && !state.evaluation.is_null();
+  while (!over()) {
     const double begin = now();
     const StepResult result = train_step(state.step);
     state.seconds += now() - begin;
@@ -70,7 +71,7 @@ TrainerState Trainer::run(TrainerState state) {
       ++state.loss_count;
     }
     ++state.step;
-    const bool last = state.step == steps_;
+    const bool last = over();
     if (due(state.step, options_.log_every) || last) log_step(state, result.rate);
     show(state, result);
     if (due(state.step, options_.evaluate_every) || last) evaluate_and_log(state);
@@ -105,9 +106,9 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
       optimizers_.zero_gradients();
       return result;
     }
-    loss.backward();
+    if (loss.requires_grad()) loss.backward();
   }
-  const StepReport report = optimizers_.step(step, steps_, static_cast<double>(options_.accumulation));
+  const StepReport report = task_.update(step, steps_, optimizers_, static_cast<double>(options_.accumulation));
   result.rate = report.rate;
   result.good = !report.skipped;
   return result;
@@ -175,8 +176,10 @@ void Trainer::show(const TrainerState& state, const StepResult& result) {
   const auto done = static_cast<double>(state.step - began_step_);
   const double rate = seconds > 0 ? done * static_cast<double>(tokens_per_step_) / seconds : 0;
   const double left = done > 0 ? seconds / done * static_cast<double>(steps_ - state.step) : 0;
-  std::string line = fmt::format("{} step {}/{}  loss {:.3f}  lr {:.1e}  {} tokens/s  {} left  {}", label_, state.step,
-                                 steps_, result.loss, result.rate, format_count(rate), format_seconds(left),
+  std::string progress = task_.progress();
+  if (progress.empty()) progress = fmt::format("loss {:.3f}  lr {:.1e}", result.loss, result.rate);
+  std::string line = fmt::format("{} step {}/{}  {}  {} tokens/s  {} left  {}", label_, state.step, steps_, progress,
+                                 format_count(rate), format_seconds(left),
                                  format_bytes(static_cast<double>(resident_bytes())));
   if (measures_.contains("usage")) {
     line += fmt::format("  usage {:.0f} %  KL {:.2f}", 100 * number_of(measures_["usage"]), number_of(measures_["kl"]));

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from loci import figures
+from loci import figures, ram
 from loci.comparison import comparison_table
 from loci.runs import Experiment, Record, ReportError, Run, read_experiment, summary_of
 
@@ -94,6 +94,7 @@ def page(experiments: list[Experiment], runs: list[Run]) -> str:
             "paired by seed.",
         ),
         notes(runs),
+        *(ram_sections(run) for run in runs if ram.is_ram(run)),
         section("Loss", pair((figures.loss_figure(runs, x), f"loss by {x}") for x in ("tokens", "seconds"))),
         section(
             "Use of the memories",
@@ -114,6 +115,35 @@ def page(experiments: list[Experiment], runs: list[Run]) -> str:
         f"{len(figures.arms_of(runs))} arms, {len(runs)} runs</p>\n"
         + "\n".join(part for part in sections if part)
         + "</html>\n"
+    )
+
+
+def ram_sections(run: Run) -> str:
+    """Levels and errors by seed, errors by length, and the program of one run of machines."""
+    name = html.escape(f"{run.arm}, seed {run.seed}" if run.seed else run.arm)
+    training, lengths = ram.training_figure(run), ram.length_figure(run)
+    program, text = ram.newest_program(run)
+    circuits = ram.circuit_figure(program) if program else None
+    listing = f"<pre>{html.escape(text)}</pre>" if text else ""
+    return "\n".join(
+        (
+            section(
+                f"Machines of {name}: learning",
+                image(training, "svg+xml", "level and error by seed") if training else "",
+                "A line a seed. A level is a length of the task; it rises when the error has become small.",
+            ),
+            section(
+                f"Machines of {name}: error by length",
+                image(lengths, "svg+xml", "error by length") if lengths else "",
+                "A line a seed, at the last evaluation.",
+            ),
+            section(
+                f"Machines of {name}: the program",
+                (image(circuits, "svg+xml", "circuits") if circuits else "") + listing,
+                "Of the best finished seed, after pruning: what runs for which registers that are zero. Blue and green: "
+                "first and second operand; orange: new registers.",
+            ),
+        )
     )
 
 

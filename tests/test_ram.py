@@ -1,0 +1,170 @@
+"""Neural random-access machines on the command line: train, look at the program, run it, and each kind of bad input."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
+LOCI = BUILD / "cli" / "loci"
+
+RECIPE = """
+task = "ram"
+[data]
+task = "access"
+difficulty = 2
+raise_error = 0.9
+gap = 2
+[model]
+registers = 2
+width = 12
+[anneal]
+begin_error = 1
+ramp = 10
+updates = 20
+check_every = 10
+[search]
+seeds = 3
+[train]
+steps = 60
+batch = 16
+threads = 1
+precision = "float32"
+log_every = 10
+checkpoint_every = 20
+"""
+
+
+def loci(*arguments):
+    return subprocess.run([str(LOCI), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+
+
+def assert_refused(result, status, *words):
+    assert result.returncode == status, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def newest(run):
+    return run / (run / "latest").read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ram")
+    (folder / "recipe.toml").write_text(RECIPE)
+    result = loci("train", folder / "recipe.toml", "--out", folder / "out", "--json")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_training_needs_no_data_and_reports_rates_with_intervals(place):
+    run = place / "out" / "main" / "seed-0"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["kind"] == "train"]
+    assert {seed["seed"] for seed in train[0]["seeds"]} == {0, 1, 2}
+    evaluation = next(line for line in reversed(lines) if line["kind"] == "evaluation")
+    for rate in ("solved", "generalises", "exact"):
+        assert evaluation[rate]["of"] == 3
+        low, high = evaluation[rate]["interval"]
+        assert 0 <= low <= evaluation[rate]["seeds"] / 3 <= high <= 1
+    assert "solved at length 2" in json.loads((run / "result.json").read_text())["text"]
+
+
+def test_a_seed_alone_has_the_bits_of_the_batch(place, tmp_path):
+    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--seed", 1, "--set", "search.seeds=1",
+                  "--set", "train.threads=2", "--quiet")
+    assert result.returncode == 0, result.stderr
+    load = pytest.importorskip("safetensors.numpy").load_file
+    alone = load(newest(tmp_path / "out/main/seed-1") / "model.safetensors")["controllers"]
+    together = load(newest(place / "out/main/seed-0") / "model.safetensors")["controllers"]
+    assert alone[0].tobytes() == together[1].tobytes()
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(place, tmp_path):
+    shutil.copytree(place / "out", tmp_path / "out")
+    run = tmp_path / "out/main/seed-0"
+    steps = sorted(run.glob("step-*"), key=lambda path: int(path.name[5:]))
+    assert len(steps) == 2
+    wanted = (steps[1] / "model.safetensors").read_bytes()
+    shutil.rmtree(steps[1])
+    (run / "result.json").unlink()
+    (run / "latest").write_text(steps[0].name + "\n")
+    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--resume", "--quiet")
+    assert result.returncode == 0, result.stderr
+    assert (steps[1] / "model.safetensors").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("form", ["text", "c++", "dot", "json"])
+def test_the_program_is_printed_in_every_form(place, tmp_path, form):
+    result = loci("program", place / "out", "--format", form, "--out", tmp_path / "program")
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "program").read_text()
+    starts = {"text": ("if", "{", "always"), "c++": ("//", "#include"), "dot": ("digraph",), "json": ("{",)}
+    assert text.startswith(starts[form])
+    if form == "c++":
+        (tmp_path / "main.cpp").write_text('#include "program"\nint main() { uint32_t m[] = {0, 2, 1, 0, 0}; return run(m, 5, 9) > 9; }\n')
+        command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", tmp_path / "main.cpp", "-o", tmp_path / "main"]
+        subprocess.run(command, check=True)
+        assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
+
+
+def test_the_program_runs_on_a_tape_and_is_verified(place):
+    result = loci("program", place / "out", "--run", "1,3,2,0,0", "--trace", "--seed", 1)
+    assert result.returncode == 0, result.stderr
+    assert "step 1  r0=0 r1=0" in result.stdout
+    report = json.loads(loci("program", place / "out", "--verify", 150, "--json").stdout)
+    assert report["total"]["instances"] == 150
+    result = loci("eval", place / "out", "--lengths", "2,4", "--json")
+    seeds = json.loads(result.stdout)["seeds"]
+    assert [row["length"] for row in seeds[2]["soft"]] == [2, 4]
+    assert all(0 <= row["cell_error"] <= 1 for seed in seeds for row in seed["discrete"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "9,1,0,0"], ["value at cell 0 must be 0..3 (M=4)", "got 9"]),
+        (["--run", "1,2"], ["at least 3 cells", "got 2"]),
+        (["--run", "1,x,2"], ["numbers with commas", "got 1,x,2"]),
+        (["--seed", "7"], ["--seed must be 0 .. 2", "got 7"]),
+    ],
+)
+def test_bad_input_of_program(place, arguments, words):
+    assert_refused(loci("program", place / "out", *arguments), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("data.task=copi", ["data.task", "copi"]),
+        ("data.slack=-3", ["slack", "-3"]),
+        ("data.difficulty=0", ["difficulty", "0"]),
+        ("model.registers=0", ["registers", "0"]),
+        ("model.controller=gru", ["controller", "gru"]),
+        ("search.enough=4", ["search.enough must be at most search.seeds = 3", "got 4"]),
+        ("train.accumulation=2", ["accumulation", "2"]),
+    ],
+)
+def test_bad_recipes(place, tmp_path, setting, words):
+    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--set", setting, "--quiet")
+    assert_refused(result, 2, *words)
+
+
+def test_a_run_goes_on_only_with_its_own_task(place, tmp_path):
+    shutil.copytree(place / "out", tmp_path / "out")
+    run = tmp_path / "out/main/seed-0"
+    (run / "result.json").unlink()
+    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--resume", "--set", "data.task=increment", "--quiet")
+    assert result.returncode != 0
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_length_that_the_task_does_not_have(place):
+    assert_refused(loci("eval", place / "out", "--lengths", "0"), 2, "lengths of access must be at least 1", "got 0")
