@@ -70,7 +70,7 @@ Tensor PeerMemory::read(const Tensor& x, const Tensor& index, const Tensor& weig
   const Tensor exact = x.to(weight.scalar_type()).contiguous();
   const Tensor& values = down_->values();
   const bool plain = down_->gradient_mode() == GradientMode::none || !at::GradMode::is_enabled();
-  const Tensor h = plain ? table_read_backward_weight(exact, values, index)
+  const Tensor h = plain ? table_read_backward_weight(exact, values, index, down_->scale())
                          : Project::apply(values, exact, index, down_, reads_++, down_use_);  // [T, H * K]
   const Tensor active = activation_ == PeerActivation::gelu ? at::gelu(h) : at::relu(h);
   return ProductKeyMemory::read(x, index, weight * active);

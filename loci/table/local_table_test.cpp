@@ -70,6 +70,41 @@ TEST(LocalTable, BecomesZeroAgainAndGivesItsPagesBack) {
   EXPECT_EQ(table.values().count_nonzero().item<int64_t>(), 0);
 }
 
+TEST(LocalTable, HoldsFrozenInt8RowsWithTheirScales) {
+  torch::manual_seed(1);
+  auto table = std::make_shared<LocalTable>("memory", 20, 9, LocalTableOptions{at::kChar});
+  EXPECT_EQ(table->bytes(), 20 * 9 + 20 * 4);
+  const torch::Tensor rows = torch::randn({12, 9});
+  table->set_rows(5, rows);
+  const torch::Tensor held = table->values().to(at::kFloat) * table->scale()->unsqueeze(1);
+  EXPECT_TRUE(((held.slice(0, 5, 17) - rows).abs() <= table->scale()->slice(0, 5, 17).unsqueeze(1) * 0.5001).all().item<bool>());
+  EXPECT_EQ(held.slice(0, 0, 5).count_nonzero().item<int64_t>() + held.slice(0, 17).count_nonzero().item<int64_t>(), 0);
+
+  const int64_t use = table->register_use();
+  const torch::Tensor index = torch::randint(20, {6, 4}, at::kLong), weight = torch::rand({6, 4}).requires_grad_();
+  const torch::Tensor out = table->read(index, weight, use);
+  EXPECT_TRUE(torch::allclose(out, (held.index_select(0, index.view(-1)).view({6, 4, 9}) * weight.unsqueeze(2)).sum(1),
+                              1e-5, 1e-5));
+  out.sum().backward();
+  EXPECT_FALSE(table->has_gradient());
+  EXPECT_EQ(weight.grad().sizes(), weight.sizes());
+  EXPECT_THROW(table->set_gradient_mode(GradientMode::references), Error);
+  EXPECT_THROW(table->initialise_normal(1, 1), Error);
+  EXPECT_THROW(table->set_rows(9, rows), c10::Error);
+  table->initialise_zero();
+  EXPECT_EQ(table->read(index, weight, use).count_nonzero().item<int64_t>(), 0);
+}
+
+TEST(LocalTable, TakesRowsInItsDtype) {
+  torch::manual_seed(2);
+  const torch::Tensor rows = torch::randn({4, 5});
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    LocalTable table("memory", 10, 5, {dtype});
+    table.set_rows(6, rows);
+    EXPECT_TRUE(torch::equal(table.values().slice(0, 6), rows.to(dtype)));
+  }
+}
+
 TEST(LocalTable, ImpossibleSizesAreRefusedBeforeMemoryIsTouched) {
   const int64_t before = resident_bytes();
   const auto refused = [](int64_t rows, int64_t width, ExitCode code, const std::string& message) {

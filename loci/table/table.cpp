@@ -73,11 +73,14 @@ Tensor Table::read(const Tensor& index, const Tensor& weight, int64_t use) {
   if (use < 0 || use >= static_cast<int64_t>(reads_.size())) {
     fail(ExitCode::bug, "table " + name_, "use must come from register_use", std::to_string(use));
   }
-  if (mode_ == GradientMode::none || !at::GradMode::is_enabled()) return table_read(values(), index, weight);
+  if (mode_ == GradientMode::none || !at::GradMode::is_enabled()) return table_read(values(), index, weight, scale());
   return Read::apply(values(), index, weight, shared_from_this(), reads_[use]++, use);
 }
 
 void Table::set_gradient_mode(GradientMode mode) {
+  if (scale() && mode != GradientMode::none) {
+    fail(ExitCode::usage, "table " + name_, "gradient mode of int8 rows must be none", "another");
+  }
   zero_gradient();
   mode_ = mode;
   values().set_requires_grad(mode != GradientMode::none);

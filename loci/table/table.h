@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ class Table : public std::enable_shared_from_this<Table> {
   int64_t width() const { return width_; }
   // [N, D], the storage itself. Load by copying into it: a replaced storage would lose huge pages and mappings.
   virtual const at::Tensor& values() const = 0;
+  // [N] float32, one a row, of int8 rows alone (they are frozen: mode `none`).
+  virtual std::optional<at::Tensor> scale() const { return std::nullopt; }
   virtual int64_t bytes() const = 0;
 
   // A layer's number, by which gradients of several layers are summed in a fixed order.
@@ -45,7 +48,7 @@ class Table : public std::enable_shared_from_this<Table> {
   // `weight` and leaves a row reference (index, weight, output gradient) here. `use` comes from register_use().
   at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use);
 
-  void set_gradient_mode(GradientMode mode);
+  void set_gradient_mode(GradientMode mode);  // int8 rows know `none` alone
   GradientMode gradient_mode() const { return mode_; }
   bool has_gradient() const { return !references_.empty(); }
   // The sum of the pending references; they stay until zero_gradient(). In the modes `coalesced` and `dense`, clearing or

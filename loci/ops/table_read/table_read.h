@@ -2,22 +2,28 @@
 //
 // Legend: T tokens, K reads of a token (heads x top_k), N rows, D width.
 //
-//   table_read(table [N, D], index [T, K], weight [T, K]) -> [T, D]
+//   table_read(table [N, D], index [T, K], weight [T, K], scale [N]) -> [T, D]
 //     out[t] = sum over r = 0 .. K-1, in this order, of weight[t, r] * table[index[t, r]]
+//     int8 rows: of (weight[t, r] * scale[index[t, r]]) * table[index[t, r]]
 //
-// table: float64, float32, bfloat16 or float16; weight: float32 (float64 for a float64 table); the sum is made, and
-// returned, in weight's dtype. index: int64 within 0 .. N-1, checked on CPU always (IndexError).
+// table: float64, float32, bfloat16 or float16, or int8 with the float32 scale of each row (frozen: no gradient);
+// weight: float32 (float64 for a float64 table); the sum is made, and returned, in weight's dtype. index: int64 within
+// 0 .. N-1, checked on CPU always (IndexError).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 namespace loci {
 
-at::Tensor table_read(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight);
+at::Tensor table_read(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight,
+                      const std::optional<at::Tensor>& scale = std::nullopt);
 
-// The gradient of the weights: [T, K], grad_weight[t, r] = <grad[t], table[index[t, r]]>. grad [T, D] in weight's
-// dtype.
-at::Tensor table_read_backward_weight(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index);
+// The gradient of the weights: [T, K], grad_weight[t, r] = <grad[t], table[index[t, r]]>, of int8 rows times their
+// scale. grad [T, D] in weight's dtype.
+at::Tensor table_read_backward_weight(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index,
+                                      const std::optional<at::Tensor>& scale = std::nullopt);
 
 // The dense gradient of the table, [N, D] in the table's dtype. Training uses row references instead (table/table.h).
 at::Tensor table_read_backward_table(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index,

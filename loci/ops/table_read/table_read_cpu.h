@@ -3,12 +3,15 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "loci/base/cpu_level.h"
 
 namespace loci {
 
-at::Tensor table_read_cpu(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight, CpuLevel level);
+at::Tensor table_read_cpu(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight,
+                          const std::optional<at::Tensor>& scale, CpuLevel level);
 at::Tensor table_read_backward_weight_cpu(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index,
-                                          CpuLevel level);
+                                          const std::optional<at::Tensor>& scale, CpuLevel level);
 
 }  // namespace loci

@@ -1,21 +1,31 @@
 #include "loci/ops/table_read/table_read_kernel.h"
 
-// Rows come from anywhere in a large table, so the cost is memory: whole rows are streamed, four at a time, while the
-// next four are fetched; the sum of a token stays in the first-level cache.
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// The products of AVX512_BF16 are of no use here: they would round weights and gradients to bfloat16 and take subnormal
+// numbers for zero. Widening bfloat16 is a shift, and the bound is memory.
 
 namespace loci::LOCI_LEVEL {
 namespace {
 
-typedef float Float8 __attribute__((vector_size(32)));
-typedef double Double4 __attribute__((vector_size(32)));
-typedef uint16_t Short8 __attribute__((vector_size(16)));
-typedef uint32_t Int8 __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr __mmask16 kAll = 0xffff;  // the forms without a mask make GCC 12 warn
+#else
+constexpr int kVectorBytes = 32;
+#endif
+
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+typedef double Doubles __attribute__((vector_size(kVectorBytes)));
+typedef float Float4 __attribute__((vector_size(16)));
 
 // How rows are stored, and how a vector of them is read. All conversions are exact.
 struct Float64 {
   using Element = double;
   using Real = double;
-  using Vector = Double4;
+  using Vector = Doubles;
   static void load(const Element* from, Vector& to) { __builtin_memcpy(&to, from, sizeof to); }
   static Real one(Element x) { return x; }
 };
@@ -23,7 +33,7 @@ struct Float64 {
 struct Float32 {
   using Element = float;
   using Real = float;
-  using Vector = Float8;
+  using Vector = Floats;
   static void load(const Element* from, Vector& to) { __builtin_memcpy(&to, from, sizeof to); }
   static Real one(Element x) { return x; }
 };
@@ -31,12 +41,17 @@ struct Float32 {
 struct Bfloat16 {
   using Element = uint16_t;
   using Real = float;
-  using Vector = Float8;
+  using Vector = Floats;
   static void load(const Element* from, Vector& to) {
-    Short8 bits;
-    __builtin_memcpy(&bits, from, sizeof bits);
-    const Int8 wide = __builtin_convertvector(bits, Int8) << 16;
-    __builtin_memcpy(&to, &wide, sizeof to);
+#if defined(__AVX512F__)
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    to = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, _mm512_maskz_cvtepu16_epi32(kAll, bits), 16));
+#elif defined(__AVX2__)
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    to = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#else
+    for (uint64_t i = 0; i < sizeof(Vector) / sizeof(Real); ++i) to[i] = one(from[i]);
+#endif
   }
   static Real one(Element x) {
     const uint32_t wide = static_cast<uint32_t>(x) << 16;
@@ -49,10 +64,10 @@ struct Bfloat16 {
 struct Float16 {
   using Element = uint16_t;
   using Real = float;
-  using Vector = Float8;
+  using Vector = Floats;
   static void load(const Element* from, Vector& to) {
-    Real values[8];
-    for (int i = 0; i < 8; ++i) values[i] = one(from[i]);
+    Real values[sizeof(Vector) / sizeof(Real)];
+    for (uint64_t i = 0; i < sizeof(Vector) / sizeof(Real); ++i) values[i] = one(from[i]);
     __builtin_memcpy(&to, values, sizeof to);
   }
   // Exponent and mantissa move to float32's places, 2^112 mends the bias, also of subnormal numbers.
@@ -73,105 +88,211 @@ struct Float16 {
   }
 };
 
+// The row's scale is folded into its weight, or into the finished product.
+struct Int8 {
+  using Element = int8_t;
+  using Real = float;
+  using Vector = Floats;
+  static void load(const Element* from, Vector& to) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    to = _mm512_maskz_cvtepi32_ps(kAll, _mm512_maskz_cvtepi8_epi32(kAll, bytes));
+#elif defined(__AVX2__)
+    to = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+    for (uint64_t i = 0; i < sizeof(Vector) / sizeof(Real); ++i) to[i] = one(from[i]);
+#endif
+  }
+  static Real one(Element x) { return static_cast<Real>(x); }
+};
+
 template <typename Rows>
 struct Reader {
   using Element = typename Rows::Element;
   using Real = typename Rows::Real;
   using Vector = typename Rows::Vector;
-  static constexpr int64_t lanes = sizeof(Vector) / sizeof(Real);
-  static constexpr int64_t together = 4;  // rows
+  static constexpr int64_t kLanes = sizeof(Vector) / sizeof(Real);
+  static constexpr int64_t kLine = 64 / sizeof(Element);  // elements of a cache line
+  static constexpr int64_t kPerLine = kLine < kLanes ? 1 : kLine / kLanes;
+  static constexpr int64_t kStep = kPerLine * kLanes;
+  static constexpr int kTogether = 4;   // rows
+  static constexpr int64_t kNear = 4, kFar = 8;  // positions ahead, of long and of short rows
+  static constexpr bool kScaled = __is_same(Rows, Int8);
 
-  static const Element* row(const TableReadArguments& a, int64_t position) {
-    return static_cast<const Element*>(a.table) + a.index[position] * a.row_stride;
+  // Of any index, also of one that was not checked yet: nothing is read there.
+  static uintptr_t address(const TableReadArguments& a, int64_t position) {
+    return reinterpret_cast<uintptr_t>(a.table) +
+           static_cast<uintptr_t>(a.index[position]) * static_cast<uintptr_t>(a.row_stride) * sizeof(Element);
   }
 
-  // The rows of the positions after `position`, across the end of a token.
-  static void prefetch(const TableReadArguments& a, int64_t position) {
-    const int64_t end = a.tokens * a.reads;
-    for (int64_t p = position + together; p < position + 2 * together && p < end; ++p) {
-      const char* start = reinterpret_cast<const char*>(row(a, p));
-      const int64_t bytes = a.width * static_cast<int64_t>(sizeof(Element));
-      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(start + line);
+  struct Rows4 {
+    const Element* row[kTogether];
+    uintptr_t next[kTogether];
+  };
+
+  template <int kCount>
+  static Rows4 rows_at(const TableReadArguments& a, int64_t position) {
+    Rows4 rows;
+    const int64_t last = a.tokens * a.reads - 1;
+    const int64_t ahead = a.width * static_cast<int64_t>(sizeof(Element)) > 1024 ? kNear : kFar;
+    for (int r = 0; r < kCount; ++r) {
+      const int64_t next = position + r + ahead < last ? position + r + ahead : last;
+      rows.row[r] = reinterpret_cast<const Element*>(address(a, position + r));
+      rows.next[r] = address(a, next);
+      if constexpr (kScaled) prefetch(reinterpret_cast<uintptr_t>(a.scale) + 4 * static_cast<uintptr_t>(a.index[next]));
     }
+    return rows;
   }
 
-  // sum[d] += weight[0] * row0[d], then row1, row2, row3.
-  static void add_four(const TableReadArguments& a, int64_t position, const Real* weight, Real* sum) {
-    const Element* const rows[together] = {row(a, position), row(a, position + 1), row(a, position + 2),
-                                           row(a, position + 3)};
-    int64_t d = 0;
-    for (; d + lanes <= a.width; d += lanes) {
+  static void prefetch(uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); }
+
+  template <int kCount>
+  static void prefetch(const Rows4& rows, int64_t d) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) prefetch(rows.next[r] + static_cast<uintptr_t>(d) * sizeof(Element));
+  }
+
+  // sum[d] += weight[0] * row0[d], then row1, row2 ...
+  template <int kCount>
+  static void add(const TableReadArguments& a, int64_t position, const Real* given, Real* __restrict sum) {
+    const Rows4 rows = rows_at<kCount>(a, position);
+    Real weight[kCount];
+    for (int r = 0; r < kCount; ++r) {
+      weight[r] = given[r];
+      if constexpr (kScaled) weight[r] *= a.scale[a.index[position + r]];
+    }
+    const auto add_vector = [&](int64_t d) {
       Vector total, value;
       __builtin_memcpy(&total, sum + d, sizeof total);
-      for (int64_t r = 0; r < together; ++r) {
-        Rows::load(rows[r] + d, value);
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) {
+        Rows::load(rows.row[r] + d, value);
         total += value * weight[r];
       }
       __builtin_memcpy(sum + d, &total, sizeof total);
-    }
-    for (; d < a.width; ++d) {
-      for (int64_t r = 0; r < together; ++r) sum[d] += Rows::one(rows[r][d]) * weight[r];
-    }
-  }
-
-  static void add_one(const TableReadArguments& a, int64_t position, Real weight, Real* sum) {
-    const Element* const one = row(a, position);
+    };
     int64_t d = 0;
-    for (; d + lanes <= a.width; d += lanes) {
-      Vector total, value;
-      __builtin_memcpy(&total, sum + d, sizeof total);
-      Rows::load(one + d, value);
-      total += value * weight;
-      __builtin_memcpy(sum + d, &total, sizeof total);
+    for (; d + kStep <= a.width; d += kStep) {
+      prefetch<kCount>(rows, d);
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < kPerLine; ++v) add_vector(d + v * kLanes);
     }
-    for (; d < a.width; ++d) sum[d] += Rows::one(one[d]) * weight;
+    if (d < a.width) prefetch<kCount>(rows, d);
+    for (; d + kLanes <= a.width; d += kLanes) add_vector(d);
+    for (; d < a.width; ++d) {
+      for (int r = 0; r < kCount; ++r) sum[d] += Rows::one(rows.row[r][d]) * weight[r];
+    }
   }
 
-  static void read(const TableReadArguments& a, int64_t first, int64_t last) {
+  // The position of a token's first index outside the table, or -1. One sign bit tells of all of them.
+  static int64_t bad_index(const TableReadArguments& a, int64_t token) {
+    const int64_t* index = a.index + token * a.reads;
+    const auto last = static_cast<uint64_t>(a.rows - 1);
+    uint64_t bad = 0;
+    for (int64_t r = 0; r < a.reads; ++r) {
+      const auto i = static_cast<uint64_t>(index[r]);
+      bad |= i | (last - i);
+    }
+    if (bad >> 63 == 0) return -1;
+    int64_t r = 0;
+    while (static_cast<uint64_t>(index[r]) <= last) ++r;
+    return token * a.reads + r;
+  }
+
+  static int64_t read(const TableReadArguments& a, int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
+      if (const int64_t bad = bad_index(a, t); bad >= 0) return bad;
       const Real* weight = static_cast<const Real*>(a.factor) + t * a.reads;
       Real* sum = static_cast<Real*>(a.out) + t * a.width;
       for (int64_t d = 0; d < a.width; ++d) sum[d] = 0;
       int64_t r = 0;
-      for (; r + together <= a.reads; r += together) {
-        prefetch(a, t * a.reads + r);
-        add_four(a, t * a.reads + r, weight + r, sum);
-      }
-      for (; r < a.reads; ++r) add_one(a, t * a.reads + r, weight[r], sum);
+      for (; r + kTogether <= a.reads; r += kTogether) add<kTogether>(a, t * a.reads + r, weight + r, sum);
+      for (; r < a.reads; ++r) add<1>(a, t * a.reads + r, weight + r, sum);
     }
+    return -1;
   }
 
-  // A dot product in 16 partial sums, the same at every level, added pairwise at the end.
-  static Real dot(const Real* grad, const Element* one, int64_t width) {
-    constexpr int64_t partials = 16;
-    constexpr int64_t vectors = partials / lanes;
-    Vector partial[vectors] = {};
-    int64_t d = 0;
-    for (; d + partials <= width; d += partials) {
-      for (int64_t v = 0; v < vectors; ++v) {
-        Vector left, right;
-        __builtin_memcpy(&left, grad + d + v * lanes, sizeof left);
-        Rows::load(one + d + v * lanes, right);
-        partial[v] += left * right;
-      }
-    }
-    Real sum[partials];
+  // Dot products in 16 partial sums each, the same at every level, added by halves at the end.
+  static constexpr int64_t kPartials = 16;
+  static constexpr int64_t kVectors = kPartials / kLanes;
+
+  static Real total(const Vector* partial, const Real* grad, const Element* row, int64_t d, int64_t width) {
+    Real sum[kPartials];
     __builtin_memcpy(sum, partial, sizeof sum);
-    for (int64_t l = 0; d < width; ++d, ++l) sum[l] += grad[d] * Rows::one(one[d]);
-    for (int64_t step = partials / 2; step > 0; step /= 2) {
+    for (int64_t l = 0; d < width; ++d, ++l) sum[l] += grad[d] * Rows::one(row[d]);
+    for (int64_t step = kPartials / 2; step > 0; step /= 2) {
       for (int64_t l = 0; l < step; ++l) sum[l] += sum[l + step];
     }
     return sum[0];
   }
 
-  static void backward_weight(const TableReadArguments& a, int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) {
-      const Real* grad = static_cast<const Real*>(a.factor) + t * a.width;
-      for (int64_t p = t * a.reads; p < (t + 1) * a.reads; ++p) {
-        if (p % together == 0) prefetch(a, p);
-        static_cast<Real*>(a.out)[p] = dot(grad, row(a, p), a.width);
-      }
+  // The same of four rows, turned, when no column is left over.
+  static void total_of_four(const Vector (*partial)[kVectors], Real* out) {
+    Float4 row[kTogether];
+    for (int r = 0; r < kTogether; ++r) {
+      Float4 quarter[4];
+      __builtin_memcpy(quarter, partial[r], sizeof quarter);
+      row[r] = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
     }
+    const auto halves = [](Float4 a, Float4 b) {  // a0 + a2, b0 + b2, a1 + a3, b1 + b3
+      return __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    };
+    const Float4 low = halves(row[0], row[1]), high = halves(row[2], row[3]);
+    const Float4 sum = __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
+    __builtin_memcpy(out, &sum, sizeof sum);
+  }
+
+  template <int kCount>
+  static void dot(const TableReadArguments& a, int64_t position, const Real* grad, Real* out) {
+    const Rows4 rows = rows_at<kCount>(a, position);
+    constexpr int64_t step = kLine < kPartials ? kPartials : kLine;
+    Vector partial[kCount][kVectors];
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) partial[r][v] = Vector{};
+    }
+    const auto add_partials = [&](int64_t d) {
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) {
+        Vector left, right;
+        __builtin_memcpy(&left, grad + d + v * kLanes, sizeof left);
+#pragma GCC unroll 4
+        for (int r = 0; r < kCount; ++r) {
+          Rows::load(rows.row[r] + d + v * kLanes, right);
+          partial[r][v] += left * right;
+        }
+      }
+    };
+    int64_t d = 0;
+    for (; d + step <= a.width; d += step) {
+      for (int64_t line = 0; line < step; line += kLine) prefetch<kCount>(rows, d + line);
+#pragma GCC unroll 4
+      for (int64_t p = 0; p < step; p += kPartials) add_partials(d + p);
+    }
+    if (d < a.width) prefetch<kCount>(rows, d);
+    for (; d + kPartials <= a.width; d += kPartials) add_partials(d);
+    if (kCount == kTogether && sizeof(Real) == sizeof(float) && d == a.width) {
+      if constexpr (sizeof(Real) == sizeof(float)) total_of_four(partial, out);
+    } else {
+      for (int r = 0; r < kCount; ++r) out[r] = total(partial[r], grad, rows.row[r], d, a.width);
+    }
+    if constexpr (kScaled) {
+      for (int r = 0; r < kCount; ++r) out[r] *= a.scale[a.index[position + r]];
+    }
+  }
+
+  static int64_t backward_weight(const TableReadArguments& a, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      if (const int64_t bad = bad_index(a, t); bad >= 0) return bad;
+      const Real* grad = static_cast<const Real*>(a.factor) + t * a.width;
+      Real* out = static_cast<Real*>(a.out);
+      const int64_t end = (t + 1) * a.reads;
+      int64_t p = t * a.reads;
+      for (; p + kTogether <= end; p += kTogether) dot<kTogether>(a, p, grad, out + p);
+      for (; p < end; ++p) dot<1>(a, p, grad, out + p);
+    }
+    return -1;
   }
 
   static constexpr TableReadKernel::OfRows functions() { return {read, backward_weight}; }
@@ -180,6 +301,7 @@ struct Reader {
 }  // namespace
 
 const TableReadKernel table_read_kernel = {Reader<Float64>::functions(), Reader<Float32>::functions(),
-                                           Reader<Bfloat16>::functions(), Reader<Float16>::functions()};
+                                           Reader<Bfloat16>::functions(), Reader<Float16>::functions(),
+                                           Reader<Int8>::functions()};
 
 }  // namespace loci::LOCI_LEVEL

@@ -55,10 +55,10 @@ TEST(TableRead, EqualsItsDefinitionAtEveryLevel) {
       const Tensor padded = torch::zeros({c.N, c.D + 3}, in.table.options());
       padded.narrow(1, 1, c.D).copy_(in.table);
       for (CpuLevel level : harness::levels()) {
-        EXPECT_TRUE(same_bits(table_read_cpu(in.table, in.index, in.weight, level), expected)) << name_of(level);
-        EXPECT_TRUE(same_bits(table_read_cpu(padded.narrow(1, 1, c.D), strided(in.index), strided(in.weight), level),
+        EXPECT_TRUE(same_bits(table_read_cpu(in.table, in.index, in.weight, std::nullopt, level), expected)) << name_of(level);
+        EXPECT_TRUE(same_bits(table_read_cpu(padded.narrow(1, 1, c.D), strided(in.index), strided(in.weight), std::nullopt, level),
                               expected));
-        EXPECT_TRUE(same_bits(table_read_cpu(strided(in.table), in.index, in.weight, level), expected));
+        EXPECT_TRUE(same_bits(table_read_cpu(strided(in.table), in.index, in.weight, std::nullopt, level), expected));
       }
     }
   }
@@ -71,7 +71,7 @@ TEST(TableRead, ConvertsEveryFloat16AndBfloat16Exactly) {
     const Tensor index = torch::arange(65536, torch::kLong).view({-1, 1});
     const Tensor expected = table_read_definition(table, index, torch::ones({65536, 1}));
     for (CpuLevel level : harness::levels()) {
-      EXPECT_TRUE(same_bits(table_read_cpu(table, index, torch::ones({65536, 1}), level), expected));
+      EXPECT_TRUE(same_bits(table_read_cpu(table, index, torch::ones({65536, 1}), std::nullopt, level), expected));
     }
   }
 }
@@ -85,7 +85,7 @@ TEST(TableRead, GradientOfTheWeightsKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
       const Tensor definition = table_read_backward_weight_definition(in.grad, in.table, in.index);
       const Tensor exact =
           table_read_backward_weight_definition(in.grad.to(torch::kDouble), in.table.to(torch::kDouble), in.index);
-      const Tensor base = table_read_backward_weight_cpu(in.grad, in.table, in.index, CpuLevel::base);
+      const Tensor base = table_read_backward_weight_cpu(in.grad, in.table, in.index, std::nullopt, CpuLevel::base);
       if (type == torch::kDouble) {
         EXPECT_TRUE(torch::allclose(base, exact, 1e-13, 1e-13));
       } else {
@@ -93,7 +93,61 @@ TEST(TableRead, GradientOfTheWeightsKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
       }
       for (CpuLevel level : harness::levels()) {
         EXPECT_TRUE(
-            same_bits(table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), level), base));
+            same_bits(table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), std::nullopt, level),
+                      base));
+      }
+    }
+  }
+}
+
+TEST(TableRead, ScalesInt8Rows) {
+  torch::manual_seed(5);
+  std::vector<Case> list = cases();
+  for (const int64_t D : {63, 64, 65, 130}) list.push_back({5, 6, 3, D});
+  for (const Case& c : list) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    const Inputs in = inputs_of(c, torch::kFloat);
+    const Tensor table = torch::randint(-127, 128, {c.N, c.D}, torch::kChar), scale = torch::rand({c.N});
+    const Tensor read = table_read_definition(table, in.index, in.weight, scale);
+    const Tensor dw = table_read_backward_weight_definition(in.grad, table, in.index, scale);
+    const Tensor rows = table.to(torch::kDouble) * scale.to(torch::kDouble).unsqueeze(1);
+    const Tensor exact = table_read_backward_weight_definition(in.grad.to(torch::kDouble), rows, in.index);
+    EXPECT_TRUE(torch::allclose(read.to(torch::kDouble),
+                                table_read_definition(rows, in.index, in.weight.to(torch::kDouble)), 1e-4, 1e-4));
+    const Tensor base = table_read_backward_weight_cpu(in.grad, table, in.index, scale, CpuLevel::base);
+    harness::expect_error_rule(base, dw, exact);
+    for (CpuLevel level : harness::levels()) {
+      EXPECT_TRUE(same_bits(table_read_cpu(table, in.index, in.weight, scale, level), read)) << name_of(level);
+      EXPECT_TRUE(same_bits(table_read_cpu(strided(table), in.index, in.weight, strided(scale), level), read));
+      EXPECT_TRUE(same_bits(table_read_backward_weight_cpu(in.grad, table, in.index, scale, level), base));
+    }
+  }
+}
+
+TEST(TableRead, GivesTheWeightsOfInt8RowsTheirGradient) {
+  torch::manual_seed(6);
+  const Inputs in = inputs_of({4, 5, 6, 7}, torch::kFloat);
+  const Tensor table = torch::randint(-127, 128, {6, 7}, torch::kChar), scale = torch::rand({6});
+  const Tensor weight = in.weight.clone().requires_grad_();
+  table_read(table, in.index, weight, scale).backward(in.grad);
+  EXPECT_TRUE(same_bits(weight.grad(), table_read_backward_weight(in.grad, table, in.index, scale)));
+}
+
+TEST(TableRead, FindsABadIndexInAnyPlace) {
+  torch::manual_seed(7);
+  const Inputs in = inputs_of({9, 13, 8, 6}, torch::kFloat);
+  for (int64_t place = 0; place < 9 * 13; ++place) {
+    for (const int64_t bad : {int64_t{8}, int64_t{-1}, std::numeric_limits<int64_t>::min(),
+                              std::numeric_limits<int64_t>::max()}) {
+      const Tensor index = in.index.clone();
+      index.view(-1)[place] = bad;
+      const std::string expected = "index must be within 0 .. 7, got " + std::to_string(bad);
+      for (CpuLevel level : harness::levels()) {
+        EXPECT_THAT(harness::message_of([&] { table_read_cpu(in.table, index, in.weight, std::nullopt, level); }),
+                    HasSubstr(expected));
+        EXPECT_THAT(
+            harness::message_of([&] { table_read_backward_weight_cpu(in.grad, in.table, index, std::nullopt, level); }),
+            HasSubstr(expected));
       }
     }
   }
@@ -157,6 +211,13 @@ TEST(TableRead, RefusesBadInputInThreeParts) {
   EXPECT_THAT(message(in.table, in.index - 9, in.weight), HasSubstr("table_read: index must be within 0 .. 8, got -"));
   EXPECT_THAT(message(in.table[0], in.index, in.weight), HasSubstr("table must have 2 dimensions [N, D], got 1"));
   EXPECT_THAT(message(in.table.to(torch::kInt), in.index, in.weight), HasSubstr("table must be float64, float32"));
+  EXPECT_THAT(message(in.table.to(torch::kChar), in.index, in.weight),
+              HasSubstr("scale must be given for int8 rows alone, got none for a table of Char"));
+  EXPECT_THAT(harness::message_of([&] { table_read(in.table, in.index, in.weight, torch::ones({9})); }),
+              HasSubstr("scale must be given for int8 rows alone, got one for a table of Float"));
+  EXPECT_THAT(
+      harness::message_of([&] { table_read(in.table.to(torch::kChar), in.index, in.weight, torch::ones({8})); }),
+      HasSubstr("scale must be float32 [N] = [9], got Float [8]"));
   EXPECT_THAT(message(in.table, in.index[0], in.weight), HasSubstr("index must have 2 dimensions [T, K], got 1"));
   EXPECT_THAT(message(in.table, in.index, in.weight.t()),
               HasSubstr("weight must be [T, K] = [4, 3] like index, got [3, 4]"));
