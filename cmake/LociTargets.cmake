@@ -71,7 +71,8 @@ set(LOCI_LEVEL_FLAGS_base "")
 set(LOCI_LEVEL_FLAGS_avx2 -mavx2 -mfma)
 set(LOCI_LEVEL_FLAGS_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mprefer-vector-width=512)
 
-# loci_op(x): the folder ops/x, with x.cpp, x_test.cpp and, where they exist, x_cpu.cpp and x_kernel.cpp.
+# loci_op(x): the folder ops/x, with x.cpp, x_test.cpp and, where they exist, x_cpu.cpp, x_kernel.cpp and
+# x_kernel_test.cpp, which needs no torch.
 # The kernel is compiled three times, in namespaces loci::base, loci::avx2 and loci::avx512.
 function(loci_op name)
   set(folder ${CMAKE_CURRENT_SOURCE_DIR}/${name})
@@ -93,6 +94,12 @@ function(loci_op name)
       # INTERFACE: whoever links loci_core takes the objects in, libloci too.
       target_sources(loci_core INTERFACE $<TARGET_OBJECTS:${name}_kernel_${level}>)
     endforeach()
+  endif()
+  if(EXISTS ${folder}/${name}_kernel_test.cpp AND LOCI_TESTS)
+    add_executable(${name}_kernel_test ${folder}/${name}_kernel_test.cpp)
+    loci_compile_options(${name}_kernel_test)
+    target_link_libraries(${name}_kernel_test PRIVATE loci_core GTest::gmock GTest::gtest_main)
+    add_test(NAME ${name}_kernel COMMAND ${name}_kernel_test)
   endif()
   if(EXISTS ${folder}/${name}_test.cpp AND LOCI_TESTS AND LOCI_TORCH)
     add_executable(${name}_test ${folder}/${name}_test.cpp)

@@ -2,9 +2,12 @@
 #include "loci/optim/row_optimizer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/aminmax.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -16,8 +19,38 @@ namespace {
 
 bool has_count(RowRule rule) { return rule == RowRule::adam || rule == RowRule::adam_row_moment; }
 
+// Of the moments [N, D].
+at::ScalarType moment_type(const RowOptimizerOptions& options, at::ScalarType dtype) {
+  if (dtype == at::kDouble) return at::kDouble;
+  return options.moments == RowMoments::bfloat16 ? at::kBFloat16 : at::kFloat;
+}
+
 bool has_master(const RowOptimizerOptions& options, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && options.rounding == RowRounding::master;
+}
+
+// Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN: known
+// from the largest of each. False where that is in doubt.
+bool surely_finite(const OrderedReferences& gradient) {
+  if (gradient.order.coefficient.numel() == 0 || gradient.source.numel() == 0) return true;
+  const auto largest = [](const at::Tensor& t) {
+    const auto [least, most] = at::aminmax(t);  // NaN where t has one
+    return std::max(std::abs(least.item<double>()), std::abs(most.item<double>()));
+  };
+  const double a = largest(gradient.order.coefficient), b = largest(gradient.source);
+  const double limit = gradient.source.scalar_type() == at::kFloat ? 1e38 : 1e140;
+  return std::isfinite(a) && std::isfinite(b) && a * b * static_cast<double>(gradient.order.coefficient.numel()) < limit;
+}
+
+// In blocks: short chains of additions, and an order that no thread changes.
+double norm_of(const at::Tensor& square_sum) {  // [U]
+  const double* square = square_sum.const_data_ptr<double>();
+  double total = 0;
+  for (int64_t begin = 0; begin < square_sum.size(0); begin += 1024) {
+    const int64_t end = std::min(begin + 1024, square_sum.size(0));
+    total += std::accumulate(square + begin, square + end, 0.0);
+  }
+  return std::sqrt(total);
 }
 
 }  // namespace
@@ -38,9 +71,11 @@ void RowOptimizerOptions::fields(ConfigFields& f) {
                         {{"stochastic", RowRounding::stochastic},
                          {"nearest", RowRounding::nearest},
                          {"master", RowRounding::master}});
+  f.choice<RowMoments>("moments", moments, {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
+  f.choice<RowPages>("pages", pages, {{"huge", RowPages::huge}, {"small", RowPages::small}});
 }
 
-bool PendingRows::finite() const { return std::isfinite(norm); }
+bool PendingRows::finite() const { return !norm || std::isfinite(*norm); }
 
 RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t seed)
     : table_(std::move(table)),
@@ -54,30 +89,29 @@ RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t
   if (options_.epsilon == 0) options_.epsilon = options_.rule == RowRule::adagrad ? 1e-10 : 1e-8;
   const auto dtype = table_->values().scalar_type();
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const auto pages = [&](int64_t width, at::ScalarType type) {
-    return zero_pages(who, table_->rows(), width, type, PageSize::small);
-  };
+  const PageSize size = options_.pages == RowPages::huge ? PageSize::huge : PageSize::small;
+  const auto pages = [&](int64_t width, at::ScalarType type) { return zero_pages(who, table_->rows(), width, type, size); };
   if (has_count(options_.rule)) {
-    state_.moment1 = pages(table_->width(), real);
+    state_.moment1 = pages(table_->width(), moment_type(options_, dtype));
     state_.count = pages(0, at::kInt);
   }
-  if (options_.rule != RowRule::sgd) state_.moment2 = pages(options_.rule == RowRule::adam ? table_->width() : 0, real);
+  if (options_.rule == RowRule::adam) state_.moment2 = pages(table_->width(), moment_type(options_, dtype));
+  if (options_.rule == RowRule::adam_row_moment || options_.rule == RowRule::adagrad) state_.moment2 = pages(0, real);
   if (has_master(options_, dtype)) state_.master = pages(table_->width(), at::kFloat);
 }
 
 PendingRows RowOptimizer::pending(double scale) const {
-  PendingRows pending{table_->gradient()};
-  const at::Tensor square = row_square_sum(pending.gradient.gradient).cpu();  // [U]
-  double sum = 0;
-  for (int64_t u = 0; u < square.size(0); ++u) sum += square.const_data_ptr<double>()[u];
-  pending.norm = std::sqrt(sum) / scale;
+  PendingRows pending{table_->ordered_references(), std::nullopt};
+  if (options_.clip_norm > 0 || !surely_finite(pending.gradient)) {
+    pending.norm = norm_of(row_square_sum(pending.gradient.order, pending.gradient.source)) / scale;
+  }
   return pending;
 }
 
 RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, double scale, bool wanted) {
   table_->zero_gradient();
-  if (!wanted || !pending.finite()) return {0, pending.norm, true};
-  const bool clip = options_.clip_norm > 0 && pending.norm > options_.clip_norm;
+  if (!wanted || !pending.finite()) return {0, pending.norm.value_or(0), true};
+  const bool clip = options_.clip_norm > 0 && *pending.norm > options_.clip_norm;
   RowUpdate update;
   update.rule = options_.rule;
   update.rounding = options_.rounding;
@@ -86,13 +120,14 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, doub
   update.beta2 = options_.beta2;
   update.epsilon = options_.epsilon;
   update.weight_decay = options_.weight_decay;
-  update.factor = (clip ? options_.clip_norm / pending.norm : 1) / scale;
+  update.factor = (clip ? options_.clip_norm / *pending.norm : 1) / scale;
   update.seed = seed_;
   update.step = steps_.item<int64_t>();
   steps_.add_(1);
-  if (pending.gradient.row.size(0) == 0) return {0, pending.norm, false};
-  row_update(table_->values(), state_, pending.gradient.row, pending.gradient.gradient, update);
-  return {pending.gradient.row.size(0), pending.norm, false};
+  const RowOrder& order = pending.gradient.order;
+  if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};
+  const at::Tensor square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update);
+  return {order.row.size(0), norm_of(square_sum) / scale, false};
 }
 
 RowStep RowOptimizer::step(double rate_factor, double scale) { return apply(pending(scale), rate_factor, scale); }
@@ -123,12 +158,15 @@ int64_t RowOptimizer::state_bytes(int64_t rows, int64_t width, const RowOptimize
                                   at::ScalarType dtype) {
   const std::string_view who = "row optimiser";
   const int64_t real = dtype == at::kDouble ? 8 : 4;
-  const int64_t row_bytes = checked_product(who, "bytes of a row", width, real);
+  const auto row_bytes = [&](at::ScalarType type) {
+    return checked_product(who, "bytes of a row", width, static_cast<int64_t>(c10::elementSize(type)));
+  };
+  const int64_t moment_bytes = row_bytes(moment_type(options, dtype));
   int64_t bytes = 0;  // of a row
-  if (has_count(options.rule)) bytes += row_bytes + 4;
-  if (options.rule == RowRule::adam) bytes += row_bytes;
+  if (has_count(options.rule)) bytes += moment_bytes + 4;
+  if (options.rule == RowRule::adam) bytes += moment_bytes;
   if (options.rule == RowRule::adam_row_moment || options.rule == RowRule::adagrad) bytes += real;
-  if (has_master(options, dtype)) bytes += row_bytes;
+  if (has_master(options, dtype)) bytes += row_bytes(at::kFloat);
   return checked_product(who, "bytes of state", rows, bytes);
 }
 

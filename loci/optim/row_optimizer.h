@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,9 @@
 
 namespace loci {
 
+enum class RowMoments { float32, bfloat16 };   // bfloat16: half the memory, rounded by chance
+enum class RowPages { huge, small };
+
 struct RowOptimizerOptions {
   RowRule rule = RowRule::adam;
   double learning_rate = 1e-3;  // constant: it does not follow the schedule of the dense parameters by default
@@ -22,19 +26,22 @@ struct RowOptimizerOptions {
   double weight_decay = 0;     // decoupled, on touched rows
   double clip_norm = 0;        // norm of this table's summed gradient; 0: off
   RowRounding rounding = RowRounding::stochastic;
+  RowMoments moments = RowMoments::float32;
+  RowPages pages = RowPages::huge;  // of the state; small: a row nobody touched costs nothing, and a step more time
   void fields(ConfigFields& f);
 };
 
 struct RowStep {
   int64_t rows = 0;      // distinct rows updated
-  double norm = 0;       // L2 norm of the summed gradient before clipping, in double (NaN or inf: the step was skipped)
+  double norm = 0;       // L2 norm of the summed gradient before clipping, in double (NaN or inf: the step was skipped;
+                         // 0 where it was skipped for another's gradient and not measured)
   bool skipped = false;  // a gradient was not finite: rows, state and counts are unchanged
 };
 
-// The summed and measured gradient of a step that is not made yet.
+// The gradient of a step that is not made yet: it is summed while the rows are updated, so that no sum goes to memory.
 struct PendingRows {
-  RowGradient gradient;
-  double norm = 0;  // divided by the step's scale
+  OrderedReferences gradient;
+  std::optional<double> norm;  // divided by the step's scale; where clipping or doubt of its finiteness asked for a pass
   bool finite() const;
 };
 
@@ -52,7 +59,7 @@ class RowOptimizer {
   const TablePtr& table() const { return table_; }
   const RowOptimizerOptions& options() const { return options_; }
   // State tensors by name ("moment1" [N, D], "moment2", "count" [N], "master", "steps"), to save and to copy into.
-  // Untouched rows cost no memory (mapped zero pages).
+  // What nobody touched costs no memory (mapped zero pages; RowPages says how large they are).
   std::vector<std::pair<std::string, at::Tensor>> state() const;
   void clear_state();                             // all rows
   void clear_state(const at::Tensor& row);        // [U] int64: re-initialised rows

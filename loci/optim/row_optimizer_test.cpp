@@ -9,6 +9,8 @@
 
 #include "loci/base/check.h"
 #include "loci/base/progress.h"
+#include "loci/ops/row_sum/row_sum_definition.h"
+#include "loci/ops/row_update/row_update_definition.h"
 #include "loci/table/local_table.h"
 
 namespace loci {
@@ -213,6 +215,101 @@ TEST(RowOptimizer, HasTheSameBitsForAnyThreadCount) {
   at::set_num_threads(threads);
 }
 
+// Byte for byte after 50 steps, for any number of threads; and the definitions in ATen, step by step, give the same rows.
+TEST(RowOptimizer, FiftyStepsGiveTheSameTableForAnyThreadCountAndByTheDefinitions) {
+  const int threads = at::get_num_threads();
+  const RowOptimizerOptions options{.rule = RowRule::adam, .learning_rate = 0.05};
+  std::vector<Tensor> found;
+  for (const int count : {1, 2, 3, 8}) {
+    at::set_num_threads(count);
+    const TablePtr table = make_table(at::kFloat, 2000, 24);
+    RowOptimizer rows(table, options, 5);
+    for (int step = 0; step < 50; ++step) {
+      train(*table, step, 400, 16);
+      rows.step();
+    }
+    found.push_back(table->values().detach());
+  }
+  at::set_num_threads(threads);
+  for (const Tensor& values : found) EXPECT_TRUE(torch::equal(values, found[0]));
+
+  const TablePtr table = make_table(at::kFloat, 2000, 24);
+  const RowState state{torch::zeros({2000, 24}), torch::zeros({2000, 24}), torch::zeros({2000}, at::kInt), {}};
+  for (int step = 0; step < 50; ++step) {
+    train(*table, step, 400, 16);
+    const OrderedReferences read = table->ordered_references();
+    row_update_definition(table->values().detach(), state, read.order.row, row_sum_definition(read.order, read.source),
+                          {.rule = RowRule::adam, .rate = 0.05, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8});
+    table->zero_gradient();
+  }
+  EXPECT_TRUE(torch::equal(table->values(), found[0]));
+}
+
+// Without a clip the sums are made once, in the pass that updates; with one that never clips, twice.
+TEST(RowOptimizer, OnePassAndTwoPassesGiveTheSameBits) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    std::vector<Tensor> found;
+    std::vector<double> norms;
+    for (const double clip : {0.0, 1e30}) {
+      const TablePtr table = make_table(dtype, 300, 17);
+      RowOptimizer rows(table, {.rule = RowRule::adam, .learning_rate = 0.05, .clip_norm = clip}, 5);
+      for (int step = 0; step < 5; ++step) {
+        train(*table, step, 60, 8);
+        norms.push_back(rows.step().norm);
+      }
+      found.push_back(table->values().detach());
+    }
+    EXPECT_TRUE(torch::equal(found[0], found[1]));
+    for (size_t i = 0; i < 5; ++i) EXPECT_EQ(norms[i], norms[i + 5]);
+  }
+}
+
+// Finite factors whose product, or whose sum, is not.
+TEST(RowOptimizer, ASumThatOverflowsSkipsTheStep) {
+  for (const auto& [weight, grad] : {std::pair(1e30F, 1e30F), std::pair(1.0F, 3e38F)}) {
+    const TablePtr table = make_table();
+    const Tensor before = table->values().detach().clone();
+    RowOptimizer rows(table, {}, 0);
+    table->add_references({torch::full({3, 1}, 4, at::kLong), torch::full({3, 1}, weight),
+                           torch::full({3, kWidth}, grad), 0, 0});
+    const RowStep step = rows.step();
+    EXPECT_TRUE(step.skipped);
+    EXPECT_FALSE(std::isfinite(step.norm));
+    EXPECT_TRUE(torch::equal(table->values(), before));
+    // Large, but finite: a step.
+    leave(*table, torch::tensor({4}, at::kLong), torch::full({1, kWidth}, 1e38F));
+    EXPECT_FALSE(rows.step().skipped);
+  }
+}
+
+TEST(RowOptimizer, MomentsInBfloat16TrainLikeThoseInFloat32) {
+  std::vector<double> error;
+  for (const auto moments : {RowMoments::float32, RowMoments::bfloat16}) {
+    const TablePtr table = make_table();
+    RowOptimizer rows(table, {.rule = RowRule::adam, .learning_rate = 0.02, .moments = moments}, 0);
+    for (int step = 0; step < 400; ++step) {  // towards rows of ones
+      leave(*table, torch::arange(kRows), table->values().detach() - 1);
+      rows.step();
+    }
+    error.push_back((table->values() - 1).abs().max().item<double>());
+    EXPECT_EQ(rows.state()[0].second.scalar_type(), moments == RowMoments::bfloat16 ? at::kBFloat16 : at::kFloat);
+  }
+  EXPECT_LT(error[0], 0.02);
+  EXPECT_LT(error[1], 0.02);
+}
+
+TEST(RowOptimizer, SmallPagesLetUntouchedRowsCostNothing) {
+  const int64_t rows_count = int64_t{1} << 20, width = 64;  // 256 MiB, and 512 MiB of moments
+  auto table = std::make_shared<LocalTable>("memory", rows_count, width);
+  table->register_use();
+  RowOptimizer rows(table, {.rule = RowRule::adam, .pages = RowPages::small}, 0);
+  const int64_t before = resident_bytes();
+  leave(*table, torch::arange(100) * (rows_count / 100), torch::ones({100, width}));
+  rows.step();
+  // A huge page of the table for each of the hundred rows, and small ones of the state.
+  EXPECT_LT(resident_bytes() - before, int64_t{300} << 20);
+}
+
 TEST(RowOptimizer, TwoTablesInOneProcessDoNotMeet) {
   const TablePtr a = make_table(), b = make_table(), alone = make_table();
   RowOptimizer first(a, {}, 0), second(b, {}, 0), third(alone, {}, 0);
@@ -273,13 +370,15 @@ TEST(RowOptimizer, StateBytesAreThoseOfTheState) {
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
     for (const RowRule rule : kRules) {
       for (const auto rounding : {RowRounding::stochastic, RowRounding::master}) {
-        const RowOptimizerOptions options{.rule = rule, .rounding = rounding};
-        const RowOptimizer rows(make_table(dtype), options, 0);
-        int64_t bytes = 0;
-        for (const auto& [name, state] : rows.state()) {
-          if (name != "steps") bytes += static_cast<int64_t>(state.nbytes());
+        for (const auto moments : {RowMoments::float32, RowMoments::bfloat16}) {
+          const RowOptimizerOptions options{.rule = rule, .rounding = rounding, .moments = moments};
+          const RowOptimizer rows(make_table(dtype), options, 0);
+          int64_t bytes = 0;
+          for (const auto& [name, state] : rows.state()) {
+            if (name != "steps") bytes += static_cast<int64_t>(state.nbytes());
+          }
+          EXPECT_EQ(RowOptimizer::state_bytes(kRows, kWidth, options, dtype), bytes);
         }
-        EXPECT_EQ(RowOptimizer::state_bytes(kRows, kWidth, options, dtype), bytes);
       }
     }
   }
@@ -327,7 +426,10 @@ TEST(RowOptimizer, ATableInAnotherGradientModeIsRefused) {
 
 TEST(RowOptimizer, ReadsItsOptionsFromAConfiguration) {
   RowOptimizerOptions options;
-  Config::from_text("rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\n").read(options);
+  Config::from_text("rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\nmoments = \"bfloat16\"\n"
+                    "pages = \"small\"\n").read(options);
+  EXPECT_EQ(options.moments, RowMoments::bfloat16);
+  EXPECT_EQ(options.pages, RowPages::small);
   EXPECT_EQ(options.rule, RowRule::adagrad);
   EXPECT_EQ(options.rounding, RowRounding::master);
   EXPECT_EQ(RowOptimizer(make_table(), options, 0).options().epsilon, 1e-10);

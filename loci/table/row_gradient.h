@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "loci/ops/row_order/row_order.h"
+
 namespace loci {
 
 // One read's share, as the triple (index, weight, output gradient). Legend: T tokens, K reads of a token, D width.
@@ -22,6 +24,13 @@ struct RowGradient {
   at::Tensor row;       // [U] int64
   at::Tensor gradient;  // [U, D] float32 or float64
 };
+
+// Reads in the order of their sum, (pass, use), whatever order they arrived in.
+struct OrderedReferences {
+  RowOrder order;
+  at::Tensor source;  // [S, D] output gradients, one read below the other
+};
+OrderedReferences order_references(std::vector<RowReferences> references, int64_t width);
 
 // Sums references in the order (pass, use, position), whatever order they arrived in.
 RowGradient sum_references(std::vector<RowReferences> references, int64_t width);

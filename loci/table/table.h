@@ -54,6 +54,8 @@ class Table : public std::enable_shared_from_this<Table> {
   // The sum of the pending references; they stay until zero_gradient(). In the modes `coalesced` and `dense`, clearing or
   // changing values().grad(), as a torch::optim optimiser does, ends them too: later passes then add to what is there.
   RowGradient gradient() const;
+  // The same, not summed yet: for an optimiser that sums and updates in one pass.
+  OrderedReferences ordered_references() const { return order_references(references_, width_); }
   // Sums the pending references early, to bound memory while micro-batches accumulate (rounding may differ).
   void compact();
   void zero_gradient();

@@ -100,7 +100,8 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     size.memory.emplace_back("tables", whole((half ? 2.0 : 4.0) * static_cast<double>(table)));
     const int64_t row_state = RowOptimizer::state_bytes(1, width, rows, half ? at::kBFloat16 : at::kFloat);
     size.memory.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));
-    size.memory.emplace_back("row gradient", whole(distinct * static_cast<double>(width) * 4 + reads * 32));
+    // References and their order; the sums of rows are never in memory.
+    size.memory.emplace_back("row gradient", whole(distinct * 16 + reads * 40));
     size.memory.emplace_back("counters of rows", whole(layers * all_rows * 2 * kUsageBytes));
   }
   size.memory.emplace_back("activations", whole(activations));

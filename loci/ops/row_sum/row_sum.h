@@ -15,9 +15,14 @@
 
 #include <tuple>
 
+#include "loci/ops/row_order/row_order.h"
+
 namespace loci {
 
 std::tuple<at::Tensor, at::Tensor> row_sum(const at::Tensor& row, const at::Tensor& coefficient,
                                            const at::Tensor& source_index, const at::Tensor& source);
+
+// The same of references that are sorted already: gradient [U, D].
+at::Tensor row_sum(const RowOrder& order, const at::Tensor& source);
 
 }  // namespace loci

@@ -22,12 +22,13 @@ struct Vector {
 template <int kVectors, class Real>
 void add_terms_of(const RowSumArguments<Real>& a, int64_t begin, int64_t end, int64_t first, Real* sum) {
   using Type = typename Vector<Real>::Type;
-  Type total[kVectors] = {};
+  Type total[kVectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) total[v] = Type{};
   const Real* source = a.source + first;
   for (int64_t p = begin; p < end; ++p) {
-    const int64_t reference = a.order[p];
-    const Type* term = reinterpret_cast<const Type*>(source + a.source_index[reference] * a.width);
-    const Real coefficient = a.coefficient[reference];
+    const Type* term = reinterpret_cast<const Type*>(source + a.source_index[p] * a.width);
+    const Real coefficient = a.coefficient[p];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) total[v] += coefficient * term[v];
   }
@@ -45,35 +46,49 @@ void add_terms(const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real*
   if (first == a.width) return;
   for (int64_t d = first; d < a.width; ++d) sum[d] = 0;
   for (int64_t p = begin; p < end; ++p) {
-    const int64_t reference = a.order[p];
-    const Real* source = a.source + a.source_index[reference] * a.width;
-    for (int64_t d = first; d < a.width; ++d) sum[d] += a.coefficient[reference] * source[d];
+    const Real* source = a.source + a.source_index[p] * a.width;
+    for (int64_t d = first; d < a.width; ++d) sum[d] += a.coefficient[p] * source[d];
   }
 }
 
 template <class Real>
-void sum_rows_of(const RowSumArguments<Real>& a, int64_t first, int64_t last, Real* __restrict block) {
-  for (int64_t u = first; u < last; ++u) {
-    Real* __restrict gradient = a.gradient + u * a.width;
-    int64_t begin = a.begin[u];
-    const int64_t end = a.begin[u + 1];
-    // The first block is summed in place: 0 + x differs from x in the sign of zero alone, and a sum from 0 has no -0.
-    add_terms(a, begin, begin + kRowSumBlock < end ? begin + kRowSumBlock : end, gradient);
-    for (begin += kRowSumBlock; begin < end; begin += kRowSumBlock) {
-      add_terms(a, begin, begin + kRowSumBlock < end ? begin + kRowSumBlock : end, block);
-      for (int64_t d = 0; d < a.width; ++d) gradient[d] += block[d];
+void sum_row_of(const RowSumArguments<Real>& a, int64_t u, const Real* block_sums, Real* __restrict sum, Real* block) {
+  const int64_t end = a.begin[u + 1];
+  const auto last_of = [end](int64_t begin) { return begin + kRowSumBlock < end ? begin + kRowSumBlock : end; };
+  int64_t begin = a.begin[u];
+  // The first block is summed in place: 0 + x differs from x in the sign of zero alone, and a sum from 0 has no -0.
+  if (block_sums == nullptr) {
+    add_terms(a, begin, last_of(begin), sum);
+  } else {
+    for (int64_t d = 0; d < a.width; ++d) sum[d] = block_sums[d];
+  }
+  for (begin += kRowSumBlock; begin < end; begin += kRowSumBlock) {
+    const Real* __restrict next = block;
+    if (block_sums == nullptr) {
+      add_terms(a, begin, last_of(begin), block);
+    } else {
+      next = block_sums += a.width;
     }
+    for (int64_t d = 0; d < a.width; ++d) sum[d] += next[d];
   }
 }
 
 }  // namespace
 
-void sum_rows(const RowSumArguments<float>& a, int64_t first, int64_t last, float* block) {
-  sum_rows_of(a, first, last, block);
+void sum_references(const RowSumArguments<float>& a, int64_t begin, int64_t end, float* sum) {
+  add_terms(a, begin, end, sum);
 }
 
-void sum_rows(const RowSumArguments<double>& a, int64_t first, int64_t last, double* block) {
-  sum_rows_of(a, first, last, block);
+void sum_references(const RowSumArguments<double>& a, int64_t begin, int64_t end, double* sum) {
+  add_terms(a, begin, end, sum);
+}
+
+void sum_row(const RowSumArguments<float>& a, int64_t u, const float* block_sums, float* sum, float* block) {
+  sum_row_of(a, u, block_sums, sum, block);
+}
+
+void sum_row(const RowSumArguments<double>& a, int64_t u, const double* block_sums, double* sum, double* block) {
+  sum_row_of(a, u, block_sums, sum, block);
 }
 
 }  // namespace loci::LOCI_LEVEL

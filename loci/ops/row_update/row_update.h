@@ -1,6 +1,6 @@
 // One optimiser update of some rows of a table, in place. All other rows and their state keep their bits.
 //
-// Legend: N rows, D width, U distinct rows.
+// Legend: N rows, D width, U distinct rows, S sources.
 //
 //   row_update(table [N, D], state, row [U], gradient [U, D], update):
 //     for every u, with g = factor * gradient[u], V = table[row[u]] and this row's m, v, t of state:
@@ -10,55 +10,38 @@
 //       adam_row_moment  the same with one v a row, fed by mean(g^2)
 //       adagrad          v += mean(g^2) (one a row); V -= rate * g / (sqrt(v) + epsilon)
 //       sgd              V -= rate * g
-//     a bfloat16 row is updated in float32, then rounded (RowRounding)
+//     a bfloat16 row is updated in float32, then rounded (RowRounding); bfloat16 moments alike, always by chance
 //
-// table: float32, bfloat16 (gradient and state float32) or float64 (both float64). row: int64, ascending, distinct.
+// table: float32, bfloat16 (gradient and state float32) or float64 (both float64); moments [N, D] may be bfloat16 unless
+// the table is float64. row: int64, ascending, distinct.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <cstdint>
+#include "loci/ops/row_order/row_order.h"
+#include "loci/ops/row_update/row_rule.h"
 
 namespace loci {
-
-enum class RowRule {
-  adam,             // lazy Adam, bias correction by the row's own count of updates: state 8 D + 4 bytes a row
-  adam_row_moment,  // one second moment per row, fed by mean(g^2): 4 D + 8 bytes a row
-  adagrad,          // one accumulator per row: 4 bytes a row
-  sgd,              // no state
-};
-// How a float32 update reaches bfloat16 rows.
-enum class RowRounding {
-  stochastic,  // up or down by chance, right on average; bits from (seed, step, row, column)
-  nearest,     // loses updates below about 2^-9 of the value
-  master,      // a float32 copy of the rows; it starts again from a row that was written from outside
-};
 
 // Undefined where the rule has none.
 struct RowState {
   at::Tensor moment1;  // [N, D]
-  at::Tensor moment2;  // [N, D] for adam, [N] for one a row
+  at::Tensor moment2;  // [N, D] for adam in moment1's dtype, [N] for one a row
   at::Tensor count;    // [N] int32, updates of a row
   at::Tensor master;   // [N, D] float32, of bfloat16 rows
-};
-
-struct RowUpdate {
-  RowRule rule = RowRule::adam;
-  RowRounding rounding = RowRounding::stochastic;
-  double rate = 0;
-  double beta1 = 0;
-  double beta2 = 0;
-  double epsilon = 0;
-  double weight_decay = 0;
-  double factor = 1;
-  uint64_t seed = 0;  // of stochastic rounding
-  int64_t step = 0;
 };
 
 void row_update(const at::Tensor& table, const RowState& state, const at::Tensor& row, const at::Tensor& gradient,
                 const RowUpdate& update);
 
+// The same from row references: gradient = row_sum(order, source), which no memory ever holds. Returns the sums of squares
+// of its rows, row_square_sum(order, source).
+at::Tensor row_step(const at::Tensor& table, const RowState& state, const RowOrder& order, const at::Tensor& source,
+                    const RowUpdate& update);
+
 // [U] float64: the sum of squares of every row of gradient [U, D] (float32 or float64), in float64.
 at::Tensor row_square_sum(const at::Tensor& gradient);
+// The same of the rows of row_sum(order, source).
+at::Tensor row_square_sum(const RowOrder& order, const at::Tensor& source);
 
 }  // namespace loci

@@ -4,162 +4,132 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cmath>
-#include <type_traits>
-#include <vector>
 
 #include "loci/base/cpu_level.h"
+#include "loci/ops/row_order/row_order_definition.h"
+#include "loci/ops/row_sum/row_sum_definition.h"
 #include "loci/ops/row_update/row_update_definition.h"
-#include "loci/ops/row_update/row_update_kernel.h"
+#include "loci/ops/row_update/row_update_parallel.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
 
-template <class Real>
-const RowUpdateKernel<Real>& kernel() {
-  const CpuLevel level = cpu_level();
-  if constexpr (std::is_same_v<Real, float>) {
-    return level == CpuLevel::avx512 ? avx512::row_update_float
-           : level == CpuLevel::avx2 ? avx2::row_update_float
-                                     : base::row_update_float;
-  } else {
-    return level == CpuLevel::avx512 ? avx512::row_update_double
-           : level == CpuLevel::avx2 ? avx2::row_update_double
-                                     : base::row_update_double;
-  }
-}
-
-const Bfloat16Kernel& bfloat16_kernel() {
-  const CpuLevel level = cpu_level();
-  return level == CpuLevel::avx512 ? avx512::row_bfloat16
-         : level == CpuLevel::avx2 ? avx2::row_bfloat16
-                                   : base::row_bfloat16;
-}
-
-int64_t rows_of_a_task(int64_t width) { return std::max<int64_t>(1, 8192 / std::max<int64_t>(width, 1)); }
-
-// The rule on rows of Real. State pointers are those of row 0; unused ones are null.
-template <class Real>
-class Rule {
- public:
-  Rule(const RowState& state, const RowUpdate& update, int64_t width)
-      : update_(update),
-        width_(width),
-        moment1_(state.moment1.defined() ? state.moment1.mutable_data_ptr<Real>() : nullptr),
-        moment2_(state.moment2.defined() ? state.moment2.mutable_data_ptr<Real>() : nullptr),
-        count_(state.count.defined() ? state.count.mutable_data_ptr<int32_t>() : nullptr) {}
-
-  void operator()(int64_t row, const Real* gradient, Real* value) const {
-    RowNumbers<Real> n{};
-    n.factor = static_cast<Real>(update_.factor);
-    n.decay = static_cast<Real>(1 - update_.rate * update_.weight_decay);
-    n.rate = static_cast<Real>(update_.rate);
-    n.epsilon = static_cast<Real>(update_.epsilon);
-    switch (update_.rule) {
-      case RowRule::sgd: return kernel_.sgd(n, width_, gradient, value);
-      case RowRule::adagrad: return kernel_.adagrad(n, width_, gradient, value, moment2_ + row);
-      default: break;
-    }
-    const double t = ++count_[row];
-    n.rate = static_cast<Real>(update_.rate / (1 - std::pow(update_.beta1, t)));
-    n.root = static_cast<Real>(1 / std::sqrt(1 - std::pow(update_.beta2, t)));
-    n.beta1 = static_cast<Real>(update_.beta1);
-    n.rest1 = static_cast<Real>(1 - update_.beta1);
-    n.beta2 = static_cast<Real>(update_.beta2);
-    n.rest2 = static_cast<Real>(1 - update_.beta2);
-    Real* moment1 = moment1_ + row * width_;
-    if (update_.rule == RowRule::adam) {
-      kernel_.adam(n, width_, gradient, value, moment1, moment2_ + row * width_);
-    } else {
-      kernel_.adam_row_moment(n, width_, gradient, value, moment1, moment2_ + row);
-    }
-  }
-
- private:
-  const RowUpdateKernel<Real>& kernel_ = kernel<Real>();
-  const RowUpdate& update_;
-  int64_t width_;
-  Real* moment1_;
-  Real* moment2_;
-  int32_t* count_;
-};
+void* data_of(const Tensor& state, bool wanted) { return wanted ? state.mutable_data_ptr() : nullptr; }
 
 template <class Real>
-void update_rows(const Tensor& table, const RowState& state, const int64_t* row, const Tensor& gradient,
-                 const RowUpdate& update) {
-  const int64_t width = table.size(1);
-  const Rule<Real> rule(state, update, width);
-  Real* values = table.mutable_data_ptr<Real>();
-  const Real* g = gradient.const_data_ptr<Real>();
-  at::parallel_for(0, gradient.size(0), rows_of_a_task(width), [&](int64_t begin, int64_t end) {
-    for (int64_t u = begin; u < end; ++u) rule(row[u], g + u * width, values + row[u] * width);
-  });
+RowUpdateArguments<Real> arguments_of(const Tensor& table, const RowState& state, const Tensor& row,
+                                      const RowUpdate& update) {
+  const bool adam = update.rule == RowRule::adam || update.rule == RowRule::adam_row_moment;
+  const bool bfloat16 = table.scalar_type() == at::kBFloat16;
+  RowUpdateArguments<Real> a{};
+  a.table = table.mutable_data_ptr();
+  a.moment1 = data_of(state.moment1, adam);
+  a.moment2 = data_of(state.moment2, update.rule != RowRule::sgd);
+  a.count = static_cast<int32_t*>(data_of(state.count, adam));
+  a.master = static_cast<float*>(data_of(state.master, bfloat16 && update.rounding == RowRounding::master));
+  a.bfloat16_table = bfloat16;
+  a.bfloat16_moments = adam && state.moment1.scalar_type() == at::kBFloat16;
+  a.width = table.size(1);
+  a.row = row.const_data_ptr<int64_t>();
+  a.rows = row.size(0);
+  a.update = update;
+  return a;
 }
 
-void update_bfloat16_rows(const Tensor& table, const RowState& state, const int64_t* row, const Tensor& gradient,
-                          const RowUpdate& update) {
-  const int64_t width = table.size(1);
-  const Rule<float> rule(state, update, width);
-  const Bfloat16Kernel& kernel = bfloat16_kernel();
-  auto* values = static_cast<uint16_t*>(table.mutable_data_ptr());
-  float* masters = update.rounding == RowRounding::master ? state.master.mutable_data_ptr<float>() : nullptr;
-  const float* g = gradient.const_data_ptr<float>();
-  at::parallel_for(0, gradient.size(0), rows_of_a_task(width), [&](int64_t begin, int64_t end) {
-    std::vector<float> value(width);
-    std::vector<uint16_t> bits(width + 63);
-    for (int64_t u = begin; u < end; ++u) {
-      uint16_t* stored = values + row[u] * width;
-      if (masters == nullptr) {
-        kernel.read(width, stored, value.data());
-      } else {
-        kernel.read_master(width, stored, masters + row[u] * width, value.data());
-      }
-      rule(row[u], g + u * width, value.data());
-      if (update.rounding == RowRounding::stochastic) {
-        kernel.rounding_bits(update.seed, update.step, row[u], width, bits.data());
-        kernel.write_stochastic(width, value.data(), bits.data(), stored);
-      } else {
-        kernel.write_nearest(width, value.data(), stored);
-      }
-      if (masters != nullptr) std::copy(value.begin(), value.end(), masters + row[u] * width);
-    }
-  });
+// Threads that are worth it for so many rows and references.
+template <class Real>
+int64_t threads_for(const RowUpdateArguments<Real>& a, int64_t references) {
+  return std::clamp<int64_t>((a.rows + references) * a.width / 65536, 1, at::get_num_threads());
+}
+
+template <class Real>
+void update_of(const Tensor& table, const RowState& state, const Tensor& row, const Tensor& gradient,
+               const RowUpdate& update) {
+  RowUpdateArguments<Real> a = arguments_of<Real>(table, state, row, update);
+  a.gradient = gradient.const_data_ptr<Real>();
+  update_rows(a, cpu_level(), threads_for(a, 0), framework_threads());
 }
 
 void row_update_cpu(const Tensor& table, const RowState& state, const Tensor& row, const Tensor& gradient,
                     const RowUpdate& update) {
   check_row_update(table, state, row, gradient, update);
-  const auto run = table.scalar_type() == at::kBFloat16 ? update_bfloat16_rows
-                   : table.scalar_type() == at::kFloat  ? update_rows<float>
-                                                        : update_rows<double>;
-  const Tensor rows = row.contiguous();
-  run(table, state, rows.const_data_ptr<int64_t>(), gradient.contiguous(), update);
+  const auto run = table.scalar_type() == at::kDouble ? update_of<double> : update_of<float>;
+  run(table, state, row.contiguous(), gradient.contiguous(), update);
+}
+
+// Contiguous, whatever came.
+RowOrder dense(const RowOrder& order) {
+  return {order.row.contiguous(), order.begin.contiguous(), order.source.contiguous(), order.coefficient.contiguous()};
 }
 
 template <class Real>
-void square_sums(const Tensor& gradient, double* out) {
-  const int64_t width = gradient.size(1);
-  const Real* g = gradient.const_data_ptr<Real>();
-  at::parallel_for(0, gradient.size(0), rows_of_a_task(width), [&](int64_t begin, int64_t end) {
-    for (int64_t u = begin; u < end; ++u) out[u] = kernel<Real>().square_sum(width, g + u * width, 1);
-  });
+RowSumArguments<Real> references_of(const RowOrder& order, const Tensor& source) {
+  return {order.begin.const_data_ptr<int64_t>(), order.source.const_data_ptr<int32_t>(),
+          order.coefficient.const_data_ptr<Real>(), source.const_data_ptr<Real>(), source.size(1)};
+}
+
+template <class Real>
+Tensor step_of(const Tensor& table, const RowState& state, const RowOrder& order, const Tensor& source,
+               const RowUpdate& update) {
+  RowUpdateArguments<Real> a = arguments_of<Real>(table, state, order.row, update);
+  Tensor square_sum = at::empty({a.rows}, source.options().dtype(at::kDouble));
+  a.references = references_of<Real>(order, source);
+  a.square_sum = square_sum.mutable_data_ptr<double>();
+  update_rows(a, cpu_level(), threads_for(a, order.source.size(0)), framework_threads());
+  return square_sum;
+}
+
+Tensor row_step_cpu(const Tensor& table, const RowState& state, const RowOrder& order, const Tensor& source,
+                    const RowUpdate& update) {
+  check_row_step(table, state, order, source, update);
+  check_references_cpu("row_step", order, source);
+  const auto run = source.scalar_type() == at::kDouble ? step_of<double> : step_of<float>;
+  return run(table, state, dense(order), source.contiguous(), update);
+}
+
+template <class Real>
+Tensor square_sums_of(const Real* gradient, const RowSumArguments<Real>& references, int64_t rows, int64_t width,
+                      int64_t size) {
+  Tensor out = at::empty({rows}, at::kDouble);
+  RowUpdateArguments<Real> a{};
+  a.width = width;
+  a.rows = rows;
+  a.gradient = gradient;
+  a.references = references;
+  a.square_sum = out.mutable_data_ptr<double>();
+  square_sums(a, cpu_level(), threads_for(a, size), framework_threads());
+  return out;
 }
 
 Tensor row_square_sum_cpu(const Tensor& gradient) {
   if ((gradient.scalar_type() != at::kFloat && gradient.scalar_type() != at::kDouble) || gradient.dim() != 2) {
     return row_square_sum_definition(gradient);  // says what is wrong
   }
-  Tensor out = at::empty({gradient.size(0)}, gradient.options().dtype(at::kDouble));
-  const auto run = gradient.scalar_type() == at::kFloat ? square_sums<float> : square_sums<double>;
-  run(gradient.contiguous(), out.mutable_data_ptr<double>());
-  return out;
+  const Tensor g = gradient.contiguous();
+  return g.scalar_type() == at::kFloat
+             ? square_sums_of<float>(g.const_data_ptr<float>(), {}, g.size(0), g.size(1), 0)
+             : square_sums_of<double>(g.const_data_ptr<double>(), {}, g.size(0), g.size(1), 0);
+}
+
+Tensor order_square_sum_cpu(const Tensor& row, const Tensor& begin, const Tensor& source_index,
+                            const Tensor& coefficient, const Tensor& source) {
+  const RowOrder given{row, begin, source_index, coefficient};
+  check_references_cpu("row_square_sum", given, source);
+  const RowOrder order = dense(given);
+  const Tensor s = source.contiguous();
+  const int64_t rows = row.size(0), size = coefficient.size(0);
+  return s.scalar_type() == at::kFloat
+             ? square_sums_of<float>(nullptr, references_of<float>(order, s), rows, s.size(1), size)
+             : square_sums_of<double>(nullptr, references_of<double>(order, s), rows, s.size(1), size);
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("row_update_", run_row_update<row_update_cpu>);
+  m.impl("row_step_", run_row_step<row_step_cpu>);
   m.impl("row_square_sum", row_square_sum_cpu);
+  m.impl("row_square_sum.order", order_square_sum_cpu);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "loci/ops/row_sum/row_sum.h"
 #include "loci/ops/row_update/row_update_definition.h"
 
 namespace loci {
@@ -36,7 +37,8 @@ struct Case {
   }
 };
 
-Case make_case(RowRule rule, RowRounding rounding, at::ScalarType dtype, int64_t rows, int64_t width) {
+Case make_case(RowRule rule, RowRounding rounding, at::ScalarType dtype, int64_t rows, int64_t width,
+               bool small_moments = false) {
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const Tensor row = std::get<0>(torch::randperm(rows, at::kLong).slice(0, 0, (rows + 1) / 2).sort());
   Case c{torch::randn({rows, width}, dtype), {}, row, torch::randn({row.size(0), width}, real), {}};
@@ -44,6 +46,10 @@ Case make_case(RowRule rule, RowRounding rounding, at::ScalarType dtype, int64_t
              torch::randint(0, 2000, {rows}, at::kInt), c.table.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true)};
   c.state.master.slice(0, 0, rows / 2).add_(0.25);  // of rows that somebody wrote since
   if (rule == RowRule::adam_row_moment || rule == RowRule::adagrad) c.state.moment2 = torch::rand({rows}, real);
+  if (small_moments) {
+    c.state.moment1 = c.state.moment1.to(at::kBFloat16);
+    if (rule == RowRule::adam) c.state.moment2 = c.state.moment2.to(at::kBFloat16);
+  }
   c.update = {rule, rounding, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5};
   return c;
 }
@@ -79,6 +85,121 @@ TEST(RowUpdate, HasTheBitsOfTheDefinitionForEveryRuleDtypeAndSize) {
       }
     }
   }
+}
+
+TEST(RowUpdate, KeepsMomentsInBfloat16WithTheBitsOfTheDefinition) {
+  torch::manual_seed(11);
+  for (const RowRule rule : {RowRule::adam, RowRule::adam_row_moment}) {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      for (const int64_t width : {1, 8, 17, 64, 65, 130}) {
+        const Case c = make_case(rule, RowRounding::stochastic, dtype, 21, width, true), twin = c.copy();
+        run(c);
+        row_update_definition(twin.table, twin.state, twin.row, twin.gradient, twin.update);
+        expect_same_bits(c, twin);
+      }
+    }
+  }
+}
+
+// A second moment in bfloat16 that were rounded to nearest would stand still: 0.001 of it is less than half a digit.
+TEST(RowUpdate, MomentsInBfloat16FollowThoseInFloat32OnAverage) {
+  const Tensor table = torch::zeros({100, 100}), row = torch::arange(100);
+  const auto ones = [](at::ScalarType dtype) { return torch::ones({100, 100}, dtype); };
+  RowState state{ones(at::kBFloat16), ones(at::kBFloat16), torch::full({100}, 5000, at::kInt), {}};
+  for (int64_t step = 0; step < 200; ++step) {
+    row_update(table, state, row, torch::full({100, 100}, 2.0F),
+               {.rule = RowRule::adam, .beta1 = 0.99, .beta2 = 0.999, .epsilon = 1e-8, .seed = 9, .step = step});
+  }
+  const double left1 = std::pow(0.99, 200), left2 = std::pow(0.999, 200);
+  // Each step's rounding has a variance of at most (2^-8 of the value)^2 / 4; the mean is over 10,000 independent columns.
+  const double error = 4 * std::sqrt(200.0) / 256 / 100;
+  EXPECT_NEAR(state.moment1.to(at::kDouble).mean().item<double>(), left1 + 2 * (1 - left1), 2 * error);
+  EXPECT_NEAR(state.moment2.to(at::kDouble).mean().item<double>(), left2 + 4 * (1 - left2), 4 * error);
+}
+
+struct Step {
+  RowOrder order;
+  Tensor source;
+};
+
+// Reads of T tokens, of which one row gets most.
+Step make_step(int64_t T, int64_t K, int64_t rows, int64_t width, at::ScalarType real) {
+  Tensor index = torch::randint(rows, {T, K}, at::kLong);
+  index.slice(1, 0, K / 2).fill_(rows / 3);
+  return {row_order({index}, {torch::randn({T, K}, real)}), torch::randn({T, width}, real)};
+}
+
+TEST(RowStep, HasTheBitsOfSumAndUpdateForEveryRuleAndDtype) {
+  torch::manual_seed(12);
+  for (const RowRule rule : kRules) {
+    for (const auto& [dtype, rounding] :
+         {std::pair(at::kFloat, RowRounding::nearest), std::pair(at::kDouble, RowRounding::nearest),
+          std::pair(at::kBFloat16, RowRounding::nearest), std::pair(at::kBFloat16, RowRounding::stochastic),
+          std::pair(at::kBFloat16, RowRounding::master)}) {
+      for (const int64_t width : {1, 9, 33, 130}) {
+        const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
+        const Step step = make_step(90, 8, 21, width, real);
+        const Case fused = make_case(rule, rounding, dtype, 21, width), parts = fused.copy(), defined = fused.copy();
+        const Tensor square = row_step(fused.table, fused.state, step.order, step.source, fused.update);
+        const Tensor gradient = row_sum(step.order, step.source);
+        row_update(parts.table, parts.state, step.order.row, gradient, parts.update);
+        expect_same_bits(fused, parts);
+        EXPECT_TRUE(torch::equal(square, row_square_sum(gradient)));
+        EXPECT_TRUE(torch::equal(square, row_square_sum(step.order, step.source)));
+        row_step_definition(defined.table, defined.state, step.order, step.source, defined.update);
+        expect_same_bits(fused, defined);
+      }
+    }
+  }
+}
+
+TEST(RowStep, HasTheSameBitsForAnyThreadCount) {
+  torch::manual_seed(13);
+  const int threads = at::get_num_threads();
+  const Step step = make_step(3000, 16, 5000, 24, at::kFloat);
+  for (const RowRule rule : kRules) {
+    const Case c = make_case(rule, RowRounding::stochastic, at::kBFloat16, 5000, 24,
+                             rule == RowRule::adam || rule == RowRule::adam_row_moment);
+    at::set_num_threads(1);
+    const Case wanted = c.copy();
+    const Tensor square = row_step(wanted.table, wanted.state, step.order, step.source, wanted.update);
+    for (const int count : {2, 3, 8}) {
+      at::set_num_threads(count);
+      const Case again = c.copy();
+      EXPECT_TRUE(torch::equal(row_step(again.table, again.state, step.order, step.source, again.update), square));
+      expect_same_bits(again, wanted);
+    }
+  }
+  at::set_num_threads(threads);
+}
+
+TEST(RowStep, RefusesReferencesThatLeaveTheirArrays) {
+  torch::manual_seed(14);
+  const Case c = make_case(RowRule::sgd, RowRounding::nearest, at::kFloat, 21, 4);
+  const Step good = make_step(30, 4, 21, 4, at::kFloat);
+  const auto refused = [&](const Step& step, const std::string& message) {
+    try {
+      row_step(c.table, c.state, step.order, step.source, c.update);
+      ADD_FAILURE() << "expected: " << message;
+    } catch (const c10::Error& error) {
+      EXPECT_NE(std::string(error.what()).find(message), std::string::npos) << error.what();
+    }
+  };
+  Step step = good;
+  step.source = good.source.slice(0, 0, 5);
+  refused(step, "row_step: source of references must be within 0 .. 4, got ");
+  step = good;
+  step.order.begin = good.order.begin.flip(0);
+  refused(step, "row_step: begin must ascend from 0 to ");
+  step = good;
+  step.order.row = good.order.row + 1;
+  refused(step, "row_step: row must be within 0 .. 20, got 21");
+  step = good;
+  step.source = good.source.to(at::kDouble);
+  refused(step, "row_step: coefficient must have source's dtype Double, got Float");
+  step = good;
+  step.source = good.source.slice(1, 0, 3);
+  refused(step, "row_step: source must be [30, 4], got [30, 3]");
 }
 
 TEST(RowUpdate, LeavesTheBitsOfAllOtherRowsAndTheirState) {

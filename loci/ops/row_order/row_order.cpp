@@ -1,0 +1,91 @@
+// Legend: M references, U distinct rows.
+#include "loci/ops/row_order/row_order.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sort.h>
+#include <ATen/ops/unique_consecutive.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "loci/ops/row_order/row_order_definition.h"
+
+namespace loci {
+
+using at::Tensor;
+
+void check_row_order(at::TensorList index, at::TensorList weight) {
+  TORCH_CHECK(!index.empty() && index.size() == weight.size(),
+              "row_order: index and weight must be lists of one length, at least 1, got ", index.size(), " and ",
+              weight.size());
+  for (size_t i = 0; i < index.size(); ++i) {
+    TORCH_CHECK(index[i].scalar_type() == at::kLong, "row_order: index must be int64, got ", index[i].scalar_type());
+    TORCH_CHECK(index[i].dim() == 2, "row_order: index must be [T, K], got ", index[i].sizes());
+    TORCH_CHECK(weight[i].sizes() == index[i].sizes(), "row_order: weight must be ", index[i].sizes(),
+                " like index, got ", weight[i].sizes());
+    TORCH_CHECK(weight[i].scalar_type() == at::kFloat || weight[i].scalar_type() == at::kDouble,
+                "row_order: weight must be float32 or float64, got ", weight[i].scalar_type());
+    TORCH_CHECK(weight[i].scalar_type() == weight[0].scalar_type(), "row_order: weights must have one dtype, ",
+                weight[0].scalar_type(), ", got ", weight[i].scalar_type());
+  }
+}
+
+RowOrder order_references_definition(const char* who, const Tensor& row, const Tensor& coefficient,
+                                     const Tensor& source_index) {
+  const Tensor kept = coefficient.ne(0).nonzero().squeeze(1);
+  if (kept.size(0) == 0) {
+    return {at::empty({0}, row.options()), at::zeros({1}, row.options()), at::empty({0}, row.options().dtype(at::kInt)),
+            at::empty({0}, coefficient.options())};
+  }
+  const auto [sorted, order] = at::sort(row.index_select(0, kept), /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  const Tensor position = kept.index_select(0, order);  // [M], of the references in order of their rows
+  TORCH_CHECK_INDEX(sorted[0].item<int64_t>() >= 0, who, ": row must be at least 0, got ", sorted[0].item<int64_t>());
+  const auto [distinct, inverse, count] = at::unique_consecutive(sorted, /*return_inverse=*/false,
+                                                                 /*return_counts=*/true);
+  return {distinct, at::cat({at::zeros({1}, row.options()), count.cumsum(0)}),
+          source_index.index_select(0, position).to(at::kInt), coefficient.index_select(0, position)};
+}
+
+RowOrder row_order_definition(at::TensorList index, at::TensorList weight) {
+  check_row_order(index, weight);
+  std::vector<Tensor> row, coefficient, source;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < index.size(); ++i) {
+    row.push_back(index[i].reshape(-1));
+    coefficient.push_back(weight[i].reshape(-1));
+    const int64_t end = tokens + index[i].size(0);
+    source.push_back(
+        at::arange(tokens, end, index[i].options()).unsqueeze(1).expand(index[i].sizes()).reshape(-1));
+    tokens = end;
+  }
+  return order_references_definition("row_order", at::cat(row), at::cat(coefficient), at::cat(source));
+}
+
+namespace {
+
+using Tensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+Tensors definition_entry(at::TensorList index, at::TensorList weight) {
+  const RowOrder order = row_order_definition(index, weight);
+  return {order.row, order.begin, order.source, order.coefficient};
+}
+
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def("row_order(Tensor[] index, Tensor[] weight) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) { m.impl("row_order", definition_entry); }
+
+}  // namespace
+
+RowOrder row_order(at::TensorList index, at::TensorList weight) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_order", "")
+                             .typed<Tensors(at::TensorList, at::TensorList)>();
+  auto [row, begin, source, coefficient] = op.call(index, weight);
+  return {row, begin, source, coefficient};
+}
+
+}  // namespace loci

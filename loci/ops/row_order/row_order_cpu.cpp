@@ -1,0 +1,95 @@
+// Legend: M references, U distinct rows.
+#include <ATen/Parallel.h>
+#include <ATen/ops/from_blob.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "loci/ops/row_order/row_order_definition.h"
+
+namespace loci {
+
+using at::Tensor;
+
+int64_t reference_threads(int64_t size) { return std::clamp<int64_t>(size / 4096, 1, at::get_num_threads()); }
+
+RunParts framework_threads() {
+  return [](int64_t parts, const std::function<void(int64_t)>& work) {
+    at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) work(part);
+    });
+  };
+}
+
+namespace {
+
+// A tensor [size] that owns the memory.
+template <class T>
+Tensor as_tensor(std::unique_ptr<T[]> memory, int64_t size) {
+  T* const data = memory.release();
+  return at::from_blob(data, {size}, [data](void*) { delete[] data; },
+                       at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+}
+
+template <class Real>
+RowOrder sorted(const char* who, const std::vector<ReferenceList<Real>>& lists, int64_t sources, int64_t size) {
+  TORCH_CHECK(sources <= std::numeric_limits<int32_t>::max(), who, ": sources must be below 2^31, got ", sources);
+  SortedReferences<Real> found =
+      sort_references<Real>(lists, sources, reference_threads(size), framework_threads());
+  if (found.bad >= 0) {
+    int64_t position = found.bad;
+    size_t list = 0;
+    while (position >= lists[list].size) position -= lists[list++].size;
+    const int64_t row = lists[list].row[position];
+    TORCH_CHECK_INDEX(row >= 0, who, ": row must be at least 0, got ", row);
+    TORCH_CHECK_INDEX(false, who, ": source_index must be within 0 .. ", sources - 1, ", got ",
+                      lists[list].source[position]);
+  }
+  return {as_tensor(std::move(found.row), found.rows), as_tensor(std::move(found.begin), found.rows + 1),
+          as_tensor(std::move(found.source), found.size), as_tensor(std::move(found.coefficient), found.size)};
+}
+
+template <class Real>
+RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
+  std::vector<Tensor> kept;  // contiguous copies live as long as the lists
+  std::vector<ReferenceList<Real>> lists;
+  int64_t tokens = 0, size = 0;
+  for (size_t i = 0; i < index.size(); ++i) {
+    const Tensor row = index[i].contiguous(), coefficient = weight[i].contiguous();
+    lists.push_back({row.const_data_ptr<int64_t>(), coefficient.const_data_ptr<Real>(), nullptr, row.numel(), tokens,
+                     row.size(1)});
+    tokens += row.size(0);
+    size += row.numel();
+    kept.insert(kept.end(), {row, coefficient});
+  }
+  return sorted("row_order", lists, tokens, size);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> row_order_cpu(at::TensorList index, at::TensorList weight) {
+  check_row_order(index, weight);
+  const RowOrder order = weight[0].scalar_type() == at::kFloat ? row_order_of<float>(index, weight)
+                                                               : row_order_of<double>(index, weight);
+  return {order.row, order.begin, order.source, order.coefficient};
+}
+
+TORCH_LIBRARY_IMPL(loci, CPU, m) { m.impl("row_order", row_order_cpu); }
+
+}  // namespace
+
+RowOrder order_references_cpu(const char* who, const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
+                              int64_t sources) {
+  const Tensor rows = row.contiguous(), coefficients = coefficient.contiguous(), index = source_index.contiguous();
+  const auto run = [&](auto zero) {
+    using Real = decltype(zero);
+    const ReferenceList<Real> list{rows.const_data_ptr<int64_t>(), coefficients.const_data_ptr<Real>(),
+                                   index.const_data_ptr<int64_t>(), rows.numel(), 0, 1};
+    return sorted<Real>(who, {list}, sources, rows.numel());
+  };
+  return coefficient.scalar_type() == at::kFloat ? run(0.0F) : run(0.0);
+}
+
+}  // namespace loci

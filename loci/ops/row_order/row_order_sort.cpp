@@ -1,0 +1,277 @@
+#include "loci/ops/row_order/row_order_sort.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+#include <vector>
+
+namespace loci {
+namespace {
+
+constexpr int64_t kCountedRows = 1 << 16;
+constexpr int kDigitBits = 11;  // of one pass: its counters stay in the first-level cache
+
+// Position and row of a reference in one word, or in two where they do not fit.
+struct Packed {
+  uint64_t word;
+  static Packed of(int64_t row, int64_t position) {
+    return {static_cast<uint64_t>(row) << 32 | static_cast<uint64_t>(position)};
+  }
+  int64_t row() const { return static_cast<int64_t>(word >> 32); }
+  int64_t position() const { return static_cast<int64_t>(word & 0xffffffff); }
+};
+
+struct Wide {
+  int64_t row_, position_;
+  static Wide of(int64_t row, int64_t position) { return {row, position}; }
+  int64_t row() const { return row_; }
+  int64_t position() const { return position_; }
+};
+
+// x / divisor by a multiplication, for x and divisor below 2^32; any other way round by a division.
+class Quotient {
+ public:
+  explicit Quotient(int64_t divisor)
+      : divisor_(static_cast<uint64_t>(divisor)), inverse_(divisor > 1 ? ~uint64_t{0} / divisor_ + 1 : 0) {}
+  int64_t operator()(int64_t x) const {
+    const auto value = static_cast<uint64_t>(x);
+    if (inverse_ == 0) return x;
+    if ((value | divisor_) >> 32 != 0) return static_cast<int64_t>(value / divisor_);
+    __extension__ typedef unsigned __int128 Product;
+    return static_cast<int64_t>(static_cast<Product>(inverse_) * value >> 64);
+  }
+
+ private:
+  uint64_t divisor_, inverse_;
+};
+
+template <class Real>
+class Sorter {
+ public:
+  Sorter(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts, const RunParts& run)
+      : lists_(lists), sources_(sources), parts_(parts), run_(run) {
+    for (const auto& list : lists) {
+      start_.push_back(size_);
+      quotient_.emplace_back(std::max<int64_t>(list.reads, 1));
+      size_ += list.size;
+    }
+  }
+
+  SortedReferences<Real> sort() {
+    SortedReferences<Real> out;
+    std::vector<int64_t> kept(parts_ + 1, 0);
+    out.bad = check(kept);
+    if (out.bad >= 0) return out;
+    for (int64_t part = 0; part < parts_; ++part) kept[part + 1] += kept[part];
+    out.size = kept[parts_];
+    out.source = std::make_unique_for_overwrite<int32_t[]>(out.size);
+    out.coefficient = std::make_unique_for_overwrite<Real[]>(out.size);
+    if (largest_row_ < kCountedRows && size_ >> 31 == 0) {
+      sort_by_counting(out);
+    } else if (largest_row_ >> 32 == 0 && size_ >> 32 == 0) {
+      sort_as<Packed>(kept, out);
+    } else {
+      sort_as<Wide>(kept, out);
+    }
+    return out;
+  }
+
+ private:
+  // visit(position over all lists, list, position in it, source) of the references of a part.
+  template <class Visit>
+  void each(int64_t part, const Visit& visit) const {
+    const int64_t begin = size_ * part / parts_, end = size_ * (part + 1) / parts_;
+    for (size_t l = 0; l < lists_.size(); ++l) {
+      const ReferenceList<Real>& list = lists_[l];
+      const int64_t first = std::max<int64_t>(begin - start_[l], 0), last = std::min(end - start_[l], list.size);
+      if (first >= last) continue;
+      const int64_t reads = std::max<int64_t>(list.reads, 1);
+      int64_t source = list.first_source + first / reads, read = first % reads;
+      for (int64_t p = first; p < last; ++p) {
+        visit(start_[l] + p, list, p, list.source == nullptr ? source : list.source[p]);
+        if (++read == reads) {
+          read = 0;
+          ++source;
+        }
+      }
+    }
+  }
+
+  // Counts what each part keeps; the least position of a bad reference, or -1.
+  int64_t check(std::vector<int64_t>& kept) {
+    std::vector<int64_t> largest(parts_, 0), bad(parts_, -1);
+    run_(parts_, [&](int64_t part) {
+      int64_t count = 0, most = 0, wrong = -1;
+      each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t source) {
+        if ((list.row[p] < 0 || source < 0 || source >= sources_) && wrong < 0) wrong = position;
+        const bool keep = list.coefficient[p] != 0;
+        count += keep;
+        most = std::max(most, keep ? list.row[p] : 0);
+      });
+      kept[part + 1] = count;
+      largest[part] = most;
+      bad[part] = wrong;
+    });
+    for (const int64_t row : largest) largest_row_ = std::max(largest_row_, row);
+    for (const int64_t position : bad) {
+      if (position >= 0) return position;
+    }
+    return -1;
+  }
+
+  void start_rows(const std::vector<int64_t>& rows, SortedReferences<Real>& out) const {
+    out.rows = rows[parts_];
+    out.row = std::make_unique_for_overwrite<int64_t[]>(out.rows);
+    out.begin = std::make_unique_for_overwrite<int64_t[]>(out.rows + 1);
+    out.begin[out.rows] = out.size;
+  }
+
+  void sort_by_counting(SortedReferences<Real>& out) const {
+    const int64_t range = largest_row_ + 1;
+    auto place = std::make_unique_for_overwrite<int32_t[]>(parts_ * range);  // counts, then where the next one goes
+    run_(parts_, [&](int64_t part) {
+      int32_t* count = place.get() + part * range;
+      std::fill(count, count + range, 0);
+      each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t) {
+        count[list.row[p]] += list.coefficient[p] != 0;
+      });
+    });
+    // Here a part is a range of rows.
+    const auto row_at = [&](int64_t part) { return range * part / parts_; };
+    std::vector<int64_t> before(parts_ + 1, 0), rows(parts_ + 1, 0);
+    const auto total_of = [&](int64_t row) {
+      int64_t total = 0;
+      for (int64_t part = 0; part < parts_; ++part) total += place[part * range + row];
+      return total;
+    };
+    run_(parts_, [&](int64_t part) {
+      for (int64_t row = row_at(part); row < row_at(part + 1); ++row) {
+        const int64_t total = total_of(row);
+        before[part + 1] += total;
+        rows[part + 1] += total > 0;
+      }
+    });
+    for (int64_t part = 0; part < parts_; ++part) {
+      before[part + 1] += before[part];
+      rows[part + 1] += rows[part];
+    }
+    start_rows(rows, out);
+    run_(parts_, [&](int64_t part) {
+      int64_t next = before[part], u = rows[part];
+      for (int64_t row = row_at(part); row < row_at(part + 1); ++row) {
+        if (u < rows[part + 1]) {  // stays until the row has a reference: no branch on that
+          out.row[u] = row;
+          out.begin[u] = next;
+        }
+        const int64_t begin = next;
+        for (int64_t p = 0; p < parts_; ++p) {
+          next += std::exchange(place[p * range + row], static_cast<int32_t>(next));
+        }
+        u += next > begin;
+      }
+    });
+    run_(parts_, [&](int64_t part) {
+      int32_t* next = place.get() + part * range;
+      each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t source) {
+        if (list.coefficient[p] == 0) return;
+        const int32_t m = next[list.row[p]]++;
+        out.source[m] = static_cast<int32_t>(source);
+        out.coefficient[m] = list.coefficient[p];
+      });
+    });
+  }
+
+  template <class Item>
+  void sort_as(const std::vector<int64_t>& kept, SortedReferences<Real>& out) {
+    auto items = std::make_unique_for_overwrite<Item[]>(out.size);
+    auto other = std::make_unique_for_overwrite<Item[]>(out.size);
+    run_(parts_, [&](int64_t part) {
+      int64_t place = kept[part];
+      each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t) {
+        if (list.coefficient[p] != 0) items[place++] = Item::of(list.row[p], position);
+      });
+    });
+    const int bits = std::max<int>(1, std::bit_width(static_cast<uint64_t>(largest_row_)));
+    const int passes = (bits + kDigitBits - 1) / kDigitBits;
+    const int digit_bits = (bits + passes - 1) / passes;
+    for (int pass = 0; pass < passes; ++pass) {
+      sort_by_digit(items.get(), other.get(), out.size, pass * digit_bits, digit_bits);
+      std::swap(items, other);
+    }
+    group(items.get(), out);
+  }
+
+  template <class Item>
+  void sort_by_digit(const Item* from, Item* to, int64_t size, int shift, int bits) const {
+    const int64_t digits = int64_t{1} << bits;
+    const auto digit_of = [&](const Item& item) { return (item.row() >> shift) & (digits - 1); };
+    std::vector<int64_t> place(parts_ * digits, 0);
+    const auto each_item = [&](int64_t part, const auto& visit) {
+      for (int64_t m = size * part / parts_; m < size * (part + 1) / parts_; ++m) visit(from[m]);
+    };
+    run_(parts_, [&](int64_t part) {
+      int64_t* count = place.data() + part * digits;
+      each_item(part, [&](const Item& item) { ++count[digit_of(item)]; });
+    });
+    int64_t before = 0;
+    for (int64_t digit = 0; digit < digits; ++digit) {
+      for (int64_t part = 0; part < parts_; ++part) before += std::exchange(place[part * digits + digit], before);
+    }
+    run_(parts_, [&](int64_t part) {
+      int64_t* next = place.data() + part * digits;
+      each_item(part, [&](const Item& item) { to[next[digit_of(item)]++] = item; });
+    });
+  }
+
+  // Where each row begins, and what its references are.
+  template <class Item>
+  void group(const Item* items, SortedReferences<Real>& out) const {
+    const auto begin_of = [&](int64_t part) { return out.size * part / parts_; };
+    const auto begins = [items](int64_t m) { return m == 0 || items[m].row() != items[m - 1].row(); };
+    std::vector<int64_t> rows(parts_ + 1, 0);
+    run_(parts_, [&](int64_t part) {
+      int64_t count = 0;
+      for (int64_t m = begin_of(part); m < begin_of(part + 1); ++m) count += begins(m);
+      rows[part + 1] = count;
+    });
+    for (int64_t part = 0; part < parts_; ++part) rows[part + 1] += rows[part];
+    start_rows(rows, out);
+    run_(parts_, [&](int64_t part) {
+      int64_t u = rows[part];
+      for (int64_t m = begin_of(part); m < begin_of(part + 1); ++m) {
+        if (begins(m)) {
+          out.row[u] = items[m].row();
+          out.begin[u++] = m;
+        }
+        size_t l = lists_.size() - 1;
+        while (l > 0 && start_[l] > items[m].position()) --l;
+        const ReferenceList<Real>& list = lists_[l];
+        const int64_t p = items[m].position() - start_[l];
+        out.source[m] =
+            static_cast<int32_t>(list.source != nullptr ? list.source[p] : list.first_source + quotient_[l](p));
+        out.coefficient[m] = list.coefficient[p];
+      }
+    });
+  }
+
+  std::span<const ReferenceList<Real>> lists_;
+  std::vector<int64_t> start_;  // of each list, over all references
+  std::vector<Quotient> quotient_;
+  int64_t sources_, parts_, size_ = 0, largest_row_ = 0;
+  const RunParts& run_;
+};
+
+}  // namespace
+
+template <class Real>
+SortedReferences<Real> sort_references(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts,
+                                       const RunParts& run) {
+  return Sorter<Real>(lists, sources, parts, run).sort();
+}
+
+template SortedReferences<float> sort_references(std::span<const ReferenceList<float>>, int64_t, int64_t,
+                                                 const RunParts&);
+template SortedReferences<double> sort_references(std::span<const ReferenceList<double>>, int64_t, int64_t,
+                                                  const RunParts&);
+
+}  // namespace loci

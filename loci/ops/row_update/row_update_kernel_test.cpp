@@ -1,0 +1,248 @@
+// Sorting, summing and updating without torch, on threads of the standard library, so that sanitizers see all of it:
+// against loops that follow the contracts number by number, at every level and for any number of threads.
+//
+// Legend: T tokens, K reads of a token, N rows, D width, U distinct rows.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "loci/base/cpu_level.h"
+#include "loci/base/random.h"
+#include "loci/ops/row_sum/popular_rows.h"
+#include "loci/ops/row_update/row_update_parallel.h"
+
+namespace loci {
+namespace {
+
+std::vector<CpuLevel> levels() {
+  std::vector<CpuLevel> found;
+  for (const CpuLevel level : {CpuLevel::base, CpuLevel::avx2, CpuLevel::avx512}) {
+    if (level <= best_cpu_level()) found.push_back(level);
+  }
+  return found;
+}
+
+// A thread for every part.
+RunParts threads() {
+  return [](int64_t parts, const std::function<void(int64_t)>& work) {
+    std::vector<std::thread> running;
+    for (int64_t part = 0; part < parts; ++part) running.emplace_back(work, part);
+    for (std::thread& thread : running) thread.join();
+  };
+}
+
+template <class Real>
+struct Case {
+  int64_t T, K, N, D;
+  std::vector<int64_t> index;
+  std::vector<Real> weight, source;
+
+  Case(int64_t T, int64_t K, int64_t N, int64_t D, uint64_t seed) : T(T), K(K), N(N), D(D) {
+    std::mt19937_64 bits(seed);
+    std::normal_distribution<double> normal;
+    for (int64_t m = 0; m < T * K; ++m) {
+      // Every other read falls on row 3: it holds most references.
+      index.push_back(m % 2 == 0 ? std::min<int64_t>(3, N - 1) : static_cast<int64_t>(bits() % static_cast<uint64_t>(N)));
+      weight.push_back(m % 11 == 5 ? 0 : static_cast<Real>(normal(bits)));
+    }
+    for (int64_t s = 0; s < T * D; ++s) source.push_back(static_cast<Real>(normal(bits)));
+  }
+  ReferenceList<Real> list() const { return {index.data(), weight.data(), nullptr, T * K, 0, K}; }
+  SortedReferences<Real> sorted(int64_t parts) const {
+    const ReferenceList<Real> one = list();
+    return sort_references<Real>({&one, 1}, T, parts, threads());
+  }
+};
+
+TEST(RowSort, GroupsEachRowsReferencesInTheirOrder) {
+  for (const int64_t scale : {int64_t{1}, int64_t{1} << 20, int64_t{1} << 40}) {  // counted, packed, wide
+    for (const int64_t parts : {1, 2, 3, 8}) {
+      Case<float> c(60, 7, 40, 1, 1);
+      for (int64_t& row : c.index) row *= scale;
+      const std::vector<int64_t> own_source = [&] {
+        std::vector<int64_t> s;
+        for (int64_t m = 0; m < 60 * 7; ++m) s.push_back(m * 31 % 60);
+        return s;
+      }();
+      // Two reads of different K, and one whose sources are named.
+      const std::vector<ReferenceList<float>> lists = {{c.index.data(), c.weight.data(), nullptr, 140, 0, 7},
+                                                       {c.index.data() + 140, c.weight.data() + 140, nullptr, 160, 20, 4},
+                                                       {c.index.data() + 300, c.weight.data() + 300,
+                                                        own_source.data() + 300, 120, 0, 1}};
+      const auto sorted = sort_references<float>(lists, 60, parts, threads());
+      std::map<int64_t, std::vector<std::pair<int32_t, float>>> wanted;
+      for (int64_t m = 0; m < 420; ++m) {
+        const int64_t source = m < 140 ? m / 7 : m < 300 ? 20 + (m - 140) / 4 : own_source[m];
+        if (c.weight[m] != 0) wanted[c.index[m]].emplace_back(source, c.weight[m]);
+      }
+      ASSERT_EQ(sorted.rows, std::ssize(wanted));
+      int64_t u = 0, m = 0;
+      for (const auto& [row, references] : wanted) {
+        EXPECT_EQ(sorted.row[u], row);
+        EXPECT_EQ(sorted.begin[u++], m);
+        for (const auto& [source, coefficient] : references) {
+          EXPECT_EQ(sorted.source[m], source);
+          EXPECT_EQ(sorted.coefficient[m++], coefficient);
+        }
+      }
+      EXPECT_EQ(sorted.size, m);
+      EXPECT_EQ(sorted.begin[u], m);
+    }
+  }
+}
+
+TEST(RowSort, NamesTheFirstBadReferenceAndTakesNone) {
+  Case<float> c(50, 4, 9, 1, 2);
+  c.index[77] = c.index[150] = -1;
+  EXPECT_EQ(c.sorted(3).bad, 77);
+  const std::vector<int64_t> source(200, 50);
+  const ReferenceList<float> named{c.index.data(), c.weight.data(), source.data(), 70, 0, 1};
+  EXPECT_EQ(sort_references<float>({&named, 1}, 50, 2, threads()).bad, 0);
+  const ReferenceList<float> none{nullptr, nullptr, nullptr, 0, 0, 4};
+  EXPECT_EQ(sort_references<float>({&none, 1}, 0, 3, threads()).rows, 0);
+}
+
+// The contract of row_sum, number by number.
+template <class Real>
+std::vector<Real> sum_by_hand(const Case<Real>& c, const SortedReferences<Real>& s, int64_t u) {
+  std::vector<Real> sum(c.D, 0);
+  for (int64_t begin = s.begin[u]; begin < s.begin[u + 1]; begin += 128) {
+    std::vector<Real> block(c.D, 0);
+    for (int64_t m = begin; m < std::min(begin + 128, s.begin[u + 1]); ++m) {
+      for (int64_t d = 0; d < c.D; ++d) {
+        const Real term = s.coefficient[m] * c.source[s.source[m] * c.D + d];
+        block[d] += term;
+      }
+    }
+    for (int64_t d = 0; d < c.D; ++d) sum[d] += block[d];
+  }
+  return sum;
+}
+
+// Rows, moments and counts, and what points at them.
+template <class Real>
+struct Table {
+  std::vector<Real> value, moment1, moment2;
+  std::vector<uint16_t> small_value, small1, small2;  // bfloat16
+  std::vector<int32_t> count;
+  std::vector<double> square;
+
+  Table(const Case<Real>& c, int64_t rows)
+      : value(c.N * c.D), moment1(c.N * c.D), moment2(c.N * c.D), small_value(c.N * c.D, 0x3f80),
+        small1(c.N * c.D), small2(c.N * c.D), count(c.N), square(rows) {
+    for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<Real>(i % 17) - 8;
+    for (size_t i = 0; i < count.size(); ++i) count[i] = static_cast<int32_t>(i * 37 % 3000);
+  }
+  bool operator==(const Table&) const = default;
+
+  RowUpdateArguments<Real> arguments(const Case<Real>& c, const SortedReferences<Real>& s, RowRule rule,
+                                     bool small_table, bool small_moments) {
+    RowUpdateArguments<Real> a{};
+    const bool adam = rule == RowRule::adam || rule == RowRule::adam_row_moment;
+    a.table = small_table ? static_cast<void*>(small_value.data()) : value.data();
+    a.moment1 = !adam ? nullptr : small_moments ? static_cast<void*>(small1.data()) : moment1.data();
+    a.moment2 = rule == RowRule::sgd                       ? nullptr
+                : small_moments && rule == RowRule::adam ? static_cast<void*>(small2.data())
+                                                         : moment2.data();
+    a.count = adam ? count.data() : nullptr;
+    a.bfloat16_table = small_table;
+    a.bfloat16_moments = small_moments && adam;
+    a.width = c.D;
+    a.row = s.row.get();
+    a.rows = s.rows;
+    a.references = {s.begin.get(), s.source.get(), s.coefficient.get(), c.source.data(), c.D};
+    a.square_sum = square.data();
+    a.update = {rule, RowRounding::stochastic, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5};
+    return a;
+  }
+};
+
+constexpr RowRule kRules[] = {RowRule::adam, RowRule::adam_row_moment, RowRule::adagrad, RowRule::sgd};
+
+template <class Real>
+void expect_same_for_all(int64_t T, int64_t K, int64_t N, int64_t D) {
+  const Case<Real> c(T, K, N, D, 3);
+  const auto one = c.sorted(1);
+  for (const RowRule rule : kRules) {
+    for (const int kind : {0, 1, 2, 3}) {
+      const bool small_table = kind & 1, small_moments = kind & 2;
+      if (sizeof(Real) == 8 && kind != 0) continue;
+      // The gradient given as a whole, from sums by hand.
+      std::vector<Real> gradient;
+      for (int64_t u = 0; u < one.rows; ++u) {
+        const auto sum = sum_by_hand(c, one, u);
+        gradient.insert(gradient.end(), sum.begin(), sum.end());
+      }
+      Table<Real> wanted(c, one.rows);
+      auto whole = wanted.arguments(c, one, rule, small_table, small_moments);
+      whole.gradient = gradient.data();
+      update_rows(whole, CpuLevel::base, 1, threads());
+      for (const CpuLevel level : levels()) {
+        for (const int64_t parts : {1, 2, 3, 8}) {
+          const auto s = c.sorted(parts);
+          Table<Real> table(c, s.rows);
+          update_rows(table.arguments(c, s, rule, small_table, small_moments), level, parts, threads());
+          EXPECT_TRUE(table == wanted) << name_of(level) << ", rule " << static_cast<int>(rule) << ", kind " << kind
+                                       << ", D " << D << ", threads " << parts;
+          Table<Real> only(c, s.rows);
+          const Table<Real> before = only;
+          square_sums(only.arguments(c, s, rule, small_table, small_moments), level, parts, threads());
+          EXPECT_EQ(only.square, wanted.square);
+          EXPECT_EQ(only.value, before.value);
+        }
+      }
+    }
+  }
+}
+
+TEST(RowUpdateKernel, FusedEqualsSumsByHandAtEveryLevelAndThreadCount) {
+  for (const int64_t D : {1, 7, 8, 9, 16, 17, 33, 64, 65, 130}) expect_same_for_all<float>(40, 6, 50, D);
+  for (const int64_t D : {3, 8, 33}) expect_same_for_all<double>(40, 6, 50, D);
+}
+
+// Row 3 holds half of 24,000 references: its blocks are summed by all threads.
+TEST(RowUpdateKernel, APopularRowIsSharedByAllThreadsWithTheSameBits) {
+  expect_same_for_all<float>(1500, 16, 300, 20);
+  const Case<float> c(1500, 16, 300, 20, 3);
+  const auto s = c.sorted(1);
+  const RowSumArguments<float> a{s.begin.get(), s.source.get(), s.coefficient.get(), c.source.data(), c.D};
+  EXPECT_FALSE(PopularRows<float>(a, s.rows, CpuLevel::base, 2, threads()).empty());
+}
+
+// Adam in double, without the kernels: the rows follow it to rounding.
+TEST(RowUpdateKernel, FollowsAdamInDouble) {
+  const Case<double> c(30, 4, 20, 5, 4);
+  const auto s = c.sorted(2);
+  Table<double> table(c, s.rows);
+  Table<double> before = table;
+  update_rows(table.arguments(c, s, RowRule::adam, false, false), best_cpu_level(), 2, threads());
+  for (int64_t u = 0; u < s.rows; ++u) {
+    const auto sum = sum_by_hand(c, s, u);
+    const int64_t row = s.row[u], t = before.count[row] + 1;
+    EXPECT_EQ(table.count[row], t);
+    for (int64_t d = 0; d < c.D; ++d) {
+      const double g = 0.5 * sum[d], m = 0.1 * g, v = 0.001 * g * g;
+      const double step = 0.01 * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.999, t))) + 1e-8);
+      EXPECT_NEAR(table.value[row * c.D + d], before.value[row * c.D + d] * (1 - 0.01 * 0.1) - step, 1e-12);
+    }
+  }
+}
+
+TEST(RowUpdateKernel, TasksCoverAllRowsOnce) {
+  const std::vector<int64_t> begin = {0, 1, 9000, 9001, 9002, 30000, 30001};
+  for (const int64_t threads_ : {1, 2, 8}) {
+    const auto task = row_tasks(begin.data(), 6, 4, threads_);
+    EXPECT_EQ(task.front(), 0);
+    EXPECT_EQ(task.back(), 6);
+    EXPECT_TRUE(std::is_sorted(task.begin(), task.end()));
+  }
+}
+
+}  // namespace
+}  // namespace loci
