@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GOOD = {
     "loci/base/check.h": "#include <string>\n",
     "loci/ops/sum/sum.h": '#include <ATen/core/Tensor.h>\n#include "loci/base/check.h"\n',
-    "loci/ops/sum/sum_kernel.h": "#include <stdint.h>\n",
+    "loci/ops/sum/rule.h": "#include <stdint.h>\n",
+    "loci/ops/sum/sum_kernel.h": '#include <stdint.h>\n#include "loci/ops/sum/rule.h"\n',
     "loci/ops/sum/sum_kernel.cpp": '#include "loci/ops/sum/sum_kernel.h"\n#include <immintrin.h>\n#include <math.h>\n',
     "loci/ops/sum/sum_test.cpp": '#include "loci/ops/sum/sum.h"\n#include "tests/op_harness.h"\n',
     "loci/data/corpus.cpp": '#include "loci/data/corpus.h"\n',
@@ -62,6 +63,7 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
         ("loci/cellar/x.cpp", "", "loci/cellar/x.cpp: belongs to no floor"),
         ("loci/ops/a_kernel.cpp", "#include <cmath>\n", "got <cmath>"),
         ("loci/ops/a_kernel.cpp", '#include "loci/base/check.h"\n', 'got "loci/base/check.h"'),
+        ("loci/ops/a_kernel.h", '#include "loci/ops/none.h"\n', 'got "loci/ops/none.h"'),
         ("loci/ops/a_kernel.h", "#include <vector>\n", "got <vector>"),
         (
             "loci/base/tensor.h",

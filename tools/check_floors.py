@@ -62,10 +62,22 @@ def floor_offence(room: str, is_test: bool, include: str) -> str | None:
     return None
 
 
-def kernel_offence(own_header: str, include: str) -> str | None:
-    if include in KERNEL_INCLUDES or include == f'"{own_header}"' or include.endswith('_kernel.h"'):
+def includes_as_a_kernel(header: Path, root: Path) -> bool:
+    """Whether a header brings a kernel nothing that a kernel may not include, however deep."""
+    return header.is_file() and all(
+        include in KERNEL_INCLUDES or includes_as_a_kernel(root / include[1:-1], root) for _, include in includes(header)
+    )
+
+
+def kernel_offence(path: Path, root: Path, include: str) -> str | None:
+    if include in KERNEL_INCLUDES or (include.startswith('"') and includes_as_a_kernel(root / include[1:-1], root)):
         return None
-    return f"a kernel includes only {', '.join(sorted(KERNEL_INCLUDES))} and *_kernel.h, got {include}"
+    if root / include[1:-1] == path.with_suffix(".h"):  # its own header, where the fault is told
+        return None
+    return (
+        f"a kernel includes only {', '.join(sorted(KERNEL_INCLUDES))}, its own header and headers of which the same is "
+        f"true, got {include}"
+    )
 
 
 def torch_free_files(root: Path) -> set[Path]:
@@ -100,7 +112,7 @@ def offences(root: Path) -> list[str]:
             for line, include in includes(path):
                 problems = [floor_offence(room, path.stem.endswith("_test"), include)]
                 if is_kernel:
-                    problems.append(kernel_offence(name.rsplit(".", 1)[0] + ".h", include))
+                    problems.append(kernel_offence(path, root, include))
                 if path in torch_free and TORCH_INCLUDE.match(include):
                     problems.append(f"is part of the torch-free library, but includes {include[1:-1]}")
                 found += [f"{name}:{line}: {problem}" for problem in problems if problem]

@@ -29,8 +29,8 @@ bool has_master(const RowOptimizerOptions& options, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && options.rounding == RowRounding::master;
 }
 
-// Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN: known
-// from the largest of each. False where that is in doubt.
+// Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN:
+// known from the largest of each. False where that is in doubt.
 bool surely_finite(const OrderedReferences& gradient) {
   if (gradient.order.coefficient.numel() == 0 || gradient.source.numel() == 0) return true;
   const auto largest = [](const at::Tensor& t) {
@@ -39,7 +39,8 @@ bool surely_finite(const OrderedReferences& gradient) {
   };
   const double a = largest(gradient.order.coefficient), b = largest(gradient.source);
   const double limit = gradient.source.scalar_type() == at::kFloat ? 1e38 : 1e140;
-  return std::isfinite(a) && std::isfinite(b) && a * b * static_cast<double>(gradient.order.coefficient.numel()) < limit;
+  return std::isfinite(a) && std::isfinite(b) &&
+         a * b * static_cast<double>(gradient.order.coefficient.numel()) < limit;
 }
 
 // In blocks: short chains of additions, and an order that no thread changes.
@@ -90,7 +91,9 @@ RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t
   const auto dtype = table_->values().scalar_type();
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const PageSize size = options_.pages == RowPages::huge ? PageSize::huge : PageSize::small;
-  const auto pages = [&](int64_t width, at::ScalarType type) { return zero_pages(who, table_->rows(), width, type, size); };
+  const auto pages = [&](int64_t width, at::ScalarType type) {
+    return zero_pages(who, table_->rows(), width, type, size);
+  };
   if (has_count(options_.rule)) {
     state_.moment1 = pages(table_->width(), moment_type(options_, dtype));
     state_.count = pages(0, at::kInt);

@@ -77,7 +77,9 @@ TEST(LocalTable, HoldsFrozenInt8RowsWithTheirScales) {
   const torch::Tensor rows = torch::randn({12, 9});
   table->set_rows(5, rows);
   const torch::Tensor held = table->values().to(at::kFloat) * table->scale()->unsqueeze(1);
-  EXPECT_TRUE(((held.slice(0, 5, 17) - rows).abs() <= table->scale()->slice(0, 5, 17).unsqueeze(1) * 0.5001).all().item<bool>());
+  EXPECT_TRUE(((held.slice(0, 5, 17) - rows).abs() <= table->scale()->slice(0, 5, 17).unsqueeze(1) * 0.5001)
+                  .all()
+                  .item<bool>());
   EXPECT_EQ(held.slice(0, 0, 5).count_nonzero().item<int64_t>() + held.slice(0, 17).count_nonzero().item<int64_t>(), 0);
 
   const int64_t use = table->register_use();
@@ -116,7 +118,8 @@ TEST(LocalTable, ImpossibleSizesAreRefusedBeforeMemoryIsTouched) {
       EXPECT_NE(std::string(error.what()).find(message), std::string::npos) << error.what();
     }
   };
-  refused(int64_t{10'000'000'000}, 1024, ExitCode::resources, "table memory: 37.3 TiB of memory must be available, got");
+  refused(int64_t{10'000'000'000}, 1024, ExitCode::resources,
+          "table memory: 37.3 TiB of memory must be available, got");
   refused(int64_t{1} << 62, 1024, ExitCode::input, "rows x width must fit 63 bits");
   refused(int64_t{1} << 61, 1, ExitCode::input, "bytes must fit 63 bits");
   refused(0, 8, ExitCode::usage, "rows must be at least 1, got 0");

@@ -13,7 +13,8 @@ namespace loci {
 
 OrderedReferences order_references(std::vector<RowReferences> references, int64_t width) {
   if (references.empty()) {
-    references.push_back({at::empty({0, 1}, at::kLong), at::empty({0, 1}, at::kFloat), at::empty({0, width}, at::kFloat)});
+    references.push_back(
+        {at::empty({0, 1}, at::kLong), at::empty({0, 1}, at::kFloat), at::empty({0, width}, at::kFloat)});
   }
   std::stable_sort(references.begin(), references.end(), [](const RowReferences& a, const RowReferences& b) {
     return std::pair(a.pass, a.use) < std::pair(b.pass, b.use);

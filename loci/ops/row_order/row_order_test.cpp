@@ -77,8 +77,10 @@ TEST(RowOrder, RefusesBadInputInThreeParts) {
   EXPECT_THAT(message({good.index[0].to(at::kInt)}, good.weight), HasSubstr("row_order: index must be int64, got Int"));
   EXPECT_THAT(message({good.index[0][0]}, good.weight), HasSubstr("row_order: index must be [T, K], got [3]"));
   EXPECT_THAT(message(good.index, {good.weight[0].t()}), HasSubstr("weight must be [4, 3] like index, got [3, 4]"));
-  EXPECT_THAT(message(good.index, {good.weight[0].to(at::kHalf)}), HasSubstr("weight must be float32 or float64, got Half"));
-  EXPECT_THAT(message({good.index[0], good.index[0]}, good.weight), HasSubstr("lists of one length, at least 1, got 2 and 1"));
+  EXPECT_THAT(message(good.index, {good.weight[0].to(at::kHalf)}),
+              HasSubstr("weight must be float32 or float64, got Half"));
+  EXPECT_THAT(message({good.index[0], good.index[0]}, good.weight),
+              HasSubstr("lists of one length, at least 1, got 2 and 1"));
   EXPECT_THAT(message({good.index[0] - 9}, good.weight), HasSubstr("row_order: row must be at least 0, got -"));
 }
 

@@ -1,5 +1,5 @@
-// Rows with so many references that one thread should not sum them alone: their blocks are summed first, by all threads.
-// Bits do not change, for a row's sum is that of its block sums either way. Torch-free.
+// Rows with so many references that one thread should not sum them alone: their blocks are summed first, by all
+// threads. Bits do not change, for a row's sum is that of its block sums either way. Torch-free.
 //
 // Legend: M references, U distinct rows, D width, B blocks of at most 128 references.
 #pragma once

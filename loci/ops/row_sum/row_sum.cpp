@@ -128,9 +128,10 @@ std::tuple<at::Tensor, at::Tensor> row_sum(const at::Tensor& row, const at::Tens
 }
 
 at::Tensor row_sum(const RowOrder& order, const at::Tensor& source) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::row_sum", "order")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("loci::row_sum", "order")
+          .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
   return op.call(order.row, order.begin, order.source, order.coefficient, source);
 }
 

@@ -14,7 +14,8 @@ void check_row_sum(const at::Tensor& row, const at::Tensor& coefficient, const a
                    const at::Tensor& source);
 // `who` names the operator.
 void check_references(const char* who, const RowOrder& order, const at::Tensor& source);
-void check_references_cpu(const char* who, const RowOrder& order, const at::Tensor& source);  // and that nothing leaves it
+void check_references_cpu(const char* who, const RowOrder& order,
+                          const at::Tensor& source);  // and that nothing leaves it
 
 std::tuple<at::Tensor, at::Tensor> row_sum_definition(const at::Tensor& row, const at::Tensor& coefficient,
                                                       const at::Tensor& source_index, const at::Tensor& source);

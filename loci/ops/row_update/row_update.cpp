@@ -263,9 +263,10 @@ Tensor row_square_sum(const Tensor& gradient) {
 }
 
 Tensor row_square_sum(const RowOrder& order, const Tensor& source) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::row_square_sum", "order")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("loci::row_square_sum", "order")
+          .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
   return op.call(order.row, order.begin, order.source, order.coefficient, source);
 }
 

@@ -205,8 +205,8 @@ void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint
 }
 #endif
 
-// Another stream of random bits than that of the rows. The moments of a column share theirs: the error of a step is then
-// off by 2^-18 of it at most.
+// Another stream of random bits than that of the rows. The moments of a column share theirs: the error of a step is
+// then off by 2^-18 of it at most.
 constexpr uint64_t kMomentStream = 0x6d6f6d656e747321;
 
 template <class Real>

@@ -1,9 +1,9 @@
 // Optimiser updates of rows, on raw pointers. Legend: N rows, D width, U distinct rows, M references.
 //
-// Estimate for a row of float32 with Adam: row and both moments are read and written once, 24 D bytes (12 D in bfloat16,
-// 8 D without moments); its sum of references comes from a cache (row_sum_kernel.h) and stays in the first-level cache.
-// About 25 flops a column, with a square root and a division: half the time of the memory at best. So the bound is
-// random access, and the rows ahead are fetched while one is updated.
+// Estimate for a row of float32 with Adam: row and both moments are read and written once, 24 D bytes (12 D in
+// bfloat16, 8 D without moments); its sum of references comes from a cache (row_sum_kernel.h) and stays in the
+// first-level cache. About 25 flops a column, with a square root and a division.
+// So the bound is random access, and the rows ahead are fetched while one is updated.
 #pragma once
 
 #include <stdint.h>
@@ -50,8 +50,8 @@ constexpr int64_t kRowScratch = 6;
 
 // Rows first .. last-1. `block_sums(context, u)` gives what sum_row wants; context null: there are none.
 using BlockSums = const void* (*)(const void* context, int64_t u);
-// square_sums writes a.square_sum alone. Random bits are those of rounding_bits (row_update_definition.h), many columns at
-// once.
+// square_sums writes a.square_sum alone. Random bits are those of rounding_bits (row_update_definition.h), many columns
+// at once.
 namespace base {
 void update_rows(const RowUpdateArguments<float>& a, int64_t first, int64_t last, BlockSums block_sums,
                  const void* context, const RowWorkspace<float>& workspace);

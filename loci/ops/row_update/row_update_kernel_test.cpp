@@ -48,7 +48,8 @@ struct Case {
     std::normal_distribution<double> normal;
     for (int64_t m = 0; m < T * K; ++m) {
       // Every other read falls on row 3: it holds most references.
-      index.push_back(m % 2 == 0 ? std::min<int64_t>(3, N - 1) : static_cast<int64_t>(bits() % static_cast<uint64_t>(N)));
+      index.push_back(m % 2 == 0 ? std::min<int64_t>(3, N - 1)
+                                 : static_cast<int64_t>(bits() % static_cast<uint64_t>(N)));
       weight.push_back(m % 11 == 5 ? 0 : static_cast<Real>(normal(bits)));
     }
     for (int64_t s = 0; s < T * D; ++s) source.push_back(static_cast<Real>(normal(bits)));
@@ -71,10 +72,10 @@ TEST(RowSort, GroupsEachRowsReferencesInTheirOrder) {
         return s;
       }();
       // Two reads of different K, and one whose sources are named.
-      const std::vector<ReferenceList<float>> lists = {{c.index.data(), c.weight.data(), nullptr, 140, 0, 7},
-                                                       {c.index.data() + 140, c.weight.data() + 140, nullptr, 160, 20, 4},
-                                                       {c.index.data() + 300, c.weight.data() + 300,
-                                                        own_source.data() + 300, 120, 0, 1}};
+      const std::vector<ReferenceList<float>> lists = {
+          {c.index.data(), c.weight.data(), nullptr, 140, 0, 7},
+          {c.index.data() + 140, c.weight.data() + 140, nullptr, 160, 20, 4},
+          {c.index.data() + 300, c.weight.data() + 300, own_source.data() + 300, 120, 0, 1}};
       const auto sorted = sort_references<float>(lists, 60, parts, threads());
       std::map<int64_t, std::vector<std::pair<int32_t, float>>> wanted;
       for (int64_t m = 0; m < 420; ++m) {

@@ -111,7 +111,8 @@ TEST(RowUpdate, MomentsInBfloat16FollowThoseInFloat32OnAverage) {
                {.rule = RowRule::adam, .beta1 = 0.99, .beta2 = 0.999, .epsilon = 1e-8, .seed = 9, .step = step});
   }
   const double left1 = std::pow(0.99, 200), left2 = std::pow(0.999, 200);
-  // Each step's rounding has a variance of at most (2^-8 of the value)^2 / 4; the mean is over 10,000 independent columns.
+  // Each step's rounding has a variance of at most (2^-8 of the value)^2 / 4; the mean is over 10,000 independent
+  // columns.
   const double error = 4 * std::sqrt(200.0) / 256 / 100;
   EXPECT_NEAR(state.moment1.to(at::kDouble).mean().item<double>(), left1 + 2 * (1 - left1), 2 * error);
   EXPECT_NEAR(state.moment2.to(at::kDouble).mean().item<double>(), left2 + 4 * (1 - left2), 4 * error);

@@ -195,7 +195,7 @@ struct Reader {
     }
     if (bad >> 63 == 0) return -1;
     int64_t r = 0;
-    while (static_cast<uint64_t>(index[r]) <= last) ++r;
+    while (index[r] >= 0 && index[r] < a.rows) ++r;
     return token * a.reads + r;
   }
 

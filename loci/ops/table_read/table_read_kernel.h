@@ -2,9 +2,9 @@
 // Legend: T tokens, K reads of a token, N rows, D width, b bytes of a stored number.
 //
 // Estimate, either direction: T K D b bytes of rows in pieces of D b from anywhere, T D 4 of the other operand and
-// T K 12 of indices and weights; 2 T K D flops, 1/2 flop per byte of a float32 table. So the bound is the speed of random
-// access: rows come four at a time, while those of the next positions are fetched line by line in between (one huge
-// page holds a thousand rows, so that a row costs no walk of the page table).
+// T K 12 of indices and weights; 2 T K D flops, 1/2 flop per byte of a float32 table. So the bound is the speed of
+// random access: rows come four at a time, while those of the next positions are fetched line by line in between (one
+// huge page holds a thousand rows, so that a row costs no walk of the page table).
 #pragma once
 
 #include <stdint.h>

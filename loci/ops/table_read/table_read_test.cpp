@@ -55,9 +55,11 @@ TEST(TableRead, EqualsItsDefinitionAtEveryLevel) {
       const Tensor padded = torch::zeros({c.N, c.D + 3}, in.table.options());
       padded.narrow(1, 1, c.D).copy_(in.table);
       for (CpuLevel level : harness::levels()) {
-        EXPECT_TRUE(same_bits(table_read_cpu(in.table, in.index, in.weight, std::nullopt, level), expected)) << name_of(level);
-        EXPECT_TRUE(same_bits(table_read_cpu(padded.narrow(1, 1, c.D), strided(in.index), strided(in.weight), std::nullopt, level),
-                              expected));
+        EXPECT_TRUE(same_bits(table_read_cpu(in.table, in.index, in.weight, std::nullopt, level), expected))
+            << name_of(level);
+        EXPECT_TRUE(same_bits(
+            table_read_cpu(padded.narrow(1, 1, c.D), strided(in.index), strided(in.weight), std::nullopt, level),
+            expected));
         EXPECT_TRUE(same_bits(table_read_cpu(strided(in.table), in.index, in.weight, std::nullopt, level), expected));
       }
     }
@@ -92,9 +94,8 @@ TEST(TableRead, GradientOfTheWeightsKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
         harness::expect_error_rule(base, definition, exact);
       }
       for (CpuLevel level : harness::levels()) {
-        EXPECT_TRUE(
-            same_bits(table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), std::nullopt, level),
-                      base));
+        EXPECT_TRUE(same_bits(
+            table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), std::nullopt, level), base));
       }
     }
   }
