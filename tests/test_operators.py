@@ -49,6 +49,11 @@ def forward_and_backward_operators(dtype):
     yield loci.table_read_backward_weight, (grad, table.detach(), index)
     yield loci.table_read_backward_table, (grad, table.detach(), index, weight.detach())
 
+    if dtype == torch.float32:
+        rows = torch.randint(-127, 128, (11, 6), dtype=torch.int8)
+        yield loci.table_read, (rows, index, weight, torch.rand(11))
+        yield loci.table_read_backward_weight, (grad, rows, index, torch.rand(11))
+
     query, keys1, keys2, _, _ = search = search_inputs(dtype, grad=True)
     yield loci.product_key_search, search
     score, chosen = loci.product_key_search(*detached(search))

@@ -97,12 +97,18 @@ float float_of(uint32_t bits) {
 
 float widened(uint16_t row) { return float_of(static_cast<uint32_t>(row) << 16); }
 
-// To nearest, ties to even; any NaN becomes the usual quiet one.
-uint16_t narrowed(float x) {
-  const uint32_t bits = bits_of(x);
-  const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return static_cast<uint16_t>(x == x ? nearest : 0x7fc0);
+// `yes` where the condition holds, without a branch: loops with one do not become vectors.
+uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0 - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
 }
+
+// To nearest, ties to even; any NaN becomes the usual quiet one.
+uint32_t narrowed_bits(uint32_t bits) {
+  return choose((bits & 0x7fffffff) > 0x7f800000, 0x7fc0, (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+uint16_t narrowed(float x) { return static_cast<uint16_t>(narrowed_bits(bits_of(x))); }
 
 void read(int64_t width, const uint16_t* __restrict row, float* __restrict value) {
   for (int64_t d = 0; d < width; ++d) value[d] = widened(row[d]);
@@ -125,8 +131,7 @@ void write_stochastic(int64_t width, const float* __restrict value, const uint16
                       uint16_t* __restrict row) {
   for (int64_t d = 0; d < width; ++d) {
     const uint32_t x = bits_of(value[d]);
-    const bool finite = (x & 0x7f800000) != 0x7f800000;
-    row[d] = finite ? static_cast<uint16_t>((x + bits[d]) >> 16) : narrowed(value[d]);
+    row[d] = static_cast<uint16_t>(choose((x & 0x7f800000) == 0x7f800000, narrowed_bits(x), (x + bits[d]) >> 16));
   }
 }
 
