@@ -41,7 +41,7 @@ struct RowStep {
 // The gradient of a step that is not made yet: it is summed while the rows are updated, so that no sum goes to memory.
 struct PendingRows {
   OrderedReferences gradient;
-  std::optional<double> norm;  // divided by the step's scale; where clipping or doubt of its finiteness asked for a pass
+  std::optional<double> norm;  // divided by the step's scale; where clipping, or doubt that it is finite, asked for it
   bool finite() const;
 };
 

@@ -12,8 +12,8 @@
 //       sgd              V -= rate * g
 //     a bfloat16 row is updated in float32, then rounded (RowRounding); bfloat16 moments alike, always by chance
 //
-// table: float32, bfloat16 (gradient and state float32) or float64 (both float64); moments [N, D] may be bfloat16 unless
-// the table is float64. row: int64, ascending, distinct.
+// table: float32, bfloat16 (gradient and state float32) or float64 (both float64); moments [N, D] may be bfloat16
+// unless the table is float64. row: int64, ascending, distinct.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -34,8 +34,8 @@ struct RowState {
 void row_update(const at::Tensor& table, const RowState& state, const at::Tensor& row, const at::Tensor& gradient,
                 const RowUpdate& update);
 
-// The same from row references: gradient = row_sum(order, source), which no memory ever holds. Returns the sums of squares
-// of its rows, row_square_sum(order, source).
+// The same from row references: gradient = row_sum(order, source), which no memory ever holds. Returns the sums of
+// squares of its rows, row_square_sum(order, source).
 at::Tensor row_step(const at::Tensor& table, const RowState& state, const RowOrder& order, const at::Tensor& source,
                     const RowUpdate& update);
 
