@@ -77,20 +77,13 @@ Case search_backward_case(const Size& s) {
   const SearchInputs in(s);
   const Tensor index = std::get<1>(product_key_search(in.query, in.keys1, in.keys2, s.K, s.n * s.n));
   const Tensor grad = torch::randn({s.T, s.H, s.K});
-  const int64_t n = s.n;
   return {"search_backward",
           search_size(s),
           Bound::stream,
           count({s.T, s.H, 4 * s.w * 4 + s.K * 12}) + count({4, s.H, s.n, s.w, 4}),
           0,
-          [=] {
-            product_key_search_backward_query(grad, index, in.keys1, in.keys2);
-            product_key_search_backward_keys(grad, index, in.query, n, n);
-          },
-          [=] {
-            search_backward_query_definition(grad, index, in.keys1, in.keys2);
-            search_backward_keys_definition(grad, index, in.query, n, n);
-          }};
+          [=] { product_key_search_backward(grad, index, in.query, in.keys1, in.keys2); },
+          [=] { search_backward_definition(grad, index, in.query, in.keys1, in.keys2); }};
 }
 
 struct ReadInputs {

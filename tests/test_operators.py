@@ -57,8 +57,7 @@ def forward_and_backward_operators(dtype):
     query, keys1, keys2, _, _ = search = search_inputs(dtype, grad=True)
     yield loci.product_key_search, search
     score, chosen = loci.product_key_search(*detached(search))
-    yield loci.product_key_search_backward_query, (score, chosen, keys1.detach(), keys2.detach())
-    yield loci.product_key_search_backward_keys, (score, chosen, query.detach(), 6, 7)
+    yield loci.product_key_search_backward, (score, chosen, query.detach(), keys1.detach(), keys2.detach())
 
     select = select_inputs(dtype, grad=True)
     yield loci.product_key_select, select

@@ -15,7 +15,8 @@ using torch::autograd::variable_list;
 struct GradientOnly : torch::autograd::Function<GradientOnly> {
   static variable_list forward(AutogradContext* context, const std::string& who,
                                const std::function<variable_list()>& gradient, const at::Tensor& /*input 0*/,
-                               const at::Tensor& /*input 1*/, const at::Tensor& /*input 2*/) {
+                               const at::Tensor& /*input 1*/, const at::Tensor& /*input 2*/,
+                               const at::Tensor& /*input 3*/) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->saved_data["who"] = who;
     return gradient();
@@ -31,9 +32,9 @@ struct GradientOnly : torch::autograd::Function<GradientOnly> {
 
 std::vector<at::Tensor> without_second_derivative(const std::string& who, const std::vector<at::Tensor>& inputs,
                                                   const std::function<std::vector<at::Tensor>()>& gradient) {
-  TORCH_INTERNAL_ASSERT(!inputs.empty() && inputs.size() <= 3);
+  TORCH_INTERNAL_ASSERT(!inputs.empty() && inputs.size() <= 4);
   const auto input = [&](size_t i) { return inputs[std::min(i, inputs.size() - 1)]; };
-  return GradientOnly::apply(who, gradient, input(0), input(1), input(2));
+  return GradientOnly::apply(who, gradient, input(0), input(1), input(2), input(3));
 }
 
 }  // namespace loci

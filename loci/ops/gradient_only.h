@@ -9,7 +9,7 @@
 
 namespace loci {
 
-// Runs `gradient` below autograd. Differentiating its results with respect to `inputs`, three at most, throws
+// Runs `gradient` below autograd. Differentiating its results with respect to `inputs`, four at most, throws
 // "WHO: a second derivative is not implemented".
 std::vector<at::Tensor> without_second_derivative(const std::string& who, const std::vector<at::Tensor>& inputs,
                                                   const std::function<std::vector<at::Tensor>()>& gradient);

@@ -40,17 +40,19 @@ void check_keys(const char* who, const Tensor& keys1, const Tensor& keys2) {
               ": keys2 must agree with keys1 in H and w, ", keys1.sym_sizes(), ", got ", keys2.sym_sizes());
 }
 
-void check_query(const char* who, const Tensor& query) {
+// What the search and its gradient ask of query and keys.
+void check_inputs(const char* who, const Tensor& query, const Tensor& keys1, const Tensor& keys2) {
   TORCH_CHECK(query.dim() == 4 && query.sym_size(2) == 2, who, ": query must be [T, H, 2, w], got ", query.sym_sizes());
   TORCH_CHECK(is_query_dtype(query.scalar_type()), who, ": query must be float64, float32, bfloat16 or float16, got ",
               query.scalar_type());
-}
-
-void check_selection(const char* who, const Tensor& grad_score, const Tensor& index) {
-  TORCH_CHECK(index.dim() == 3 && index.scalar_type() == at::kLong, who, ": index must be int64 [T, H, K], got ",
-              index.scalar_type(), " ", index.sym_sizes());
-  TORCH_CHECK(grad_score.sym_sizes() == index.sym_sizes(), who, ": grad_score must be ", index.sym_sizes(),
-              " like index, got ", grad_score.sym_sizes());
+  check_keys(who, keys1, keys2);
+  TORCH_CHECK(keys1.scalar_type() == query.scalar_type(), who, ": keys must be ", query.scalar_type(),
+              " like query, got ", keys1.scalar_type());
+  TORCH_CHECK(keys1.device() == query.device() && keys2.device() == query.device(), who, ": keys must be on ",
+              query.device(), " like query, got ", keys1.device(), " and ", keys2.device());
+  TORCH_CHECK(keys1.sym_size(0) == query.sym_size(1) && keys1.sym_size(2) == query.sym_size(3), who,
+              ": keys must be [H, n, w] = [", query.sym_size(1), ", n, ", query.sym_size(3), "] like query, got ",
+              keys1.sym_sizes());
 }
 
 }  // namespace
@@ -62,35 +64,20 @@ at::ScalarType search_score_dtype(at::ScalarType query) {
 void check_product_key_search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
                               int64_t addresses) {
   constexpr const char* who = "product_key_search";
-  check_query(who, query);
-  check_keys(who, keys1, keys2);
-  TORCH_CHECK(keys1.scalar_type() == query.scalar_type(), who, ": keys must be ", query.scalar_type(),
-              " like query, got ", keys1.scalar_type());
-  TORCH_CHECK(keys1.device() == query.device() && keys2.device() == query.device(), who, ": keys must be on ",
-              query.device(), " like query, got ", keys1.device(), " and ", keys2.device());
-  TORCH_CHECK(keys1.sym_size(0) == query.sym_size(1) && keys1.sym_size(2) == query.sym_size(3), who,
-              ": keys must be [H, n, w] = [", query.sym_size(1), ", n, ", query.sym_size(3), "] like query, got ",
-              keys1.sym_sizes());
+  check_inputs(who, query, keys1, keys2);
   check_top_k(who, top_k, addresses, keys1.sym_size(1), keys2.sym_size(1));
 }
 
-void check_search_backward_query(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
-                                 const Tensor& keys2) {
-  constexpr const char* who = "product_key_search_backward_query";
-  check_selection(who, grad_score, index);
-  check_keys(who, keys1, keys2);
-  TORCH_CHECK(keys1.sym_size(0) == index.sym_size(1), who, ": keys must have H = ", index.sym_size(1),
-              " like index, got ", keys1.sym_size(0));
-  TORCH_CHECK(grad_score.scalar_type() == search_score_dtype(keys1.scalar_type()), who, ": grad_score must be ",
-              search_score_dtype(keys1.scalar_type()), ", got ", grad_score.scalar_type());
-}
-
-void check_search_backward_keys(const Tensor& grad_score, const Tensor& index, const Tensor& query) {
-  constexpr const char* who = "product_key_search_backward_keys";
-  check_selection(who, grad_score, index);
-  check_query(who, query);
-  TORCH_CHECK(query.sym_size(0) == index.sym_size(0) && query.sym_size(1) == index.sym_size(1), who,
-              ": query must agree with index in T and H, ", index.sym_sizes(), ", got ", query.sym_sizes());
+void check_product_key_search_backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
+                                       const Tensor& keys1, const Tensor& keys2) {
+  constexpr const char* who = "product_key_search_backward";
+  check_inputs(who, query, keys1, keys2);
+  TORCH_CHECK(index.dim() == 3 && index.scalar_type() == at::kLong, who, ": index must be int64 [T, H, K], got ",
+              index.scalar_type(), " ", index.sym_sizes());
+  TORCH_CHECK(index.sym_size(0) == query.sym_size(0) && index.sym_size(1) == query.sym_size(1), who,
+              ": index must agree with query in T and H, ", query.sym_sizes(), ", got ", index.sym_sizes());
+  TORCH_CHECK(grad_score.sym_sizes() == index.sym_sizes(), who, ": grad_score must be ", index.sym_sizes(),
+              " like index, got ", grad_score.sym_sizes());
   TORCH_CHECK(grad_score.scalar_type() == search_score_dtype(query.scalar_type()), who, ": grad_score must be ",
               search_score_dtype(query.scalar_type()), ", got ", grad_score.scalar_type());
 }
@@ -119,26 +106,19 @@ std::tuple<Tensor, Tensor> product_key_search_definition(const Tensor& query, co
   return product_key_select_definition(score1.transpose(0, 1), score2.transpose(0, 1), top_k, addresses);
 }
 
-Tensor search_backward_query_definition(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
-                                        const Tensor& keys2) {
-  check_search_backward_query(grad_score, index, keys1, keys2);
+std::tuple<Tensor, Tensor, Tensor> search_backward_definition(const Tensor& grad_score, const Tensor& index,
+                                                              const Tensor& query, const Tensor& keys1,
+                                                              const Tensor& keys2) {
+  check_product_key_search_backward(grad_score, index, query, keys1, keys2);
   const WithoutAutocast without_autocast;
   const auto type = grad_score.scalar_type();
   const auto [grad1, grad2] = product_key_select_backward(grad_score, index, keys1.sym_size(1), keys2.sym_size(1));
   const Tensor query1 = at::bmm(grad1.transpose(0, 1), keys1.to(type));  // [H, T, w]
   const Tensor query2 = at::bmm(grad2.transpose(0, 1), keys2.to(type));
-  return at::stack({query1.transpose(0, 1), query2.transpose(0, 1)}, 2).to(keys1.scalar_type());
-}
-
-std::tuple<Tensor, Tensor> search_backward_keys_definition(const Tensor& grad_score, const Tensor& index,
-                                                           const Tensor& query, SymInt n1, SymInt n2) {
-  check_search_backward_keys(grad_score, index, query);
-  const WithoutAutocast without_autocast;
-  const auto type = grad_score.scalar_type();
-  const auto [grad1, grad2] = product_key_select_backward(grad_score, index, n1, n2);
-  const Tensor keys1 = at::bmm(grad1.permute({1, 2, 0}), half(query, 0, type));  // [H, n1, w]
-  const Tensor keys2 = at::bmm(grad2.permute({1, 2, 0}), half(query, 1, type));
-  return {keys1.to(query.scalar_type()), keys2.to(query.scalar_type())};
+  const Tensor of_keys1 = at::bmm(grad1.permute({1, 2, 0}), half(query, 0, type));  // [H, n1, w]
+  const Tensor of_keys2 = at::bmm(grad2.permute({1, 2, 0}), half(query, 1, type));
+  const auto to = query.scalar_type();
+  return {at::stack({query1.transpose(0, 1), query2.transpose(0, 1)}, 2).to(to), of_keys1.to(to), of_keys2.to(to)};
 }
 
 namespace {
@@ -155,16 +135,8 @@ struct Gradient : torch::autograd::Function<Gradient> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor &query = saved[0], &keys1 = saved[1], &keys2 = saved[2], &index = saved[3];
-    Tensor grad_query, grad_keys1, grad_keys2;
-    if (context->needs_input_grad(0)) {
-      grad_query = product_key_search_backward_query(grads[0], index, keys1, keys2);
-    }
-    if (context->needs_input_grad(1) || context->needs_input_grad(2)) {
-      std::tie(grad_keys1, grad_keys2) =
-          product_key_search_backward_keys(grads[0], index, query, keys1.sym_size(1), keys2.sym_size(1));
-    }
-    return {grad_query, grad_keys1, grad_keys2, Tensor(), Tensor()};
+    auto [query, keys1, keys2] = product_key_search_backward(grads[0], saved[3], saved[0], saved[1], saved[2]);
+    return {query, keys1, keys2, Tensor(), Tensor()};
   }
 };
 
@@ -174,20 +146,15 @@ std::tuple<Tensor, Tensor> autograd_entry(const Tensor& query, const Tensor& key
   return {result[0], result[1]};
 }
 
-Tensor backward_query_autograd_entry(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
-                                     const Tensor& keys2) {
-  return without_second_derivative("product_key_search", {grad_score, keys1, keys2}, [&]() -> variable_list {
-    return {product_key_search_backward_query(grad_score, index, keys1, keys2)};
-  })[0];
-}
-
-std::tuple<Tensor, Tensor> backward_keys_autograd_entry(const Tensor& grad_score, const Tensor& index,
-                                                        const Tensor& query, SymInt n1, SymInt n2) {
-  auto result = without_second_derivative("product_key_search", {grad_score, query}, [&]() -> variable_list {
-    auto [grad1, grad2] = product_key_search_backward_keys(grad_score, index, query, n1, n2);
-    return {grad1, grad2};
-  });
-  return {result[0], result[1]};
+std::tuple<Tensor, Tensor, Tensor> backward_autograd_entry(const Tensor& grad_score, const Tensor& index,
+                                                           const Tensor& query, const Tensor& keys1,
+                                                           const Tensor& keys2) {
+  auto result =
+      without_second_derivative("product_key_search", {grad_score, query, keys1, keys2}, [&]() -> variable_list {
+        auto [of_query, of_keys1, of_keys2] = product_key_search_backward(grad_score, index, query, keys1, keys2);
+        return {of_query, of_keys1, of_keys2};
+      });
+  return {result[0], result[1], result[2]};
 }
 
 }  // namespace
@@ -201,21 +168,14 @@ std::tuple<Tensor, Tensor> product_key_search(const Tensor& query, const Tensor&
   return op.call(query, keys1, keys2, top_k, addresses);
 }
 
-Tensor product_key_search_backward_query(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
-                                         const Tensor& keys2) {
+std::tuple<Tensor, Tensor, Tensor> product_key_search_backward(const Tensor& grad_score, const Tensor& index,
+                                                               const Tensor& query, const Tensor& keys1,
+                                                               const Tensor& keys2) {
   static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::product_key_search_backward_query", "")
-                             .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(grad_score, index, keys1, keys2);
-}
-
-std::tuple<Tensor, Tensor> product_key_search_backward_keys(const Tensor& grad_score, const Tensor& index,
-                                                            const Tensor& query, SymInt n1, SymInt n2) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("loci::product_key_search_backward_keys", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, SymInt, SymInt)>();
-  return op.call(grad_score, index, query, n1, n2);
+                             .findSchemaOrThrow("loci::product_key_search_backward", "")
+                             .typed<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                                       const Tensor&, const Tensor&)>();
+  return op.call(grad_score, index, query, keys1, keys2);
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
@@ -223,22 +183,18 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       "product_key_search(Tensor query, Tensor keys1, Tensor keys2, int top_k, int addresses)"
       " -> (Tensor score, Tensor index)",
       {at::Tag::pt2_compliant_tag});
-  m.def("product_key_search_backward_query(Tensor grad_score, Tensor index, Tensor keys1, Tensor keys2) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
   m.def(
-      "product_key_search_backward_keys(Tensor grad_score, Tensor index, Tensor query, SymInt n1, SymInt n2)"
-      " -> (Tensor, Tensor)",
+      "product_key_search_backward(Tensor grad_score, Tensor index, Tensor query, Tensor keys1, Tensor keys2)"
+      " -> (Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("product_key_search", product_key_search_definition);
-  m.impl("product_key_search_backward_query", search_backward_query_definition);
-  m.impl("product_key_search_backward_keys", search_backward_keys_definition);
+  m.impl("product_key_search_backward", search_backward_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
   m.impl("product_key_search", autograd_entry);
-  m.impl("product_key_search_backward_query", backward_query_autograd_entry);
-  m.impl("product_key_search_backward_keys", backward_keys_autograd_entry);
+  m.impl("product_key_search_backward", backward_autograd_entry);
 }
 
 }  // namespace loci

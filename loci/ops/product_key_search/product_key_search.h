@@ -21,13 +21,12 @@ namespace loci {
 std::tuple<at::Tensor, at::Tensor> product_key_search(const at::Tensor& query, const at::Tensor& keys1,
                                                       const at::Tensor& keys2, int64_t top_k, int64_t addresses);
 
-// The gradient of the query, [T, H, 2, w] in the keys' dtype.
-at::Tensor product_key_search_backward_query(const at::Tensor& grad_score, const at::Tensor& index,
-                                             const at::Tensor& keys1, const at::Tensor& keys2);
-
-// The gradient of the keys, [H, n1, w] and [H, n2, w] in the query's dtype.
-std::tuple<at::Tensor, at::Tensor> product_key_search_backward_keys(const at::Tensor& grad_score,
-                                                                    const at::Tensor& index, const at::Tensor& query,
-                                                                    c10::SymInt n1, c10::SymInt n2);
+// The gradients of query, keys1 and keys2, in their shapes and dtypes. grad_score, index [T, H, K] as the search gave
+// them. Sub-keys are summed over the tokens in order.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> product_key_search_backward(const at::Tensor& grad_score,
+                                                                           const at::Tensor& index,
+                                                                           const at::Tensor& query,
+                                                                           const at::Tensor& keys1,
+                                                                           const at::Tensor& keys2);
 
 }  // namespace loci

@@ -1,6 +1,7 @@
 #include "loci/ops/product_key_search/product_key_search_cpu.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -8,19 +9,43 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <vector>
 
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 #include "loci/ops/product_key_select/product_key_select_cpu.h"
 
-// Legend: T tokens, H heads, P = T * H, w width of half a query, n1, n2 sub-keys of the halves, K top_k.
+// Legend: T tokens, H heads, w width of half a query, n1, n2 sub-keys of the halves, K top_k.
 
 namespace loci {
 
 using at::Tensor;
 
 namespace {
+
+// Tokens whose sub-scores are made, and searched while the cache still holds them.
+constexpr int64_t kBlock = 48;
+// Up to so many tokens read the keys as they are: packing costs about as much as four of them (measured).
+constexpr int64_t kFewTokens = 4;
+// Multiply-adds worth a second thread.
+constexpr int64_t kGrain = int64_t{1} << 17;
+// Tokens whose key gradients are summed on their own, so that heads alone need not feed all threads; eight sums at
+// most.
+constexpr int64_t kChunk = 1024, kMostChunks = 8;
+
+const ProductKeyScoresKernel& scores_kernel_of(CpuLevel level) {
+  switch (level) {
+    case CpuLevel::base:
+      return base::product_key_scores;
+    case CpuLevel::avx2:
+      return avx2::product_key_scores;
+    case CpuLevel::avx512:
+      return avx512::product_key_scores;
+  }
+  __builtin_unreachable();
+}
 
 template <typename Real>
 const ProductKeySearchKernel<Real>& kernel_of(CpuLevel level) {
@@ -45,90 +70,182 @@ const ProductKeySearchKernel<Real>& kernel_of(CpuLevel level) {
   __builtin_unreachable();
 }
 
-// Tokens whose sub-scores are made, and searched while the cache still holds them (measured: see bench).
-int64_t tokens_at_once(int64_t T, int64_t bytes_per_token) {
-  constexpr int64_t cache_bytes = int64_t{2} << 20;
-  return std::clamp<int64_t>(cache_bytes / std::max<int64_t>(1, bytes_per_token), 16, std::max<int64_t>(16, T));
+Tensor dense_rows(const Tensor& x) {
+  return x.stride(-1) == 1 ? x : x.contiguous();
 }
 
-// The first `size` tokens of a [H, block, n] buffer, dense.
-Tensor part_of(const Tensor& buffer, int64_t size) {
-  const int64_t H = buffer.size(0), n = buffer.size(2);
-  return buffer.view(-1).narrow(0, 0, H * size * n).view({H, size, n});
-}
+// One call of the search, for query and keys in float32 or bfloat16.
+struct Search {
+  const ProductKeyScoresKernel& scores;
+  const ProductKeySelectKernel& selection;
+  ProductKeySelectShape shape;
+  Tensor query, keys[2];
+  QueryElement element;
+  int64_t T, H, w, n[2], row[2];  // row: of the scores
+  Tensor score, index;            // [T, H, K]
 
-// Both halves of what was selected.
+  Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
+         CpuLevel level)
+      : scores(scores_kernel_of(level)),
+        selection(product_key_select_kernel_of(level)),
+        shape{keys1.size(1), keys2.size(1), top_k, addresses},
+        query(dense_rows(query)),
+        keys{keys1.contiguous(), keys2.contiguous()},
+        element(query.scalar_type() == at::kBFloat16 ? QueryElement::bfloat16 : QueryElement::float32),
+        T(query.size(0)),
+        H(query.size(1)),
+        w(query.size(3)),
+        n{shape.n1, shape.n2},
+        score(at::empty({T, H, top_k}, query.options().dtype(at::kFloat))),
+        index(at::empty({T, H, top_k}, query.options().dtype(at::kLong))) {
+    for (int half : {0, 1}) row[half] = (n[half] + scores.panel - 1) / scores.panel * scores.panel;
+  }
+
+  const void* query_of(int64_t t, int64_t h, int64_t half) const {
+    const int64_t at = t * query.stride(0) + h * query.stride(1) + half * query.stride(2);
+    return static_cast<const char*>(query.const_data_ptr()) + at * query.element_size();
+  }
+  const void* keys_of(int64_t h, int64_t half) const {
+    return static_cast<const char*>(keys[half].const_data_ptr()) + h * n[half] * w * query.element_size();
+  }
+
+  // Buffers of a thread; a float vector's start is aligned for the selection by hand.
+  struct Room {
+    std::unique_ptr<float[]> score[2], block, selection_memory;
+    void* aligned;
+    Room(const Search& search, int64_t tokens) {
+      const int64_t rows = (tokens + search.scores.rows - 1) / search.scores.rows * search.scores.rows;
+      for (int half : {0, 1}) score[half].reset(new float[rows * search.row[half]]);
+      block.reset(new float[(rows + 2) * search.w]);
+      const int64_t bytes = search.selection.scratch_bytes(search.shape);
+      selection_memory.reset(new float[bytes / 4 + 16]);
+      aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(selection_memory.get()) + 63) / 64 * 64);
+    }
+  };
+
+  void select(const Room& room, int64_t t, int64_t h, int64_t place) {
+    const int64_t at = (t * H + h) * shape.top_k;
+    selection.select_float32(shape, room.score[0].get() + place * row[0], room.score[1].get() + place * row[1],
+                             score.data_ptr<float>() + at, index.data_ptr<int64_t>() + at, room.aligned);
+  }
+
+  int64_t grain(int64_t tokens) const {
+    return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, tokens * (n[0] + n[1]) * w));
+  }
+
+  void run_few() {
+    at::parallel_for(0, T * H, grain(1), [&](int64_t first, int64_t last) {
+      const Room room(*this, 1);
+      for (int64_t p = first; p < last; ++p) {
+        const int64_t t = p / H, h = p % H;
+        for (int half : {0, 1}) {
+          scores.few_scores(query_of(t, h, half), keys_of(h, half), element, n[half], w, room.score[half].get(),
+                            room.block.get());
+        }
+        select(room, t, h, 0);
+      }
+    });
+  }
+
+  // Heads first, so that a thread's keys stay in its cache.
+  void run_blocks() {
+    const Tensor packed[2] = {pack(0), pack(1)};
+    const int64_t blocks = (T + kBlock - 1) / kBlock;
+    at::parallel_for(0, H * blocks, grain(kBlock), [&](int64_t first, int64_t last) {
+      const Room room(*this, kBlock);
+      for (int64_t task = first; task < last; ++task) {
+        const int64_t h = task / blocks, t = task % blocks * kBlock, tokens = std::min(kBlock, T - t);
+        for (int half : {0, 1}) {
+          scores.scores(query_of(t, h, half), element, query.stride(0), tokens,
+                        packed[half].const_data_ptr<float>() + h * row[half] * w, n[half], w, room.score[half].get(),
+                        room.block.get());
+        }
+        for (int64_t i = 0; i < tokens; ++i) select(room, t + i, h, i);
+      }
+    });
+  }
+
+  Tensor pack(int half) const {
+    Tensor packed = at::empty({H, row[half] * w}, query.options().dtype(at::kFloat));
+    const int64_t panels = row[half] / scores.panel;
+    at::parallel_for(0, H * panels, grain(1), [&](int64_t first, int64_t last) {
+      const std::unique_ptr<float[]> widened(new float[w]);
+      for (int64_t p = first; p < last; ++p) {
+        const int64_t h = p / panels, panel = p % panels;
+        scores.pack_keys(keys_of(h, half), element, n[half], w, panel, panel + 1,
+                         packed.data_ptr<float>() + h * row[half] * w, widened.get());
+      }
+    });
+    return packed;
+  }
+};
+
+// What the tokens of a chunk selected, both halves of one head.
 template <typename Real>
-struct Selection {
-  Tensor sub_keys, grads, counts;  // [2, P, K], [2, P, K], [2, P]
+struct Selected {
+  std::vector<int32_t> start[2], sub_key[2];
+  std::vector<Real> grad[2], sums;
+  std::vector<char> seen;
   SelectedSubKeys<Real> half[2];
 
-  Selection(const Tensor& grad_score, const Tensor& index, int64_t n1, int64_t n2, int64_t w,
-            const ProductKeySearchKernel<Real>& kernel) {
-    const int64_t H = index.size(1), K = index.size(2), P = index.size(0) * H;
-    sub_keys = at::empty({2, P, K}, index.options().dtype(at::kInt));
-    counts = at::empty({2, P}, index.options().dtype(at::kInt));
-    grads = at::empty({2, P, K}, grad_score.options());
+  Selected(int64_t tokens, int64_t top_k, int64_t n1, int64_t n2) : sums(n1 + n2), seen(n1 + n2) {
     for (int which : {0, 1}) {
-      half[which] = {sub_keys.data_ptr<int32_t>() + which * P * K,
-                     grads.data_ptr<Real>() + which * P * K,
-                     counts.data_ptr<int32_t>() + which * P,
-                     K,
-                     H,
-                     which == 0 ? n1 : n2,
-                     w};
+      start[which].resize(tokens + 1);
+      sub_key[which].resize(tokens * top_k);
+      grad[which].resize(tokens * top_k);
+      half[which] = {start[which].data(), sub_key[which].data(), grad[which].data()};
     }
-    const Tensor dense_index = index.contiguous(), dense_grad = grad_score.contiguous();
-    const int64_t* const from = dense_index.const_data_ptr<int64_t>();
-    for (int64_t p = 0; p < P * K; ++p) {
-      TORCH_CHECK_INDEX(from[p] >= 0 && from[p] < n1 * n2, "product_key_search: index must be within 0 .. ",
-                        n1 * n2 - 1, ", got ", from[p]);
-    }
-    at::parallel_for(0, P, /*grain=*/256, [&](int64_t first, int64_t last) {
-      std::vector<Real> sums(n1 + n2);
-      std::vector<char> seen(n1 + n2);
-      kernel.collect(from, dense_grad.const_data_ptr<Real>(), first, last, half[0], half[1], sums.data(), seen.data());
-    });
   }
 };
 
 template <typename Real>
-Tensor backward_query(const Tensor& grad_score, const Tensor& index, const Tensor& keys1, const Tensor& keys2,
-                      CpuLevel level) {
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
+                                            const Tensor& keys1, const Tensor& keys2, CpuLevel level) {
   const ProductKeySearchKernel<Real>& kernel = kernel_of<Real>(level);
-  const int64_t T = index.size(0), H = index.size(1), w = keys1.size(2);
-  const Selection<Real> selection(grad_score, index, keys1.size(1), keys2.size(1), w, kernel);
-  const Tensor keys[2] = {keys1.to(grad_score.scalar_type()).contiguous(),
-                          keys2.to(grad_score.scalar_type()).contiguous()};
-  Tensor out = at::empty({T, H, 2, w}, grad_score.options());
-  at::parallel_for(0, T * H, /*grain=*/64, [&](int64_t first, int64_t last) {
-    for (int which : {0, 1}) {
-      kernel.grad_query(selection.half[which], keys[which].const_data_ptr<Real>(), out.data_ptr<Real>() + which * w,
-                        2 * w, first, last);
-    }
-  });
-  return out.to(keys1.scalar_type());
-}
+  const int64_t T = index.size(0), H = index.size(1), K = index.size(2), w = query.size(3);
+  const int64_t n[2] = {keys1.size(1), keys2.size(1)};
+  const auto type = grad_score.scalar_type();
+  const auto options = grad_score.options();
+  const Tensor dense_index = index.contiguous(), dense_grad = grad_score.contiguous();
+  const Tensor dense_query = query.to(type).contiguous();
+  const Tensor keys[2] = {keys1.to(type).contiguous(), keys2.to(type).contiguous()};
+  const int64_t chunk = std::max(kChunk, (T + kMostChunks - 1) / kMostChunks), chunks = (T + chunk - 1) / chunk;
+  Tensor of_query = at::empty({T, H, 2, w}, options);
+  const Tensor parts[2] = {at::zeros({chunks, H, n[0], w}, options), at::zeros({chunks, H, n[1], w}, options)};
+  std::atomic<int64_t> bad = -1;
 
-template <typename Real>
-std::tuple<Tensor, Tensor> backward_keys(const Tensor& grad_score, const Tensor& index, const Tensor& query, int64_t n1,
-                                         int64_t n2, CpuLevel level) {
-  const ProductKeySearchKernel<Real>& kernel = kernel_of<Real>(level);
-  const int64_t T = index.size(0), H = index.size(1), w = query.size(3);
-  const Selection<Real> selection(grad_score, index, n1, n2, w, kernel);
-  const Tensor dense_query = query.to(grad_score.scalar_type()).contiguous();  // [T, H, 2, w]
-  Tensor out[2] = {at::zeros({H, n1, w}, grad_score.options()), at::zeros({H, n2, w}, grad_score.options())};
-  // A task is a half, a head and some columns: no two write the same sums, and each adds the tokens in order.
-  constexpr int64_t columns = 32;
-  const int64_t pieces = (w + columns - 1) / columns;
-  at::parallel_for(0, 2 * H * pieces, /*grain=*/1, [&](int64_t first, int64_t last) {
+  // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
+  at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
+    Selected<Real> selected(std::min(chunk, T), K, n[0], n[1]);
     for (int64_t task = first; task < last; ++task) {
-      const int64_t which = task / (H * pieces), head = task / pieces % H, begin = task % pieces * columns;
-      kernel.grad_keys(selection.half[which], dense_query.const_data_ptr<Real>() + which * w, 2 * w, T, head, begin,
-                       std::min(w, begin + columns), out[which].data_ptr<Real>());
+      const int64_t c = task / H, h = task % H, t = c * chunk, tokens = std::min(chunk, T - t);
+      const int64_t at = t * H + h;
+      const int64_t wrong = kernel.collect(
+          dense_index.const_data_ptr<int64_t>() + at * K, dense_grad.const_data_ptr<Real>() + at * K, H * K, tokens, K,
+          n[0], n[1], selected.half[0], selected.half[1], selected.sums.data(), selected.seen.data());
+      if (wrong >= 0) {
+        bad = at * K + wrong;
+        return;
+      }
+      for (int which : {0, 1}) {
+        const int64_t place = at * 2 * w + which * w;
+        kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
+                          of_query.data_ptr<Real>() + place, H * 2 * w);
+        kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
+                         parts[which].data_ptr<Real>() + task * n[which] * w);
+      }
     }
   });
-  return {out[0].to(query.scalar_type()), out[1].to(query.scalar_type())};
+  TORCH_CHECK_INDEX(bad < 0, "product_key_search_backward: index must be within 0 .. ", n[0] * n[1] - 1, ", got ",
+                    dense_index.view(-1)[bad.load()].template item<int64_t>());
+  Tensor of_keys[2];
+  for (int which : {0, 1}) {
+    if (chunks == 0) return {of_query.to(query.scalar_type()), at::zeros_like(keys1), at::zeros_like(keys2)};
+    of_keys[which] = parts[which][0];
+    for (int64_t c = 1; c < chunks; ++c) of_keys[which] += parts[which][c];
+  }
+  const auto to = query.scalar_type();
+  return {of_query.to(to), of_keys[0].to(to), of_keys[1].to(to)};
 }
 
 std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
@@ -136,13 +253,9 @@ std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1
   return product_key_search_cpu(query, keys1, keys2, top_k, addresses, cpu_level());
 }
 
-Tensor backward_query_entry(const Tensor& grad_score, const Tensor& index, const Tensor& keys1, const Tensor& keys2) {
-  return search_backward_query_cpu(grad_score, index, keys1, keys2, cpu_level());
-}
-
-std::tuple<Tensor, Tensor> backward_keys_entry(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                               int64_t n1, int64_t n2) {
-  return search_backward_keys_cpu(grad_score, index, query, n1, n2, cpu_level());
+std::tuple<Tensor, Tensor, Tensor> backward_entry(const Tensor& grad_score, const Tensor& index, const Tensor& query,
+                                                  const Tensor& keys1, const Tensor& keys2) {
+  return search_backward_cpu(grad_score, index, query, keys1, keys2, cpu_level());
 }
 
 }  // namespace
@@ -150,48 +263,33 @@ std::tuple<Tensor, Tensor> backward_keys_entry(const Tensor& grad_score, const T
 std::tuple<Tensor, Tensor> product_key_search_cpu(const Tensor& query, const Tensor& keys1, const Tensor& keys2,
                                                   int64_t top_k, int64_t addresses, CpuLevel level) {
   check_product_key_search(query, keys1, keys2, top_k, addresses);
-  const int64_t T = query.size(0), H = query.size(1), n1 = keys1.size(1), n2 = keys2.size(1);
-  if (!product_key_select_cpu_takes(n1, n2, top_k)) {
+  if (!product_key_select_cpu_takes(keys1.size(1), keys2.size(1), top_k)) {
     return product_key_search_definition(query, keys1, keys2, top_k, addresses);
   }
-  // Scores keep their precision under autocast, which would make the products below bfloat16.
-  const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
-  const auto type = search_score_dtype(query.scalar_type());
-  const auto options = query.options().dtype(type);
-  const Tensor across1 = keys1.to(type).transpose(1, 2), across2 = keys2.to(type).transpose(1, 2);  // [H, w, n]
-  const int64_t block = tokens_at_once(T, H * (n1 + n2) * static_cast<int64_t>(options.dtype().itemsize()));
-  Tensor buffer1 = at::empty({H, block, n1}, options), buffer2 = at::empty({H, block, n2}, options);
-  Tensor score = at::empty({T, H, top_k}, options), index = at::empty({T, H, top_k}, options.dtype(at::kLong));
-  for (int64_t t = 0; t < T; t += block) {
-    const int64_t size = std::min(block, T - t);
-    const Tensor part = query.narrow(0, t, size).to(type);  // [size, H, 2, w]
-    Tensor score1 = part_of(buffer1, size), score2 = part_of(buffer2, size);
-    at::bmm_out(score1, part.select(2, 0).transpose(0, 1), across1);
-    at::bmm_out(score2, part.select(2, 1).transpose(0, 1), across2);
-    Tensor to_score = score.narrow(0, t, size), to_index = index.narrow(0, t, size);
-    product_key_select_into(score1.transpose(0, 1), score2.transpose(0, 1), addresses, to_score, to_index, level);
+  if (query.scalar_type() == at::kDouble) {
+    const auto scores = [&](int64_t half, const Tensor& keys) {
+      return at::bmm(query.select(2, half).transpose(0, 1), keys.transpose(1, 2)).transpose(0, 1);
+    };
+    return product_key_select_cpu(scores(0, keys1), scores(1, keys2), top_k, addresses, level);
   }
-  return {score, index};
+  const bool as_it_is = query.scalar_type() == at::kFloat || query.scalar_type() == at::kBFloat16;
+  const auto type = as_it_is ? query.scalar_type() : at::kFloat;
+  Search search(query.to(type), keys1.to(type), keys2.to(type), top_k, addresses, level);
+  search.T <= kFewTokens ? search.run_few() : search.run_blocks();
+  return {search.score, search.index};
 }
 
-Tensor search_backward_query_cpu(const Tensor& grad_score, const Tensor& index, const Tensor& keys1,
-                                 const Tensor& keys2, CpuLevel level) {
-  check_search_backward_query(grad_score, index, keys1, keys2);
-  return grad_score.scalar_type() == at::kDouble ? backward_query<double>(grad_score, index, keys1, keys2, level)
-                                                 : backward_query<float>(grad_score, index, keys1, keys2, level);
-}
-
-std::tuple<Tensor, Tensor> search_backward_keys_cpu(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                                    int64_t n1, int64_t n2, CpuLevel level) {
-  check_search_backward_keys(grad_score, index, query);
-  return grad_score.scalar_type() == at::kDouble ? backward_keys<double>(grad_score, index, query, n1, n2, level)
-                                                 : backward_keys<float>(grad_score, index, query, n1, n2, level);
+std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score, const Tensor& index,
+                                                       const Tensor& query, const Tensor& keys1, const Tensor& keys2,
+                                                       CpuLevel level) {
+  check_product_key_search_backward(grad_score, index, query, keys1, keys2);
+  return grad_score.scalar_type() == at::kDouble ? backward<double>(grad_score, index, query, keys1, keys2, level)
+                                                 : backward<float>(grad_score, index, query, keys1, keys2, level);
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("product_key_search", search_entry);
-  m.impl("product_key_search_backward_query", backward_query_entry);
-  m.impl("product_key_search_backward_keys", backward_keys_entry);
+  m.impl("product_key_search_backward", backward_entry);
 }
 
 }  // namespace loci

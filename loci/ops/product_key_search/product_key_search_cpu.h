@@ -12,10 +12,9 @@ namespace loci {
 std::tuple<at::Tensor, at::Tensor> product_key_search_cpu(const at::Tensor& query, const at::Tensor& keys1,
                                                           const at::Tensor& keys2, int64_t top_k, int64_t addresses,
                                                           CpuLevel level);
-at::Tensor search_backward_query_cpu(const at::Tensor& grad_score, const at::Tensor& index, const at::Tensor& keys1,
-                                     const at::Tensor& keys2, CpuLevel level);
-std::tuple<at::Tensor, at::Tensor> search_backward_keys_cpu(const at::Tensor& grad_score, const at::Tensor& index,
-                                                            const at::Tensor& query, int64_t n1, int64_t n2,
-                                                            CpuLevel level);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> search_backward_cpu(const at::Tensor& grad_score,
+                                                                   const at::Tensor& index, const at::Tensor& query,
+                                                                   const at::Tensor& keys1, const at::Tensor& keys2,
+                                                                   CpuLevel level);
 
 }  // namespace loci

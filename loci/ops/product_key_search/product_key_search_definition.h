@@ -11,17 +11,16 @@ at::ScalarType search_score_dtype(at::ScalarType query);
 
 void check_product_key_search(const at::Tensor& query, const at::Tensor& keys1, const at::Tensor& keys2, int64_t top_k,
                               int64_t addresses);
-void check_search_backward_query(const at::Tensor& grad_score, const at::Tensor& index, const at::Tensor& keys1,
-                                 const at::Tensor& keys2);
-void check_search_backward_keys(const at::Tensor& grad_score, const at::Tensor& index, const at::Tensor& query);
+void check_product_key_search_backward(const at::Tensor& grad_score, const at::Tensor& index, const at::Tensor& query,
+                                       const at::Tensor& keys1, const at::Tensor& keys2);
 
 std::tuple<at::Tensor, at::Tensor> product_key_search_definition(const at::Tensor& query, const at::Tensor& keys1,
                                                                  const at::Tensor& keys2, int64_t top_k,
                                                                  int64_t addresses);
-at::Tensor search_backward_query_definition(const at::Tensor& grad_score, const at::Tensor& index,
-                                            const at::Tensor& keys1, const at::Tensor& keys2);
-std::tuple<at::Tensor, at::Tensor> search_backward_keys_definition(const at::Tensor& grad_score,
-                                                                   const at::Tensor& index, const at::Tensor& query,
-                                                                   c10::SymInt n1, c10::SymInt n2);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> search_backward_definition(const at::Tensor& grad_score,
+                                                                          const at::Tensor& index,
+                                                                          const at::Tensor& query,
+                                                                          const at::Tensor& keys1,
+                                                                          const at::Tensor& keys2);
 
 }  // namespace loci

@@ -1,20 +1,171 @@
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace loci::LOCI_LEVEL {
 namespace {
 
+// Tokens of a block times two vectors of keys fill the registers with sums: 4 x 2 of 16, 6 x 2 of 16, 12 x 2 of 32.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRows = 12;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32, kRows = 6;
+#else
+constexpr int kVectorBytes = 16, kRows = 4;
+#endif
+
+template <typename Real>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+};
+template <typename Real>
+using Vector = typename VectorOf<Real>::type;
+template <typename Real>
+constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(Real));
+
+constexpr int64_t kPanel = 2 * kLanes<float>;
+
+template <typename Real>
+Vector<Real> load(const Real* from) {
+  Vector<Real> vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <typename Real>
+void store(Real* to, const Vector<Real>& vector) {
+  __builtin_memcpy(to, &vector, sizeof vector);
+}
+
+template <typename Real>
+Vector<Real> splat(Real value) {
+  return value - Vector<Real>{};  // not a sum, which would turn -0 into +0
+}
+
+// a * b + c, rounded once where the level can.
+Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// Row `at` of [.., w] as floats: where it lies, or widened into `room`.
+const float* floats(const void* rows, QueryElement element, int64_t at, int64_t w, float* room) {
+  if (element == QueryElement::float32) return static_cast<const float*>(rows) + at;
+  const uint16_t* from = static_cast<const uint16_t*>(rows) + at;
+  for (int64_t c = 0; c < w; ++c) {
+    const uint32_t bits = static_cast<uint32_t>(from[c]) << 16;
+    __builtin_memcpy(room + c, &bits, sizeof bits);
+  }
+  return room;
+}
+
+void pack_keys(const void* keys, QueryElement element, int64_t n, int64_t w, int64_t begin, int64_t end, float* packed,
+               float* row) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    float* to = packed + panel * w * kPanel;
+    for (int64_t i = 0; i < kPanel; ++i) {
+      const int64_t key = panel * kPanel + i;
+      if (key < n) {
+        const float* from = floats(keys, element, key * w, w, row);
+        for (int64_t c = 0; c < w; ++c) to[c * kPanel + i] = from[c];
+      } else {
+        for (int64_t c = 0; c < w; ++c) to[c * kPanel + i] = 0;
+      }
+    }
+  }
+}
+
+// kRows tokens, block [w, kRows], with one panel [w, kPanel].
+void panel_scores(const float* block, const float* panel, int64_t w, float* score, int64_t stride) {
+  Vector<float> sum[kRows][2] = {};
+  for (int64_t c = 0; c < w; ++c) {
+    const Vector<float> one = load(panel + c * kPanel), two = load(panel + c * kPanel + kLanes<float>);
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const Vector<float> q = splat(block[c * kRows + r]);
+      sum[r][0] = multiply_add(q, one, sum[r][0]);
+      sum[r][1] = multiply_add(q, two, sum[r][1]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r) {
+    store(score + r * stride, sum[r][0]);
+    store(score + r * stride + kLanes<float>, sum[r][1]);
+  }
+}
+
+void scores(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed, int64_t n,
+            int64_t w, float* score, float* block) {
+  const int64_t blocks = (tokens + kRows - 1) / kRows, panels = (n + kPanel - 1) / kPanel, row = panels * kPanel;
+  float* const room = block + blocks * kRows * w;
+  for (int64_t t = 0; t < blocks * kRows; ++t) {
+    float* to = block + t / kRows * w * kRows + t % kRows;
+    if (t < tokens) {
+      const float* from = floats(query, element, t * stride, w, room);
+      for (int64_t c = 0; c < w; ++c) to[c * kRows] = from[c];
+    } else {
+      for (int64_t c = 0; c < w; ++c) to[c * kRows] = 0;
+    }
+  }
+  for (int64_t p = 0; p < panels; ++p) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      panel_scores(block + b * kRows * w, packed + p * kPanel * w, w, score + b * kRows * row + p * kPanel, row);
+    }
+  }
+}
+
+float sum_of(const Vector<float>& vector) {
+  float sum[kLanes<float>];
+  store(sum, vector);
+  for (int64_t half = kLanes<float> / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) sum[i] += sum[i + half];
+  }
+  return sum[0];
+}
+
+void few_scores(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
+                float* row) {
+  constexpr int64_t L = kLanes<float>;
+  const float* q = floats(query, element, 0, w, row);
+  for (int64_t i = 0; i < n; ++i) {
+    const float* key = floats(keys, element, i * w, w, row + w);
+    Vector<float> sum[2] = {};
+    int64_t c = 0;
+    for (; c + 2 * L <= w; c += 2 * L) {
+      sum[0] = multiply_add(load(q + c), load(key + c), sum[0]);
+      sum[1] = multiply_add(load(q + c + L), load(key + c + L), sum[1]);
+    }
+    float rest = 0;
+    for (; c < w; ++c) rest += q[c] * key[c];
+    score[i] = sum_of(sum[0] + sum[1]) + rest;
+  }
+}
+
+// A new sub-key is written behind the list always and counted if it is new: which ones repeat is past prediction.
 template <typename Real>
 void collect_half(int64_t sub_key, Real grad, Real* sum, char* seen, int32_t* list, int32_t& count) {
-  if (!seen[sub_key]) {
-    seen[sub_key] = 1;
-    list[count++] = static_cast<int32_t>(sub_key);
-  }
+  list[count] = static_cast<int32_t>(sub_key);
+  count += !seen[sub_key];
+  seen[sub_key] = 1;
   sum[sub_key] += grad;
 }
 
 template <typename Real>
-void take_sums(Real* sum, char* seen, const int32_t* list, int32_t count, Real* grad) {
-  for (int32_t e = 0; e < count; ++e) {
+void take_sums(Real* sum, char* seen, const int32_t* list, int32_t begin, int32_t end, Real* grad) {
+  for (int32_t e = begin; e < end; ++e) {
     grad[e] = sum[list[e]];
     sum[list[e]] = 0;
     seen[list[e]] = 0;
@@ -22,63 +173,88 @@ void take_sums(Real* sum, char* seen, const int32_t* list, int32_t count, Real* 
 }
 
 template <typename Real>
-void collect(const int64_t* index, const Real* grad_score, int64_t first, int64_t last,
-             const SelectedSubKeys<Real>& one, const SelectedSubKeys<Real>& other, Real* scratch, char* seen) {
-  Real *sum1 = scratch, *sum2 = scratch + one.n;
-  char *seen1 = seen, *seen2 = seen + one.n;
-  const int64_t K = one.top_k;
-  for (int64_t p = first; p < last; ++p) {
-    int32_t count1 = 0, count2 = 0;
-    for (int64_t r = p * K; r < (p + 1) * K; ++r) {
-      const int64_t i = index[r] / other.n;
-      collect_half(i, grad_score[r], sum1, seen1, one.sub_key + p * K, count1);
-      collect_half(index[r] - i * other.n, grad_score[r], sum2, seen2, other.sub_key + p * K, count2);
-    }
-    take_sums(sum1, seen1, one.sub_key + p * K, count1, one.grad + p * K);
-    take_sums(sum2, seen2, other.sub_key + p * K, count2, other.grad + p * K);
-    one.count[p] = count1;
-    other.count[p] = count2;
-  }
-}
-
-template <typename Real>
-void grad_query(const SelectedSubKeys<Real>& selected, const Real* keys, Real* grad_query, int64_t stride,
-                int64_t first, int64_t last) {
-  const int64_t w = selected.width;
-  for (int64_t p = first; p < last; ++p) {
-    const Real* head_keys = keys + p % selected.heads * selected.n * w;
-    const int32_t* sub_key = selected.sub_key + p * selected.top_k;
-    const Real* grad = selected.grad + p * selected.top_k;
-    Real* __restrict to = grad_query + p * stride;
-    for (int64_t c = 0; c < w; ++c) to[c] = 0;
-    for (int32_t e = 0; e < selected.count[p]; ++e) {
-      const Real* __restrict key = head_keys + sub_key[e] * w;
-      const Real factor = grad[e];
-      for (int64_t c = 0; c < w; ++c) to[c] += factor * key[c];
-    }
-  }
-}
-
-template <typename Real>
-void grad_keys(const SelectedSubKeys<Real>& selected, const Real* query, int64_t stride, int64_t tokens, int64_t head,
-               int64_t begin, int64_t end, Real* grad_keys) {
-  const int64_t w = selected.width, size = end - begin;
-  Real* head_keys = grad_keys + head * selected.n * w + begin;
+int64_t collect(const int64_t* index, const Real* grad_score, int64_t stride, int64_t tokens, int64_t top_k, int64_t n1,
+                int64_t n2, const SelectedSubKeys<Real>& one, const SelectedSubKeys<Real>& other, Real* scratch,
+                char* seen) {
+  Real *sum1 = scratch, *sum2 = scratch + n1;
+  char *seen1 = seen, *seen2 = seen + n1;
+  const double inverse = 1 / static_cast<double>(n2);
+  const uint64_t addresses = static_cast<uint64_t>(n1) * static_cast<uint64_t>(n2);
+  int32_t count1 = 0, count2 = 0;
   for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t p = t * selected.heads + head;
-    const Real* __restrict from = query + p * stride + begin;
-    const int32_t* sub_key = selected.sub_key + p * selected.top_k;
-    const Real* grad = selected.grad + p * selected.top_k;
-    for (int32_t e = 0; e < selected.count[p]; ++e) {
-      Real* __restrict key = head_keys + sub_key[e] * w;
-      const Real factor = grad[e];
-      for (int64_t c = 0; c < size; ++c) key[c] += factor * from[c];
+    one.start[t] = count1;
+    other.start[t] = count2;
+    for (int64_t r = t * stride; r < t * stride + top_k; ++r) {
+      if (static_cast<uint64_t>(index[r]) >= addresses) return r;
+      // The quotient by a product may be one off; an integer division costs three times as much.
+      int64_t i = static_cast<int64_t>(static_cast<double>(index[r]) * inverse), j = index[r] - i * n2;
+      const int64_t off = (j >= n2) - (j < 0);
+      i += off;
+      j -= off * n2;
+      collect_half(i, grad_score[r], sum1, seen1, one.sub_key, count1);
+      collect_half(j, grad_score[r], sum2, seen2, other.sub_key, count2);
+    }
+    take_sums(sum1, seen1, one.sub_key, one.start[t], count1, one.grad);
+    take_sums(sum2, seen2, other.sub_key, other.start[t], count2, other.grad);
+  }
+  one.start[tokens] = count1;
+  other.start[tokens] = count2;
+  return -1;
+}
+
+// Four vectors of one token's gradient stay in registers over all its sub-keys.
+template <typename Real>
+void grad_query(const SelectedSubKeys<Real>& selected, const Real* keys, int64_t tokens, int64_t w, Real* grad_query,
+                int64_t stride) {
+  constexpr int64_t L = kLanes<Real>, columns = 4 * L;
+  for (int64_t t = 0; t < tokens; ++t) {
+    Real* const to = grad_query + t * stride;
+    const int32_t begin = selected.start[t], end = selected.start[t + 1];
+    int64_t c = 0;
+    for (; c + columns <= w; c += columns) {
+      Vector<Real> sum[4] = {};
+      for (int32_t e = begin; e < end; ++e) {
+        const Real* from = keys + selected.sub_key[e] * w + c;
+        const Vector<Real> factor = splat(selected.grad[e]);
+        for (int v = 0; v < 4; ++v) sum[v] += factor * load(from + v * L);
+      }
+      for (int v = 0; v < 4; ++v) store(to + c + v * L, sum[v]);
+    }
+    for (; c < w; ++c) {
+      Real sum = 0;
+      for (int32_t e = begin; e < end; ++e) sum += selected.grad[e] * keys[selected.sub_key[e] * w + c];
+      to[c] = sum;
+    }
+  }
+}
+
+template <typename Real>
+void grad_keys(const SelectedSubKeys<Real>& selected, const Real* query, int64_t stride, int64_t tokens, int64_t w,
+               Real* grad_keys) {
+  constexpr int64_t L = kLanes<Real>, columns = 4 * L;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const Real* const from = query + t * stride;
+    const int32_t begin = selected.start[t], end = selected.start[t + 1];
+    int64_t c = 0;
+    for (; c + columns <= w; c += columns) {
+      Vector<Real> q[4];
+      for (int v = 0; v < 4; ++v) q[v] = load(from + c + v * L);
+      for (int32_t e = begin; e < end; ++e) {
+        Real* const to = grad_keys + selected.sub_key[e] * w + c;
+        const Vector<Real> factor = splat(selected.grad[e]);
+        for (int v = 0; v < 4; ++v) store(to + v * L, load(to + v * L) + factor * q[v]);
+      }
+    }
+    for (int32_t e = begin; c < w && e < end; ++e) {
+      Real* const to = grad_keys + selected.sub_key[e] * w;
+      for (int64_t rest = c; rest < w; ++rest) to[rest] += selected.grad[e] * from[rest];
     }
   }
 }
 
 }  // namespace
 
+const ProductKeyScoresKernel product_key_scores = {kPanel, kRows, pack_keys, scores, few_scores};
 const ProductKeySearchKernel<float> product_key_search_float32 = {collect<float>, grad_query<float>, grad_keys<float>};
 const ProductKeySearchKernel<double> product_key_search_float64 = {collect<double>, grad_query<double>,
                                                                    grad_keys<double>};

@@ -1,48 +1,71 @@
-// The gradients of the search, on raw pointers. Both go through the sub-keys that a token and head selected, with their
-// score gradients summed: at most K of n.
-// Legend: T tokens, H heads, P = T * H, w width of half a query, n sub-keys of a half, K top_k.
+// The sub-scores of the search and its gradients, on raw pointers.
+// Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, c columns of w.
+//
+// Estimate per token: sub-scores 2 H 2 n w flops at the speed of fused multiply-adds (kept in cache: 2 panels a load);
+// gradients 2 H 2 m w flops each for the m <= K sub-keys that a half selected, from rows in the second-level cache.
+// Random scores of n = 512 with K = 32 select m = 12. A dense product in place of the m rows would win below n = 32 or
+// so, by less than what collecting the selection costs either way: gradients always go through the selected rows.
 #pragma once
 
 #include <stdint.h>
 
 namespace loci {
 
-// What every (token, head) selected in one half. Entries 0 .. count-1 of each row of K count, in order of their rank.
+enum class QueryElement { float32, bfloat16 };
+
+// Sub-scores in float32. Every score is one chain over c in order, whatever the block it is computed in.
+struct ProductKeyScoresKernel {
+  int64_t panel;  // keys of a panel: n rounded up to it is the row length of the scores
+  int64_t rows;   // tokens computed together: their number is rounded up to it in `score` and `block`
+  // keys [n, w] -> packed [n / panel, w, panel], zeros behind the last key; panels begin .. end-1. row: w floats.
+  void (*pack_keys)(const void* keys, QueryElement element, int64_t n, int64_t w, int64_t begin, int64_t end,
+                    float* packed, float* row);
+  // query [tokens, w], `stride` elements between tokens -> score [tokens, n]. block: rows-rounded tokens * w floats.
+  void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed,
+                 int64_t n, int64_t w, float* score, float* block);
+  // The same from keys [n, w] as they are, for so few tokens that packing would not pay; score [n] of one token.
+  // Sums in lanes: bits differ from `scores`. row: 2 w floats.
+  void (*few_scores)(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
+                     float* row);
+};
+
+// What the tokens of a range selected in one half, for one head. Token t has entries start[t] .. start[t+1]-1, in order
+// of their rank, each sub-key once.
 template <typename Real>
 struct SelectedSubKeys {
-  int32_t* sub_key;  // [P, K]
-  Real* grad;        // [P, K] gradient of the sub-score
-  int32_t* count;    // [P]
-  int64_t top_k;     // K
-  int64_t heads;     // H
-  int64_t n;
-  int64_t width;  // w
+  int32_t* start;    // [tokens + 1]
+  int32_t* sub_key;  // [tokens * K]
+  Real* grad;        // [tokens * K] gradient of the sub-score
 };
 
 template <typename Real>
 struct ProductKeySearchKernel {
-  // Rows first .. last-1 of index and grad_score [P, K]: address / n2 into one, address % n2 into the other.
-  // scratch: n1 + n2 reals, zeroed; left zeroed.
-  void (*collect)(const int64_t* index, const Real* grad_score, int64_t first, int64_t last,
-                  const SelectedSubKeys<Real>& one, const SelectedSubKeys<Real>& other, Real* scratch, char* seen);
-  // grad_query[p * stride + 0 .. w-1] = sum of grad * keys[head of p, sub_key], for rows first .. last-1. keys [H, n,
-  // w].
-  void (*grad_query)(const SelectedSubKeys<Real>& selected, const Real* keys, Real* grad_query, int64_t stride,
-                     int64_t first, int64_t last);
-  // grad_keys [H, n, w], columns begin .. end-1 of one head: += grad * query[p * stride ...], over the tokens in order.
-  void (*grad_keys)(const SelectedSubKeys<Real>& selected, const Real* query, int64_t stride, int64_t tokens,
-                    int64_t head, int64_t begin, int64_t end, Real* grad_keys);
+  // index and grad_score [tokens, K], `stride` between tokens: address / n2 into one, address % n2 into the other.
+  // scratch: n1 + n2 reals and seen: n1 + n2 bytes, zeroed; left zeroed. Returns -1, or the place of the first index
+  // beyond n1 * n2, and then the rest is not done.
+  int64_t (*collect)(const int64_t* index, const Real* grad_score, int64_t stride, int64_t tokens, int64_t top_k,
+                     int64_t n1, int64_t n2, const SelectedSubKeys<Real>& one, const SelectedSubKeys<Real>& other,
+                     Real* scratch, char* seen);
+  // grad_query[t * stride + c] = sum of grad * keys[sub_key, c]. keys [n, w].
+  void (*grad_query)(const SelectedSubKeys<Real>& selected, const Real* keys, int64_t tokens, int64_t w,
+                     Real* grad_query, int64_t stride);
+  // grad_keys [n, w] += grad * query[t * stride + c], over the tokens in order.
+  void (*grad_keys)(const SelectedSubKeys<Real>& selected, const Real* query, int64_t stride, int64_t tokens, int64_t w,
+                    Real* grad_keys);
 };
 
 namespace base {
+extern const ProductKeyScoresKernel product_key_scores;
 extern const ProductKeySearchKernel<float> product_key_search_float32;
 extern const ProductKeySearchKernel<double> product_key_search_float64;
 }  // namespace base
 namespace avx2 {
+extern const ProductKeyScoresKernel product_key_scores;
 extern const ProductKeySearchKernel<float> product_key_search_float32;
 extern const ProductKeySearchKernel<double> product_key_search_float64;
 }  // namespace avx2
 namespace avx512 {
+extern const ProductKeyScoresKernel product_key_scores;
 extern const ProductKeySearchKernel<float> product_key_search_float32;
 extern const ProductKeySearchKernel<double> product_key_search_float64;
 }  // namespace avx512

@@ -5,6 +5,7 @@
 
 #include "loci/ops/product_key_search/product_key_search_cpu.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
+#include "loci/ops/product_key_select/product_key_select_cpu.h"
 #include "tests/op_harness.h"
 
 // Legend: T tokens, H heads, w width of half a query, n1, n2 sub-keys of the halves, K top_k, A addresses.
@@ -76,17 +77,95 @@ TEST(ProductKeySearch, EqualsItsDefinitionAtEveryLevel) {
 
 TEST(ProductKeySearch, EqualsItsDefinitionOverSeveralBlocksOfTokens) {
   torch::manual_seed(6);
-  const Case c{1100, 2, 4, 256, 255, 8, 256 * 255 - 1};
+  for (const int64_t T : {1, 4, 5, 47, 48, 49, 97, 300}) {
+    const Case c{T, 2, 4, 256, 255, 8, 256 * 255 - 1};
+    const Inputs in = integers(c, torch::kFloat);
+    const auto [score, index] = product_key_search_definition(in.query, in.keys1, in.keys2, c.K, c.A);
+    for (CpuLevel level : harness::levels()) {
+      const auto [got_score, got_index] = product_key_search_cpu(in.query, in.keys1, in.keys2, c.K, c.A, level);
+      ASSERT_TRUE(torch::equal(got_index, index)) << T << name_of(level);
+      ASSERT_TRUE(same_bits(got_score, score)) << T << name_of(level);
+    }
+  }
+}
+
+// Queries in a view of a larger tensor, as a layer may hand them over.
+TEST(ProductKeySearch, ReadsQueriesOfAnyStrides) {
+  torch::manual_seed(7);
+  const Case c{50, 3, 8, 20, 20, 6, 400};
   const Inputs in = integers(c, torch::kFloat);
-  const auto [score, index] = product_key_search_definition(in.query, in.keys1, in.keys2, c.K, c.A);
-  const auto [got_score, got_index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
+  const Tensor turned = in.query.permute({1, 2, 0, 3}).contiguous().permute({2, 0, 1, 3});
+  const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
+  const auto [got_score, got_index] = product_key_search(turned, in.keys1, in.keys2, c.K, c.A);
   EXPECT_TRUE(torch::equal(got_index, index));
   EXPECT_TRUE(same_bits(got_score, score));
 }
 
+// With one sub-key in the second half that is zero, the scores found are the sub-scores of the first: they keep the
+// error rule, and the order is that of the select operator on them.
+TEST(ProductKeySearch, SubScoresKeepTheErrorRuleAndAreSearchedExactly) {
+  torch::manual_seed(8);
+  for (const int64_t T : {3, 60}) {
+    for (const int64_t w : {1, 7, 31, 64, 128, 129}) {
+      for (auto type : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+        const Case c{T, 2, w, 37, 1, 37, 37};
+        Inputs in = normal(c, type);
+        in.keys2.zero_();
+        const auto all = [&](const Tensor& score, const Tensor& index) {  // by sub-key
+          return torch::zeros_like(score).scatter(2, index, score);
+        };
+        const auto wide = [](const Tensor& x) { return x.to(torch::kDouble); };
+        const auto [score, index] = product_key_search_definition(in.query, in.keys1, in.keys2, c.K, c.A);
+        const auto [exact_score, exact_index] =
+            product_key_search_definition(wide(in.query), wide(in.keys1), wide(in.keys2), c.K, c.A);
+        for (CpuLevel level : harness::levels()) {
+          const auto [got, got_index] = product_key_search_cpu(in.query, in.keys1, in.keys2, c.K, c.A, level);
+          harness::expect_error_rule(all(got, got_index), all(score, index), all(exact_score, exact_index));
+          const auto [selected, chosen] =
+              product_key_select_cpu(all(got, got_index), torch::zeros({c.T, c.H, 1}), c.K, c.A, level);
+          EXPECT_TRUE(torch::equal(got_index, chosen));
+          EXPECT_TRUE(same_bits(got, selected));
+        }
+      }
+    }
+  }
+}
+
+// A NaN in a query reaches all scores of its head, one in a key those of the key.
+TEST(ProductKeySearch, PutsNanOnTop) {
+  for (const int64_t T : {2, 60}) {
+    Inputs in = normal({T, 2, 8, 9, 9, 5, 81}, torch::kFloat);
+    in.query[1][0][0][3] = NAN;
+    in.keys1[1][4][2] = NAN;
+    const Tensor expected = std::get<1>(product_key_search_definition(in.query, in.keys1, in.keys2, 5, 81));
+    for (CpuLevel level : harness::levels()) {
+      const auto [score, index] = product_key_search_cpu(in.query, in.keys1, in.keys2, 5, 81, level);
+      EXPECT_TRUE(torch::equal(index, expected));
+      EXPECT_TRUE(score[1][0].isnan().all().item<bool>());
+      EXPECT_FALSE(score[0][0].isnan().any().item<bool>());
+      EXPECT_TRUE(score.select(1, 1).isnan().all().item<bool>());
+      EXPECT_TRUE((index.select(1, 1).div(9, "floor") == 4).all().item<bool>());
+    }
+  }
+}
+
+TEST(ProductKeySearch, HasTheSameBitsForAnyThreadCount) {
+  torch::manual_seed(9);
+  for (const int64_t T : {1, 3, 301}) {
+    const Case c{T, 4, 64, 512, 500, 16, 250000};
+    const Inputs in = normal(c, torch::kFloat);
+    harness::expect_same_bits_for_any_thread_count([&]() -> std::vector<Tensor> {
+      const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
+      return {score, index};
+    });
+  }
+}
+
 TEST(ProductKeySearch, GradientsEqualTheDefinitionAndKeepTheErrorRule) {
   torch::manual_seed(1);
-  for (const Case& c : cases()) {
+  std::vector<Case> list = cases();
+  list.push_back({1100, 2, 40, 6, 7, 4, 42});  // two sums of key gradients
+  for (const Case& c : list) {
     SCOPED_TRACE(::testing::PrintToString(c));
     for (auto type : kTypes) {
       const Inputs exact_in = integers(c, type), in = normal(c, type);
@@ -94,25 +173,22 @@ TEST(ProductKeySearch, GradientsEqualTheDefinitionAndKeepTheErrorRule) {
       const auto real = type == torch::kDouble ? torch::kDouble : torch::kFloat;
       const Tensor whole = torch::randint(-2, 3, index.sizes(), real), grad = torch::randn(index.sizes(), real);
       const auto wide = [](const Tensor& x) { return x.to(torch::kDouble); };
-
-      const Tensor query = search_backward_query_definition(whole, index, exact_in.keys1, exact_in.keys2);
-      const auto [keys1, keys2] = search_backward_keys_definition(whole, index, exact_in.query, c.n1, c.n2);
-      const Tensor query_real = search_backward_query_definition(grad, index, in.keys1, in.keys2);
-      const Tensor keys_real = std::get<0>(search_backward_keys_definition(grad, index, in.query, c.n1, c.n2));
-      const Tensor query_exact = search_backward_query_definition(wide(grad), index, wide(in.keys1), wide(in.keys2));
-      const Tensor keys_exact =
-          std::get<0>(search_backward_keys_definition(wide(grad), index, wide(in.query), c.n1, c.n2));
+      const auto three = [](const std::tuple<Tensor, Tensor, Tensor>& x) {
+        return std::vector<Tensor>{std::get<0>(x), std::get<1>(x), std::get<2>(x)};
+      };
+      const auto expected =
+          three(search_backward_definition(whole, index, exact_in.query, exact_in.keys1, exact_in.keys2));
+      const auto defined = three(search_backward_definition(grad, index, in.query, in.keys1, in.keys2));
+      const auto exact =
+          three(search_backward_definition(wide(grad), index, wide(in.query), wide(in.keys1), wide(in.keys2)));
       for (CpuLevel level : harness::levels()) {
-        EXPECT_TRUE(torch::equal(
-            search_backward_query_cpu(strided(whole), strided(index), exact_in.keys1, exact_in.keys2, level), query));
-        const auto [got1, got2] = search_backward_keys_cpu(whole, index, strided(exact_in.query), c.n1, c.n2, level);
-        EXPECT_TRUE(torch::equal(got1, keys1));
-        EXPECT_TRUE(torch::equal(got2, keys2));
-        if (type == torch::kDouble) continue;
-        harness::expect_error_rule(search_backward_query_cpu(grad, index, in.keys1, in.keys2, level), query_real,
-                                   query_exact);
-        harness::expect_error_rule(std::get<0>(search_backward_keys_cpu(grad, index, in.query, c.n1, c.n2, level)),
-                                   keys_real, keys_exact);
+        const auto got = three(search_backward_cpu(strided(whole), strided(index), strided(exact_in.query),
+                                                   exact_in.keys1, exact_in.keys2, level));
+        const auto real_got = three(search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, level));
+        for (size_t i = 0; i < 3; ++i) {
+          EXPECT_TRUE(torch::equal(got[i], expected[i])) << i;
+          if (type != torch::kDouble) harness::expect_error_rule(real_got[i], defined[i], exact[i]);
+        }
       }
     }
   }
@@ -124,11 +200,12 @@ TEST(ProductKeySearch, GradientsHaveTheSameBitsAtEveryLevel) {
   const Inputs in = normal(c, torch::kFloat);
   const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
   const Tensor grad = torch::randn_like(score);
+  const auto [query, keys1, keys2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, CpuLevel::base);
   for (CpuLevel level : harness::levels()) {
-    EXPECT_TRUE(same_bits(search_backward_query_cpu(grad, index, in.keys1, in.keys2, level),
-                          search_backward_query_cpu(grad, index, in.keys1, in.keys2, CpuLevel::base)));
-    EXPECT_TRUE(same_bits(std::get<1>(search_backward_keys_cpu(grad, index, in.query, c.n1, c.n2, level)),
-                          std::get<1>(search_backward_keys_cpu(grad, index, in.query, c.n1, c.n2, CpuLevel::base))));
+    const auto [got, got1, got2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, level);
+    EXPECT_TRUE(same_bits(got, query));
+    EXPECT_TRUE(same_bits(got1, keys1));
+    EXPECT_TRUE(same_bits(got2, keys2));
   }
 }
 
@@ -177,14 +254,16 @@ TEST(ProductKeySearch, KeepsItsPrecisionUnderAutocast) {
 
 TEST(ProductKeySearch, GradientsHaveTheSameBitsForAnyThreadCount) {
   torch::manual_seed(5);
-  const Case c{301, 3, 37, 33, 31, 16, 1000};
-  const Inputs in = normal(c, torch::kFloat);
-  const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
-  const Tensor grad = torch::randn_like(score), chosen = index;
-  harness::expect_same_bits_for_any_thread_count([&]() -> std::vector<Tensor> {
-    const auto [grad1, grad2] = product_key_search_backward_keys(grad, chosen, in.query, c.n1, c.n2);
-    return {product_key_search_backward_query(grad, chosen, in.keys1, in.keys2), grad1, grad2};
-  });
+  for (const int64_t T : {301, 2500}) {
+    const Case c{T, 3, 37, 33, 31, 16, 1000};
+    const Inputs in = normal(c, torch::kFloat);
+    const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
+    const Tensor grad = torch::randn_like(score), chosen = index;
+    harness::expect_same_bits_for_any_thread_count([&]() -> std::vector<Tensor> {
+      const auto [query, keys1, keys2] = product_key_search_backward(grad, chosen, in.query, in.keys1, in.keys2);
+      return {query, keys1, keys2};
+    });
+  }
 }
 
 TEST(ProductKeySearch, KnowsItsShapesOnMeta) {
@@ -194,10 +273,9 @@ TEST(ProductKeySearch, KnowsItsShapesOnMeta) {
   EXPECT_EQ(score.sizes(), (std::vector<int64_t>{4, 2, 6}));
   EXPECT_EQ(score.scalar_type(), torch::kFloat);
   EXPECT_EQ(index.scalar_type(), torch::kLong);
-  const Tensor grad_query = product_key_search_backward_query(score, index, keys, keys);
+  const auto [grad_query, grad1, grad2] = product_key_search_backward(score, index, query, keys, keys);
   EXPECT_EQ(grad_query.sizes(), query.sizes());
   EXPECT_EQ(grad_query.scalar_type(), torch::kBFloat16);
-  const auto [grad1, grad2] = product_key_search_backward_keys(score, index, query, 5, 5);
   EXPECT_EQ(grad1.sizes(), keys.sizes());
   EXPECT_EQ(grad2.scalar_type(), torch::kBFloat16);
 }
@@ -224,9 +302,17 @@ TEST(ProductKeySearch, RefusesBadInputInThreeParts) {
               HasSubstr("keys2 must agree with keys1 in H and w"));
   EXPECT_THAT(message(in.query.narrow(3, 0, 7), in.keys1, in.keys2, 3, 30),
               HasSubstr("keys must be [H, n, w] = [2, n, 7] like query"));
+  const auto backward = [&](const Tensor& grad, const Tensor& index) {
+    return harness::message_of([&] { product_key_search_backward(grad, index, in.query, in.keys1, in.keys2); });
+  };
   const Tensor grad = torch::zeros({4, 2, 3}), index = torch::full({4, 2, 3}, 30, torch::kLong);
-  EXPECT_THAT(harness::message_of([&] { product_key_search_backward_query(grad, index, in.keys1, in.keys2); }),
-              HasSubstr("index must be within 0 .. 29, got 30"));
+  EXPECT_THAT(backward(grad, index), HasSubstr("product_key_search_backward: index must be within 0 .. 29, got 30"));
+  EXPECT_THAT(backward(grad, index - 31), HasSubstr("index must be within 0 .. 29, got -1"));
+  EXPECT_THAT(backward(grad, index.to(torch::kInt)), HasSubstr("index must be int64 [T, H, K], got Int [4, 2, 3]"));
+  EXPECT_THAT(backward(grad.narrow(2, 0, 2), index), HasSubstr("grad_score must be [4, 2, 3] like index"));
+  EXPECT_THAT(backward(grad.to(torch::kDouble), index), HasSubstr("grad_score must be Float, got Double"));
+  EXPECT_THAT(backward(grad.narrow(0, 0, 3), index.narrow(0, 0, 3)),
+              HasSubstr("index must agree with query in T and H"));
 }
 
 TEST(ProductKeySearch, RefusesASecondDerivativeByName) {

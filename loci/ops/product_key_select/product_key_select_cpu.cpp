@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include "loci/ops/product_key_select/product_key_select_definition.h"
-#include "loci/ops/product_key_select/product_key_select_kernel.h"
 
 // Legend: T tokens, H heads, K top_k.
 
@@ -13,9 +12,7 @@ namespace loci {
 
 using at::Tensor;
 
-namespace {
-
-const ProductKeySelectKernel& kernel_of(CpuLevel level) {
+const ProductKeySelectKernel& product_key_select_kernel_of(CpuLevel level) {
   switch (level) {
     case CpuLevel::base:
       return base::product_key_select_kernel;
@@ -26,6 +23,8 @@ const ProductKeySelectKernel& kernel_of(CpuLevel level) {
   }
   __builtin_unreachable();
 }
+
+namespace {
 
 template <typename Score>
 void select_all(const ProductKeySelectShape& shape, const Tensor& score1, const Tensor& score2, Tensor& score,
@@ -58,17 +57,6 @@ bool product_key_select_cpu_takes(int64_t n1, int64_t n2, int64_t top_k) {
   return top_k <= kProductKeySelectMost && n1 < INT32_MAX && n2 < INT32_MAX;
 }
 
-void product_key_select_into(const Tensor& score1, const Tensor& score2, int64_t addresses, Tensor& score,
-                             Tensor& index, CpuLevel level) {
-  const ProductKeySelectKernel& kernel = kernel_of(level);
-  const ProductKeySelectShape shape{score1.size(2), score2.size(2), score.size(2), addresses};
-  if (score1.scalar_type() == at::kDouble) {
-    select_all<double>(shape, score1, score2, score, index, kernel, kernel.select_float64);
-  } else {
-    select_all<float>(shape, score1, score2, score, index, kernel, kernel.select_float32);
-  }
-}
-
 std::tuple<Tensor, Tensor> product_key_select_cpu(const Tensor& score1, const Tensor& score2, int64_t top_k,
                                                   int64_t addresses, CpuLevel level) {
   check_product_key_select(score1, score2, top_k, addresses);
@@ -78,7 +66,13 @@ std::tuple<Tensor, Tensor> product_key_select_cpu(const Tensor& score1, const Te
   Tensor score = at::empty({score1.size(0), score1.size(1), top_k}, score1.options());  // [T, H, K]
   Tensor index = at::empty({score1.size(0), score1.size(1), top_k}, score1.options().dtype(at::kLong));
   const auto rows = [](const Tensor& scores) { return scores.stride(2) == 1 ? scores : scores.contiguous(); };
-  product_key_select_into(rows(score1), rows(score2), addresses, score, index, level);
+  const ProductKeySelectKernel& kernel = product_key_select_kernel_of(level);
+  const ProductKeySelectShape shape{score1.size(2), score2.size(2), top_k, addresses};
+  if (score1.scalar_type() == at::kDouble) {
+    select_all<double>(shape, rows(score1), rows(score2), score, index, kernel, kernel.select_float64);
+  } else {
+    select_all<float>(shape, rows(score1), rows(score2), score, index, kernel, kernel.select_float32);
+  }
   return {score, index};
 }
 

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "loci/base/cpu_level.h"
+#include "loci/ops/product_key_select/product_key_select_kernel.h"
 
 namespace loci {
 
@@ -15,8 +16,6 @@ std::tuple<at::Tensor, at::Tensor> product_key_select_cpu(const at::Tensor& scor
 // Whether the kernel takes these sizes; else the definition does the work.
 bool product_key_select_cpu_takes(int64_t n1, int64_t n2, int64_t top_k);
 
-// The same for sub-scores [T, H, n] of any strides but the last, into contiguous score and index [T, H, K].
-void product_key_select_into(const at::Tensor& score1, const at::Tensor& score2, int64_t addresses, at::Tensor& score,
-                             at::Tensor& index, CpuLevel level);
+const ProductKeySelectKernel& product_key_select_kernel_of(CpuLevel level);
 
 }  // namespace loci

@@ -1,12 +1,31 @@
 #include "loci/ops/product_key_select/product_key_select_kernel.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 // Legend: n sub-keys of a half, K top_k, C candidates (pairs of ranks a, b with a * b <= K, and the partial row).
 //
-// Scores become signed integers of the same order ("ranks" below compare as integers, NaN on top, -0 = +0). A short
-// sorted list takes every new entry without a branch; a stale threshold keeps most entries away from it.
+// A list is read twice: maxima of 2 K groups give a score that at least K entries reach, and the few entries that reach
+// it are kept (about 1.5 K of random scores). Short lists are ordered by counting: an entry's place is the number of
+// those before it, which takes no branch. Scores compare as integers of the same order (NaN on top, -0 = +0).
+//
+// Estimate per search, in vector instructions of L lanes, for halves of n and the m entries that reach:
+//   2 (3 n / L + m (6 + 2 m / L)) + c (6 + 2 c / L) with c of C; n = 512, K = 32, L = 8: m = 48, c = 59, about 4,000.
 
 namespace loci::LOCI_LEVEL {
 namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+constexpr int kColumnBits = 10;
+static_assert(kProductKeySelectMost <= 1 << kColumnBits);
 
 template <typename Score>
 struct Ordered;
@@ -14,7 +33,8 @@ struct Ordered;
 template <>
 struct Ordered<float> {
   using Key = int32_t;
-  typedef int32_t Vector __attribute__((vector_size(32)));
+  typedef int32_t Keys __attribute__((vector_size(kVectorBytes)));
+  typedef float Scores __attribute__((vector_size(kVectorBytes)));
   static constexpr Key most = INT32_MAX, least = INT32_MIN;
   static constexpr int sign_shift = 31;
 };
@@ -22,221 +42,414 @@ struct Ordered<float> {
 template <>
 struct Ordered<double> {
   using Key = int64_t;
-  typedef int64_t Vector __attribute__((vector_size(32)));
+  typedef int64_t Keys __attribute__((vector_size(kVectorBytes)));
+  typedef double Scores __attribute__((vector_size(kVectorBytes)));
   static constexpr Key most = INT64_MAX, least = INT64_MIN;
   static constexpr int sign_shift = 63;
 };
 
-template <typename Score>
-typename Ordered<Score>::Key ordered(Score score) {
-  using Key = typename Ordered<Score>::Key;
-  const Score positive_zero = score + Score(0);
-  Key bits;
-  __builtin_memcpy(&bits, &positive_zero, sizeof bits);
-  bits ^= (bits >> Ordered<Score>::sign_shift) & Ordered<Score>::most;
-  return score != score ? Ordered<Score>::most : bits;
+// One bit for each lane that is all ones.
+#if defined(__AVX512F__)
+uint64_t lane_bits(Ordered<float>::Keys mask) {
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+}
+uint64_t lane_bits(Ordered<double>::Keys mask) {
+  return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+}
+#elif defined(__AVX2__)
+uint64_t lane_bits(Ordered<float>::Keys mask) {
+  return static_cast<uint64_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+}
+uint64_t lane_bits(Ordered<double>::Keys mask) {
+  return static_cast<uint64_t>(_mm256_movemask_pd(reinterpret_cast<__m256d>(mask)));
+}
+#else
+template <typename Keys>
+uint64_t lane_bits(Keys mask) {
+  uint64_t bits = 0;
+  for (size_t lane = 0; lane < sizeof(Keys) / sizeof(mask[0]); ++lane) bits |= uint64_t{mask[lane] != 0} << lane;
+  return bits;
+}
+#endif
+
+template <typename Vector, typename Value>
+Vector load(const Value* from) {
+  Vector vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <typename Vector, typename Value>
+void store(Value* to, const Vector& vector) {
+  __builtin_memcpy(to, &vector, sizeof vector);
 }
 
 int64_t least_of(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-int64_t padded(int64_t size) {
-  return (size + 15) / 16 * 16;
+int64_t most_of(int64_t a, int64_t b) {
+  return a > b ? a : b;
 }
 
-// The best entries so far, descending; equal keys in the order of their arrival. One slot in front of the list holds
-// the largest key, so that a vector may look one entry back.
+// What all lists share: vectors, and the integers that scores compare as.
 template <typename Score>
-struct BestList {
-  using Key = typename Ordered<Score>::Key;
-  using Vector = typename Ordered<Score>::Vector;
-  static constexpr int64_t lanes = sizeof(Vector) / sizeof(Key);
+struct Lanes : Ordered<Score> {
+  using typename Ordered<Score>::Key;
+  using typename Ordered<Score>::Keys;
+  using typename Ordered<Score>::Scores;
+  static constexpr int64_t lanes = kVectorBytes / static_cast<int64_t>(sizeof(Score));
+  static constexpr int64_t block = 2 * lanes;  // entries that are placed at once
 
-  Key* key;
-  Key* place;
-  int64_t size;  // a multiple of 16
+  static int64_t padded(int64_t size) { return (size + block - 1) / block * block; }
 
-  void clear() {
-    for (int64_t i = 0; i < size; ++i) key[i] = Ordered<Score>::least;
-    for (int64_t i = 0; i < size; ++i) place[i] = 0;
-    key[-1] = Ordered<Score>::most;
-    place[-1] = 0;
+  static Keys first_lanes() {  // 0, 1, 2 ...
+    Keys keys;
+    for (int64_t lane = 0; lane < lanes; ++lane) keys[lane] = static_cast<Key>(lane);
+    return keys;
   }
 
-  // From the end to the front, so that the entry before each vector is still the old one.
-  void insert(Key new_key, Key new_place) {
-    const Vector wanted = Vector{} + new_key, wanted_place = Vector{} + new_place;
-    for (int64_t i = size - lanes; i >= 0; i -= lanes) {
-      Vector here, before, here_place, before_place;
-      __builtin_memcpy(&here, key + i, sizeof here);
-      __builtin_memcpy(&before, key + i - 1, sizeof before);
-      __builtin_memcpy(&here_place, place + i, sizeof here_place);
-      __builtin_memcpy(&before_place, place + i - 1, sizeof before_place);
-      const Vector moves = before < wanted, stays = here >= wanted;
-      const Vector arrived = moves ? before : wanted, arrived_place = moves ? before_place : wanted_place;
-      here = stays ? here : arrived;
-      here_place = stays ? here_place : arrived_place;
-      __builtin_memcpy(key + i, &here, sizeof here);
-      __builtin_memcpy(place + i, &here_place, sizeof here_place);
-    }
+  static Keys ordered(Scores scores) {
+    scores = scores + Scores{};  // -0 becomes +0
+    Keys keys;
+    __builtin_memcpy(&keys, &scores, sizeof keys);
+    keys ^= (keys >> Ordered<Score>::sign_shift) & Ordered<Score>::most;
+    return scores == scores ? keys : Keys{} + Ordered<Score>::most;
   }
 
-  // The best `keep` of keys[0 .. count), by (key descending, position ascending).
-  void select(const Key* keys, int64_t count, int64_t keep) {
-    constexpr int64_t block = 32;
-    clear();
-    for (int64_t start = 0; start < count; start += block) {
-      const int64_t end = least_of(start + block, count);
-      const Key threshold = key[keep - 1];
-      // least itself is no score's key, so the first `keep` entries always pass.
-      Key passed[block];
-      int64_t passes = 0;
-      for (int64_t i = start; i < end; ++i) {
-        passed[passes] = static_cast<Key>(i);
-        passes += keys[i] > threshold;
+  // The score of a key; a NaN for `least`, which no score has.
+  static Score score_of(Key key) {
+    key ^= (key >> Ordered<Score>::sign_shift) & Ordered<Score>::most;
+    Score score;
+    __builtin_memcpy(&score, &key, sizeof score);
+    return score;
+  }
+
+  static Key key_of(Score score) { return ordered(Scores{} + score)[0]; }
+
+  // place[i] = how many of key[0 .. size) are larger; `least` follows the keys up to padded(size). Returns whether all
+  // keys differ, for then the places are 0 .. size-1 and their sum tells.
+  static bool rank_different(const Key* key, int64_t size, Key* place) {
+    const int64_t end = padded(size);
+    Keys sums{};
+    for (int64_t i = 0; i < end; i += block) {
+      const Keys one = load<Keys>(key + i), two = load<Keys>(key + i + lanes);
+      Keys larger_one{}, larger_two{};
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < end; ++j) {
+        larger_one -= key[j] > one;
+        larger_two -= key[j] > two;
       }
-      for (int64_t p = 0; p < passes; ++p) insert(keys[passed[p]], passed[p]);
+      store(place + i, larger_one);
+      store(place + i + lanes, larger_two);
+      sums += larger_one + larger_two;
     }
+    int64_t sum = (size - end) * size;  // each `least` is below all others
+    for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
+    return 2 * sum == size * (size - 1);
+  }
+
+  // The same, where equal keys keep their order.
+  static void rank_equal(const Key* key, int64_t size, Key* place) {
+    for (int64_t i = 0; i < size; i += lanes) {
+      const Keys mine = load<Keys>(key + i), lane = first_lanes();
+      Keys before{};
+      for (int64_t j = 0; j < size; ++j) {
+        const Keys other = Keys{} + key[j];
+        before -= (other > mine) | ((other == mine) & (lane > static_cast<Key>(j - i)));
+      }
+      store(place + i, before);
+    }
+  }
+};
+
+// Entries of a list: scores and where they came from, both of `capacity`, a multiple of a block.
+template <typename Score>
+struct Entries {
+  using Key = typename Ordered<Score>::Key;
+  Score* value;
+  Key* place;
+  int64_t size;
+};
+
+template <typename Score>
+struct ShortLists {
+  using L = Lanes<Score>;
+  using Key = typename L::Key;
+  using Keys = typename L::Keys;
+  using Scores = typename L::Scores;
+
+  Key* key;               // [capacity]
+  Key* rank;              // [capacity]
+  Key* maxima;            // [groups_for(K)]
+  Entries<Score> passed;  // of the list being read
+  int64_t capacity;
+
+  static int64_t groups_for(int64_t keep) { return L::padded(2 * keep); }
+
+  // The best of a block of keys that at least `keep` of key[0 .. size) reach; `least` if none is.
+  static Key reached_by(const Key* key, int64_t size, int64_t keep, Keys one, Keys two) {
+    Keys below_one{}, below_two{};
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < size; ++i) {
+      below_one -= one > key[i];
+      below_two -= two > key[i];
+    }
+    const Key most_below = static_cast<Key>(size - keep);
+    const Keys none = Keys{} + L::least;
+    const Keys best_one = below_one <= most_below ? one : none, best_two = below_two <= most_below ? two : none;
+    Key best = L::least;
+    for (int64_t lane = 0; lane < L::lanes; ++lane) {
+      best = best_one[lane] > best ? best_one[lane] : best;
+      best = best_two[lane] > best ? best_two[lane] : best;
+    }
+    return best;
+  }
+
+  // Ranking costs the square of the size: a long list first loses what a sample of its keys shows to be beyond `keep`.
+  void shorten(Entries<Score>& list, int64_t keep) {
+    if (list.size <= keep + keep / 2 + 64) return;
+    Keys one, two;
+    for (int64_t lane = 0; lane < L::lanes; ++lane) {
+      one[lane] = key[lane * list.size / L::block];
+      two[lane] = key[(lane + L::lanes) * list.size / L::block];
+    }
+    const Key threshold = reached_by(key, list.size, keep, one, two);
+    int64_t size = 0;
+    for (int64_t i = 0; i < list.size; ++i) {
+      list.value[size] = list.value[i];
+      list.place[size] = list.place[i];
+      const Key mine = key[i];
+      key[size] = mine;
+      size += mine >= threshold;
+    }
+    list.size = size;
+  }
+
+  // The `keep` or more best of `from`, best first, equal ones in their order, into `to`; `from` may lose the others.
+  // Returns whether all that were ordered differ.
+  bool order(Entries<Score>& from, int64_t keep, Entries<Score>& to) {
+    for (int64_t i = 0; i < from.size; i += L::lanes) store(key + i, L::ordered(load<Scores>(from.value + i)));
+    shorten(from, keep);
+    for (int64_t i = from.size; i < L::padded(from.size); ++i) key[i] = L::least;
+    const bool different = L::rank_different(key, from.size, rank);
+    if (!different) L::rank_equal(key, from.size, rank);
+    for (int64_t i = 0; i < from.size; ++i) {
+      to.value[rank[i]] = from.value[i];
+      to.place[rank[i]] = from.place[i];
+    }
+    to.size = from.size;
+    return different;
+  }
+
+  // A key that at least `keep` of the scores reach: of the first block of group maxima, the best that `keep` groups
+  // reach. `least` when the groups would be too small to gain anything.
+  Key reached(const Score* score, int64_t count, int64_t keep) {
+    const int64_t groups = groups_for(keep);
+    if (count < 2 * groups) return L::least;
+    for (int64_t g = 0; g < groups; g += L::lanes) {
+      Scores largest = load<Scores>(score + g);
+#pragma GCC unroll 4
+      for (int64_t i = g + groups; i + L::lanes <= count; i += groups) {
+        const Scores other = load<Scores>(score + i);
+        largest = other > largest ? other : largest;
+      }
+      store(maxima + g, L::ordered(largest));
+    }
+    return reached_by(maxima, groups, keep, load<Keys>(maxima), load<Keys>(maxima + L::lanes));
+  }
+
+  // The best `keep` of score[0 .. count), by (score descending, position ascending). keep <= count.
+  void select(const Score* score, int64_t count, int64_t keep, Entries<Score>& best) {
+    constexpr int64_t width = 64;  // scores whose comparison fills one word
+    Score threshold = L::score_of(reached(score, count, keep));
+    passed.size = 0;
+    for (int64_t start = 0; start < count; start += width) {
+      Score tail[width];
+      const Score* from = score + start;
+      uint64_t bits = ~uint64_t{0};
+      if (count - start < width) {
+        for (int64_t i = 0; i < width; ++i) tail[i] = i < count - start ? from[i] : Score(0);
+        from = tail;
+        bits = (uint64_t{1} << (count - start)) - 1;
+      }
+      uint64_t below = 0;
+      for (int64_t i = 0; i < width; i += L::lanes) {
+        below |= lane_bits(static_cast<Keys>(load<Scores>(from + i) < threshold)) << i;
+      }
+      for (bits &= ~below; bits != 0; bits &= bits - 1) {
+        const int64_t i = __builtin_ctzll(bits);
+        passed.value[passed.size] = from[i];
+        passed.place[passed.size] = static_cast<Key>(start + i);
+        ++passed.size;
+      }
+      if (passed.size > capacity - width) {  // from now on only larger ones, for equal ones come too late
+        order(passed, keep, best);
+        const Entries<Score> swapped = best;
+        best = passed;
+        passed = swapped;
+        passed.size = keep;
+        const Key last = L::key_of(passed.value[keep - 1]);
+        if (last == L::most) break;
+        threshold = L::score_of(last + 1);
+      }
+    }
+    order(passed, keep, best);
+    best.size = keep;
   }
 };
 
 // Everything a call needs beside its arguments.
 template <typename Score>
 struct Scratch {
-  using Key = typename Ordered<Score>::Key;
-  struct Half {
-    Score* value;  // [K] best scores, in order
-    Key* place;    // [K] their positions
-    int64_t size;
-  };
+  using L = Lanes<Score>;
+  using Key = typename L::Key;
 
-  Key* keys;             // [max(n1, n2)]
-  BestList<Score> list;  // K
-  Half first, second, partial;
-  Key* candidate;         // [C] keys of the sums
-  int32_t *row, *column;  // [C] positions in the halves' lists
-  Score* low;             // [K] for the exact order
-  int64_t* address;       // [K]
-  Key* high;              // [K]
-  Score* sum;             // [K]
+  ShortLists<Score> lists;
+  Entries<Score> first, second, partial;  // the best of the halves; of the row of addresses that is not complete
+  Entries<Score> sums, ordered_sums;      // candidates; their place is row * 2^kColumnBits + column
+  Score* low;                             // [K] for the exact order
+  int64_t* address;                       // [K]
+  Key* high;                              // [K]
+  Score* sum;                             // [K]
 
-  static int64_t most_candidates(int64_t top_k) {
-    int64_t count = top_k;  // of the partial row
-    for (int64_t a = 1; a <= top_k; ++a) count += top_k / a;
-    return count;
-  }
+  // c(K) = K / 1 + K / 2 + ... is below K (1 + log2 K); K more for the partial row.
+  static int64_t most_candidates(int64_t top_k) { return top_k * (66 - __builtin_clzll(static_cast<uint64_t>(top_k))); }
 
   // Lays the arrays out behind `memory`; returns the bytes they take.
-  int64_t place(uintptr_t memory, const ProductKeySelectShape& shape) {
+  int64_t lay_out(uintptr_t memory, const ProductKeySelectShape& shape) {
     int64_t used = 0;
     const auto take = [&](int64_t count, int64_t bytes) {
       const uintptr_t start = memory + used;
       used += (count * bytes + 63) / 64 * 64;
       return start;
     };
-    const int64_t K = shape.top_k, C = most_candidates(K);
-    keys = reinterpret_cast<Key*>(take(shape.n1 > shape.n2 ? shape.n1 : shape.n2, sizeof(Key)));
-    list.size = padded(K);
-    list.key = reinterpret_cast<Key*>(take(list.size + 16, sizeof(Key))) + 16;
-    list.place = reinterpret_cast<Key*>(take(list.size + 16, sizeof(Key))) + 16;
-    Half* const halves[] = {&first, &second, &partial};
-    for (Half* half : halves) {
-      half->value = reinterpret_cast<Score*>(take(K, sizeof(Score)));
-      half->place = reinterpret_cast<Key*>(take(K, sizeof(Key)));
-      half->size = 0;
-    }
-    candidate = reinterpret_cast<Key*>(take(C, sizeof(Key)));
-    row = reinterpret_cast<int32_t*>(take(C, sizeof(int32_t)));
-    column = reinterpret_cast<int32_t*>(take(C, sizeof(int32_t)));
+    const int64_t K = shape.top_k, capacity = L::padded(K + most_of(K, 64) + 64);
+    const int64_t most = L::padded(most_of(capacity, most_candidates(K) + L::lanes));
+    const auto entries = [&](int64_t count) {
+      Entries<Score> list;
+      list.value = reinterpret_cast<Score*>(take(count, sizeof(Score)));
+      list.place = reinterpret_cast<Key*>(take(count, sizeof(Key)));
+      list.size = 0;
+      return list;
+    };
+    lists.capacity = capacity;
+    lists.key = reinterpret_cast<Key*>(take(most, sizeof(Key)));
+    lists.rank = reinterpret_cast<Key*>(take(most, sizeof(Key)));
+    lists.maxima = reinterpret_cast<Key*>(take(lists.groups_for(K), sizeof(Key)));
+    lists.passed = entries(capacity);
+    first = entries(capacity);
+    second = entries(capacity);
+    partial = entries(capacity);
+    sums = entries(most);
+    ordered_sums = entries(most);
     low = reinterpret_cast<Score*>(take(K, sizeof(Score)));
     address = reinterpret_cast<int64_t*>(take(K, sizeof(int64_t)));
     high = reinterpret_cast<Key*>(take(K, sizeof(Key)));
     sum = reinterpret_cast<Score*>(take(K, sizeof(Score)));
     return used;
   }
-
-  void best_of(Half& half, const Score* score, int64_t count, int64_t top_k) {
-    half.size = least_of(top_k, count);
-    if (half.size == 0) return;
-    for (int64_t i = 0; i < count; ++i) keys[i] = ordered(score[i]);
-    list.select(keys, count, half.size);
-    for (int64_t i = 0; i < half.size; ++i) {
-      half.place[i] = list.place[i];
-      half.value[i] = score[list.place[i]];
-    }
-  }
 };
 
-// One search. The candidates of the partial row have row = -1.
+// One search. The partial row comes after the rows of `first`.
 template <typename Score>
 struct Search {
-  using Key = typename Ordered<Score>::Key;
+  using L = Lanes<Score>;
+  using Key = typename L::Key;
+  using Keys = typename L::Keys;
+  using Scores = typename L::Scores;
+
   const ProductKeySelectShape& shape;
   Scratch<Score> scratch;
   Score partial_score = 0;
   int64_t full = 0;  // rows of the address grid that exist entirely
 
-  Score first_of(int64_t c) const { return scratch.row[c] < 0 ? partial_score : scratch.first.value[scratch.row[c]]; }
-  Score second_of(int64_t c) const {
-    return (scratch.row[c] < 0 ? scratch.partial : scratch.second).value[scratch.column[c]];
-  }
-  int64_t address_of(int64_t c) const {
-    if (scratch.row[c] < 0) return full * shape.n2 + scratch.partial.place[scratch.column[c]];
-    return scratch.first.place[scratch.row[c]] * shape.n2 + scratch.second.place[scratch.column[c]];
+  struct Pair {
+    int64_t row, column;
+  };
+  static Pair pair_of(Key code) { return {code >> kColumnBits, code & ((1 << kColumnBits) - 1)}; }
+  bool is_partial(Pair pair) const { return pair.row == scratch.first.size; }
+  Score first_of(Pair pair) const { return is_partial(pair) ? partial_score : scratch.first.value[pair.row]; }
+  Score second_of(Pair pair) const { return (is_partial(pair) ? scratch.partial : scratch.second).value[pair.column]; }
+  int64_t address_of(Pair pair) const {
+    if (is_partial(pair)) return full * shape.n2 + scratch.partial.place[pair.column];
+    return scratch.first.place[pair.row] * shape.n2 + scratch.second.place[pair.column];
   }
 
   void find_halves(const Score* score1, const Score* score2) {
     full = shape.addresses / shape.n2;
     const int64_t rest = shape.addresses - full * shape.n2;
-    scratch.best_of(scratch.first, score1, full, shape.top_k);
-    if (full > 0) scratch.best_of(scratch.second, score2, shape.n2, shape.top_k);
-    scratch.best_of(scratch.partial, score2, rest, shape.top_k);
+    const auto best_of = [&](Entries<Score>& half, const Score* score, int64_t count) {
+      half.size = 0;
+      if (count > 0) scratch.lists.select(score, count, least_of(shape.top_k, count), half);
+    };
+    best_of(scratch.first, score1, full);
+    best_of(scratch.second, score2, full > 0 ? shape.n2 : 0);
+    best_of(scratch.partial, score2, rest);
     if (rest > 0) partial_score = score1[full];
   }
 
-  // The sums of the pairs that can win; returns their number.
-  int64_t make_candidates() {
-    int64_t count = 0;
-    for (int64_t a = 0; a < scratch.first.size; ++a) {
-      const int64_t columns = least_of(scratch.second.size, shape.top_k / (a + 1));
-      const Score value = scratch.first.value[a];
-      for (int64_t b = 0; b < columns; ++b) {
-        scratch.candidate[count + b] = ordered(value + scratch.second.value[b]);
-        scratch.row[count + b] = static_cast<int32_t>(a);
-        scratch.column[count + b] = static_cast<int32_t>(b);
-      }
-      count += columns;
+  // Lists are ordered, so their ends tell.
+  bool finite() const {
+    bool good = __builtin_isfinite(partial_score);
+    const Entries<Score>* const lists[] = {&scratch.first, &scratch.second, &scratch.partial};
+    for (const Entries<Score>* list : lists) {
+      if (list->size > 0) good &= __builtin_isfinite(list->value[0]) && __builtin_isfinite(list->value[list->size - 1]);
     }
-    for (int64_t b = 0; b < scratch.partial.size; ++b, ++count) {
-      scratch.candidate[count] = ordered(partial_score + scratch.partial.value[b]);
-      scratch.row[count] = -1;
-      scratch.column[count] = static_cast<int32_t>(b);
-    }
-    return count;
+    return good;
   }
 
-  // Rounded sums decide alone when no two of the best are equal and none equal to the last was left out.
-  bool rounded_sums_decide(int64_t count) const {
-    const Key last = scratch.list.key[shape.top_k - 1];
-    int64_t reaching = 0;
-    for (int64_t c = 0; c < count; ++c) reaching += scratch.candidate[c] >= last;
-    bool equal = reaching > shape.top_k;
-    for (int64_t r = 1; r < shape.top_k; ++r) equal |= scratch.list.key[r] == scratch.list.key[r - 1];
-    return !equal;
+  // A sum that K pairs reach: the best corner of the rectangles of K or more ranks. NaN when there is none.
+  Score reached() const {
+    Score best = L::score_of(L::least);
+    for (int64_t a = 1; a <= scratch.first.size; ++a) {
+      const int64_t b = (shape.top_k + a - 1) / a;
+      if (b > scratch.second.size) continue;
+      const Score corner = scratch.first.value[a - 1] + scratch.second.value[b - 1];
+      if (!(corner < best)) best = corner;
+    }
+    return best;
+  }
+
+  // Sums of one row with the first `count` of `others`; they fall, so those that reach the threshold stand in front.
+  // Returns how many.
+  int64_t add_row(Score value, const Entries<Score>& others, int64_t count, int64_t row, Score threshold) {
+    Entries<Score>& sums = scratch.sums;
+    const int64_t before = sums.size;
+    for (int64_t b = 0; b < count; b += L::lanes) {
+      const Scores sum = load<Scores>(others.value + b) + value;
+      const uint64_t ends = lane_bits(static_cast<Keys>(sum < threshold)) | uint64_t{1}
+                                                                                << least_of(count - b, L::lanes);
+      const int64_t passes = __builtin_ctzll(ends);
+      store(sums.value + sums.size, sum);
+      store(sums.place + sums.size, L::first_lanes() + static_cast<Key>((row << kColumnBits) + b));
+      sums.size += passes;
+      if (passes < L::lanes) break;
+    }
+    return sums.size - before;
+  }
+
+  void make_candidates(Score threshold) {
+    scratch.sums.size = 0;
+    for (int64_t a = 0; a < scratch.first.size; ++a) {
+      const int64_t count = least_of(scratch.second.size, shape.top_k / (a + 1));
+      if (add_row(scratch.first.value[a], scratch.second, count, a, threshold) == 0) break;
+    }
+    add_row(partial_score, scratch.partial, scratch.partial.size, scratch.first.size, threshold);
   }
 
   // Insertion by (rounded sum, its rounding error, address), for the candidates that reach the last place.
-  void order_exactly(int64_t count) {
-    const Key last = scratch.list.key[shape.top_k - 1];
+  void order_exactly() {
+    const Key last = L::key_of(scratch.ordered_sums.value[shape.top_k - 1]);
     int64_t size = 0;
-    for (int64_t c = 0; c < count; ++c) {
-      const Key key = scratch.candidate[c];
+    for (int64_t c = 0; c < scratch.sums.size; ++c) {
+      const Key key = L::key_of(scratch.sums.value[c]);
       if (key < last) continue;
-      const Score a = first_of(c), b = second_of(c);
+      const Pair pair = pair_of(scratch.sums.place[c]);
+      const Score a = first_of(pair), b = second_of(pair);
       const Score high = a + b, t = high - a;
       const Score low = __builtin_isfinite(high) ? (a - (high - t)) + (b - t) : Score(0);
-      const int64_t address = address_of(c);
+      const int64_t address = address_of(pair);
       const auto before = [&](int64_t r) {  // the new one precedes place r
         if (key != scratch.high[r]) return key > scratch.high[r];
         if (low != scratch.low[r]) return low > scratch.low[r];
@@ -263,19 +476,19 @@ template <typename Score>
 void select(const ProductKeySelectShape& shape, const Score* score1, const Score* score2, Score* score, int64_t* index,
             void* memory) {
   Search<Score> search{shape, {}};
-  search.scratch.place(reinterpret_cast<uintptr_t>(memory), shape);
+  search.scratch.lay_out(reinterpret_cast<uintptr_t>(memory), shape);
   search.find_halves(score1, score2);
-  const int64_t count = search.make_candidates();
-  search.scratch.list.select(search.scratch.candidate, count, shape.top_k);
-  if (search.rounded_sums_decide(count)) {
+  const bool finite = search.finite();
+  search.make_candidates(finite ? search.reached() : Lanes<Score>::score_of(Lanes<Score>::least));
+  const bool different = search.scratch.lists.order(search.scratch.sums, shape.top_k, search.scratch.ordered_sums);
+  if (finite && different) {  // rounded sums decide alone
     for (int64_t r = 0; r < shape.top_k; ++r) {
-      const int64_t c = search.scratch.list.place[r];
-      score[r] = search.first_of(c) + search.second_of(c);
-      index[r] = search.address_of(c);
+      score[r] = search.scratch.ordered_sums.value[r];
+      index[r] = search.address_of(search.pair_of(search.scratch.ordered_sums.place[r]));
     }
     return;
   }
-  search.order_exactly(count);
+  search.order_exactly();
   for (int64_t r = 0; r < shape.top_k; ++r) {
     score[r] = search.scratch.sum[r];
     index[r] = search.scratch.address[r];
@@ -284,7 +497,7 @@ void select(const ProductKeySelectShape& shape, const Score* score1, const Score
 
 int64_t scratch_bytes(const ProductKeySelectShape& shape) {
   Scratch<double> scratch;  // the larger of the two
-  return scratch.place(0, shape);
+  return scratch.lay_out(0, shape);
 }
 
 }  // namespace

@@ -1,0 +1,197 @@
+// The kernels of the search without torch, so that they run under sanitizers: every level against plain loops, in
+// buffers without a byte to spare.
+#include "loci/ops/product_key_search/product_key_search_kernel.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <new>
+#include <random>
+#include <tuple>
+#include <vector>
+
+#include "loci/base/cpu_level.h"
+#include "loci/ops/product_key_select/product_key_select_kernel.h"
+
+// Legend: T tokens, w width of half a query, n, n1, n2 sub-keys, K top_k, A addresses.
+
+namespace loci {
+namespace {
+
+struct Kernels {
+  const char* name;
+  const ProductKeySelectKernel& select;
+  const ProductKeyScoresKernel& scores;
+  const ProductKeySearchKernel<float>& gradients;
+};
+
+std::vector<Kernels> levels() {
+  std::vector<Kernels> found = {
+      {"base", base::product_key_select_kernel, base::product_key_scores, base::product_key_search_float32}};
+  if (best_cpu_level() >= CpuLevel::avx2) {
+    found.push_back(
+        {"avx2", avx2::product_key_select_kernel, avx2::product_key_scores, avx2::product_key_search_float32});
+  }
+  if (best_cpu_level() >= CpuLevel::avx512) {
+    found.push_back(
+        {"avx512", avx512::product_key_select_kernel, avx512::product_key_scores, avx512::product_key_search_float32});
+  }
+  return found;
+}
+
+// All addresses by (sum in double, which is exact here, descending; address ascending).
+std::vector<int64_t> brute_force(const std::vector<float>& one, const std::vector<float>& two, int64_t K, int64_t A) {
+  const int64_t n2 = static_cast<int64_t>(two.size());
+  std::vector<int64_t> order(A);
+  for (int64_t a = 0; a < A; ++a) order[a] = a;
+  const auto sum = [&](int64_t a) { return static_cast<double>(one[a / n2]) + static_cast<double>(two[a % n2]); };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return sum(a) > sum(b); });
+  order.resize(K);
+  return order;
+}
+
+// Ties, sums that round to the same number, scores that rise, few that are larger by the least step, random ones.
+TEST(ProductKeySearchKernel, SelectEqualsBruteForceAtEveryLevel) {
+  std::mt19937_64 dice(0);
+  const auto below = [&](int64_t bound) { return static_cast<int64_t>(dice() % bound); };
+  std::normal_distribution<float> normal;
+  for (int trial = 0; trial < 1500; ++trial) {
+    const int64_t most = trial % 7 == 0 ? 700 : 40;
+    std::vector<float> one(1 + below(most)), two(1 + below(most));
+    const int64_t n1 = static_cast<int64_t>(one.size()), n2 = static_cast<int64_t>(two.size());
+    const int kind = trial % 5;
+    const auto least_steps = [](size_t steps) {
+      return std::bit_cast<float>(0x3f800000 + static_cast<uint32_t>(steps));
+    };
+    for (std::vector<float>* half : {&one, &two}) {
+      for (size_t i = 0; i < half->size(); ++i) {
+        const float value = normal(dice);
+        (*half)[i] = kind == 0   ? std::round(value)
+                     : kind == 1 ? (half == &one ? std::round(value) * 0x1p24f : std::round(value * 4) * 0.25f)
+                     : kind == 2 ? least_steps(i / 2)
+                     : kind == 3 ? least_steps(i + 5 > half->size())
+                                 : std::round(value * 0x1p20f) * 0x1p-20f;
+      }
+    }
+    const int64_t A = below(2) ? n1 * n2 : 1 + below(n1 * n2);
+    const int64_t K = 1 + below(std::min<int64_t>(A, trial % 11 == 5 ? 1024 : 70));
+    const ProductKeySelectShape shape{n1, n2, K, A};
+    const std::vector<int64_t> expected = brute_force(one, two, K, A);
+    for (const Kernels& level : levels()) {
+      const int64_t bytes = level.select.scratch_bytes(shape);
+      void* const scratch = ::operator new(bytes, std::align_val_t(64));
+      std::vector<float> score(K);
+      std::vector<int64_t> index(K);
+      level.select.select_float32(shape, one.data(), two.data(), score.data(), index.data(), scratch);
+      ::operator delete(scratch, std::align_val_t(64));
+      ASSERT_EQ(index, expected) << level.name << " n1 " << n1 << " n2 " << n2 << " K " << K << " A " << A;
+      for (int64_t r = 0; r < K; ++r) ASSERT_EQ(score[r], one[index[r] / n2] + two[index[r] % n2]);
+    }
+  }
+}
+
+// Whole numbers: sums are exact in any order.
+std::vector<float> whole(int64_t size, std::mt19937_64& dice) {
+  std::vector<float> values(size);
+  for (float& value : values) value = static_cast<float>(static_cast<int64_t>(dice() % 7) - 3);
+  return values;
+}
+
+std::vector<uint16_t> bfloat16(const std::vector<float>& values) {
+  std::vector<uint16_t> half(values.size());
+  for (size_t i = 0; i < values.size(); ++i) half[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
+  return half;
+}
+
+TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
+  std::mt19937_64 dice(1);
+  for (const int64_t w : {1, 2, 7, 16, 33, 64, 100}) {
+    for (const int64_t n : {1, 8, 15, 16, 17, 33, 65}) {
+      for (const int64_t T : {1, 4, 5, 6, 7, 13, 24}) {
+        const int64_t stride = 2 * w;
+        const std::vector<float> query = whole((T - 1) * stride + w, dice), keys = whole(n * w, dice);
+        const std::vector<uint16_t> low_query = bfloat16(query), low_keys = bfloat16(keys);
+        for (const Kernels& level : levels()) {
+          const ProductKeyScoresKernel& kernel = level.scores;
+          const int64_t row = (n + kernel.panel - 1) / kernel.panel * kernel.panel;
+          const int64_t rows = (T + kernel.rows - 1) / kernel.rows * kernel.rows;
+          for (const QueryElement element : {QueryElement::float32, QueryElement::bfloat16}) {
+            const bool low = element == QueryElement::bfloat16;
+            const void* const q = low ? static_cast<const void*>(low_query.data()) : query.data();
+            const void* const k = low ? static_cast<const void*>(low_keys.data()) : keys.data();
+            std::vector<float> packed(row * w), widened(w), score(rows * row), block((rows + 1) * w);
+            kernel.pack_keys(k, element, n, w, 0, row / kernel.panel, packed.data(), widened.data());
+            kernel.scores(q, element, stride, T, packed.data(), n, w, score.data(), block.data());
+            std::vector<float> few(n), few_rows(2 * w);
+            kernel.few_scores(q, k, element, n, w, few.data(), few_rows.data());
+            for (int64_t t = 0; t < T; ++t) {
+              for (int64_t i = 0; i < n; ++i) {
+                float expected = 0;
+                for (int64_t c = 0; c < w; ++c) expected += query[t * stride + c] * keys[i * w + c];
+                ASSERT_EQ(score[t * row + i], expected) << level.name;
+                if (t == 0) ASSERT_EQ(few[i], expected) << level.name;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ProductKeySearchKernel, GradientsEqualPlainLoopsAtEveryLevel) {
+  std::mt19937_64 dice(2);
+  for (const auto& [T, K, n1, n2, w] : std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>>{
+           {1, 1, 1, 1, 1}, {5, 9, 4, 7, 33}, {13, 16, 31, 1, 64}, {8, 40, 7, 7, 130}, {9, 40, 5, 49, 3}}) {
+    const int64_t stride = K + 3, query_stride = 2 * w;
+    std::vector<int64_t> index((T - 1) * stride + K);
+    for (int64_t& i : index) i = static_cast<int64_t>(dice() % (n1 * n2));
+    const std::vector<float> grad = whole((T - 1) * stride + K, dice), keys = whole(n1 * w, dice),
+                             query = whole((T - 1) * query_stride + w, dice);
+    std::vector<float> expected_query(query.size()), expected_keys(n1 * w);
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t r = 0; r < K; ++r) {
+        for (int64_t c = 0; c < w; ++c) {
+          const int64_t i = index[t * stride + r] / n2 * w + c, q = t * query_stride + c;
+          expected_query[q] += grad[t * stride + r] * keys[i];
+          expected_keys[i] += grad[t * stride + r] * query[q];
+        }
+      }
+    }
+    for (const Kernels& level : levels()) {
+      std::vector<int32_t> start[2], sub_key[2];
+      std::vector<float> sums[2], scratch(n1 + n2);
+      std::vector<char> seen(n1 + n2);
+      SelectedSubKeys<float> selected[2];
+      for (int half : {0, 1}) {
+        start[half].resize(T + 1);
+        sub_key[half].resize(T * K);
+        sums[half].resize(T * K);
+        selected[half] = {start[half].data(), sub_key[half].data(), sums[half].data()};
+      }
+      ASSERT_EQ(level.gradients.collect(index.data(), grad.data(), stride, T, K, n1, n2, selected[0], selected[1],
+                                        scratch.data(), seen.data()),
+                -1);
+      EXPECT_EQ(scratch, std::vector<float>(n1 + n2));
+      std::vector<float> of_query(query.size()), of_keys(n1 * w);
+      level.gradients.grad_query(selected[0], keys.data(), T, w, of_query.data(), query_stride);
+      level.gradients.grad_keys(selected[0], query.data(), query_stride, T, w, of_keys.data());
+      EXPECT_EQ(of_query, expected_query) << level.name;
+      EXPECT_EQ(of_keys, expected_keys) << level.name;
+      for (const int64_t wrong : {n1 * n2, int64_t{-1}, INT64_MAX, INT64_MIN}) {
+        std::vector<int64_t> bad = index;
+        bad.back() = wrong;
+        EXPECT_EQ(level.gradients.collect(bad.data(), grad.data(), stride, T, K, n1, n2, selected[0], selected[1],
+                                          scratch.data(), seen.data()),
+                  static_cast<int64_t>(bad.size()) - 1);
+        scratch.assign(n1 + n2, 0);
+        seen.assign(n1 + n2, 0);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace loci
