@@ -2,14 +2,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addcmul.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
-#include <ATen/ops/rms_norm.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
@@ -22,6 +19,7 @@
 
 #include "loci/base/check.h"
 #include "loci/nn/batch_norm.h"
+#include "loci/nn/half_norm.h"
 #include "loci/nn/initialise.h"
 
 namespace loci {
@@ -215,9 +213,9 @@ Tensor MemoryLayer::query(const Tensor& x) {
     case QueryNorm::none:
       return q;
     case QueryNorm::layer:
-      return at::addcmul(norm_bias, at::layer_norm(q, {half}, {}, {}, kNormEpsilon), norm_gain);
+      return half_norm(q, norm_gain.to(q.scalar_type()), norm_bias.to(q.scalar_type()), kNormEpsilon);
     case QueryNorm::rms:
-      return at::rms_norm(q, {half}, {}, kNormEpsilon) * norm_gain;
+      return half_norm(q, norm_gain.to(q.scalar_type()), {}, kNormEpsilon);
     case QueryNorm::batch: {
       const int64_t features = heads * 2 * half;
       return batch_norm(q.view({-1, features}), norm_gain.view(features), norm_bias.view(features),

@@ -131,7 +131,9 @@ TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
                 float expected = 0;
                 for (int64_t c = 0; c < w; ++c) expected += query[t * stride + c] * keys[i * w + c];
                 ASSERT_EQ(score[t * row + i], expected) << level.name;
-                if (t == 0) ASSERT_EQ(few[i], expected) << level.name;
+                if (t == 0) {
+                  ASSERT_EQ(few[i], expected) << level.name;
+                }
               }
             }
           }
