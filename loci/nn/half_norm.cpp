@@ -68,14 +68,14 @@ Tensor sum_of_chunks(const Tensor& parts) {
 }
 
 struct HalfNorm : torch::autograd::Function<HalfNorm> {
+  // Without a bias, any tensor stands for it: the framework takes no undefined ones.
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& input_gain,
-                        const Tensor& input_bias, double epsilon) {
-    const Tensor x = input.contiguous(), gain = input_gain.contiguous();
-    const Tensor bias = input_bias.defined() ? input_bias.contiguous() : Tensor();
+                        const Tensor& input_bias, bool has_bias, double epsilon) {
+    const Tensor x = input.contiguous(), gain = input_gain.contiguous(), bias = input_bias.contiguous();
     const int64_t T = x.size(0), G = 2 * x.size(1), w = x.size(3);
     Tensor y = at::empty_like(x), mean = at::empty({T, G}, x.options()), scale = at::empty({T, G}, x.options());
     const auto run = [&]<class Real>(Real) {
-      const Real* const shift = bias.defined() ? bias.const_data_ptr<Real>() : nullptr;
+      const Real* const shift = has_bias ? bias.const_data_ptr<Real>() : nullptr;
       at::parallel_for(0, T, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, G * w)), [&](int64_t t, int64_t end) {
         kernel<Real>().forward(x.const_data_ptr<Real>() + t * G * w, gain.const_data_ptr<Real>(), shift, (end - t) * G,
                                G, w, epsilon, y.mutable_data_ptr<Real>() + t * G * w,
@@ -84,7 +84,7 @@ struct HalfNorm : torch::autograd::Function<HalfNorm> {
     };
     x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
     context->save_for_backward({x, gain, mean, scale});
-    context->saved_data["bias"] = bias.defined();
+    context->saved_data["bias"] = has_bias;
     return y;
   }
 
@@ -112,7 +112,7 @@ struct HalfNorm : torch::autograd::Function<HalfNorm> {
     };
     x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
     const auto type = x.scalar_type();
-    return {dx, sum_of_chunks(dgain).to(type), has_bias ? sum_of_chunks(dbias).to(type) : Tensor(), Tensor()};
+    return {dx, sum_of_chunks(dgain).to(type), has_bias ? sum_of_chunks(dbias).to(type) : Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -133,7 +133,7 @@ Tensor half_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, double
                 other.sizes(), " of ", other.scalar_type());
   }
   if (!x.is_cpu()) return half_norm_definition(x, gain, bias, epsilon);
-  return HalfNorm::apply(x, gain, bias, epsilon);
+  return HalfNorm::apply(x, gain, bias.defined() ? bias : gain, bias.defined(), epsilon);
 }
 
 }  // namespace loci
