@@ -95,8 +95,8 @@ std::vector<std::string> row_of(const Runs& runs, const Runs& first, bool is_fir
 }
 
 std::vector<std::string> header_of(const std::string& first) {
-  return {"arm",          "dense",       "table",      "train tokens", "train s", "loss", "vs " + first,
-          "bits/byte", "inference tok/s", "usage", "KL"};
+  return {"arm",         "dense",     "table",           "train tokens", "train s", "loss",
+          "vs " + first, "bits/byte", "inference tok/s", "usage",        "KL"};
 }
 
 std::string table_of(const std::vector<std::string>& arms, std::map<std::string, Runs>& runs) {
@@ -108,18 +108,19 @@ std::string table_of(const std::vector<std::string>& arms, std::map<std::string,
 }  // namespace
 
 nlohmann::json to_json(const RunResult& result) {
-  return {{"arm", result.arm},
-          {"seed", result.seed},
-          {"parameters_dense", result.parameters_dense},
-          {"parameters_table", result.parameters_table},
-          {"train_tokens", result.train_tokens},
-          {"seconds", result.seconds},
-          {"loss", result.loss},
-          {"bits_per_byte", result.bits_per_byte},
-          {"tokens_per_second_inference", or_null(result.tokens_per_second_inference)},
-          {"usage", or_null(result.usage)},
-          {"kl", or_null(result.kl)},
-          {"text", result.text}};
+  nlohmann::json row = {{"arm", result.arm},
+                        {"seed", result.seed},
+                        {"parameters_dense", result.parameters_dense},
+                        {"parameters_table", result.parameters_table},
+                        {"train_tokens", result.train_tokens},
+                        {"seconds", result.seconds},
+                        {"loss", result.loss},
+                        {"bits_per_byte", result.bits_per_byte},
+                        {"tokens_per_second_inference", or_null(result.tokens_per_second_inference)},
+                        {"usage", or_null(result.usage)},
+                        {"kl", or_null(result.kl)}};
+  if (!result.text.empty()) row["text"] = result.text;
+  return row;
 }
 
 RunResult run_result(const nlohmann::json& json, const std::string& who) {
@@ -147,7 +148,8 @@ std::string comparison_text(const std::vector<RunResult>& results, const Recipe&
   std::string accounts;
   for (const RunResult& result : results) {
     if (result.text.empty()) continue;
-    accounts += fmt::format("\n{}, seed {}, {}\n{}", result.arm, result.seed, format_seconds(result.seconds), result.text);
+    accounts +=
+        fmt::format("\n{}, seed {}, {}\n{}", result.arm, result.seed, format_seconds(result.seconds), result.text);
   }
   if (!accounts.empty()) return accounts;
   auto runs = by_arm(results);
@@ -170,8 +172,8 @@ std::string comparison_text(const std::vector<RunResult>& results, const Recipe&
     text += fmt::format("\nAt equal training tokens{}\n\n{}", of_seeds, table_of(equal_tokens, runs));
   }
   for (const auto& [arm, to] : equal_time) {
-    text += fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to,
-                        table_of({to, arm}, runs));
+    text +=
+        fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to, table_of({to, arm}, runs));
   }
   return text;
 }
