@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/compiled_program.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
@@ -33,6 +34,7 @@ struct ProgramArguments {
   int64_t steps = 0;
   bool trace = false;
   int64_t verify = 0;
+  bool compiled = false;
   bool unpruned = false;
   bool json = false;
 };
@@ -111,7 +113,13 @@ void verify_program(const ProgramArguments& arguments, const Chosen& chosen) {
   InstanceOptions options;
   options.instances =
       std::max<int64_t>(1, (arguments.verify + std::ssize(options.lengths) - 1) / std::ssize(options.lengths));
-  const VerifyReport report = verify(discrete_runner(*chosen.ram.machine, chosen.index), chosen.ram.task, options);
+  RamRunner runner = discrete_runner(*chosen.ram.machine, chosen.index);
+  if (arguments.compiled) {
+    const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
+    runner = compiled_runner(arguments.unpruned ? simplify(whole)
+                                                : prune(whole, count_patterns(whole, chosen.ram.task)));
+  }
+  const VerifyReport report = verify(runner, chosen.ram.task, options);
   if (arguments.json) return print(to_json(report).dump(2) + "\n");
   print("length  instances  wrong  cell error  forced stops\n");
   for (const LengthReport& row : report.lengths) {
@@ -166,10 +174,12 @@ void add_program(CLI::App& app, Action& action) {
       ->check(CLI::Range(int64_t{1}, int64_t{UINT32_MAX}))
       ->needs(tape);
   verb->add_flag("--trace", arguments->trace, "Show registers, operands and tape, step by step")->needs(tape);
-  verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
+  auto* verify = verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->excludes(tape);
   verb->add_flag("--json", arguments->json, "--verify: print JSON");
+  verb->add_flag("--compiled", arguments->compiled, "--verify: run the exported C++, compiled by $CXX or c++")
+      ->needs(verify);
   verb->footer(
       "Examples:\n  loci program out/main/seed-0\n  loci program out/main/seed-0 --format c++ --out access.cpp\n"
       "  loci program out/main/seed-0 --run 2,5,3,4,0,0 --trace\n  loci program out/main/seed-0 --verify 10000");
