@@ -1,6 +1,7 @@
 #include "cli/compiled_program.h"
 
 #include <dlfcn.h>
+#include <sys/wait.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -47,7 +48,7 @@ std::shared_ptr<void> compiled(const RamProgram& program) {
                   source.string());
   if (const int status = std::system(command.c_str()); status != 0) {
     fail(ExitCode::usage, "--compiled", "the compiler (CXX, or c++) must be there and take the exported program",
-         fmt::format("{} with status {}", compiler, status));
+         fmt::format("{} with status {}", compiler, WIFEXITED(status) ? WEXITSTATUS(status) : status));
   }
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) fail(ExitCode::input, library.string(), "must be loadable", dlerror());

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ struct ProgramArguments {
   int64_t seed = -1;
   std::string format = "text";
   std::string out;
-  std::string tape;
+  std::optional<std::string> tape;
   int64_t steps = 0;
   bool trace = false;
   int64_t verify = 0;
@@ -65,22 +66,24 @@ Chosen choose(const ProgramArguments& arguments) {
 }
 
 Tape parse_tape(const std::string& text) {
+  const auto refuse = [&text] {
+    fail(ExitCode::usage, "--run", "the tape must be numbers below 2^32 with commas between them, such as 3,7,1,9,0",
+         text.empty() ? "nothing" : text);
+  };
   Tape tape;
+  if (text.empty()) refuse();
   const char* at = text.data();
   const char* end = at + text.size();
   while (at < end) {
     while (at < end && *at == ' ') ++at;
     uint32_t value = 0;
     const auto [next, error] = std::from_chars(at, end, value);
-    if (error != std::errc()) {
-      fail(ExitCode::usage, "--run", "the tape must be numbers with commas between them, such as 3,7,1,9,0", text);
-    }
+    if (error != std::errc()) refuse();
     tape.push_back(value);
     at = next;
     while (at < end && *at == ' ') ++at;
     if (at == end) break;
-    if (*at != ',')
-      fail(ExitCode::usage, "--run", "the tape must be numbers with commas between them, such as 3,7,1,9,0", text);
+    if (*at != ',') refuse();
     ++at;
   }
   return tape;
@@ -98,7 +101,7 @@ void print_verdict(const RamTask& task, const Tape& before, const Tape& after) {
 }
 
 void run_tape(const ProgramArguments& arguments, const Chosen& chosen, const RamProgram& program) {
-  Tape tape = parse_tape(arguments.tape);
+  Tape tape = parse_tape(*arguments.tape);
   const Tape before = tape;
   Trace trace;
   const auto most =
@@ -147,7 +150,7 @@ void program(const ProgramArguments& arguments) {
   const Chosen chosen = choose(arguments);
   if (arguments.verify > 0) return verify_program(arguments, chosen);
   const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
-  if (!arguments.tape.empty()) return run_tape(arguments, chosen, simplify(whole));
+  if (arguments.tape) return run_tape(arguments, chosen, simplify(whole));
   const PatternCounts counts = count_patterns(whole, chosen.ram.task);
   const std::string text = exported(arguments, arguments.unpruned ? simplify(whole) : prune(whole, counts), counts);
   if (arguments.out.empty()) return print(text);
