@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -204,6 +205,20 @@ def test_a_run_goes_on_only_with_its_own_task(place, tmp_path):
     result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--resume", "--set", "data.task=increment", "--quiet")
     assert result.returncode != 0
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def search(task, arms):
+    command = [sys.executable, str(ROOT / "tools/ram_search.py"), task, "--arms", str(arms), "--seeds", "2"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_a_random_search_is_a_recipe_and_a_longer_one_only_adds_arms(tmp_path):
+    short, long = search("listk", 2), search("listk", 5)
+    assert long.split("[[arms]]")[1:3] == [arm.rstrip() + "\n\n" for arm in short.split("[[arms]]")[1:]]
+    (tmp_path / "search.toml").write_text(long)
+    result = loci("train", tmp_path / "search.toml", "--out", tmp_path / "out", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert [name in result.stdout + result.stderr for name in ("trial-000", "trial-004")] == [True, True]
 
 
 def test_a_length_that_the_task_does_not_have(place):
