@@ -39,8 +39,9 @@ class Folder {
 std::shared_ptr<void> compiled(const RamProgram& program) {
   const Folder folder;
   const std::filesystem::path source = folder.path() / "program.cpp", library = folder.path() / "program.so";
-  std::ofstream(source) << to_cpp(program) << "extern \"C\" int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps);\n"
-                        << "int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps) { return run(mem, M, max_steps); }\n";
+  const char* entry = "int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps)";
+  std::ofstream(source) << to_cpp(program) << "extern \"C\" " << entry << ";\n"
+                        << entry << " { return run(mem, M, max_steps); }\n";
   const char* chosen = std::getenv("CXX");
   const std::string compiler = chosen != nullptr && *chosen != 0 ? chosen : "c++";
   const std::string command =

@@ -8,8 +8,8 @@
 
 namespace loci::cli {
 
-// Exports, compiles with -Wall -Wextra -Werror (by $CXX, or c++) and loads. The runner keeps the library loaded and calls
-// the compiled code alone. Throws Error (usage) when there is no compiler or it refuses the code.
+// Exports, compiles with -Wall -Wextra -Werror (by $CXX, or c++) and loads. The runner keeps the library loaded and
+// calls the compiled code alone. Throws Error (usage) when there is no compiler or it refuses the code.
 RamRunner compiled_runner(const RamProgram& program);
 
 }  // namespace loci::cli

@@ -177,9 +177,10 @@ void add_program(CLI::App& app, Action& action) {
       ->check(CLI::Range(int64_t{1}, int64_t{UINT32_MAX}))
       ->needs(tape);
   verb->add_flag("--trace", arguments->trace, "Show registers, operands and tape, step by step")->needs(tape);
-  auto* verify = verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
-      ->excludes(tape);
+  auto* verify =
+      verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
+          ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+          ->excludes(tape);
   verb->add_flag("--json", arguments->json, "--verify: print JSON");
   verb->add_flag("--compiled", arguments->compiled, "--verify: run the exported C++, compiled by $CXX or c++")
       ->needs(verify);

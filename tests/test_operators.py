@@ -59,8 +59,9 @@ def ram_unroll_inputs(dtype=torch.float32, seeds=2, samples=3, registers=2, valu
     tape = torch.randint(values, (seeds, samples, values), dtype=torch.int32)
     weight = torch.ones(seeds, samples, values, dtype=dtype)
     steps = torch.tensor([3, 2])
-    numbers = (torch.randn(seeds, parameters, dtype=dtype), tape, tape.flip(2), weight, steps, torch.zeros(seeds, dtype=dtype))
-    return *numbers, registers, *RAM_MACHINE, False, width, True, 1e-6, True
+    start, bonus = torch.randn(seeds, parameters, dtype=dtype), torch.zeros(seeds, dtype=dtype)
+    options = (registers, *RAM_MACHINE, False, width, True, 1e-6, True)
+    return start, tape, tape.flip(2), weight, steps, bonus, *options
 
 
 def detached(inputs):

@@ -333,8 +333,8 @@ Triple backward_autograd_entry(const Tensor& grad_registers, const Tensor& grad_
 Pair forward_shapes(const Tensor& logits, const Tensor& registers, const Tensor& tape, at::IntArrayRef modules,
                     at::IntArrayRef operands, const Tensor&, double, bool) {
   TORCH_CHECK(registers.dim() == 3 && tape.dim() == 3 && logits.dim() == 2,
-              "ram_step: logits, registers and tape must be [N, O], [N, R, M] and [N, M, M], got ", logits.sizes(), ", ",
-              registers.sizes(), " and ", tape.sizes());
+              "ram_step: logits, registers and tape must be [N, O], [N, R, M] and [N, M, M], got ", logits.sizes(),
+              ", ", registers.sizes(), " and ", tape.sizes());
   TORCH_CHECK(modules.size() == operands.size(), "ram_step: modules and operands must be as many, got ", modules.size(),
               " and ", operands.size());
   return {at::empty_like(registers), at::empty_like(tape)};

@@ -217,8 +217,9 @@ Results definition_entry(const Tensor& parameters, const Tensor& tape, const Ten
 Results shapes_entry(const Tensor& parameters, const Tensor& tape, const Tensor&, const Tensor&, const Tensor&,
                      const Tensor&, int64_t, at::IntArrayRef, at::IntArrayRef, const Tensor&, double, bool, bool,
                      int64_t, bool, double, bool with_gradient) {
-  TORCH_CHECK(parameters.dim() == 2 && tape.dim() == 3, "ram_unroll: parameters and tape must be [S, P] and [S, B, M], ",
-              "got ", parameters.sizes(), " and ", tape.sizes());
+  TORCH_CHECK(parameters.dim() == 2 && tape.dim() == 3,
+              "ram_unroll: parameters and tape must be [S, P] and [S, B, M], got ", parameters.sizes(), " and ",
+              tape.sizes());
   const c10::SymInt S = tape.sym_size(0), B = tape.sym_size(1);
   const auto type = parameters.options();
   const c10::SymInt P = with_gradient ? parameters.sym_size(1) : c10::SymInt(0);
