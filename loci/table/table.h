@@ -50,6 +50,10 @@ class Table : public std::enable_shared_from_this<Table> {
 
   void set_gradient_mode(GradientMode mode);  // int8 rows know `none` alone
   GradientMode gradient_mode() const { return mode_; }
+  // Only rows whose `mask` [N] bool is true are trained: backward through a read of another row leaves nothing here, so
+  // no optimiser touches it. Undefined: all rows (default). For finetuning of a few rows: read_background.h chooses
+  // them, row_patch.h writes down what changed.
+  void set_trained_rows(const at::Tensor& mask);
   bool has_gradient() const { return !references_.empty(); }
   // The sum of the pending references; they stay until zero_gradient(). In the modes `coalesced` and `dense`, clearing or
   // changing values().grad(), as a torch::optim optimiser does, ends them too: later passes then add to what is there.
@@ -73,6 +77,7 @@ class Table : public std::enable_shared_from_this<Table> {
   int64_t rows_;
   int64_t width_;
   GradientMode mode_ = GradientMode::references;
+  at::Tensor trained_rows_;  // [N] bool; undefined: all
   std::vector<int64_t> reads_;  // of each use under autograd since zero_gradient(): the number of its next pass
   std::vector<RowReferences> references_;
   // The values().grad() that the pending references gave, to tell whether somebody changed it since.
