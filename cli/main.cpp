@@ -75,6 +75,7 @@ void run(int argc, char** argv) {
   add_eval(program, action);
   add_generate(program, action);
   add_program(program, action);
+  add_convert(program, action);
   add_inspect(program, action);
   add_doctor(program, action);
 #ifdef LOCI_BENCH
