@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <system_error>
 #include <utility>
 
@@ -12,6 +14,8 @@
 
 namespace loci {
 namespace {
+
+constexpr size_t kPage = 4096;
 
 [[noreturn]] void refuse(const std::filesystem::path& path, std::string_view expected, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
@@ -41,7 +45,9 @@ void DurableFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
     if (written < 0 && errno != EINTR) refuse(path_, "the file must be writable", errno);
-    if (written > 0) bytes = bytes.subspan(static_cast<size_t>(written));
+    if (written <= 0) continue;
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    size_ += written;
   }
 }
 
@@ -49,8 +55,37 @@ void DurableFile::write(std::string_view text) {
   write(std::as_bytes(std::span(text.data(), text.size())));
 }
 
+// Runs of pages that hold something are written, runs of zeros are stepped over; commit() gives the file its length.
+void DurableFile::write_sparse(std::span<const std::byte> bytes) {
+  const auto zero = [&](size_t begin, size_t count) {
+    static constexpr std::array<std::byte, kPage> none = {};
+    return count == kPage && std::memcmp(bytes.data() + begin, none.data(), kPage) == 0;
+  };
+  size_t begin = 0;
+  while (begin < bytes.size()) {
+    // Of the file, so that a hole is whole pages.
+    const auto next = [&](size_t at) {
+      return std::min(bytes.size() - at, kPage - (static_cast<size_t>(size_) + at - begin) % kPage);
+    };
+    size_t end = begin;
+    while (end < bytes.size() && zero(end, next(end))) end += kPage;
+    if (end > begin) {
+      if (lseek(descriptor_, static_cast<off_t>(end - begin), SEEK_CUR) < 0) {
+        refuse(path_, "the file must be writable", errno);
+      }
+      size_ += static_cast<int64_t>(end - begin);
+      begin = end;
+      continue;
+    }
+    while (end < bytes.size() && !zero(end, next(end))) end += next(end);
+    write(bytes.subspan(begin, end - begin));
+    begin = end;
+  }
+}
+
 void DurableFile::commit() {
   if (descriptor_ < 0) fail(ExitCode::bug, path_.string(), "the file must be open for writing", "a closed one");
+  if (ftruncate(descriptor_, size_) != 0) refuse(path_, "the file must be writable", errno);
   while (fsync(descriptor_) != 0) {
     if (errno != EINTR) refuse(path_, "the file must reach the disk", errno);
   }

@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -59,7 +60,8 @@ struct Read : torch::autograd::Function<Read> {
 
 }  // namespace
 
-Table::Table(std::string name, int64_t rows, int64_t width) : name_(std::move(name)), rows_(rows), width_(width) {
+Table::Table(std::string name, int64_t rows, int64_t width)
+    : name_(std::move(name)), rows_(rows), width_(width), changed_(std::max<int64_t>(rows, 0)) {
   if (rows < 1) fail(ExitCode::usage, "table " + name_, "rows must be at least 1", std::to_string(rows));
   if (width < 1) fail(ExitCode::usage, "table " + name_, "width must be at least 1", std::to_string(width));
 }

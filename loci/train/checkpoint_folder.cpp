@@ -167,18 +167,40 @@ CheckpointWriter::~CheckpointWriter() {
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
 }
 
-void CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
-  nlohmann::json files = nlohmann::json::object();
+bool CheckpointWriter::link(const CheckpointFiles& from, const std::vector<std::string>& names) {
+  std::error_code error;
+  const nlohmann::json& facts = from.manifest.at("files");
+  for (const std::string& name : names) {
+    const auto size = fs::file_size(from.folder / name, error);
+    if (error || !facts.contains(name) || facts[name].at("bytes") != size) return false;
+  }
+  for (const std::string& name : names) {
+    fs::create_hard_link(from.folder / name, file(name), error);
+    if (error) fs::copy_file(from.folder / name, file(name), error);
+    if (error) refuse(file(name), "a file of the last checkpoint must be copyable", error.value());
+    linked_[name] = facts[name];
+  }
+  return true;
+}
+
+// Those that were linked were synced and summed when they were written.
+nlohmann::json CheckpointWriter::files() const {
+  nlohmann::json files = linked_;
   for (const auto& entry : fs::directory_iterator(temporary_)) {
     const fs::path path = entry.path();
     if (!entry.is_regular_file()) {
       fail(ExitCode::bug, path.string(), "a checkpoint must hold regular files", "another kind");
     }
     sync_file(path);
+    if (files.contains(path.filename().string())) continue;
     const MappedFile file(path);
     files[path.filename().string()] = {{"bytes", file.bytes().size()}, {"xxh3_128", sum_of(file.bytes())}};
   }
-  nlohmann::json manifest = {{"format", format_name}, {"step", step_}, {"files", files}};
+  return files;
+}
+
+CheckpointFiles CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
+  nlohmann::json manifest = {{"format", format_name}, {"step", step_}, {"files", files()}};
   for (const auto& [key, value] : extra.items()) {
     if (manifest.contains(key) || key == "sum") {
       fail(ExitCode::bug, "CheckpointWriter", "extra members must have other names than the manifest's", key);
@@ -204,6 +226,7 @@ void CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
   for (const StepFolder& folder : step_folders(run_)) {
     if (folder.step <= step_ && ++kept > keep_last && keep_last > 0) remove_checkpoint(folder.path);
   }
+  return {place, std::move(manifest)};
 }
 
 CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_(std::move(folder)) {
