@@ -46,7 +46,7 @@ struct Layer {
 
   explicit Layer(const Size& size) {
     auto local = std::make_shared<LocalTable>("table", size.rows, size.width, LocalTableOptions{size.dtype});
-    local->initialise_normal(0, 0.04);
+    fill_rows(local->values().detach());
     table = local;
     ProductKeyMemoryOptions options;
     options.width = size.width;
@@ -185,7 +185,7 @@ void measure(const Size& size, const BenchOptions& options, nlohmann::json& repo
   const auto layer = std::make_shared<Layer>(size);
   const std::vector<std::string> names = names_for(size);
   Timing timing(options.repeats);
-  add_machine(timing, size.width * size.element());
+  add_machine(timing, size.width * size.element(), size.rows * size.width * size.element());
   add_ours(timing, names, layer);
   if (options.stock && stock_fits(size)) add_stock(timing, names, size, *layer);
   timing.run();

@@ -30,7 +30,7 @@ class Collector : public benchmark::BenchmarkReporter {
 };
 
 constexpr int64_t kCopyWords = 1 << 26;  // 256 MB each way
-constexpr int64_t kGatherBytes = 1 << 30, kGathered = 1 << 28;  // of the table; read by one call
+constexpr int64_t kMostGatherBytes = 1 << 30, kGathered = 1 << 28;  // of the table; read by one call
 constexpr int64_t kProductWidth = 1024;
 
 // As a read of rows does at its best: four rows at a time, those two such steps ahead are fetched line by line meanwhile. Each
@@ -98,10 +98,10 @@ double Timing::median(const std::string& name) const {
   return sorted[sorted.size() / 2];
 }
 
-void add_machine(Timing& timing, int64_t row_bytes) {
+void add_machine(Timing& timing, int64_t row_bytes, int64_t table_bytes) {
   const Tensor from = torch::ones({kCopyWords}), to = torch::zeros({kCopyWords});
   timing.add("machine copy", [=] { to.copy_(from); });
-  const int64_t rows = kGatherBytes / row_bytes;
+  const int64_t rows = std::min(kMostGatherBytes, table_bytes) / row_bytes;
   const Tensor table = zero_pages("bench", rows, row_bytes / 8, torch::kLong, PageSize::huge);
   table.fill_(1);
   const Tensor index = torch::randint(rows, {kGathered / row_bytes}, torch::kLong);
