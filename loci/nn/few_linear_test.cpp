@@ -3,6 +3,8 @@
 #include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 
+#include "loci/nn/product_key_memory.h"
+#include "loci/table/local_table.h"
 #include "tests/op_harness.h"
 
 // Legend: T rows, d their width, O outputs.
@@ -77,6 +79,29 @@ TEST(FewLinear, StandsAsideForGradientsAutocastOtherTypesAndManyRows) {
   at::autocast::set_autocast_enabled(at::kCPU, true);
   EXPECT_FALSE(takes(in));
   at::autocast::set_autocast_enabled(at::kCPU, false);
+}
+
+// In whole numbers all products are exact, so that the ways of one token and of many must agree in bits.
+TEST(FewLinear, OneTokenOfAMemoryWithoutGradientHasTheBitsOfABatch) {
+  torch::manual_seed(3);
+  const auto table = std::make_shared<LocalTable>("values", 49, 32, LocalTableOptions{});
+  table->initialise_normal(1, 1);
+  ProductKeyMemoryOptions options;
+  options.width = 32;
+  options.heads = 2;
+  options.top_k = 5;
+  options.key_width = 16;
+  options.query_norm = QueryNorm::none;
+  ProductKeyMemory memory("memory", options, table, 2);
+  const torch::NoGradGuard no_gradient;
+  for (auto& parameter : memory.parameters()) parameter.copy_(torch::randint(-2, 3, parameter.sizes(), torch::kFloat));
+  const Tensor x = torch::randint(-2, 3, {9, 32}, torch::kFloat);
+  const MemoryLayer::Reads all = memory.read_with_indices(x);
+  for (int64_t t = 0; t < 9; ++t) {
+    const MemoryLayer::Reads one = memory.read_with_indices(x.narrow(0, t, 1));
+    EXPECT_TRUE(torch::equal(one.index, all.index.narrow(0, t, 1)));
+    EXPECT_TRUE(same_bits(one.output, all.output.narrow(0, t, 1)));
+  }
 }
 
 TEST(FewLinear, RefusesBadInputInThreeParts) {
