@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cli/compiled_program.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
@@ -29,10 +31,11 @@ struct ProgramArguments {
   int64_t seed = -1;
   std::string format = "text";
   std::string out;
-  std::string tape;
+  std::optional<std::string> tape;
   int64_t steps = 0;
   bool trace = false;
   int64_t verify = 0;
+  bool compiled = false;
   bool unpruned = false;
   bool json = false;
 };
@@ -63,22 +66,24 @@ Chosen choose(const ProgramArguments& arguments) {
 }
 
 Tape parse_tape(const std::string& text) {
+  const auto refuse = [&text] {
+    fail(ExitCode::usage, "--run", "the tape must be numbers below 2^32 with commas between them, such as 3,7,1,9,0",
+         text.empty() ? "nothing" : text);
+  };
   Tape tape;
+  if (text.empty()) refuse();
   const char* at = text.data();
   const char* end = at + text.size();
   while (at < end) {
     while (at < end && *at == ' ') ++at;
     uint32_t value = 0;
     const auto [next, error] = std::from_chars(at, end, value);
-    if (error != std::errc()) {
-      fail(ExitCode::usage, "--run", "the tape must be numbers with commas between them, such as 3,7,1,9,0", text);
-    }
+    if (error != std::errc()) refuse();
     tape.push_back(value);
     at = next;
     while (at < end && *at == ' ') ++at;
     if (at == end) break;
-    if (*at != ',')
-      fail(ExitCode::usage, "--run", "the tape must be numbers with commas between them, such as 3,7,1,9,0", text);
+    if (*at != ',') refuse();
     ++at;
   }
   return tape;
@@ -96,7 +101,7 @@ void print_verdict(const RamTask& task, const Tape& before, const Tape& after) {
 }
 
 void run_tape(const ProgramArguments& arguments, const Chosen& chosen, const RamProgram& program) {
-  Tape tape = parse_tape(arguments.tape);
+  Tape tape = parse_tape(*arguments.tape);
   const Tape before = tape;
   Trace trace;
   const auto most =
@@ -111,7 +116,13 @@ void verify_program(const ProgramArguments& arguments, const Chosen& chosen) {
   InstanceOptions options;
   options.instances =
       std::max<int64_t>(1, (arguments.verify + std::ssize(options.lengths) - 1) / std::ssize(options.lengths));
-  const VerifyReport report = verify(discrete_runner(*chosen.ram.machine, chosen.index), chosen.ram.task, options);
+  RamRunner runner = discrete_runner(*chosen.ram.machine, chosen.index);
+  if (arguments.compiled) {
+    const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
+    runner = compiled_runner(arguments.unpruned ? simplify(whole)
+                                                : prune(whole, count_patterns(whole, chosen.ram.task)));
+  }
+  const VerifyReport report = verify(runner, chosen.ram.task, options);
   if (arguments.json) return print(to_json(report).dump(2) + "\n");
   print("length  instances  wrong  cell error  forced stops\n");
   for (const LengthReport& row : report.lengths) {
@@ -139,7 +150,7 @@ void program(const ProgramArguments& arguments) {
   const Chosen chosen = choose(arguments);
   if (arguments.verify > 0) return verify_program(arguments, chosen);
   const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
-  if (!arguments.tape.empty()) return run_tape(arguments, chosen, simplify(whole));
+  if (arguments.tape) return run_tape(arguments, chosen, simplify(whole));
   const PatternCounts counts = count_patterns(whole, chosen.ram.task);
   const std::string text = exported(arguments, arguments.unpruned ? simplify(whole) : prune(whole, counts), counts);
   if (arguments.out.empty()) return print(text);
@@ -166,10 +177,12 @@ void add_program(CLI::App& app, Action& action) {
       ->check(CLI::Range(int64_t{1}, int64_t{UINT32_MAX}))
       ->needs(tape);
   verb->add_flag("--trace", arguments->trace, "Show registers, operands and tape, step by step")->needs(tape);
-  verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
+  auto* verify = verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->excludes(tape);
   verb->add_flag("--json", arguments->json, "--verify: print JSON");
+  verb->add_flag("--compiled", arguments->compiled, "--verify: run the exported C++, compiled by $CXX or c++")
+      ->needs(verify);
   verb->footer(
       "Examples:\n  loci program out/main/seed-0\n  loci program out/main/seed-0 --format c++ --out access.cpp\n"
       "  loci program out/main/seed-0 --run 2,5,3,4,0,0 --trace\n  loci program out/main/seed-0 --verify 10000");

@@ -41,6 +41,28 @@ def select_inputs(dtype=torch.float32, grad=False, tokens=3):
     return score1, score2, 5, 70
 
 
+RAM_OPERANDS = [1, 0, 0, 0, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2]  # READ .. WRITE
+RAM_MACHINE = (list(range(14)), RAM_OPERANDS, torch.zeros(0, 5, 5, dtype=torch.int32), 10.0, True)
+
+
+def ram_step_inputs(dtype=torch.float32, grad=False, samples=3, registers=2, values=5):
+    torch.manual_seed(0)
+    logits = sum(n * (registers + i) for i, n in enumerate(RAM_OPERANDS)) + registers * (registers + 14)
+    shapes = ((samples, registers, values), (samples, values, values))
+    distributions = [torch.randn(shape, dtype=dtype).softmax(-1).requires_grad_(grad) for shape in shapes]
+    return torch.randn(samples, logits, dtype=dtype, requires_grad=grad), *distributions, *RAM_MACHINE
+
+
+def ram_unroll_inputs(dtype=torch.float32, seeds=2, samples=3, registers=2, values=5, width=4):
+    outputs = ram_step_inputs(registers=registers)[0].shape[1] + 1
+    parameters = width * (registers + 1) + width * (width + 1) + outputs * (width + 1)
+    tape = torch.randint(values, (seeds, samples, values), dtype=torch.int32)
+    weight = torch.ones(seeds, samples, values, dtype=dtype)
+    steps = torch.tensor([3, 2])
+    numbers = (torch.randn(seeds, parameters, dtype=dtype), tape, tape.flip(2), weight, steps, torch.zeros(seeds, dtype=dtype))
+    return *numbers, registers, *RAM_MACHINE, False, width, True, 1e-6, True
+
+
 def detached(inputs):
     return tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
 
@@ -66,6 +88,12 @@ def forward_and_backward_operators(dtype):
     yield loci.product_key_select, select
     score, chosen = loci.product_key_select(*detached(select))
     yield loci.product_key_select_backward, (score, chosen, 9, 8)
+
+    step = ram_step_inputs(dtype, grad=True)
+    yield loci.ram_step, step
+    logits, registers, tape = detached(step)[:3]
+    yield loci.ram_step_backward, (registers, tape, logits, registers, tape, *RAM_MACHINE)
+    yield loci.ram_unroll, ram_unroll_inputs(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -127,6 +155,26 @@ def test_export_keeps_the_operators_as_calls():
     assert {loci.product_key_search.default, loci.table_read.default} <= called
     other = detached(memory_inputs(9))
     torch.testing.assert_close(program.module()(*other), memory(*other))
+
+
+def test_compile_of_a_step_of_the_random_access_machine():
+    def loss_of(logits, registers, tape):
+        new_registers, new_tape = loci.ram_step(logits, registers, tape, *RAM_MACHINE)
+        return new_registers.square().sum() + new_tape.square().sum()
+
+    leaves = ram_step_inputs(grad=True)[:3]
+    expected = torch.autograd.grad(loss_of(*leaves), leaves)
+    got = torch.autograd.grad(torch.compile(loss_of, fullgraph=True)(*leaves), leaves)
+    for left, right in zip(got, expected):
+        torch.testing.assert_close(left, right)
+
+
+def test_the_random_access_machine_knows_its_shapes_on_meta():
+    for operator, inputs in ((loci.ram_step, ram_step_inputs()), (loci.ram_unroll, ram_unroll_inputs())):
+        on_meta = operator(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in inputs))
+        for shape, value in zip(on_meta, operator(*inputs), strict=True):
+            assert shape.is_meta
+            assert (shape.shape, shape.dtype) == (value.shape, value.dtype)
 
 
 def test_messages():

@@ -132,7 +132,12 @@ def test_the_program_runs_on_a_tape_and_is_verified(place):
     [
         (["--run", "9,1,0,0"], ["value at cell 0 must be 0..3 (M=4)", "got 9"]),
         (["--run", "1,2"], ["at least 3 cells", "got 2"]),
-        (["--run", "1,x,2"], ["numbers with commas", "got 1,x,2"]),
+        (["--run", "1,x,2"], ["numbers below 2^32 with commas", "got 1,x,2"]),
+        (["--run", "1,99999999999,2"], ["numbers below 2^32 with commas", "got 1,99999999999,2"]),
+        (["--run", ""], ["numbers below 2^32 with commas", "got nothing"]),
+        (["--run", "1,2,0,0", "--steps", "0"], ["--steps", "0"]),
+        (["--verify", "0"], ["--verify", "0"]),
+        (["--compiled"], ["--compiled requires --verify"]),
         (["--seed", "7"], ["--seed must be 0 .. 2", "got 7"]),
     ],
 )
@@ -145,6 +150,8 @@ def test_bad_input_of_program(place, arguments, words):
     [
         ("data.task=copi", ["data.task", "copi"]),
         ("data.slack=-3", ["slack", "-3"]),
+        ("data.slack=5000", ["slack", "5000"]),
+        ("data.difficulty=100000", ["difficulty", "100000"]),
         ("data.difficulty=0", ["difficulty", "0"]),
         ("model.registers=0", ["registers", "0"]),
         ("model.controller=gru", ["controller", "gru"]),
@@ -155,6 +162,39 @@ def test_bad_input_of_program(place, arguments, words):
 def test_bad_recipes(place, tmp_path, setting, words):
     result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--set", setting, "--quiet")
     assert_refused(result, 2, *words)
+
+
+def test_a_tape_of_the_wrong_form_is_run_but_named(place):
+    result = loci("program", place / "out", "--run", "7,1,2,3,0,0,0,0")
+    assert result.returncode == 0, result.stderr
+    assert "no instance of access: access: k must be 0..2, got 7" in result.stdout
+
+
+def test_the_exported_program_is_verified_as_it_was_compiled(place):
+    discrete = json.loads(loci("program", place / "out", "--verify", 150, "--json").stdout)
+    compiled = loci("program", place / "out", "--verify", 150, "--json", "--compiled")
+    assert compiled.returncode == 0, compiled.stderr
+    for left, right in zip(discrete["lengths"], json.loads(compiled.stdout)["lengths"], strict=True):
+        assert (left["cell_error"], left["instance_error"]) == (right["cell_error"], right["instance_error"])
+
+
+def test_a_compiler_that_fails_is_named(place, monkeypatch):
+    monkeypatch.setenv("CXX", "false")
+    result = loci("program", place / "out", "--verify", 15, "--compiled")
+    assert_refused(result, 2, "--compiled: the compiler (CXX, or c++) must be there", "got false with status 1")
+
+
+@pytest.mark.parametrize("verb", [["program"], ["eval", "--lengths", "5"]])
+def test_a_checkpoint_of_another_task(place, tmp_path, verb):
+    shutil.copytree(place / "out", tmp_path / "out")
+    config = tmp_path / "out/main/seed-0/config.toml"
+    config.write_text(config.read_text().replace('task = "access"', 'task = "increment"'))
+    result = loci(verb[0], tmp_path / "out", *verb[1:])
+    assert_refused(result, 3, "the checkpoint must be of the task in config.toml", "access 0 false")
+
+
+def test_a_program_of_another_sort_of_run(place, tmp_path):
+    assert_refused(loci("program", tmp_path), 3, "RUN must hold config.toml")
 
 
 def test_a_run_goes_on_only_with_its_own_task(place, tmp_path):

@@ -50,6 +50,10 @@ uint32_t RamPlan::tape_size() const {
   return ram_task().minimum_tape(data.difficulty) + static_cast<uint32_t>(data.slack);
 }
 
+std::string RamPlan::data_key() const {
+  return fmt::format("{} {} {} {}", data.task, data.index_base, data.out_pointer, tape_size());
+}
+
 void RamPlan::check() const {
   const RamTask task = ram_task();
   if (data.difficulty < task.minimum_difficulty) {
@@ -358,12 +362,18 @@ std::vector<std::pair<std::string, std::string>> RamLearning::files() {
 }
 
 std::string RamLearning::data_key() const {
-  return fmt::format("{} {} {} {}", plan_.data.task, plan_.data.index_base, plan_.data.out_pointer, M_);
+  return plan_.data_key();
 }
 
 LoadedRam load_ram(const RunConfig& config, const CheckpointReader& checkpoint) {
   const auto* plan = dynamic_cast<const RamPlan*>(config.plan.get());
   if (plan == nullptr) fail(ExitCode::usage, "program", "RUN must be of the task ram", config.task);
+  const std::string data = checkpoint.manifest().value("data", "");
+  if (data != plan->data_key()) {
+    fail(ExitCode::input, checkpoint.path().string(),
+         fmt::format("the checkpoint must be of the task in config.toml, \"{}\"", plan->data_key()),
+         fmt::format("\"{}\"", data));
+  }
   LoadedRam loaded;
   loaded.task = plan->ram_task();
   loaded.machine = std::make_shared<NeuralRam>(plan->model, seed_list(*plan, static_cast<uint64_t>(config.seed)));

@@ -11,10 +11,8 @@
 #include <utility>
 #include <vector>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "loci/base/check.h"
+#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/mapped_file.h"
 
@@ -35,16 +33,7 @@ constexpr size_t sum_size = 32;
   fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
 }
 
-std::string sum_of(std::span<const std::byte> bytes) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
-  std::string text;
-  for (const unsigned char byte : canonical.digest) text += fmt::format("{:02x}", byte);
-  return text;
-}
-std::string sum_of(std::string_view text) {
-  return sum_of(std::as_bytes(std::span(text.data(), text.size())));
-}
+std::string sum_of(std::string_view text) { return checksum(std::as_bytes(std::span(text.data(), text.size()))); }
 
 void sync_file(const fs::path& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -110,7 +99,7 @@ void check_file(const fs::path& path, const nlohmann::json& facts, int64_t sum_l
          fmt::format("{}", size));
   }
   if (size > sum_limit) return;
-  const std::string sum = sum_of(file.bytes());
+  const std::string sum = checksum(file.bytes());
   if (sum != facts.at("xxh3_128").get<std::string>()) {
     fail(ExitCode::input, path.string(),
          fmt::format("the file must have the sum {} of the manifest", facts.at("xxh3_128").get<std::string>()), sum);
@@ -194,7 +183,7 @@ nlohmann::json CheckpointWriter::files() const {
     sync_file(path);
     if (files.contains(path.filename().string())) continue;
     const MappedFile file(path);
-    files[path.filename().string()] = {{"bytes", file.bytes().size()}, {"xxh3_128", sum_of(file.bytes())}};
+    files[path.filename().string()] = {{"bytes", file.bytes().size()}, {"xxh3_128", checksum(file.bytes())}};
   }
   return files;
 }

@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/stack.h>
@@ -328,6 +329,21 @@ Triple backward_autograd_entry(const Tensor& grad_registers, const Tensor& grad_
   return {out[0], out[1], out[2]};
 }
 
+// On Meta, as compilation and export ask it: shapes alone.
+Pair forward_shapes(const Tensor& logits, const Tensor& registers, const Tensor& tape, at::IntArrayRef modules,
+                    at::IntArrayRef operands, const Tensor&, double, bool) {
+  TORCH_CHECK(registers.dim() == 3 && tape.dim() == 3 && logits.dim() == 2,
+              "ram_step: logits, registers and tape must be [N, O], [N, R, M] and [N, M, M], got ", logits.sizes(), ", ",
+              registers.sizes(), " and ", tape.sizes());
+  TORCH_CHECK(modules.size() == operands.size(), "ram_step: modules and operands must be as many, got ", modules.size(),
+              " and ", operands.size());
+  return {at::empty_like(registers), at::empty_like(tape)};
+}
+Triple backward_shapes(const Tensor&, const Tensor&, const Tensor& logits, const Tensor& registers, const Tensor& tape,
+                       at::IntArrayRef, at::IntArrayRef, const Tensor&, double, bool) {
+  return {at::empty_like(logits), at::empty_like(registers), at::empty_like(tape)};
+}
+
 }  // namespace
 
 Pair ram_step(const Tensor& logits, const Tensor& registers, const Tensor& tape, const RamStepOptions& options) {
@@ -347,6 +363,10 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("ram_step", forward_definition);
   m.impl("ram_step_backward", backward_definition);
+}
+TORCH_LIBRARY_IMPL(loci, Meta, m) {
+  m.impl("ram_step", forward_shapes);
+  m.impl("ram_step_backward", backward_shapes);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
   m.impl("ram_step", autograd_entry);

@@ -213,6 +213,23 @@ Results definition_entry(const Tensor& parameters, const Tensor& tape, const Ten
   return {out.objective, out.loss, out.entropy, out.wrong, out.gradient, out.sound};
 }
 
+// On Meta, as compilation and export ask it: shapes alone.
+Results shapes_entry(const Tensor& parameters, const Tensor& tape, const Tensor&, const Tensor&, const Tensor&,
+                     const Tensor&, int64_t, at::IntArrayRef, at::IntArrayRef, const Tensor&, double, bool, bool,
+                     int64_t, bool, double, bool with_gradient) {
+  TORCH_CHECK(parameters.dim() == 2 && tape.dim() == 3, "ram_unroll: parameters and tape must be [S, P] and [S, B, M], ",
+              "got ", parameters.sizes(), " and ", tape.sizes());
+  const c10::SymInt S = tape.sym_size(0), B = tape.sym_size(1);
+  const auto type = parameters.options();
+  const c10::SymInt P = with_gradient ? parameters.sym_size(1) : c10::SymInt(0);
+  return {at::empty_symint({S}, type),
+          at::empty_symint({S, B}, type),
+          at::empty_symint({S, B}, type),
+          at::empty_symint({S, B}, type.dtype(at::kInt)),
+          at::empty_symint({S, P}, type),
+          at::empty_symint({S}, type.dtype(at::kBool))};
+}
+
 RamUnrollOutput call(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions& options,
                      bool with_gradient) {
   static const auto op = c10::Dispatcher::singleton()
@@ -261,6 +278,9 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("ram_unroll", definition_entry);
+}
+TORCH_LIBRARY_IMPL(loci, Meta, m) {
+  m.impl("ram_unroll", shapes_entry);
 }
 
 }  // namespace loci

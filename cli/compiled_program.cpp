@@ -1,0 +1,73 @@
+#include "cli/compiled_program.h"
+
+#include <dlfcn.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "loci/base/check.h"
+#include "loci/program/export_cpp.h"
+
+namespace loci::cli {
+namespace {
+
+using Run = int (*)(uint32_t* mem, uint32_t M, uint32_t max_steps);
+
+// A folder that is removed with all that is in it.
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "loci-program-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) fail(ExitCode::input, name, "a temporary folder must be possible", "none");
+    path_ = name;
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+std::shared_ptr<void> compiled(const RamProgram& program) {
+  const Folder folder;
+  const std::filesystem::path source = folder.path() / "program.cpp", library = folder.path() / "program.so";
+  std::ofstream(source) << to_cpp(program) << "extern \"C\" int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps);\n"
+                        << "int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps) { return run(mem, M, max_steps); }\n";
+  const char* chosen = std::getenv("CXX");
+  const std::string compiler = chosen != nullptr && *chosen != 0 ? chosen : "c++";
+  const std::string command =
+      fmt::format("{} -std=c++17 -O1 -Wall -Wextra -Werror -shared -fPIC -o '{}' '{}' >&2", compiler, library.string(),
+                  source.string());
+  if (const int status = std::system(command.c_str()); status != 0) {
+    fail(ExitCode::usage, "--compiled", "the compiler (CXX, or c++) must be there and take the exported program",
+         fmt::format("{} with status {}", compiler, WIFEXITED(status) ? WEXITSTATUS(status) : status));
+  }
+  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) fail(ExitCode::input, library.string(), "must be loadable", dlerror());
+  return {handle, dlclose};
+}
+
+}  // namespace
+
+RamRunner compiled_runner(const RamProgram& program) {
+  const std::shared_ptr<void> library = compiled(program);
+  const auto run = reinterpret_cast<Run>(dlsym(library.get(), "loci_run"));
+  if (run == nullptr) fail(ExitCode::input, "--compiled", "the library must have loci_run", dlerror());
+  return [library, run](std::span<uint32_t> tape, uint32_t most) {
+    const int steps = run(tape.data(), static_cast<uint32_t>(tape.size()), most);
+    RamRunResult result{.steps = steps < 0 ? 0 : static_cast<uint32_t>(steps), .reason = StopReason::stopped};
+    if (steps < 0) result.reason = StopReason::unseen;
+    if (result.steps == most) result.reason = StopReason::forced;  // or stopped in the last step: it does not say
+    return result;
+  };
+}
+
+}  // namespace loci::cli
