@@ -33,14 +33,14 @@ constexpr int64_t kCopyWords = 1 << 26;  // 256 MB each way
 constexpr int64_t kMostGatherBytes = 1 << 30, kGathered = 1 << 28;  // of the table; read by one call
 constexpr int64_t kProductWidth = 1024;
 
-// As a read of rows does at its best: four rows at a time, those two such steps ahead are fetched line by line meanwhile. Each
-// row's words are added, so that every line must come.
+// As a read of rows does at its best: four rows at a time, those two such steps ahead are fetched line by line meanwhile.
+// One word of each line is added, so that every line must come and the additions cost nothing.
 void gather(const Tensor& table, const Tensor& index) {
   constexpr int64_t together = 4, ahead = 8, line = 8;
   const int64_t words = table.size(1);
   const int64_t *data = table.const_data_ptr<int64_t>(), *which = index.const_data_ptr<int64_t>();
   at::parallel_for(0, index.numel() / together, 1024, [&](int64_t first, int64_t last) {
-    int64_t sum[together * line] = {};
+    int64_t sum[together] = {};
     for (int64_t i = first * together; i < last * together; i += together) {
       const int64_t *row[together], *next[together];
       for (int64_t r = 0; r < together; ++r) {
@@ -49,9 +49,7 @@ void gather(const Tensor& table, const Tensor& index) {
       }
       for (int64_t w = 0; w < words; w += line) {
         for (int64_t r = 0; r < together; ++r) __builtin_prefetch(next[r] + w);
-        for (int64_t r = 0; r < together; ++r) {
-          for (int64_t lane = 0; lane < line; ++lane) sum[r * line + lane] += row[r][w + lane];
-        }
+        for (int64_t r = 0; r < together; ++r) sum[r] += row[r][w];
       }
     }
     benchmark::DoNotOptimize(sum);
