@@ -265,8 +265,9 @@ std::string memory_table(const nlohmann::json& report) {
       machine["threads"].get<int>(), machine["copy_bytes_per_second"].get<double>() / 1e9,
       machine["gather_bytes_per_second"].get<double>() / 1e9,
       machine["product_operations_per_second"].get<double>() / 1e9, report["repeats"].get<int>());
-  text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10} {:>19} {:>10} {:>7} {:>10} {:>6} {:>11}\n", "work", "rows", "tokens",
-                      "width", "dtype", "us/token", "least .. most", "stock", "ratio", "estimate", "share", "us/row read");
+  text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10} {:>19} {:>10} {:>7} {:>10} {:>6} {:>11}\n", "work", "rows",
+                      "tokens", "width", "dtype", "us/token", "least .. most", "stock", "ratio", "estimate", "share",
+                      "us/row read");
   for (const auto& r : report["results"]) {
     text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10.2f} {:>19} {:>10} {:>7} {:>10.2f} {:>5.0f}% {:>11.3f}\n",
                         r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(),

@@ -33,8 +33,8 @@ constexpr int64_t kCopyWords = 1 << 26;  // 256 MB each way
 constexpr int64_t kMostGatherBytes = 1 << 30, kGathered = 1 << 28;  // of the table; read by one call
 constexpr int64_t kProductWidth = 1024;
 
-// As a read of rows does at its best: four rows at a time, those two such steps ahead are fetched line by line meanwhile.
-// One word of each line is added, so that every line must come and the additions cost nothing.
+// As a read of rows does at its best: four rows at a time, those two such steps ahead are fetched line by line
+// meanwhile. One word of each line is added, so that every line must come and the additions cost nothing.
 void gather(const Tensor& table, const Tensor& index) {
   constexpr int64_t together = 4, ahead = 8, line = 8;
   const int64_t words = table.size(1);
