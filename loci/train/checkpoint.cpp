@@ -82,8 +82,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   const std::vector<TablePtr> tables = tables_of(task);
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(task.module()));
-  const bool apart = checkpoint.manifest().contains("tables");  // older ones hold the state of rows with the rest
-  load_tensors(checkpoint.file(kOptimizer), apart ? optimizers.state_beside_rows() : optimizers.state());
+  load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
   for (const TablePtr& table : tables) load_table(checkpoint, *table, &optimizers.rows_of(*table));
   state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
   load_tensors(checkpoint.file(kUsage), task.extra_state());

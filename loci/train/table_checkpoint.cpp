@@ -186,10 +186,7 @@ void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptim
   const std::filesystem::path base = checkpoint.file(base_file(table.name()));
   const auto* served = dynamic_cast<const ServedTable*>(&table);
   if (served == nullptr || served->file() != base) load_tensors(base, rows_of(table));
-  // Before tables had bases and deltas, the optimisers' common file held their state.
-  if (rows != nullptr && checkpoint.manifest().contains("tables")) {
-    load_tensors(checkpoint.file(state_file(table)), rows->row_state());
-  }
+  if (rows != nullptr) load_tensors(checkpoint.file(state_file(table)), rows->row_state());
   try {
     for (const std::string& name : deltas_of(checkpoint.manifest(), table.name())) {
       apply_delta(checkpoint.file(name), table, rows);
