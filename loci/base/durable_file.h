@@ -20,7 +20,7 @@ class DurableFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  // The same bytes for a reader, but whole pages of zeros are left out as holes.
+  // The same bytes for a reader, but long runs of zeros are left out as holes.
   void write_sparse(std::span<const std::byte> bytes);
   void commit();
 

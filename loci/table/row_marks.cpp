@@ -7,6 +7,7 @@
 namespace loci {
 
 void RowMarks::mark(std::span<const int64_t> rows) {
+  if (bits_.empty()) bits_.resize(static_cast<size_t>((rows_ + 63) / 64));
   for (const int64_t row : rows) bits_[static_cast<size_t>(row) / 64] |= uint64_t{1} << (row % 64);
 }
 

@@ -9,7 +9,7 @@ namespace loci {
 
 class RowMarks {
  public:
-  explicit RowMarks(int64_t rows) : rows_(rows), bits_(static_cast<size_t>((rows + 63) / 64)) {}
+  explicit RowMarks(int64_t rows) : rows_(rows) {}
 
   void mark(std::span<const int64_t> rows);  // each within 0 .. rows - 1
   void mark_all() { all_ = true; }
@@ -21,7 +21,7 @@ class RowMarks {
  private:
   int64_t rows_;
   bool all_ = false;
-  std::vector<uint64_t> bits_;
+  std::vector<uint64_t> bits_;  // none until a row is marked
 };
 
 }  // namespace loci

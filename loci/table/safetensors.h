@@ -103,7 +103,7 @@ std::string safetensors_start(const std::vector<SafetensorsSpec>& tensors, const
                               std::string_view who);
 
 // Writes a file whose data come piece by piece, in the order of `tensors`, through a DurableFile: absent until
-// commit(). Pages of zeros become holes, which cost no disk. Throws Error.
+// commit(). Long runs of zeros become holes, which cost no disk. Throws Error.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, const std::vector<SafetensorsSpec>& tensors,
