@@ -89,7 +89,7 @@ nlohmann::json run_operators(const std::vector<std::string>& names, int repeats)
   for (const std::string& name : names) {
     const std::vector<Case> cases = bench::cases_of(name);
     bench::Timing timing(repeats);
-    bench::add_machine(timing, 512);
+    bench::add_machine(timing, 512, int64_t{1} << 30);
     for (const Case& c : cases) {
       timing.add(key_of(c, "fast"), c.fast);
       timing.add(key_of(c, "definition"), c.definition);

@@ -46,7 +46,7 @@ struct Layer {
 
   explicit Layer(const Size& size) {
     auto local = std::make_shared<LocalTable>("table", size.rows, size.width, LocalTableOptions{size.dtype});
-    local->initialise_normal(0, 0.04);
+    fill_rows(local->values().detach());
     table = local;
     ProductKeyMemoryOptions options;
     options.width = size.width;
@@ -175,12 +175,17 @@ void add_stock(Timing& timing, const std::vector<std::string>& names, const Size
   }
 }
 
+std::vector<double> per_token(std::vector<double> seconds, double factor) {
+  for (double& value : seconds) value *= factor;
+  return seconds;
+}
+
 void measure(const Size& size, const BenchOptions& options, nlohmann::json& report) {
   torch::manual_seed(0);
   const auto layer = std::make_shared<Layer>(size);
   const std::vector<std::string> names = names_for(size);
   Timing timing(options.repeats);
-  add_machine(timing, size.width * size.element());
+  add_machine(timing, size.width * size.element(), size.rows * size.width * size.element());
   add_ours(timing, names, layer);
   if (options.stock && stock_fits(size)) add_stock(timing, names, size, *layer);
   timing.run();
@@ -202,6 +207,7 @@ void measure(const Size& size, const BenchOptions& options, nlohmann::json& repo
                           {"us_per_token", median * us},
                           {"us_per_token_least", seconds.front() * us},
                           {"us_per_token_most", seconds.back() * us},
+                          {"us_per_token_repeats", per_token(seconds, us)},
                           {"stock_us_per_token", nullptr},
                           {"ratio", nullptr},
                           {"distinct_rows", layer->distinct},
@@ -213,6 +219,7 @@ void measure(const Size& size, const BenchOptions& options, nlohmann::json& repo
     if (timing.has("stock " + name)) {
       const double stock = timing.median("stock " + name);
       row["stock_us_per_token"] = stock * us;
+      row["stock_us_per_token_repeats"] = per_token(timing.seconds("stock " + name), us);
       row["ratio"] = stock / median;
     }
     report["results"].push_back(std::move(row));
@@ -258,16 +265,18 @@ std::string memory_table(const nlohmann::json& report) {
       machine["threads"].get<int>(), machine["copy_bytes_per_second"].get<double>() / 1e9,
       machine["gather_bytes_per_second"].get<double>() / 1e9,
       machine["product_operations_per_second"].get<double>() / 1e9, report["repeats"].get<int>());
-  text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10} {:>19} {:>10} {:>7} {:>10} {:>6}\n", "work", "rows", "tokens",
-                      "width", "dtype", "us/token", "least .. most", "stock", "ratio", "estimate", "share");
+  text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10} {:>19} {:>10} {:>7} {:>10} {:>6} {:>11}\n", "work", "rows",
+                      "tokens", "width", "dtype", "us/token", "least .. most", "stock", "ratio", "estimate", "share",
+                      "us/row read");
   for (const auto& r : report["results"]) {
-    text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10.2f} {:>19} {:>10} {:>7} {:>10.2f} {:>5.0f}%\n",
+    text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10.2f} {:>19} {:>10} {:>7} {:>10.2f} {:>5.0f}% {:>11.3f}\n",
                         r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(),
                         r["width"].get<int64_t>(), r["dtype"].get<std::string>(), r["us_per_token"].get<double>(),
                         fmt::format("{:.2f} .. {:.2f}", r["us_per_token_least"].get<double>(),
                                     r["us_per_token_most"].get<double>()),
                         number(r["stock_us_per_token"], "{:.2f}"), number(r["ratio"], "{:.1f}x"),
-                        r["estimate_us_per_token"].get<double>(), r["share_of_bound"].get<double>() * 100);
+                        r["estimate_us_per_token"].get<double>(), r["share_of_bound"].get<double>() * 100,
+                        r["us_per_distinct_row"].get<double>());
   }
   return text + "\n";
 }

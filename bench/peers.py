@@ -30,8 +30,13 @@ def microseconds(step, tokens, calls):
 
 def package_steps(rows, tokens, width):
     """The package's steps by name, made once: {"forward": f, "train adam": f, "train sparse": f}."""
-    import torch
-    from product_key_memory import PKM
+    try:
+        import torch
+        from product_key_memory import PKM
+    except ImportError as error:
+        sys.exit("peers: torch and the package must be importable, got " + str(error) + "\n"
+                 "  python3 -m venv peers && peers/bin/pip install torch==2.13.0 product-key-memory==0.3.0 && "
+                 "peers/bin/python bench/peers.py ...")
 
     keys = round(rows**0.5)
     if keys * keys != rows:

@@ -4,7 +4,8 @@
   loci bench memory --rows 4096 16384 65536 262144 1048576 --tokens 4096 --no-bfloat16 --json > rows.json
   bench/plot.py docs/performance rows.json tokens.json width.json      writes rows.svg, tokens.svg, width.svg
 
-Each report varies one of rows, tokens and width, and gives the plot its name.
+Each report varies one of rows, tokens and width, and gives the plot its name. Reports that belong to one plot (a large
+table is a run of its own) are joined by commas: rows.json,larger.json.
 """
 
 import json
@@ -42,8 +43,12 @@ def draw(report, varied, path):
     plt.close(figure)
 
 
+def joined(sources):
+    return {"results": [r for source in sources.split(",") for r in json.loads(Path(source).read_text())["results"]]}
+
+
 def varied_by(report):
-    varied = [key for key in LABELS if len({r[key] for r in report["results"]}) > 1]
+    varied = [key for key in LABELS if len({r[key] for r in report["results"] if r["name"] in COLOURS}) > 1]
     if len(varied) != 1:
         sys.exit(f"plot: a report must vary one of {', '.join(LABELS)}, got {', '.join(varied) or 'none'}")
     return varied[0]
@@ -55,7 +60,7 @@ def main():
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for source in sys.argv[2:]:
-        report = json.loads(Path(source).read_text())
+        report = joined(source)
         varied = varied_by(report)
         draw(report, varied, folder / f"{varied}.svg")
         print(folder / f"{varied}.svg")

@@ -6,6 +6,15 @@ namespace loci::bench {
 
 using torch::Tensor;
 
+void fill_rows(Tensor rows) {
+  const int64_t block = 4096;
+  const Tensor drawn = torch::randn({block, rows.size(1)}) * 0.04;
+  for (int64_t first = 0; first < rows.size(0); first += block) {
+    const int64_t count = std::min(block, rows.size(0) - first);
+    rows.narrow(0, first, count).copy_(drawn.narrow(0, 0, count));
+  }
+}
+
 StockMemory::StockMemory(const Size& size) : size_(size) {
   const int64_t w = size.key_width / 2, features = 2 * size.heads * w;
   const auto drawn = [](std::vector<int64_t> shape, double std) {
@@ -16,7 +25,9 @@ StockMemory::StockMemory(const Size& size) : size_(size) {
   norm_gain_ = torch::ones({w}).set_requires_grad(true);
   norm_bias_ = drawn({w}, 0);
   keys_ = drawn({2 * size.heads, size.sub_keys, w}, 1 / std::sqrt(3.0 * static_cast<double>(w)));
-  table_ = torch::empty({size.sub_keys * size.sub_keys, size.width}).normal_(0, 0.04).set_requires_grad(true);
+  table_ = torch::empty({size.sub_keys * size.sub_keys, size.width});
+  fill_rows(table_);
+  table_.set_requires_grad(true);
 }
 
 Tensor StockMemory::forward(const Tensor& x) {

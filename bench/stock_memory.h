@@ -10,6 +10,9 @@
 
 namespace loci::bench {
 
+// Fills [N, D] with a drawn block of rows again and again: speed does not ask what rows hold, and drawing takes long.
+void fill_rows(at::Tensor rows);
+
 class StockMemory {
  public:
   struct Size {

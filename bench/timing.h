@@ -28,12 +28,12 @@ class Timing {
   std::map<std::string, std::vector<double>> seconds_;
 };
 
-// The machine's own speed, measured among the cases: copies between large tensors, reads of random rows from 1 GB on
-// huge pages where the system grants them, matrix products in float32.
+// The machine's own speed, measured among the cases: copies between large tensors, reads of random rows of a table of
+// that size (1 GB at most: small ones live in caches) on huge pages where the system grants them, products in float32.
 struct Machine {
   double copy, gather, product;  // bytes/s, bytes/s, operations/s
 };
-void add_machine(Timing& timing, int64_t row_bytes);
+void add_machine(Timing& timing, int64_t row_bytes, int64_t table_bytes);
 Machine machine_of(const Timing& timing);
 
 // What bounds a case, and so which of the machine's speeds its estimate is made from.

@@ -5,17 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "cli/measure.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
-#include "loci/tasks/all.h"
 #include "loci/tasks/ram_evaluation.h"
 #include "loci/tasks/ram_task.h"
-#include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
-#include "loci/train/memory_check.h"
-#include "loci/train/precision.h"
-#include "loci/train/trainer.h"
 
 namespace loci::cli {
 namespace {
@@ -28,21 +24,6 @@ struct EvalArguments {
   bool json = false;
   bool quiet = false;
 };
-
-// Of what evaluation measures, the part that `loci eval` promises.
-nlohmann::json chosen(const nlohmann::json& measures) {
-  nlohmann::json result;
-  for (const char* key : {"loss", "bits_per_byte", "tokens"}) result[key] = measures.value(key, nlohmann::json());
-  result["memories"] = nlohmann::json::array();
-  for (const nlohmann::json& memory : measures.value("memories", nlohmann::json::array())) {
-    nlohmann::json part;
-    for (const char* key : {"layer", "usage", "usage_at_1", "kl", "gini"}) {
-      part[key] = memory.value(key, nlohmann::json());
-    }
-    result["memories"].push_back(part);
-  }
-  return result;
-}
 
 std::string text_of(const nlohmann::json& measures) {
   std::string text = fmt::format("loss           {:.4f} nats\nbits per byte  {:.4f}\ntokens         {}\n",
@@ -102,21 +83,8 @@ void eval(const EvalArguments& arguments) {
   }
   if (!arguments.lengths.empty()) fail(ExitCode::usage, "--lengths", "RUN must be of the task ram", run.config.task);
   if (arguments.data.empty()) throw Error(ExitCode::usage, "eval: --data DIR is required");
-  require_memory("eval", memory_of_parameters(run.config.size()));
-  use_threads(run.config.train.threads);
   ProgressLine progress(arguments.quiet);
-  TaskInputs inputs;
-  inputs.data = arguments.data;
-  inputs.cache = arguments.cache.empty() ? default_cache() : arguments.cache;
-  inputs.checkpoint = run.checkpoint.path();
-  inputs.seed = static_cast<uint64_t>(run.config.seed);
-  inputs.batch = run.config.batch();
-  inputs.rows = run.config.table_optimizer;
-  inputs.progress = &progress;
-  const auto task = run.config.plan->make(inputs);
-  load_model(run.checkpoint, *task);
-  progress.show("evaluating");
-  const nlohmann::json measures = chosen(evaluate(*task, wants_bfloat16(run.config.train.precision)));
+  const nlohmann::json measures = measure(run, arguments.data, arguments.cache, progress);
   progress.finish();
   print(arguments.json ? measures.dump() + "\n" : text_of(measures));
 }

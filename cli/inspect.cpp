@@ -1,11 +1,14 @@
 // loci inspect: what a run, a checkpoint or a safetensors file holds.
 #include <fmt/ranges.h>
+#include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "cli/output.h"
@@ -40,6 +43,42 @@ nlohmann::json inspect_file(const fs::path& path) {
   return facts;
 }
 
+// The bytes that a file takes on the disk: fewer than its size where it has holes.
+int64_t disk_bytes(const fs::path& path) {
+  struct stat status = {};
+  return stat(path.c_str(), &status) == 0 ? status.st_blocks * 512 : 0;
+}
+
+// Every table as base and deltas, with the rows that changed since the base.
+nlohmann::json tables_of(const CheckpointReader& checkpoint) {
+  nlohmann::json list = nlohmann::json::array();
+  const nlohmann::json tables = checkpoint.manifest().value("tables", nlohmann::json::object());
+  for (const auto& [name, entry] : tables.items()) {
+    const fs::path base = checkpoint.file(entry.at("base").get<std::string>());
+    nlohmann::json facts = {{"name", name},
+                            {"base", base.filename().string()},
+                            {"base_bytes", fs::file_size(base)},
+                            {"base_disk_bytes", disk_bytes(base)},
+                            {"deltas", nlohmann::json::array()}};
+    std::set<int64_t> changed;
+    for (const nlohmann::json& delta : entry.at("deltas")) {
+      const SafetensorsReader file(checkpoint.file(delta.at("file").get<std::string>()));
+      const std::span<const std::byte> rows = file.bytes("row");
+      for (size_t at = 0; at + sizeof(int64_t) <= rows.size(); at += sizeof(int64_t)) {
+        int64_t row = 0;
+        std::memcpy(&row, rows.data() + at, sizeof(row));
+        changed.insert(row);
+      }
+      facts["deltas"].push_back({{"file", file.path().filename().string()},
+                                 {"rows", delta.at("rows")},
+                                 {"bytes", fs::file_size(file.path())}});
+    }
+    facts["rows_changed"] = changed.size();
+    list.push_back(facts);
+  }
+  return list;
+}
+
 nlohmann::json inspect_run(const fs::path& path) {
   const RunArgument run = find_run(path);
   const RunSize size = run.config.size();
@@ -51,6 +90,7 @@ nlohmann::json inspect_run(const fs::path& path) {
                           {"parameters_dense", size.parameters_dense},
                           {"parameters_table", size.parameters_table},
                           {"manifest", run.checkpoint.manifest()}};
+  facts["tables"] = tables_of(run.checkpoint);
   facts["files"] = nlohmann::json::array();
   std::vector<fs::path> names;
   for (const auto& entry : fs::directory_iterator(run.checkpoint.path())) names.push_back(entry.path());
@@ -86,6 +126,12 @@ std::string run_text(const nlohmann::json& facts) {
       facts["run"].get<std::string>(), facts["checkpoint"].get<std::string>(), facts["task"].get<std::string>(),
       facts["arm"].get<std::string>(), facts["seed"].get<int64_t>(),
       format_count(facts["parameters_dense"].get<double>()), format_count(facts["parameters_table"].get<double>()));
+  for (const nlohmann::json& table : facts["tables"]) {
+    text += fmt::format("table       {}: base {} ({} on disk), {} deltas, {} rows changed since the base\n",
+                        table["name"].get<std::string>(), format_bytes(table["base_bytes"].get<double>()),
+                        format_bytes(table["base_disk_bytes"].get<double>()), table["deltas"].size(),
+                        table["rows_changed"].get<int64_t>());
+  }
   for (const nlohmann::json& file : facts["files"]) text += file_text(file);
   return text;
 }

@@ -37,6 +37,15 @@ void keep_large_blocks() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
+// A mapped file that loses bytes under us, or whose disk fails, shows itself as a signal in the midst of a read.
+void lost_file(int) {
+  constexpr std::string_view message =
+      "loci: a mapped file: its bytes must stay readable, got a bus error (was the file cut short, or is its disk "
+      "failing?)\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+  _exit(static_cast<int>(ExitCode::input));
+}
+
 std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
 
 int complain(ExitCode code, std::string_view message) {
@@ -66,6 +75,7 @@ void run(int argc, char** argv) {
   add_eval(program, action);
   add_generate(program, action);
   add_program(program, action);
+  add_convert(program, action);
   add_inspect(program, action);
   add_doctor(program, action);
 #ifdef LOCI_BENCH
@@ -113,6 +123,7 @@ int guarded(int argc, char** argv) {
 int main(int argc, char** argv) {
   loci::cli::open_standard_descriptors();
   loci::cli::keep_large_blocks();
+  signal(SIGBUS, loci::cli::lost_file);
   signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write(), see print()
   return loci::cli::guarded(argc, argv);
 }

@@ -12,6 +12,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// A larger file, which only a table's is, is opened for use without reading all of it for its sum. Its size is checked
+// still, and training that goes on checks everything.
+constexpr int64_t kSumLimit = int64_t{4} << 30;
+
 bool is_run(const fs::path& path) { return fs::exists(path / "config.toml"); }
 
 // The only run below OUT, as ARM/seed-N.
@@ -40,12 +44,12 @@ RunArgument find_run(const fs::path& path) {
   }
   const fs::path plain = fs::canonical(path);
   if (!is_run(plain) && is_run(plain.parent_path())) {
-    return {plain.parent_path(), CheckpointReader(plain),
+    return {plain.parent_path(), CheckpointReader(plain, kSumLimit),
             read_run_config(plain.parent_path() / "config.toml", all_tasks())};
   }
   const fs::path run = is_run(plain) ? plain : only_run(plain);
   RunConfig config = read_run_config(run / "config.toml", all_tasks());
-  return {run, open_latest(run, [](const std::string& line) { note(line + "\n"); }), std::move(config)};
+  return {run, open_latest(run, [](const std::string& line) { note(line + "\n"); }, kSumLimit), std::move(config)};
 }
 
 fs::path default_cache() {

@@ -20,12 +20,15 @@ class DurableFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
+  // The same bytes for a reader, but long runs of zeros are left out as holes.
+  void write_sparse(std::span<const std::byte> bytes);
   void commit();
 
  private:
   std::filesystem::path path_;
   std::filesystem::path temporary_;
   int descriptor_ = -1;
+  int64_t size_ = 0;
 };
 
 void write_file_durably(const std::filesystem::path& path, std::string_view text);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -50,6 +51,25 @@ TEST_F(DurableFileTest, AppearsWholeAtCommitAndReplacesTheOldFile) {
   file.commit();
   EXPECT_EQ(read_text_file(path), "new " + std::string(1 << 20, 'x'));
   EXPECT_THAT(names(folder_), testing::ElementsAre("a.json"));
+}
+
+TEST_F(DurableFileTest, SparseWritesGiveTheSameBytesAndHolesForRunsOfZeros) {
+  std::string bytes(4 << 20, '\0');
+  for (const size_t at : {5000, 70000, 70001, 300000}) bytes[at] = 'x';
+  for (const size_t first : {size_t{0}, size_t{1}, size_t{4095}, size_t{4096}, size_t{5001}}) {
+    for (const size_t last : {size_t{0}, size_t{1}, size_t{4096}, size_t{5000}}) {
+      DurableFile file(folder_ / "a");
+      file.write(std::string_view(bytes).substr(0, first));
+      const std::string_view middle = std::string_view(bytes).substr(first, bytes.size() - first - last);
+      file.write_sparse(std::as_bytes(std::span(middle.data(), middle.size())));
+      file.write(std::string_view(bytes).substr(bytes.size() - last));
+      file.commit();
+      ASSERT_EQ(read_text_file(folder_ / "a"), bytes) << first << " " << last;
+    }
+  }
+  struct stat status = {};
+  ASSERT_EQ(stat((folder_ / "a").c_str(), &status), 0);
+  EXPECT_LT(status.st_blocks * 512, 5 << 18);
 }
 
 TEST_F(DurableFileTest, LeavesNothingWithoutCommit) {

@@ -26,7 +26,6 @@
 #include "loci/models/transformer_lm_options.h"
 #include "loci/models/vocabulary_loss.h"
 #include "loci/nn/initialise.h"
-#include "loci/table/local_table.h"
 
 namespace loci {
 namespace {
@@ -46,13 +45,11 @@ Tensor rotation_table(int64_t context, int64_t head_width) {
   return at::polar(at::ones_like(angle), angle);
 }
 
-TablePtr make_table(const std::string& name, const TransformerLmOptions& options, uint64_t seed) {
+TableSpec table_spec(const std::string& name, const TransformerLmOptions& options, uint64_t seed) {
   const MemoryOptions& m = options.memory;
   const int64_t width = resolved_value_width(options);
-  auto table = std::make_shared<LocalTable>(
-      name, m.rows, width, LocalTableOptions{.dtype = m.value_dtype == "bfloat16" ? at::kBFloat16 : at::kFloat});
-  if (m.value_start == "normal") table->initialise_normal(seed, 1 / std::sqrt(static_cast<double>(width)));
-  return table;
+  const double std = m.value_start == "normal" ? 1 / std::sqrt(static_cast<double>(width)) : 0;
+  return {name, m.rows, width, value_type(m), m.home, std, seed};
 }
 
 }  // namespace
@@ -103,7 +100,7 @@ struct TransformerLm::Layer : torch::nn::Module {
   }
 };
 
-TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed)
+TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed, const TableMaker& tables)
     : torch::nn::Module("TransformerLm"), options_(std::move(options)) {
   check_options(options_);
   const int64_t d = options_.width, ffn = resolved_ffn_width(options_);
@@ -130,7 +127,7 @@ TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed)
       layer->ffn_in = matrix(*layer, prefix, "ffn_in", ffn, d, kStartStd);
       layer->ffn_out = matrix(*layer, prefix, "ffn_out", d, ffn, residual_std);
     }
-    if (has_memory) add_memory(*layer, prefix, seed);
+    if (has_memory) add_memory(*layer, prefix, seed, tables);
     list->push_back(layer);
     layers_.push_back(layer);
   }
@@ -138,10 +135,10 @@ TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed)
   rotation_ = rotation_table(options_.context, d / options_.heads);
 }
 
-void TransformerLm::add_memory(Layer& layer, const std::string& prefix, uint64_t seed) {
+void TransformerLm::add_memory(Layer& layer, const std::string& prefix, uint64_t seed, const TableMaker& tables) {
   const MemoryOptions& m = options_.memory;
   if (tables_.empty() || !m.shared_table) {
-    tables_.push_back(make_table(m.shared_table ? "memory.values" : prefix + "memory.values", options_, seed));
+    tables_.push_back(tables(table_spec(m.shared_table ? "memory.values" : prefix + "memory.values", options_, seed)));
   }
   ProductKeyMemoryOptions block = m.layer;
   block.width = options_.width;

@@ -28,6 +28,7 @@
 #include "loci/nn/flat_key_memory.h"
 #include "loci/nn/product_key_memory.h"
 #include "loci/optim/optimizer_set.h"
+#include "loci/table/table_maker.h"
 
 namespace loci {
 
@@ -41,7 +42,8 @@ struct MemoryOptions {
   MemoryPlacement placement = MemoryPlacement::parallel;
   int64_t rows = 16384;
   int64_t value_width = 0;           // 0: the model's width
-  std::string value_dtype = "float32";   // "float32" | "bfloat16"
+  std::string value_dtype = "float32";   // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
+  TableHome home = TableHome::memory;    // "memory" | "mapped": in a file, where a table may be larger than memory
   std::string value_start = "normal";    // "normal" (std D^-1/2) | "zero"
   int64_t calibrate_at = -1;         // step at which each memory starts again from its inputs; -1: never
   int64_t calibrate_tokens = 8192;
@@ -72,9 +74,9 @@ struct KeyValueCache {
 class TransformerLm : public torch::nn::Module {
  public:
   // Parameters come by counter from (seed, name, position): matrices N(0, 0.02^2), those that write to the residual
-  // stream divided by sqrt(2 * layers). Tables are made here (LocalTable) and owned with shared ownership. Throws Error
+  // stream divided by sqrt(2 * layers). Tables come from `tables` and are owned with shared ownership. Throws Error
   // (usage) for impossible options, (resources) for what cannot be had.
-  TransformerLm(TransformerLmOptions options, uint64_t seed);
+  TransformerLm(TransformerLmOptions options, uint64_t seed, const TableMaker& tables = make_local_table);
 
   // tokens [B, L] int64 -> logits [B, L, V] (float32). With a cache: the L new positions after cache->length.
   at::Tensor forward(const at::Tensor& tokens, KeyValueCache* cache = nullptr, const BlockContext& context = {});
@@ -102,7 +104,7 @@ class TransformerLm : public torch::nn::Module {
 
  private:
   struct Layer;
-  void add_memory(Layer& layer, const std::string& prefix, uint64_t seed);
+  void add_memory(Layer& layer, const std::string& prefix, uint64_t seed, const TableMaker& tables);
   at::Tensor hidden(const at::Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
                     std::vector<at::Tensor>* memory_inputs = nullptr);  // [B, L, d]
   at::Tensor drop(const at::Tensor& x, const BlockContext& context) const;

@@ -26,8 +26,8 @@ void check_memory(const TransformerLmOptions& options) {
   if (m.layer.width != 0 && m.layer.width != options.width) {
     refuse(fmt::format("memory.width must be 0 or the model's {}", options.width), std::to_string(m.layer.width));
   }
-  if (m.value_dtype != "float32" && m.value_dtype != "bfloat16") {
-    refuse("memory.value_dtype must be float32 or bfloat16", m.value_dtype);
+  if (m.value_dtype != "float32" && m.value_dtype != "bfloat16" && m.value_dtype != "int8") {
+    refuse("memory.value_dtype must be float32, bfloat16 or int8", m.value_dtype);
   }
   if (m.value_start != "normal" && m.value_start != "zero") {
     refuse("memory.value_start must be normal or zero", m.value_start);
@@ -56,11 +56,17 @@ void MemoryOptions::fields(ConfigFields& f) {
             {"after", MemoryPlacement::after}});
   f.field("rows", rows, {.minimum = 1, .maximum = int64_t{1} << 48});
   f.field("value_width", value_width, {.minimum = 0});
-  f.choice("value_dtype", value_dtype, {"float32", "bfloat16"});
+  f.choice("value_dtype", value_dtype, {"float32", "bfloat16", "int8"});
+  f.choice<TableHome>("home", home, {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
   f.choice("value_start", value_start, {"normal", "zero"});
   f.field("calibrate_at", calibrate_at, {.minimum = -1});
   f.field("calibrate_tokens", calibrate_tokens, {.minimum = 2});
   layer.fields(f);
+}
+
+c10::ScalarType value_type(const MemoryOptions& options) {
+  if (options.value_dtype == "int8") return c10::ScalarType::Char;
+  return options.value_dtype == "bfloat16" ? c10::ScalarType::BFloat16 : c10::ScalarType::Float;
 }
 
 void TransformerLmOptions::fields(ConfigFields& f) {

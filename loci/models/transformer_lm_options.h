@@ -1,12 +1,17 @@
 // What the options of the language model mean once resolved. For transformer_lm*.cpp.
 #pragma once
 
+#include <c10/core/ScalarType.h>
+
 #include <cstdint>
 #include <vector>
 
 namespace loci {
 
+struct MemoryOptions;
 struct TransformerLmOptions;
+
+c10::ScalarType value_type(const MemoryOptions& options);  // of the rows
 
 // Throws Error (usage) for options that do not fit each other.
 void check_options(const TransformerLmOptions& options);

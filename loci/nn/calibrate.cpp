@@ -137,7 +137,7 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
       keys.copy_(draw_keys(query.select(1, h).select(1, p), keys.size(0), options.seed, stream));
     }
   }
-  Tensor(memory.table()->values()).zero_();
+  memory.table()->initialise_zero();
   memory.training_usage().clear();
   memory.evaluation_usage().clear();
 }

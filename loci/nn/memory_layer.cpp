@@ -19,6 +19,7 @@
 
 #include "loci/base/check.h"
 #include "loci/nn/batch_norm.h"
+#include "loci/nn/few_linear.h"
 #include "loci/nn/half_norm.h"
 #include "loci/nn/initialise.h"
 
@@ -204,7 +205,9 @@ MemoryLayer::Reads MemoryLayer::read_with_indices(const Tensor& x, const BlockCo
 Tensor MemoryLayer::query(const Tensor& x) {
   Tensor q = x;
   for (size_t i = 0; i < query_weight.size(); ++i) {
-    q = at::linear(i == 0 ? q : at::relu(q), query_weight[i], query_bias[i]);
+    if (i > 0) q = at::relu(q);
+    const bool few = few_linear_takes(q, query_weight[i], query_bias[i]);
+    q = few ? few_linear(q, query_weight[i], query_bias[i]) : at::linear(q, query_weight[i], query_bias[i]);
   }
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   const int64_t heads = options_.heads, half = half_width();

@@ -131,7 +131,11 @@ void OptimizerSet::zero_gradients() {
   for (const RowOptimizer& rows : rows_) rows.table()->zero_gradient();
 }
 
-std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state() const {
+std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state() const { return state_of(true); }
+
+std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_beside_rows() const { return state_of(false); }
+
+std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_of(bool with_rows) const {
   std::vector<std::pair<std::string, at::Tensor>> named;
   for (const Dense& dense : dense_) {
     const std::string prefix = "dense." + dense.parameter.name;
@@ -140,7 +144,10 @@ std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state() const {
     named.emplace_back(prefix + ".count", dense.count);
   }
   for (const RowOptimizer& rows : rows_) {
-    for (const auto& [name, tensor] : rows.state()) named.emplace_back("table." + rows.table()->name() + "." + name, tensor);
+    const std::string prefix = "table." + rows.table()->name() + ".";
+    for (const auto& [name, tensor] : rows.state()) {
+      if (with_rows || tensor.dim() == 0) named.emplace_back(prefix + name, tensor);
+    }
   }
   return named;
 }
@@ -155,7 +162,11 @@ void OptimizerSet::clear_state(const at::Tensor& parameter) {
 }
 
 RowOptimizer& OptimizerSet::rows_of(const Table& table) {
-  for (RowOptimizer& rows : rows_) {
+  return const_cast<RowOptimizer&>(std::as_const(*this).rows_of(table));
+}
+
+const RowOptimizer& OptimizerSet::rows_of(const Table& table) const {
+  for (const RowOptimizer& rows : rows_) {
     if (rows.table().get() == &table) return rows;
   }
   fail(ExitCode::bug, kWho, "table must be one of the set", table.name());

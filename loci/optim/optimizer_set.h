@@ -51,10 +51,13 @@ class OptimizerSet {
 
   // Tensors by name, to save and to copy into: "dense.NAME.moment1", "table.NAME.count" ...
   std::vector<std::pair<std::string, at::Tensor>> state() const;
+  std::vector<std::pair<std::string, at::Tensor>> state_beside_rows() const;  // without what has a place for every row
   void clear_state(const at::Tensor& parameter);  // moments and step count of one dense parameter
   RowOptimizer& rows_of(const Table& table);
+  const RowOptimizer& rows_of(const Table& table) const;
 
  private:
+  std::vector<std::pair<std::string, at::Tensor>> state_of(bool with_rows) const;
   struct Dense {
     NamedParameter parameter;
     at::Tensor moment1, moment2, count;  // count: float32 scalar

@@ -12,7 +12,6 @@
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
-#include "loci/table/page_memory.h"
 
 namespace loci {
 namespace {
@@ -91,16 +90,18 @@ RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t
   const auto dtype = table_->values().scalar_type();
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const PageSize size = options_.pages == RowPages::huge ? PageSize::huge : PageSize::small;
-  const auto pages = [&](int64_t width, at::ScalarType type) {
-    return zero_pages(who, table_->rows(), width, type, size);
+  const auto pages = [&](const char* what, int64_t width, at::ScalarType type) {
+    return table_->row_storage(what, width, type, size);
   };
   if (has_count(options_.rule)) {
-    state_.moment1 = pages(table_->width(), moment_type(options_, dtype));
-    state_.count = pages(0, at::kInt);
+    state_.moment1 = pages("moment1", table_->width(), moment_type(options_, dtype));
+    state_.count = pages("count", 0, at::kInt);
   }
-  if (options_.rule == RowRule::adam) state_.moment2 = pages(table_->width(), moment_type(options_, dtype));
-  if (options_.rule == RowRule::adam_row_moment || options_.rule == RowRule::adagrad) state_.moment2 = pages(0, real);
-  if (has_master(options_, dtype)) state_.master = pages(table_->width(), at::kFloat);
+  if (options_.rule == RowRule::adam) state_.moment2 = pages("moment2", table_->width(), moment_type(options_, dtype));
+  if (options_.rule == RowRule::adam_row_moment || options_.rule == RowRule::adagrad) {
+    state_.moment2 = pages("moment2", 0, real);
+  }
+  if (has_master(options_, dtype)) state_.master = pages("master", table_->width(), at::kFloat);
 }
 
 PendingRows RowOptimizer::pending(double scale) const {
@@ -129,32 +130,39 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, doub
   steps_.add_(1);
   const RowOrder& order = pending.gradient.order;
   if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};
-  const at::Tensor square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update);
+  at::Tensor square_sum;
+  table_->write_rows(order.row, [&] {
+    square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update);
+  });
   return {order.row.size(0), norm_of(square_sum) / scale, false};
 }
 
 RowStep RowOptimizer::step(double rate_factor, double scale) { return apply(pending(scale), rate_factor, scale); }
 
-std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::state() const {
+std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::row_state() const {
   std::vector<std::pair<std::string, at::Tensor>> named;
   if (state_.moment1.defined()) named.emplace_back("moment1", state_.moment1);
   if (state_.moment2.defined()) named.emplace_back("moment2", state_.moment2);
   if (state_.count.defined()) named.emplace_back("count", state_.count);
   if (state_.master.defined()) named.emplace_back("master", state_.master);
+  return named;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::state() const {
+  auto named = row_state();
   named.emplace_back("steps", steps_);
   return named;
 }
 
 void RowOptimizer::clear_state() {
-  for (const at::Tensor& state : {state_.moment1, state_.moment2, state_.count, state_.master}) {
-    if (state.defined()) return_pages(state);
-  }
+  for (const auto& [name, state] : row_state()) table_->clear_storage(state);
+  table_->mark_all_changed();
 }
 
 void RowOptimizer::clear_state(const at::Tensor& row) {
-  for (const at::Tensor& state : {state_.moment1, state_.moment2, state_.count, state_.master}) {
-    if (state.defined()) state.index_fill_(0, row, 0);
-  }
+  table_->write_rows(row, [&] {
+    for (const auto& [name, state] : row_state()) at::Tensor(state).index_fill_(0, row, 0);
+  });
 }
 
 int64_t RowOptimizer::state_bytes(int64_t rows, int64_t width, const RowOptimizerOptions& options,

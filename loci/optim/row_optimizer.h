@@ -59,8 +59,9 @@ class RowOptimizer {
   const TablePtr& table() const { return table_; }
   const RowOptimizerOptions& options() const { return options_; }
   // State tensors by name ("moment1" [N, D], "moment2", "count" [N], "master", "steps"), to save and to copy into.
-  // What nobody touched costs no memory (mapped zero pages; RowPages says how large they are).
+  // The table gives the room (Table::row_storage): what nobody touched costs no memory.
   std::vector<std::pair<std::string, at::Tensor>> state() const;
+  std::vector<std::pair<std::string, at::Tensor>> row_state() const;  // the part of it that has a place for every row
   void clear_state();                             // all rows
   void clear_state(const at::Tensor& row);        // [U] int64: re-initialised rows
   static int64_t state_bytes(int64_t rows, int64_t width, const RowOptimizerOptions& options, at::ScalarType dtype);

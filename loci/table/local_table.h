@@ -16,12 +16,8 @@ class LocalTable : public Table {
 
   const at::Tensor& values() const override { return values_; }
   std::optional<at::Tensor> scale() const override { return scale_; }
-  int64_t bytes() const override;
-  // Counter-based: N(0, std^2) by (seed, table name, row, column), so that a shard equals its part of the whole.
-  void initialise_normal(uint64_t seed, double std);
-  void initialise_zero();
-  // Rows first .. first + n - 1 become `rows` [n, D], in the table's dtype: int8 by table/quantise.h.
-  void set_rows(int64_t first, const at::Tensor& rows);
+  at::Tensor row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) override;
+  void clear_storage(const at::Tensor& storage) override { return_pages(storage); }
 
  private:
   at::Tensor values_;

@@ -9,13 +9,14 @@
 #include <utility>
 
 #include "loci/base/check.h"
-#include "loci/base/durable_file.h"
+#include "loci/table/safetensors_format.h"
 
 namespace loci {
 namespace {
 
-constexpr int64_t page = 4096;
-constexpr int64_t header_limit = 100'000'000;  // the Python package's
+using safetensors::bytes_of;
+using safetensors::escaped;
+using safetensors::header_limit;
 
 struct DTypeInfo {
   std::string_view name;
@@ -41,23 +42,6 @@ constexpr std::array<DTypeInfo, dtype_count> dtypes = {{
     {"F64", 8},
     {"C64", 8},
 }};
-
-// Names come from files: quoted and escaped, so that a message stays one line, and cut.
-std::string escaped(std::string_view text) {
-  const std::string json = nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  return json.size() <= 120 ? json : json.substr(0, 116) + "...\"";
-}
-
-// The bytes of a shape, or nothing when they (or torch's strides, which take a size of 0 as 1) do not fit int64.
-std::optional<int64_t> bytes_of(const std::vector<int64_t>& shape, DType dtype) {
-  int64_t bytes = size_of(dtype);
-  bool empty = false;
-  for (const int64_t size : shape) {
-    if (size < 0 || __builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes)) return std::nullopt;
-    empty = empty || size == 0;
-  }
-  return empty ? 0 : bytes;
-}
 
 // Takes the header's JSON as events: only the shape {name: {dtype, shape, data_offsets}, "__metadata__": {text: text}}
 // passes, every key once. No tree is built, so nesting and size cost nothing before they are refused.
@@ -269,43 +253,22 @@ void place_tensors(std::vector<SafetensorsEntry>& tensors, int64_t data_begin, i
   }
 }
 
-// The header as JSON, in the order of the arguments.
-std::string header_text(const std::vector<SafetensorsTensor>& tensors, const SafetensorsMetadata& metadata) {
-  std::string header = "{";
-  const auto add = [&header](const std::string& name, const nlohmann::ordered_json& value) {
-    if (header.size() > 1) header += ',';
-    header += nlohmann::json(name).dump() + ":" + value.dump();
-  };
-  if (!metadata.empty()) add("__metadata__", nlohmann::ordered_json(metadata));
-  int64_t offset = 0;
-  for (const SafetensorsTensor& tensor : tensors) {
-    const int64_t end = offset + static_cast<int64_t>(tensor.bytes.size());
-    nlohmann::ordered_json entry;
-    entry["dtype"] = name_of(tensor.dtype);
-    entry["shape"] = tensor.shape;
-    entry["data_offsets"] = {offset, end};
-    add(tensor.name, entry);
-    offset = end;
-  }
-  return header + "}";
-}
-
-void check_tensors(const std::vector<SafetensorsTensor>& tensors, const std::string& who) {
-  std::unordered_set<std::string_view> names;
-  for (const SafetensorsTensor& tensor : tensors) {
-    if (tensor.name == "__metadata__" || !names.insert(tensor.name).second) {
-      fail(ExitCode::bug, who, "tensor names must be distinct and not __metadata__", escaped(tensor.name));
-    }
-    const std::optional<int64_t> bytes = bytes_of(tensor.shape, tensor.dtype);
-    if (!bytes || *bytes != static_cast<int64_t>(tensor.bytes.size())) {
-      fail(ExitCode::bug, who, fmt::format("tensor {} must have the bytes of its shape", escaped(tensor.name)),
-           fmt::format("{} for {} of {}", tensor.bytes.size(), name_of(tensor.dtype),
-                       nlohmann::json(tensor.shape).dump()));
-    }
-  }
-}
-
 }  // namespace
+
+std::string safetensors::escaped(std::string_view text) {
+  const std::string json = nlohmann::json(text).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  return json.size() <= 120 ? json : json.substr(0, 116) + "...\"";
+}
+
+std::optional<int64_t> safetensors::bytes_of(const std::vector<int64_t>& shape, DType dtype) {
+  int64_t bytes = size_of(dtype);
+  bool empty = false;
+  for (const int64_t size : shape) {
+    if (size < 0 || __builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes)) return std::nullopt;
+    empty = empty || size == 0;
+  }
+  return empty ? 0 : bytes;
+}
 
 int64_t size_of(DType dtype) {
   return dtypes.at(static_cast<size_t>(dtype)).size;
@@ -369,25 +332,6 @@ std::span<const std::byte> SafetensorsReader::bytes(std::string_view name) const
   if (entry == nullptr)
     fail(ExitCode::input, path_.string(), fmt::format("the file must hold {}", escaped(name)), "none");
   return bytes(*entry);
-}
-
-void write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsTensor>& tensors,
-                       const SafetensorsMetadata& metadata) {
-  check_tensors(tensors, path.string());
-  std::string header = header_text(tensors, metadata);
-  const size_t data = (sizeof(uint64_t) + header.size() + page - 1) / page * page;
-  header.resize(data - sizeof(uint64_t), ' ');
-  if (static_cast<int64_t>(header.size()) > header_limit) {
-    fail(ExitCode::bug, path.string(), "the header must be at most 100 MB", fmt::format("{} bytes", header.size()));
-  }
-  std::array<std::byte, sizeof(uint64_t)> size = {};
-  for (size_t i = 0; i < size.size(); ++i) size[i] = static_cast<std::byte>(header.size() >> (8 * i));
-
-  DurableFile file(path);
-  file.write(size);
-  file.write(header);
-  for (const SafetensorsTensor& tensor : tensors) file.write(tensor.bytes);
-  file.commit();
 }
 
 }  // namespace loci

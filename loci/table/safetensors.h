@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "loci/base/durable_file.h"
 #include "loci/base/mapped_file.h"
 
 namespace loci {
@@ -90,8 +91,33 @@ struct SafetensorsTensor {
   std::span<const std::byte> bytes;
 };
 
-// Writes the tensors in the given order through a DurableFile. The header is padded such that the first tensor starts
-// at a multiple of 4096: a table that is to be mapped stands first. Equal arguments give equal bytes. Throws Error.
+struct SafetensorsSpec {
+  std::string name;
+  DType dtype = DType::F32;
+  std::vector<int64_t> shape;
+};
+
+// What a file of these tensors begins with: header size and header, padded such that the first tensor starts at a
+// multiple of 4096: a table that is to be mapped stands first. Equal arguments give equal bytes.
+std::string safetensors_start(const std::vector<SafetensorsSpec>& tensors, const SafetensorsMetadata& metadata,
+                              std::string_view who);
+
+// Writes a file whose data come piece by piece, in the order of `tensors`, through a DurableFile: absent until
+// commit(). Long runs of zeros become holes, which cost no disk. Throws Error.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<SafetensorsSpec>& tensors,
+                    const SafetensorsMetadata& metadata = {});
+  void append(std::span<const std::byte> bytes);
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  DurableFile file_;
+  int64_t left_ = 0;  // bytes still to come
+};
+
+// The same for tensors that are there.
 void write_safetensors(const std::filesystem::path& path, const std::vector<SafetensorsTensor>& tensors,
                        const SafetensorsMetadata& metadata = {});
 

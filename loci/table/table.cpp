@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -59,7 +60,8 @@ struct Read : torch::autograd::Function<Read> {
 
 }  // namespace
 
-Table::Table(std::string name, int64_t rows, int64_t width) : name_(std::move(name)), rows_(rows), width_(width) {
+Table::Table(std::string name, int64_t rows, int64_t width)
+    : name_(std::move(name)), rows_(rows), width_(width), changed_(std::max<int64_t>(rows, 0)) {
   if (rows < 1) fail(ExitCode::usage, "table " + name_, "rows must be at least 1", std::to_string(rows));
   if (width < 1) fail(ExitCode::usage, "table " + name_, "width must be at least 1", std::to_string(width));
 }
@@ -86,8 +88,19 @@ void Table::set_gradient_mode(GradientMode mode) {
   values().set_requires_grad(mode != GradientMode::none);
 }
 
+void Table::set_trained_rows(const Tensor& mask) {
+  TORCH_CHECK(!mask.defined() || (mask.scalar_type() == at::kBool && mask.sizes() == at::IntArrayRef{rows_}), "table ",
+              name_, ": trained rows must be bool [", rows_, "], got ", mask.scalar_type(), " ", mask.sizes());
+  const std::lock_guard lock(mutex_);
+  trained_rows_ = mask.defined() ? mask.detach().clone() : mask;
+}
+
 void Table::add_references(RowReferences references) {
   const std::lock_guard lock(mutex_);
+  if (trained_rows_.defined()) {  // a weight of exactly 0 is no touch
+    const Tensor trained = trained_rows_.index_select(0, references.index.reshape(-1)).view_as(references.index);
+    references.weight = references.weight.masked_fill(trained.logical_not(), 0);
+  }
   if (mode_ == GradientMode::references) {
     references_.push_back(std::move(references));
   } else if (mode_ != GradientMode::none) {

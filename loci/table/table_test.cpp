@@ -148,6 +148,40 @@ TEST(Table, AFrozenTableStillGivesTheWeightItsGradient) {
   EXPECT_FALSE(frozen->values().requires_grad());
 }
 
+TEST(Table, RowsThatAreNotTrainedGetNoReferences) {
+  for (const GradientMode mode : {GradientMode::references, GradientMode::dense}) {
+    torch::manual_seed(2);
+    auto table = make_table(mode), other = make_table(mode);
+    const int64_t use = table->register_use(), other_use = other->register_use();
+    const Batch batch;
+    Tensor mask = torch::zeros({kRows}, at::kBool);
+    mask.index_fill_(0, torch::tensor({3, 17, 40}), true);
+    table->set_trained_rows(mask);
+    mask.fill_(true);  // the table keeps its own
+    const auto pass = [&](Table& t, int64_t u) {
+      Tensor weight = batch.weight.clone().requires_grad_();
+      t.read(batch.index, weight, u).backward(batch.grad);
+      return weight.grad();
+    };
+    EXPECT_TRUE(torch::equal(pass(*table, use), pass(*other, other_use)));  // weights learn as before
+    Tensor expected = torch::zeros({kRows, kWidth});
+    const Tensor all = dense_gradient(*other), kept = torch::tensor({3, 17, 40});
+    expected.index_copy_(0, kept, all.index_select(0, kept));
+    EXPECT_TRUE(torch::equal(dense_gradient(*table), expected));
+    EXPECT_GT(expected.abs().sum().item<double>(), 0);
+    if (mode == GradientMode::references) {
+      EXPECT_TRUE(torch::equal(table->gradient().row, kept));
+    }
+
+    table->zero_gradient();
+    table->set_trained_rows({});
+    pass(*table, use);
+    EXPECT_TRUE(torch::equal(dense_gradient(*table), all));
+  }
+  EXPECT_THROW(make_table()->set_trained_rows(torch::ones({kRows - 1}, at::kBool)), c10::Error);
+  EXPECT_THROW(make_table()->set_trained_rows(torch::ones({kRows})), c10::Error);
+}
+
 TEST(Table, SharedByThreeUsesIsTheSumOfTheUses) {
   torch::manual_seed(7);
   const std::vector<Batch> batches(3);

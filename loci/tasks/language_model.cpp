@@ -12,6 +12,7 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
+#include "loci/train/table_home.h"
 
 namespace loci {
 namespace {
@@ -19,6 +20,10 @@ namespace {
 constexpr const char* kTokenizerFile = "tokenizer.model";
 
 TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
+  if (inputs.training && plan.model.has_memory && plan.model.memory.value_dtype == "int8") {
+    fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
+         "int8");
+  }
   TokenData tokens = inputs.checkpoint.empty()
                          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
                          : open_tokens(inputs.data, plan.data.text,
@@ -74,7 +79,8 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       window_(plan.model.context),
       tokens_(open_data(plan, inputs)),
       data_key_(hash_of(tokens_.file.bytes())),
-      model_(std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed)),
+      model_(std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed,
+                                             inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
       window_ended_(at::zeros({1}, at::kLong)),
@@ -258,7 +264,7 @@ LoadedLanguageModel load_language_model(const RunConfig& config, const Checkpoin
   if (plan == nullptr) fail(ExitCode::usage, "generate", "the run must be a language model", config.task);
   Tokenizer tokenizer = Tokenizer::load(read_text_file(checkpoint.file(kTokenizerFile)));
   auto model = std::make_shared<TransformerLm>(plan->model_for(tokenizer.vocabulary()),
-                                               static_cast<uint64_t>(config.seed));
+                                               static_cast<uint64_t>(config.seed), serving_tables(checkpoint));
   load_model(checkpoint, *model, model->tables());
   model->eval();
   return {std::move(model), std::move(tokenizer)};

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "loci/models/transformer_lm_options.h"
 #include "loci/tasks/language_model.h"
 
 namespace loci {
@@ -88,7 +89,7 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
                  {"loss", whole(loss)}};
   if (options.has_memory) {
     const MemoryOptions& memory = options.memory;
-    const bool half = memory.value_dtype == "bfloat16";
+    const at::ScalarType type = value_type(memory);
     const int64_t width = memory.value_width == 0 ? options.width : memory.value_width;
     const auto layers = static_cast<double>(memory.layers.size());
     const double tables = memory.shared_table ? 1 : layers;
@@ -97,9 +98,10 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     const double distinct = std::min(all_rows, reads * static_cast<double>(batch.accumulation));
     activations += layers * tokens * memory_bytes(memory, options.width, small) + search_bytes(memory, tokens);
     activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps
-    size.memory.emplace_back("tables", whole((half ? 2.0 : 4.0) * static_cast<double>(table)));
-    const int64_t row_state = RowOptimizer::state_bytes(1, width, rows, half ? at::kBFloat16 : at::kFloat);
-    size.memory.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));
+    MemoryEstimate& home = memory.home == TableHome::mapped ? size.disk : size.memory;
+    home.emplace_back("tables", whole(static_cast<double>(c10::elementSize(type)) * static_cast<double>(table)));
+    const int64_t row_state = RowOptimizer::state_bytes(1, width, rows, type);
+    home.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));
     // References and their order; the sums of rows are never in memory.
     size.memory.emplace_back("row gradient", whole(distinct * 16 + reads * 40));
     size.memory.emplace_back("counters of rows", whole(layers * all_rows * 2 * kUsageBytes));

@@ -1,11 +1,9 @@
 #include "loci/train/checkpoint.h"
 
-#include <fmt/ranges.h>
-
-#include <set>
 #include <utility>
 
 #include "loci/base/durable_file.h"
+#include "loci/train/table_checkpoint.h"
 #include "loci/train/tensor_file.h"
 
 namespace loci {
@@ -14,8 +12,6 @@ namespace {
 constexpr const char* kModel = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kUsage = "usage.safetensors";
-
-std::string file_of(const Table& table) { return fmt::format("table.{}.safetensors", table.name()); }
 
 NamedTensors tensors_of(const torch::nn::Module& module) {
   NamedTensors tensors;
@@ -51,33 +47,25 @@ std::vector<TablePtr> tables_of(Task& task) {
   return tables;
 }
 
-// A table's file that no table of the model asks for belongs to another model.
-void refuse_other_tables(const CheckpointReader& checkpoint, const std::vector<TablePtr>& tables) {
-  std::set<std::string> known;
-  for (const TablePtr& table : tables) known.insert(file_of(*table));
-  for (const auto& [name, facts] : checkpoint.manifest().at("files").items()) {
-    if (name.starts_with("table.") && known.count(name) == 0) {
-      fail(ExitCode::input, checkpoint.path().string(), "every table must belong to the model", name);
-    }
-  }
-}
-
 }  // namespace
 
-void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
+void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last) {
   CheckpointWriter writer(run.path(), state.step);
   write_safetensors(writer.file(kModel), as_safetensors(tensors_of(task.module())));
+  nlohmann::json tables = nlohmann::json::object();
   for (const TablePtr& table : tables_of(task)) {
-    write_safetensors(writer.file(file_of(*table)), as_safetensors({{table->name(), table->values()}}));
+    tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved);
   }
-  write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state()));
+  write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state_beside_rows()));
   write_safetensors(writer.file(kUsage), as_safetensors(task.extra_state()));
   for (const auto& [name, content] : task.files()) write_file_durably(writer.file(name), content);
   nlohmann::json extra = facts;
   extra["trainer"] = to_json(state);
   extra["data"] = task.data_key();
-  writer.finish(extra, keep_last);
+  extra["tables"] = tables;
+  state.saved = writer.finish(extra, keep_last);
+  for (const TablePtr& table : tables_of(task)) table->clear_changed_rows();
 }
 
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
@@ -86,9 +74,17 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
     fail(ExitCode::input, checkpoint.path().string(), "a run that goes on must have the data it began with",
          "data of another content");
   }
+  if (checkpoint.manifest().contains("converted")) {
+    fail(ExitCode::usage, checkpoint.path().string(), "a run that goes on must have been trained",
+         "one that loci convert made for serving");
+  }
   TrainerState state = state_of(checkpoint);
-  load_model(checkpoint, task);
-  load_tensors(checkpoint.file(kOptimizer), optimizers.state());
+  const std::vector<TablePtr> tables = tables_of(task);
+  refuse_other_tables(checkpoint, tables);
+  load_tensors(checkpoint.file(kModel), tensors_of(task.module()));
+  load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
+  for (const TablePtr& table : tables) load_table(checkpoint, *table, &optimizers.rows_of(*table));
+  state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
   load_tensors(checkpoint.file(kUsage), task.extra_state());
   task.extra_state_loaded();
   return state;
@@ -98,9 +94,7 @@ void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& mod
                 const std::vector<TablePtr>& tables) {
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(module));
-  for (const TablePtr& table : tables) {
-    load_tensors(checkpoint.file(file_of(*table)), {{table->name(), table->values()}});
-  }
+  for (const TablePtr& table : tables) load_table(checkpoint, *table, nullptr);
 }
 
 void load_model(const CheckpointReader& checkpoint, Task& task) {

@@ -1,12 +1,13 @@
-// A run's state as a checkpoint: parameters and buffers (model.safetensors), each table in a file of its own with its
-// first row on a page (table.NAME.safetensors), optimiser state (optimizer.safetensors), counters (usage.safetensors),
-// the task's files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
+// A run's state as a checkpoint: parameters and buffers (model.safetensors), tables and their state
+// (table_checkpoint.h), state of the dense optimiser (optimizer.safetensors), counters (usage.safetensors), the task's
+// files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
 #pragma once
 
 #include <torch/nn/module.h>
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,11 @@ struct TrainerState {
   double loss_sum = 0;  // since the last line of the log
   int64_t loss_count = 0;
   nlohmann::json evaluation;  // the last one
+  std::optional<CheckpointFiles> saved;  // the checkpoint that the tables' changed rows count from
 };
 
-// `facts` are members of the manifest: versions, seed, threads ...
-void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
+// `facts` are members of the manifest: versions, seed, threads ... Sets state.saved.
+void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last);
 
 // Throws Error (input) when the checkpoint is of another model or other data.

@@ -11,10 +11,8 @@
 #include <utility>
 #include <vector>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "loci/base/check.h"
+#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/mapped_file.h"
 
@@ -35,16 +33,7 @@ constexpr size_t sum_size = 32;
   fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
 }
 
-std::string sum_of(std::span<const std::byte> bytes) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
-  std::string text;
-  for (const unsigned char byte : canonical.digest) text += fmt::format("{:02x}", byte);
-  return text;
-}
-std::string sum_of(std::string_view text) {
-  return sum_of(std::as_bytes(std::span(text.data(), text.size())));
-}
+std::string sum_of(std::string_view text) { return checksum(std::as_bytes(std::span(text.data(), text.size()))); }
 
 void sync_file(const fs::path& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -110,7 +99,7 @@ void check_file(const fs::path& path, const nlohmann::json& facts, int64_t sum_l
          fmt::format("{}", size));
   }
   if (size > sum_limit) return;
-  const std::string sum = sum_of(file.bytes());
+  const std::string sum = checksum(file);
   if (sum != facts.at("xxh3_128").get<std::string>()) {
     fail(ExitCode::input, path.string(),
          fmt::format("the file must have the sum {} of the manifest", facts.at("xxh3_128").get<std::string>()), sum);
@@ -167,18 +156,40 @@ CheckpointWriter::~CheckpointWriter() {
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
 }
 
-void CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
-  nlohmann::json files = nlohmann::json::object();
+bool CheckpointWriter::link(const CheckpointFiles& from, const std::vector<std::string>& names) {
+  std::error_code error;
+  const nlohmann::json& facts = from.manifest.at("files");
+  for (const std::string& name : names) {
+    const auto size = fs::file_size(from.folder / name, error);
+    if (error || !facts.contains(name) || facts[name].at("bytes") != size) return false;
+  }
+  for (const std::string& name : names) {
+    fs::create_hard_link(from.folder / name, file(name), error);
+    if (error) fs::copy_file(from.folder / name, file(name), error);
+    if (error) refuse(file(name), "a file of the last checkpoint must be copyable", error.value());
+    linked_[name] = facts[name];
+  }
+  return true;
+}
+
+// Those that were linked were synced and summed when they were written.
+nlohmann::json CheckpointWriter::files() const {
+  nlohmann::json files = linked_;
   for (const auto& entry : fs::directory_iterator(temporary_)) {
     const fs::path path = entry.path();
     if (!entry.is_regular_file()) {
       fail(ExitCode::bug, path.string(), "a checkpoint must hold regular files", "another kind");
     }
     sync_file(path);
+    if (files.contains(path.filename().string())) continue;
     const MappedFile file(path);
-    files[path.filename().string()] = {{"bytes", file.bytes().size()}, {"xxh3_128", sum_of(file.bytes())}};
+    files[path.filename().string()] = {{"bytes", file.bytes().size()}, {"xxh3_128", checksum(file)}};
   }
-  nlohmann::json manifest = {{"format", format_name}, {"step", step_}, {"files", files}};
+  return files;
+}
+
+CheckpointFiles CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
+  nlohmann::json manifest = {{"format", format_name}, {"step", step_}, {"files", files()}};
   for (const auto& [key, value] : extra.items()) {
     if (manifest.contains(key) || key == "sum") {
       fail(ExitCode::bug, "CheckpointWriter", "extra members must have other names than the manifest's", key);
@@ -204,6 +215,7 @@ void CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
   for (const StepFolder& folder : step_folders(run_)) {
     if (folder.step <= step_ && ++kept > keep_last && keep_last > 0) remove_checkpoint(folder.path);
   }
+  return {place, std::move(manifest)};
 }
 
 CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_(std::move(folder)) {

@@ -12,8 +12,15 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace loci {
+
+// A complete checkpoint whose files may go into the next one.
+struct CheckpointFiles {
+  std::filesystem::path folder;
+  nlohmann::json manifest;
+};
 
 class CheckpointWriter {
  public:
@@ -25,11 +32,17 @@ class CheckpointWriter {
 
   // Where to write a file of the checkpoint.
   std::filesystem::path file(std::string_view name) const { return temporary_ / name; }
+  // Takes files of an earlier checkpoint as they are: by hard links where the file system has them, else as copies.
+  // Their sums are those of its manifest. False, and nothing is taken, when one is gone or has another size.
+  bool link(const CheckpointFiles& from, const std::vector<std::string>& names);
   // Completes the checkpoint: the manifest gets the members of the object `extra` (versions, seed, position), `latest`
   // the folder's name. Then all but the newest `keep_last` checkpoints up to this step are removed; 0 keeps all.
-  void finish(const nlohmann::json& extra, int64_t keep_last);
+  CheckpointFiles finish(const nlohmann::json& extra, int64_t keep_last);
 
  private:
+  nlohmann::json files() const;
+
+  nlohmann::json linked_ = nlohmann::json::object();  // facts of files that came by link()
   std::filesystem::path run_;
   std::filesystem::path temporary_;
   int64_t step_;

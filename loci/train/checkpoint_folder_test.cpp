@@ -169,6 +169,30 @@ TEST(CheckpointFolder, SumsOfLargeFilesMayBeSkippedButSizesAreNot) {
   EXPECT_THROW(CheckpointReader(run / "step-1", 0), Error);
 }
 
+TEST(CheckpointFolder, FilesOfAnEarlierOneGoIntoTheNextAsTheyAre) {
+  const TemporaryFolder run;
+  CheckpointFiles first;
+  {
+    CheckpointWriter writer(run.path(), 1);
+    write_file_durably(writer.file("a"), "large");
+    write_file_durably(writer.file("b"), "other");
+    first = writer.finish({{"seed", 1}}, 0);
+  }
+  EXPECT_EQ(first.folder, run / "step-1");
+  CheckpointWriter writer(run.path(), 2);
+  EXPECT_FALSE(writer.link(first, {"a", "none"}));
+  EXPECT_FALSE(fs::exists(writer.file("a")));
+  EXPECT_TRUE(writer.link(first, {"a"}));
+  write_file_durably(writer.file("b"), "newer");
+  const CheckpointFiles second = writer.finish({}, 1);
+  EXPECT_FALSE(fs::exists(run / "step-1"));
+  EXPECT_EQ(second.manifest.at("files").at("a"), first.manifest.at("files").at("a"));
+  EXPECT_EQ(open_error(run / "step-2"), "");
+  EXPECT_EQ(read_text_file(run / "step-2/a"), "large");
+  overwrite(run / "step-2/a", "larger");
+  EXPECT_FALSE(CheckpointWriter(run.path(), 3).link(second, {"a"}));  // another size: it cannot be trusted
+}
+
 TEST(CheckpointFolder, OldOnesGoOnceTheNewOneIsThere) {
   const TemporaryFolder run;
   for (const int64_t step : {1, 2, 10, 9}) write_checkpoint(run.path(), step, 2);

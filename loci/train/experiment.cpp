@@ -72,6 +72,10 @@ nlohmann::json Experiment::plan() const {
                             {"precision", wants_bfloat16(arm->config.train.precision) ? "bfloat16" : "float32"},
                             {"memory", memory_json(size.memory)},
                             {"memory_text", memory_text(size.memory)}};
+    if (!size.disk.empty()) {
+      facts["disk"] = memory_json(size.disk);
+      facts["disk_text"] = memory_text(size.disk);
+    }
     if (arm->equal_time) {
       facts["steps"] = nullptr;
       facts["equal_time"] = {{"to", arm->equal_time->to}, {"of", arm->equal_time->of}};
@@ -97,6 +101,7 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
                         table > 0 ? fmt::format(", {} in tables", format_count(table)) : "", steps,
                         threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>(),
                         arm["memory_text"].get<std::string>());
+    if (arm.contains("disk_text")) text += fmt::format("    mapped: {}\n", arm["disk_text"].get<std::string>());
   }
   return text;
 }
@@ -121,7 +126,11 @@ fs::path Experiment::folder_of(const std::string& arm, int64_t seed) const {
 }
 
 void Experiment::check_memory() const {
-  for (const Arm* arm : arms_) require_memory(fmt::format("train {}", arm->name), size_of(arm->config).memory);
+  for (const Arm* arm : arms_) {
+    const RunSize size = size_of(arm->config);
+    require_memory(fmt::format("train {}", arm->name), size.memory);
+    require_disk(fmt::format("train {}", arm->name), options_.out, size.disk);
+  }
 }
 
 // The whole process: the program and the data beside what the task needs.

@@ -13,6 +13,7 @@
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
+#include "loci/train/table_home.h"
 #include "loci/train/version.h"
 
 namespace loci {
@@ -119,7 +120,10 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
   }
   const int threads = use_threads(config.train.threads);
   const RunSize size = size_of(config);
-  const auto task = config.plan->make(inputs_of(config, &progress));
+  const WorkFolder work(run.path() / "work");
+  TaskInputs inputs = inputs_of(config, &progress);
+  inputs.tables = training_tables(work.path(), run.latest().has_value());
+  const auto task = config.plan->make(inputs);
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
   TrainerState state;
@@ -181,9 +185,12 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
   };
   const auto load = [&](size_t i) {
     const RunConfig config = resolve(places_[i]);
-    Loaded loaded{config.plan->make(inputs_of(config, &progress)), wants_bfloat16(config.train.precision),
-                  config.train.threads};
-    load_model(open_latest(folder_of(config.arm, config.seed), {}), *loaded.task);
+    const CheckpointReader checkpoint = open_latest(folder_of(config.arm, config.seed), {});
+    TaskInputs inputs = inputs_of(config, &progress);
+    inputs.tables = serving_tables(checkpoint);
+    inputs.training = false;
+    Loaded loaded{config.plan->make(inputs), wants_bfloat16(config.train.precision), config.train.threads};
+    load_model(checkpoint, *loaded.task);
     return loaded;
   };
   int64_t together = 0;

@@ -28,7 +28,22 @@ MemoryEstimate memory_of_parameters(const RunSize& size) {
     int64_t result = 0;
     return __builtin_mul_overflow(parameters, int64_t{4}, &result) ? std::numeric_limits<int64_t>::max() : result;
   };
-  return {{"dense parameters", bytes(size.parameters_dense)}, {"tables", bytes(size.parameters_table)}};
+  MemoryEstimate estimate = {{"dense parameters", bytes(size.parameters_dense)}};
+  const int64_t tables = bytes(size.parameters_table);
+  if (size.disk.empty() && tables <= available_bytes() / 2) estimate.emplace_back("tables", tables);
+  return estimate;
+}
+
+void require_disk(const std::string& who, const std::filesystem::path& folder, const MemoryEstimate& estimate) {
+  if (estimate.empty()) return;
+  std::error_code error;
+  std::filesystem::path place = std::filesystem::absolute(folder, error);
+  while (!std::filesystem::exists(place, error) && place.has_relative_path()) place = place.parent_path();
+  const auto space = std::filesystem::space(place, error);
+  if (error || total_bytes(estimate) <= static_cast<int64_t>(space.available)) return;  // an unknown disk tells itself
+  fail(ExitCode::resources, who,
+       fmt::format("the mapped tables must fit into {} of disk", format_bytes(static_cast<double>(space.available))),
+       memory_text(estimate));
 }
 
 std::string memory_text(const MemoryEstimate& estimate) {

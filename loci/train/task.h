@@ -15,6 +15,7 @@
 #include "loci/base/config.h"
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
+#include "loci/table/table_maker.h"
 
 namespace loci {
 
@@ -73,6 +74,7 @@ struct RunSize {
   int64_t parameters_table = 0;
   int64_t tokens_per_step = 0;
   MemoryEstimate memory;
+  MemoryEstimate disk = {};  // working files of tables that are mapped
 };
 
 // What a task is made of, beside its own sections of the configuration.
@@ -83,6 +85,8 @@ struct TaskInputs {
   uint64_t seed = 0;
   BatchShape batch;
   RowOptimizerOptions rows;
+  TableMaker tables = make_local_table;
+  bool training = true;
   ProgressLine* progress = nullptr;
 };
 

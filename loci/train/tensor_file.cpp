@@ -30,23 +30,6 @@ void require_contiguous(const std::string& name, const at::Tensor& tensor) {
 
 }  // namespace
 
-DType dtype_of_tensor(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat: return DType::F32;
-    case at::kDouble: return DType::F64;
-    case at::kBFloat16: return DType::BF16;
-    case at::kHalf: return DType::F16;
-    case at::kLong: return DType::I64;
-    case at::kInt: return DType::I32;
-    case at::kByte: return DType::U8;
-    case at::kChar: return DType::I8;
-    case at::kBool: return DType::BOOL;
-    default:
-      fail(ExitCode::bug, "checkpoint", "a tensor's type must exist in safetensors",
-           c10::toString(tensor.scalar_type()));
-  }
-}
-
 std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors) {
   std::vector<SafetensorsTensor> result;
   for (const auto& [name, tensor] : tensors) {

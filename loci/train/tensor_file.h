@@ -8,13 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "loci/table/mapped_tensor.h"
 #include "loci/table/safetensors.h"
 
 namespace loci {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-DType dtype_of_tensor(const at::Tensor& tensor);  // throws Error (bug) for a type that the format lacks
 // Views of contiguous tensors, which must outlive the result.
 std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors);
 

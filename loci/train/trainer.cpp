@@ -167,7 +167,7 @@ void Trainer::evaluate_and_log(TrainerState& state) {
   if (options_.nan_policy == NanPolicy::stop && !std::isfinite(loss)) note_bad_step(state, loss);
 }
 
-void Trainer::save(const TrainerState& state) {
+void Trainer::save(TrainerState& state) {
   save_checkpoint(run_, task_, optimizers_, state, facts_, options_.keep_last);
 }
 

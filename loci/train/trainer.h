@@ -40,7 +40,7 @@ class Trainer {
   void note_bad_step(TrainerState& state, double loss);
   void log_step(TrainerState& state, double rate);
   void evaluate_and_log(TrainerState& state);
-  void save(const TrainerState& state);
+  void save(TrainerState& state);
   void show(const TrainerState& state, const StepResult& result);
 
   Task& task_;

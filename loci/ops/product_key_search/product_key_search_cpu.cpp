@@ -116,7 +116,7 @@ struct Search {
     Room(const Search& search, int64_t tokens) {
       const int64_t rows = (tokens + search.scores.rows - 1) / search.scores.rows * search.scores.rows;
       for (int half : {0, 1}) score[half].reset(new float[rows * search.row[half]]);
-      block.reset(new float[(rows + 2) * search.w]);
+      block.reset(new float[(rows + 4) * search.w]);
       const int64_t bytes = search.selection.scratch_bytes(search.shape);
       selection_memory.reset(new float[bytes / 4 + 16]);
       aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(selection_memory.get()) + 63) / 64 * 64);

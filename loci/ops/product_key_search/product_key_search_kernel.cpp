@@ -127,30 +127,56 @@ void scores(const void* query, QueryElement element, int64_t stride, int64_t tok
   }
 }
 
-float sum_of(const Vector<float>& vector) {
-  float sum[kLanes<float>];
-  store(sum, vector);
-  for (int64_t half = kLanes<float> / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) sum[i] += sum[i + half];
+typedef float Float4 __attribute__((vector_size(16)));
+constexpr int kTogether = 4;  // keys whose products with one query are made at once
+
+// The sums of four vectors' lanes: by halves to four lanes each, then turned.
+Float4 sums_of(const Vector<float> (&vector)[kTogether]) {
+  Float4 row[kTogether];
+  for (int r = 0; r < kTogether; ++r) {
+    constexpr int quarters = kVectorBytes / 16;
+    Float4 quarter[quarters];
+    __builtin_memcpy(quarter, &vector[r], sizeof quarter);
+    for (int half = quarters / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) quarter[i] += quarter[i + half];
+    }
+    row[r] = quarter[0];
   }
-  return sum[0];
+  const auto halves = [](Float4 a, Float4 b) {  // a0 + a2, b0 + b2, a1 + a3, b1 + b3
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  };
+  const Float4 low = halves(row[0], row[1]), high = halves(row[2], row[3]);
+  return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
 }
 
+// Behind the last key the last one stands again, so that a key's bits do not depend on its place.
 void few_scores(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
                 float* row) {
   constexpr int64_t L = kLanes<float>;
   const float* q = floats(query, element, 0, w, row);
-  for (int64_t i = 0; i < n; ++i) {
-    const float* key = floats(keys, element, i * w, w, row + w);
-    Vector<float> sum[2] = {};
+  for (int64_t i = 0; i < n; i += kTogether) {
+    const float* key[kTogether];
+    for (int r = 0; r < kTogether; ++r) {
+      key[r] = floats(keys, element, (i + r < n ? i + r : n - 1) * w, w, row + (1 + r) * w);
+    }
+    Vector<float> sum[kTogether][2] = {}, total[kTogether];
     int64_t c = 0;
     for (; c + 2 * L <= w; c += 2 * L) {
-      sum[0] = multiply_add(load(q + c), load(key + c), sum[0]);
-      sum[1] = multiply_add(load(q + c + L), load(key + c + L), sum[1]);
+      const Vector<float> one = load(q + c), two = load(q + c + L);
+#pragma GCC unroll 4
+      for (int r = 0; r < kTogether; ++r) {
+        sum[r][0] = multiply_add(one, load(key[r] + c), sum[r][0]);
+        sum[r][1] = multiply_add(two, load(key[r] + c + L), sum[r][1]);
+      }
     }
-    float rest = 0;
-    for (; c < w; ++c) rest += q[c] * key[c];
-    score[i] = sum_of(sum[0] + sum[1]) + rest;
+    Float4 rest = {};
+    for (; c < w; ++c) {
+      for (int r = 0; r < kTogether; ++r) rest[r] += q[c] * key[r][c];
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kTogether; ++r) total[r] = sum[r][0] + sum[r][1];
+    const Float4 result = sums_of(total) + rest;
+    for (int r = 0; r < kTogether && i + r < n; ++r) score[i + r] = result[r];
   }
 }
 

@@ -24,7 +24,8 @@ struct ProductKeyScoresKernel {
   void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed,
                  int64_t n, int64_t w, float* score, float* block);
   // The same from keys [n, w] as they are, for so few tokens that packing would not pay; score [n] of one token.
-  // Sums in lanes: bits differ from `scores`. row: 2 w floats.
+  // Sums in lanes: bits differ from `scores`, and are those of one query and one key alone. row: 5 w floats. Estimate:
+  // 4 n w bytes of keys from the nearest cache that holds them; the 2 n w flops hide behind them.
   void (*few_scores)(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
                      float* row);
 };

@@ -124,7 +124,7 @@ TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
             std::vector<float> packed(row * w), widened(w), score(rows * row), block((rows + 1) * w);
             kernel.pack_keys(k, element, n, w, 0, row / kernel.panel, packed.data(), widened.data());
             kernel.scores(q, element, stride, T, packed.data(), n, w, score.data(), block.data());
-            std::vector<float> few(n), few_rows(2 * w);
+            std::vector<float> few(n), few_rows(5 * w);
             kernel.few_scores(q, k, element, n, w, few.data(), few_rows.data());
             for (int64_t t = 0; t < T; ++t) {
               for (int64_t i = 0; i < n; ++i) {

@@ -1,0 +1,42 @@
+#include "loci/base/checksum.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "loci/base/mapped_file.h"
+
+namespace loci {
+namespace {
+
+std::string text_of(XXH128_hash_t hash) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  std::string text;
+  for (const unsigned char byte : canonical.digest) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+}  // namespace
+
+std::string checksum(std::span<const std::byte> bytes) { return text_of(XXH3_128bits(bytes.data(), bytes.size())); }
+
+std::string checksum(const MappedFile& file) {
+  constexpr size_t piece = size_t{16} << 20;
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  std::span<const std::byte> bytes = file.bytes();
+  while (!bytes.empty()) {
+    const size_t count = std::min(piece, bytes.size());
+    XXH3_128bits_update(&state, bytes.data(), count);
+    madvise(const_cast<std::byte*>(bytes.data()), count, MADV_DONTNEED);
+    bytes = bytes.subspan(count);
+  }
+  return text_of(XXH3_128bits_digest(&state));
+}
+
+}  // namespace loci

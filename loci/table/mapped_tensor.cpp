@@ -1,0 +1,153 @@
+#include "loci/table/mapped_tensor.h"
+
+#include <ATen/ops/from_blob.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/base/progress.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::array<std::pair<at::ScalarType, DType>, 9> kTypes = {{{at::kFloat, DType::F32},
+                                                                     {at::kDouble, DType::F64},
+                                                                     {at::kBFloat16, DType::BF16},
+                                                                     {at::kHalf, DType::F16},
+                                                                     {at::kLong, DType::I64},
+                                                                     {at::kInt, DType::I32},
+                                                                     {at::kByte, DType::U8},
+                                                                     {at::kChar, DType::I8},
+                                                                     {at::kBool, DType::BOOL}}};
+
+[[noreturn]] void refuse(const fs::path& path, const std::string& expected, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM;
+  fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
+}
+
+}  // namespace
+
+at::ScalarType scalar_type_of(DType dtype, std::string_view who) {
+  for (const auto& [type, name] : kTypes) {
+    if (name == dtype) return type;
+  }
+  fail(ExitCode::input, who, "a tensor's type must exist in torch", name_of(dtype));
+}
+
+DType dtype_of_scalar(at::ScalarType scalar) {
+  for (const auto& [type, name] : kTypes) {
+    if (type == scalar) return name;
+  }
+  fail(ExitCode::bug, "safetensors", "a tensor's type must exist in safetensors", c10::toString(scalar));
+}
+
+DType dtype_of_tensor(const at::Tensor& tensor) { return dtype_of_scalar(tensor.scalar_type()); }
+
+struct OwnFileTensor::Mapping {
+  int descriptor = -1;
+  std::byte* begin = nullptr;
+  int64_t length = 0, data = 0;  // of the file; where the tensor begins
+
+  ~Mapping() {
+    if (begin != nullptr) munmap(begin, static_cast<size_t>(length));
+    if (descriptor >= 0) close(descriptor);
+  }
+};
+
+OwnFileTensor::OwnFileTensor(fs::path file, const std::string& name, const std::vector<int64_t>& shape,
+                             at::ScalarType dtype)
+    : file_(std::move(file)), mapping_(std::make_shared<Mapping>()) {
+  const std::string who = file_.string();
+  const std::string start = safetensors_start({{name, dtype_of_scalar(dtype), shape}}, {}, who);
+  int64_t bytes = static_cast<int64_t>(c10::elementSize(dtype));
+  for (const int64_t size : shape) bytes = checked_product(who, "bytes", bytes, size);
+  Mapping& map = *mapping_;
+  map.data = static_cast<int64_t>(start.size());
+  map.length = checked_sum(who, "bytes", map.data, bytes);
+
+  unlink(file_.c_str());  // another process may still have the old one
+  map.descriptor = open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (map.descriptor < 0) refuse(file_, "the file must be writable", errno);
+  int error = posix_fallocate(map.descriptor, 0, map.length);
+  if (error == 0 && pwrite(map.descriptor, start.data(), start.size(), 0) != std::ssize(start)) error = EIO;
+  if (error != 0) {
+    unlink(file_.c_str());
+    refuse(file_, fmt::format("{} of disk must be available", format_bytes(static_cast<double>(map.length))), error);
+  }
+  void* begin = mmap(nullptr, static_cast<size_t>(map.length), PROT_READ | PROT_WRITE, MAP_SHARED, map.descriptor, 0);
+  if (begin == MAP_FAILED) refuse(file_, "the file must be mappable", errno);
+  map.begin = static_cast<std::byte*>(begin);
+  // Rows are touched at random: reading ahead would fill memory with rows that nobody asked for.
+  madvise(begin, static_cast<size_t>(map.length), MADV_RANDOM);
+  tensor_ = at::from_blob(map.begin + map.data, shape, [held = mapping_](void*) {}, at::TensorOptions().dtype(dtype));
+}
+
+void OwnFileTensor::clear() {
+  const auto begin = static_cast<off_t>(mapping_->data);
+  const auto count = static_cast<off_t>(mapping_->length - mapping_->data);
+  if (fallocate(mapping_->descriptor, FALLOC_FL_ZERO_RANGE, begin, count) != 0) {
+    std::memset(mapping_->begin + mapping_->data, 0, static_cast<size_t>(count));  // tmpfs for one cannot
+  }
+  tensor_.unsafeGetTensorImpl()->bump_version();
+}
+
+PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& name) {
+  const SafetensorsReader reader(file);
+  const SafetensorsEntry* entry = reader.find(name);
+  if (entry == nullptr) fail(ExitCode::input, file.string(), fmt::format("the file must hold {}", name), "none");
+  const at::ScalarType type = scalar_type_of(entry->dtype, file.string());
+  if (entry->begin % size_of(entry->dtype) != 0) {
+    fail(ExitCode::input, file.string(), fmt::format("{} must be aligned to be mapped", name),
+         fmt::format("byte {}", entry->begin));
+  }
+  const int descriptor = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) refuse(file, "the file must be readable", errno);
+  struct stat status = {};
+  const bool known = fstat(descriptor, &status) == 0;
+  // Not writable, so that it is not counted against the memory of the process however large it is.
+  void* begin = known && status.st_size >= entry->end
+                    ? mmap(nullptr, static_cast<size_t>(entry->end), PROT_READ, MAP_PRIVATE, descriptor, 0)
+                    : MAP_FAILED;
+  const int error = known && status.st_size < entry->end ? EIO : errno;
+  close(descriptor);
+  if (begin == MAP_FAILED) refuse(file, "the file must be mappable", error);
+  begin_ = static_cast<std::byte*>(begin);
+  length_ = entry->end;
+  // Whole pages each, and at most 8,192 of them: the kernel allows a process 65,530 mappings.
+  constexpr int64_t least = int64_t{64} << 10;
+  piece_ = (std::max(least, length_ / 8192) + least - 1) / least * least;
+  writable_.resize(static_cast<size_t>((length_ + piece_ - 1) / piece_));
+  madvise(begin, static_cast<size_t>(length_), MADV_RANDOM);
+  const auto unmap = [begin, length = length_](void*) { munmap(begin, static_cast<size_t>(length)); };
+  tensor_ = at::from_blob(begin_ + entry->begin, entry->shape, unmap, at::TensorOptions().dtype(type));
+}
+
+void PrivateFileTensor::allow_writes(const int64_t* row, int64_t count) {
+  const int64_t first = static_cast<std::byte*>(tensor_.data_ptr()) - begin_;
+  const int64_t bytes = static_cast<int64_t>(tensor_.nbytes()) / std::max<int64_t>(1, tensor_.size(0));  // of a row
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = first + row[i] * bytes;
+    for (int64_t piece = begin / piece_; piece * piece_ < begin + bytes; ++piece) {
+      if (writable_[static_cast<size_t>(piece)]) continue;
+      const int64_t size = std::min(piece_, length_ - piece * piece_);
+      if (mprotect(begin_ + piece * piece_, static_cast<size_t>(size), PROT_READ | PROT_WRITE) != 0) {
+        fail(ExitCode::resources, "mapped rows", fmt::format("{} of memory must be available",
+                                                             format_bytes(static_cast<double>(size))), strerror(errno));
+      }
+      writable_[static_cast<size_t>(piece)] = true;
+    }
+  }
+}
+
+}  // namespace loci

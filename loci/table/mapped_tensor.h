@@ -1,0 +1,51 @@
+// Tensors whose pages are those of a safetensors file, so that they may be larger than memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "loci/table/safetensors.h"
+
+namespace loci {
+
+// A tensor in a file of its own, zero, shared with the file: for training. All of its disk is taken at once, so that a
+// full disk is told here (Error, resources) and not by a signal later. `file` is made anew and outlives the tensor.
+class OwnFileTensor {
+ public:
+  OwnFileTensor(std::filesystem::path file, const std::string& name, const std::vector<int64_t>& shape,
+                at::ScalarType dtype);
+  const at::Tensor& tensor() const { return tensor_; }
+  void clear();  // zero again; keeps the disk it has taken and writes nothing where the file system can do so
+
+ private:
+  struct Mapping;
+  std::filesystem::path file_;
+  std::shared_ptr<Mapping> mapping_;  // the tensor holds it too
+  at::Tensor tensor_;
+};
+
+// A tensor of a file that is complete, for reading: processes that map it share its pages. What is written after
+// allow_writes() stays in this process. The file must keep its size.
+class PrivateFileTensor {
+ public:
+  // Throws Error (input) when the file does not hold `name`, or holds it at an odd place.
+  PrivateFileTensor(const std::filesystem::path& file, const std::string& name);
+  const at::Tensor& tensor() const { return tensor_; }
+  void allow_writes(const int64_t* row, int64_t count);  // to these rows
+
+ private:
+  std::byte* begin_ = nullptr;  // of the mapping, the file's first byte
+  int64_t length_ = 0;
+  int64_t piece_ = 0;           // bytes that become writable together
+  std::vector<bool> writable_;  // by piece
+  at::Tensor tensor_;
+};
+
+at::ScalarType scalar_type_of(DType dtype, std::string_view who);  // throws Error (input) for one that torch lacks
+DType dtype_of_tensor(const at::Tensor& tensor);  // throws Error (bug) for a type that the format lacks
+DType dtype_of_scalar(at::ScalarType type);
+
+}  // namespace loci

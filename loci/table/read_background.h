@@ -1,0 +1,42 @@
+// Which rows a batch reads more than usual: the choice of rows for sparse memory finetuning, where a step trains the few
+// rows that its batch is about and leaves all others as they are.
+//
+//   score(i) = c(i) / sum of c * ln((B + 1) / (b(i) + 1))
+//
+// c(i): reads of row i by the batch; B: batches of the background (ordinary text); b(i): those of them that read row i.
+// (Lin et al. 2025, "Continual learning via sparse memory finetuning": tf-idf of rows.)
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+namespace loci {
+
+class ReadBackground {
+ public:
+  explicit ReadBackground(int64_t rows);  // throws Error (usage) below 1
+
+  // One batch of ordinary text, with all the rows that it read, in any order and as often as they were read. A row out of
+  // range throws Error (bug) and changes nothing.
+  void add_batch(std::span<const int64_t> index);
+  // The `most` rows of this batch with the largest scores, ascending; ties go to the lowest row. Fewer when the batch
+  // read fewer.
+  std::vector<int64_t> unusual_rows(std::span<const int64_t> index, int64_t most) const;
+
+  int64_t rows() const { return static_cast<int64_t>(reading_.size()); }
+  int64_t batches() const { return batches_; }
+  std::span<const int64_t> reading_batches() const { return reading_; }  // b
+
+  void save(const std::filesystem::path& path) const;
+  static ReadBackground load(const std::filesystem::path& path);  // throws Error (input)
+
+ private:
+  std::vector<int64_t> counted(std::span<const int64_t> index) const;
+
+  int64_t batches_ = 0;
+  std::vector<int64_t> reading_;
+};
+
+}  // namespace loci

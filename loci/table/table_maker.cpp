@@ -1,0 +1,17 @@
+#include "loci/table/table_maker.h"
+
+#include "loci/table/local_table.h"
+
+namespace loci {
+
+void start_rows(Table& table, const TableSpec& spec) {
+  if (spec.start_std > 0) table.initialise_normal(spec.seed, spec.start_std);
+}
+
+TablePtr make_local_table(const TableSpec& spec) {
+  auto table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
+  start_rows(*table, spec);
+  return table;
+}
+
+}  // namespace loci

@@ -1,0 +1,30 @@
+// How a model gets its tables: it says what it needs, its maker decides where the rows live.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "loci/table/table.h"
+
+namespace loci {
+
+enum class TableHome { memory, mapped };
+
+struct TableSpec {
+  std::string name;
+  int64_t rows = 0;
+  int64_t width = 0;
+  at::ScalarType dtype = at::kFloat;
+  TableHome home = TableHome::memory;  // where the configuration wants it
+  double start_std = 0;                // rows start as N(0, start_std^2) by `seed`; 0: as zeros
+  uint64_t seed = 0;
+};
+
+using TableMaker = std::function<TablePtr(const TableSpec& spec)>;
+
+// Draws the rows of a table that is zero.
+void start_rows(Table& table, const TableSpec& spec);
+// In memory, whatever home is wanted.
+TablePtr make_local_table(const TableSpec& spec);
+
+}  // namespace loci

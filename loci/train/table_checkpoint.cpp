@@ -1,0 +1,217 @@
+// Legend: N rows, D width, U rows of a delta.
+#include "loci/train/table_checkpoint.h"
+
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/table/mapped_table.h"
+#include "loci/train/tensor_file.h"
+
+namespace loci {
+namespace {
+
+constexpr const char* kRow = "row";
+constexpr size_t kGatherBytes = size_t{4} << 20;
+constexpr int64_t kSmallBytes = int64_t{1} << 20;  // below, a table is written anew each time
+
+std::string state_file(const Table& table) { return fmt::format("optimizer.{}.safetensors", table.name()); }
+
+std::string delta_file(const Table& table, int64_t step) {
+  return fmt::format("table.{}.delta-{}.safetensors", table.name(), step);
+}
+
+// What a base holds: the rows, and their scale where they are int8.
+NamedTensors rows_of(const Table& table) {
+  NamedTensors tensors = {{table.name(), table.values()}};
+  if (table.scale()) tensors.emplace_back(table.name() + ".scale", *table.scale());
+  return tensors;
+}
+
+// What a delta holds for each of its rows.
+NamedTensors parts_of(const Table& table, const RowOptimizer* rows) {
+  NamedTensors parts = {{"values", table.values()}};
+  if (rows != nullptr) {
+    for (const auto& part : rows->row_state()) parts.push_back(part);
+  }
+  return parts;
+}
+
+int64_t row_bytes(const at::Tensor& tensor) {
+  return static_cast<int64_t>(tensor.nbytes()) / std::max<int64_t>(1, tensor.size(0));
+}
+
+// The names of a table's deltas in a manifest. Throws nlohmann's exceptions.
+std::vector<std::string> deltas_of(const nlohmann::json& manifest, const std::string& table) {
+  std::vector<std::string> names;
+  const auto tables = manifest.find("tables");
+  if (tables == manifest.end() || !tables->contains(table)) return names;
+  for (const nlohmann::json& delta : tables->at(table).at("deltas")) names.push_back(delta.at("file"));
+  return names;
+}
+
+void write_delta(const std::filesystem::path& path, const Table& table, const NamedTensors& parts,
+                 const std::vector<int64_t>& changed) {
+  std::vector<SafetensorsSpec> specs = {{kRow, DType::I64, {std::ssize(changed)}}};
+  for (const auto& [name, tensor] : parts) {
+    std::vector<int64_t> shape = tensor.sizes().vec();
+    shape[0] = std::ssize(changed);
+    specs.push_back({name, dtype_of_tensor(tensor), shape});
+  }
+  SafetensorsWriter file(path, specs, {{"table", table.name()}});
+  file.append(std::as_bytes(std::span(changed)));
+  std::vector<std::byte> gathered;
+  for (const auto& [name, tensor] : parts) {
+    const auto bytes = static_cast<size_t>(row_bytes(tensor));
+    const auto* from = static_cast<const std::byte*>(tensor.const_data_ptr());
+    const size_t at_once = std::max<size_t>(1, kGatherBytes / bytes);
+    for (size_t begin = 0; begin < changed.size(); begin += at_once) {
+      const size_t count = std::min(at_once, changed.size() - begin);
+      gathered.resize(count * bytes);
+      for (size_t i = 0; i < count; ++i) {
+        std::memcpy(gathered.data() + i * bytes, from + static_cast<size_t>(changed[begin + i]) * bytes, bytes);
+      }
+      file.append(gathered);
+    }
+  }
+  file.commit();
+}
+
+// The files of a table in a checkpoint, as they go into the next one.
+class Chain {
+ public:
+  Chain(const Table& table, const CheckpointFiles& before) : before_(before) {
+    names_ = {base_file(table.name()), state_file(table)};
+    deltas = before.manifest.at("tables").at(table.name()).at("deltas");
+    for (const nlohmann::json& delta : deltas) {
+      names_.push_back(delta.at("file"));
+      rows += delta.at("rows").get<int64_t>();
+    }
+  }
+  bool link_into(CheckpointWriter& writer) const { return writer.link(before_, names_); }
+
+  int64_t rows = 0;  // in the deltas together
+  nlohmann::json deltas;
+
+ private:
+  const CheckpointFiles& before_;
+  std::vector<std::string> names_;
+};
+
+// The entry of a table whose changes alone were written, or nothing where a new base is due.
+std::optional<nlohmann::json> save_changes(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
+                                           const CheckpointFiles& before) {
+  Table& table = *rows.table();
+  const RowMarks& marks = table.changed_rows();
+  const bool known = before.manifest.contains("tables") && before.manifest["tables"].contains(table.name());
+  if (table.bytes() < kSmallBytes || marks.all() || !known) return std::nullopt;
+  const Chain chain(table, before);
+  const std::vector<int64_t> changed = marks.rows();
+  // Rows of deltas are as long as those of the base, so rows stand for bytes.
+  if (chain.rows + std::ssize(changed) > table.rows() / 2) return std::nullopt;
+  if (!chain.link_into(writer)) return std::nullopt;
+  nlohmann::json deltas = chain.deltas;
+  if (!changed.empty()) {
+    const std::string name = delta_file(table, step);
+    write_delta(writer.file(name), table, parts_of(table, &rows), changed);
+    deltas.push_back({{"file", name}, {"rows", changed.size()}});
+  }
+  return nlohmann::json{{"base", base_file(table.name())}, {"deltas", deltas}};
+}
+
+// The rows of a delta, checked: ascending and within the table.
+std::span<const int64_t> delta_rows(const SafetensorsReader& file, const Table& table) {
+  const SafetensorsEntry* entry = file.find(kRow);
+  if (entry == nullptr || entry->dtype != DType::I64 || entry->shape.size() != 1 || entry->begin % 8 != 0) {
+    fail(ExitCode::input, file.path().string(), "a delta must hold row I64 [U]", "none such");
+  }
+  const std::span<const int64_t> row(reinterpret_cast<const int64_t*>(file.bytes(*entry).data()),
+                                     static_cast<size_t>(entry->shape[0]));
+  for (size_t i = 0; i < row.size(); ++i) {
+    if (row[i] < (i == 0 ? 0 : row[i - 1] + 1) || row[i] >= table.rows()) {
+      fail(ExitCode::input, file.path().string(),
+           fmt::format("rows must ascend within 0 .. {}", table.rows() - 1), fmt::to_string(row[i]));
+    }
+  }
+  return row;
+}
+
+void apply_delta(const std::filesystem::path& path, Table& table, const RowOptimizer* rows) {
+  const SafetensorsReader file(path);
+  const std::span<const int64_t> row = delta_rows(file, table);
+  const NamedTensors parts = parts_of(table, rows);
+  for (const auto& [name, tensor] : parts) {
+    const SafetensorsEntry* entry = file.find(name);
+    std::vector<int64_t> shape = tensor.sizes().vec();
+    shape[0] = std::ssize(row);
+    if (entry == nullptr || entry->dtype != dtype_of_tensor(tensor) || entry->shape != shape) {
+      fail(ExitCode::input, path.string(), fmt::format("a delta must hold {} of the table's type and width", name),
+           entry == nullptr ? "none" : "another");
+    }
+  }
+  const at::Tensor index = at::from_blob(const_cast<int64_t*>(row.data()), {std::ssize(row)}, at::kLong);
+  table.write_rows(index, [&] {
+    for (const auto& [name, tensor] : parts) {
+      const auto bytes = static_cast<size_t>(row_bytes(tensor));
+      const std::byte* from = file.bytes(name).data();
+      auto* to = static_cast<std::byte*>(tensor.mutable_data_ptr());
+      for (size_t i = 0; i < row.size(); ++i) {
+        std::memcpy(to + static_cast<size_t>(row[i]) * bytes, from + i * bytes, bytes);
+      }
+      tensor.unsafeGetTensorImpl()->bump_version();
+    }
+  });
+}
+
+}  // namespace
+
+std::string base_file(const std::string& table) { return fmt::format("table.{}.safetensors", table); }
+
+nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
+                          const std::optional<CheckpointFiles>& before) {
+  if (before) {
+    if (auto entry = save_changes(writer, step, rows, *before)) return *std::move(entry);
+  }
+  const Table& table = *rows.table();
+  write_safetensors(writer.file(base_file(table.name())), as_safetensors(rows_of(table)));
+  write_safetensors(writer.file(state_file(table)), as_safetensors(rows.row_state()));
+  return {{"base", base_file(table.name())}, {"deltas", nlohmann::json::array()}};
+}
+
+void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* rows) {
+  const std::filesystem::path base = checkpoint.file(base_file(table.name()));
+  const auto* served = dynamic_cast<const ServedTable*>(&table);
+  if (served == nullptr || served->file() != base) load_tensors(base, rows_of(table));
+  if (rows != nullptr) load_tensors(checkpoint.file(state_file(table)), rows->row_state());
+  try {
+    for (const std::string& name : deltas_of(checkpoint.manifest(), table.name())) {
+      apply_delta(checkpoint.file(name), table, rows);
+    }
+  } catch (const nlohmann::json::exception& error) {
+    fail(ExitCode::input, checkpoint.path().string(), "the manifest must list the deltas of tables", error.what());
+  }
+  table.clear_changed_rows();
+}
+
+void refuse_other_tables(const CheckpointReader& checkpoint, const std::vector<TablePtr>& tables) {
+  std::set<std::string> known;
+  try {
+    for (const TablePtr& table : tables) {
+      known.insert(base_file(table->name()));
+      for (const std::string& name : deltas_of(checkpoint.manifest(), table->name())) known.insert(name);
+    }
+  } catch (const nlohmann::json::exception& error) {
+    fail(ExitCode::input, checkpoint.path().string(), "the manifest must list the deltas of tables", error.what());
+  }
+  for (const auto& [name, facts] : checkpoint.manifest().at("files").items()) {
+    if (name.starts_with("table.") && known.count(name) == 0) {
+      fail(ExitCode::input, checkpoint.path().string(), "every table must belong to the model", name);
+    }
+  }
+}
+
+}  // namespace loci

@@ -1,0 +1,79 @@
+#include "loci/train/table_home.h"
+
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/base/progress.h"
+#include "loci/table/local_table.h"
+#include "loci/table/mapped_table.h"
+#include "loci/train/table_checkpoint.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error) return;
+  const bool full = error == std::errc::no_space_on_device;
+  fail(full ? ExitCode::resources : ExitCode::input, folder.string(), "the folder must be writable", error.message());
+}
+
+// The served table must be the one that the model wants.
+void check_served(const ServedTable& table, const TableSpec& spec) {
+  const auto text = [](int64_t rows, int64_t width, at::ScalarType dtype) {
+    return fmt::format("{} [{}, {}]", c10::toString(dtype), rows, width);
+  };
+  const std::string is = text(table.rows(), table.width(), table.values().scalar_type());
+  const std::string wanted = text(spec.rows, spec.width, spec.dtype);
+  if (is != wanted) fail(ExitCode::input, table.file().string(), fmt::format("{} must be {}", spec.name, wanted), is);
+}
+
+}  // namespace
+
+TableMaker training_tables(fs::path folder, bool loaded) {
+  return [folder = std::move(folder), loaded](const TableSpec& spec) -> TablePtr {
+    TablePtr table;
+    if (spec.home == TableHome::mapped) {
+      make_folder(folder);
+      table = std::make_shared<MappedTable>(spec.name, spec.rows, spec.width, spec.dtype, folder);
+    } else {
+      table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
+    }
+    if (!loaded) start_rows(*table, spec);
+    return table;
+  };
+}
+
+TableMaker serving_tables(CheckpointReader checkpoint) {
+  return [checkpoint = std::move(checkpoint)](const TableSpec& spec) -> TablePtr {
+    const int64_t elements = checked_product("table " + spec.name, "rows x width", spec.rows, spec.width);
+    const int64_t bytes = checked_product("table " + spec.name, "bytes", elements,
+                                          static_cast<int64_t>(c10::elementSize(spec.dtype)));
+    if (!is_served_from_file(spec.home, spec.dtype, bytes)) {
+      return std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
+    }
+    auto table = std::make_shared<ServedTable>(checkpoint.file(base_file(spec.name)), spec.name);
+    check_served(*table, spec);
+    return table;
+  };
+}
+
+bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes) {
+  return home == TableHome::mapped || dtype == at::kChar || bytes > available_bytes() / 2;
+}
+
+WorkFolder::WorkFolder(fs::path path) : path_(std::move(path)) {
+  std::error_code error;
+  fs::remove_all(path_, error);
+  if (error) fail(ExitCode::input, path_.string(), "what a killed process left must be removable", error.message());
+}
+
+WorkFolder::~WorkFolder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+}  // namespace loci

@@ -1,0 +1,35 @@
+// Where the tables of a run live: in memory, in working files of the run, or in a checkpoint that is served.
+#pragma once
+
+#include <filesystem>
+
+#include "loci/table/table_maker.h"
+#include "loci/train/checkpoint_folder.h"
+
+namespace loci {
+
+// For training: tables whose home is `mapped` get files in `folder`, which is made when the first one is. `loaded`: a
+// checkpoint will give every row, so none is drawn.
+TableMaker training_tables(std::filesystem::path folder, bool loaded);
+
+// For use without training: tables whose home is `mapped`, int8 ones and those larger than half of the available memory
+// are read where the checkpoint's files are.
+TableMaker serving_tables(CheckpointReader checkpoint);
+
+// Whether serving_tables() leaves a table of so many bytes in its file.
+bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes);
+
+// A folder for working files that is empty at first and goes at the end, also when an error ends the run.
+class WorkFolder {
+ public:
+  explicit WorkFolder(std::filesystem::path path);
+  ~WorkFolder();
+  WorkFolder(const WorkFolder&) = delete;
+  WorkFolder& operator=(const WorkFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace loci

@@ -1,0 +1,311 @@
+"""Large tables on the command line: mapped ones, checkpoints of what changed, tables that do not fit, smaller rows."""
+
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
+LOCI = BUILD / "cli" / "loci"
+
+# 16,384 rows of 16 values are 1 MiB: from there on a checkpoint holds what changed.
+RECIPE = """
+task = "language_model"
+[data]
+evaluation_tokens = 500
+validation_share = 0.2
+[tokenizer]
+kind = "bytes"
+[model]
+layers = 1
+width = 16
+heads = 2
+context = 16
+[train]
+steps = 12
+batch = 4
+threads = 1
+precision = "float32"
+log_every = 2
+checkpoint_every = 3
+[table_optimizer]
+rule = "adam_row_moment"
+learning_rate = 1e-2
+[model.memory]
+layers = [0]
+rows = 16_384
+heads = 2
+top_k = 4
+key_width = 8
+query_norm = "batch"
+value_start = "zero"
+calibrate_at = 4
+calibrate_tokens = 128
+"""
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "recipe.toml").write_text(RECIPE)
+    (folder / "text").mkdir()
+    words = "the cat sat on a mat and saw seven small green birds fly over an old red barn".split()
+    draw = random.Random(0)
+    for i in range(12):
+        (folder / "text" / f"{i}.txt").write_text("\n".join(" ".join(draw.choices(words, k=9)) for _ in range(60)))
+    return folder
+
+
+def command(*arguments):
+    return [str(LOCI), *map(str, arguments)]
+
+
+def environment(place):
+    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+
+
+def loci(place, *arguments, **more):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=300, env=environment(place), check=False, **more
+    )
+
+
+def settings(*pairs):
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+def train_arguments(place, out, *more):
+    return ["train", place / "recipe.toml", "--data", place / "text", "--out", out, *more]
+
+
+def train(place, out, *more, **options):
+    return loci(place, *train_arguments(place, out, *more), **options)
+
+
+def assert_refused(result, code, *parts):
+    assert result.returncode == code, result.stderr
+    complaint = [line for line in result.stderr.splitlines() if line.startswith("loci: ")]
+    assert len(complaint) == 1, result.stderr
+    for part in parts:
+        assert part in complaint[0]
+
+
+def run_of(out):
+    return out / "main" / "seed-0"
+
+
+def newest(run):
+    return run / (run / "latest").read_text().strip()
+
+
+def tensors_of(run):
+    return {path.name: path.read_bytes() for path in sorted(newest(run).glob("*.safetensors"))}
+
+
+@pytest.fixture(scope="session")
+def trained(place):
+    out = place / "trained"
+    result = train(place, out)
+    assert result.returncode == 0, result.stderr
+    return run_of(out)
+
+
+def test_a_mapped_table_trains_to_the_same_bits(place, trained, tmp_path):
+    result = train(place, tmp_path / "out", *settings("model.memory.home=mapped"))
+    assert result.returncode == 0, result.stderr
+    assert "mapped:" in result.stderr
+    run = run_of(tmp_path / "out")
+    assert tensors_of(run) == tensors_of(trained)
+    assert not (run / "work").exists()
+    for verb in (["eval", "--data", place / "text", "--json"], ["generate", "--tokens", 30]):
+        other = loci(place, verb[0], trained, *verb[1:])
+        result = loci(place, verb[0], run, *verb[1:])
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == other.stdout
+
+
+def test_a_checkpoint_holds_what_changed(place, trained):
+    facts = json.loads(loci(place, "inspect", trained, "--json").stdout)
+    (table,) = facts["tables"]
+    # Calibration at step 4 gave a new base at step 6.
+    assert [delta["file"].split(".delta-")[1] for delta in table["deltas"]] == ["9.safetensors", "12.safetensors"]
+    assert 0 < table["rows_changed"] <= sum(delta["rows"] for delta in table["deltas"]) < 4096
+    assert sum(delta["bytes"] for delta in table["deltas"]) < table["base_bytes"] / 2
+    text = loci(place, "inspect", trained).stdout
+    assert "2 deltas" in text and "rows changed since the base" in text
+    # Hard links: earlier checkpoints may go.
+    assert (trained / "step-9").exists() and not (trained / "step-6").exists()
+
+
+@pytest.mark.parametrize("home", ["memory", "mapped"])
+def test_kill_9_and_resume_with_deltas(place, tmp_path, home):
+    """The last complete checkpoint always loads, and the end has the bits of an unbroken run."""
+    more = settings("train.steps=40", "train.checkpoint_every=1", f"model.memory.home={home}")
+    whole = train(place, tmp_path / "whole", *more)
+    assert whole.returncode == 0, whole.stderr
+    assert any(".delta-" in name for name in tensors_of(run_of(tmp_path / "whole")))
+    draw = random.Random(2)
+    out = tmp_path / "broken"
+    killed = 0
+    for _ in range(8):
+        process = subprocess.Popen(
+            command(*train_arguments(place, out, *more, "--resume")), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=environment(place),
+        )  # fmt: skip
+        try:
+            _, errors = process.communicate(timeout=draw.uniform(0.2, 1.2))
+            assert process.returncode == 0, errors
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+        if (run_of(out) / "result.json").exists():
+            shutil.rmtree(out)
+    assert killed > 0
+    result = train(place, out, *more, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert tensors_of(run_of(out)) == tensors_of(run_of(tmp_path / "whole"))
+    assert not (run_of(out) / "work").exists()
+
+
+def test_a_damaged_delta_leaves_the_checkpoint_out(place, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    delta = next((run / "step-12").glob("*.delta-12.safetensors"))
+    data = bytearray(delta.read_bytes())
+    data[-5] ^= 1
+    delta.write_bytes(data)
+    assert_refused(loci(place, "generate", run / "step-12", "--tokens", 1), 3, delta.name)
+    older = loci(place, "generate", run, "--tokens", 1)
+    assert older.returncode == 0 and "step-12 is damaged and left out" in older.stderr
+
+
+def test_a_disk_that_is_too_small_is_told_before_training(place, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False
+    ).returncode == 0  # fmt: skip
+    if not mounted:
+        pytest.skip("a small tmpfs cannot be mounted")
+    try:
+        result = train(place, disk / "out", *settings("model.memory.home=mapped"))
+        assert_refused(result, 4, "disk", "tables 1.0 MiB")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def data_limit(mebibytes):
+    return lambda: resource.setrlimit(resource.RLIMIT_DATA, (mebibytes << 20, mebibytes << 20))
+
+
+def test_a_table_larger_than_memory_is_used(place, tmp_path):
+    """1 GiB of rows, mostly holes, with changes since; the process may have 640 MiB (RLIMIT_DATA)."""
+    large = settings("model.memory.rows=262144", "model.memory.value_width=1024", "model.memory.output=projection",
+                     "model.memory.home=mapped", "table_optimizer.rule=adagrad", "train.steps=9")  # fmt: skip
+    result = train(place, tmp_path / "out", *large)
+    assert result.returncode == 0, result.stderr
+    run = run_of(tmp_path / "out")
+    (table,) = json.loads(loci(place, "inspect", run, "--json").stdout)["tables"]
+    assert table["base_bytes"] > 1 << 30 and table["base_disk_bytes"] < 512 << 20 and len(table["deltas"]) == 1
+    verbs = (["eval", run, "--data", place / "text", "--json"], ["generate", run, "--tokens", 20], ["inspect", run])
+    for verb in verbs:
+        free = loci(place, *verb)
+        limited = loci(place, *verb, preexec_fn=data_limit(640))
+        assert limited.returncode == 0, limited.stderr
+        assert limited.stdout == free.stdout
+    # The limit is one: in memory the table does not fit.
+    config = run / "config.toml"
+    text = config.read_text()
+    assert "home = 'mapped'" in text or 'home = "mapped"' in text
+    config.write_text(text.replace("'mapped'", "'memory'").replace('"mapped"', '"memory"'))
+    assert_refused(loci(place, "generate", run, "--tokens", 1, preexec_fn=data_limit(640)), 4, "memory")
+
+
+def test_a_file_cut_short_under_a_reader_is_one_line(place, tmp_path):
+    result = train(place, tmp_path / "out", *settings("model.memory.home=mapped", "train.steps=3"))
+    assert result.returncode == 0, result.stderr
+    run = run_of(tmp_path / "out")
+    base = next(newest(run).glob("table.*.values.safetensors"))
+    process = subprocess.Popen(
+        command("generate", run, "--tokens", 1 << 30, "--temperature", 1), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=environment(place),
+    )  # fmt: skip
+    try:
+        process.stdout.read(8)
+        os.truncate(base, 4096)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 3, errors
+    assert errors.decode().startswith("loci: a mapped file: ") and errors.count(b"\n") == 1
+    assert_refused(loci(place, "generate", run, "--tokens", 1), 3, base.name)
+
+
+def test_a_signal_leaves_no_working_files(place, tmp_path):
+    process = subprocess.Popen(
+        command(*train_arguments(place, tmp_path / "out", *settings("model.memory.home=mapped", "train.steps=100000",
+                                                                    "train.checkpoint_every=1"))),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place),
+    )  # fmt: skip
+    run = run_of(tmp_path / "out")
+    while not (run / "latest").exists():
+        assert process.poll() is None, process.stderr.read()
+    assert (run / "work").exists()
+    working = loci(place, "inspect", next((run / "work").glob("table.*.memory.values.safetensors")))
+    assert "[16384, 16]" in working.stdout
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not (run / "work").exists()
+
+
+@pytest.mark.parametrize("rows, dtype, share", [("int8", "I8", 0.35), ("bf16", "BF16", 0.6)])
+def test_convert_writes_a_run_that_serves(place, trained, tmp_path, rows, dtype, share):
+    out = tmp_path / "served"
+    result = loci(place, "convert", trained, "--table", rows, "--out", out, "--data", place / "text", "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["bytes_after"] < share * facts["bytes_before"]
+    before = json.loads(loci(place, "eval", trained, "--data", place / "text", "--json").stdout)["loss"]
+    after = json.loads(loci(place, "eval", out, "--data", place / "text", "--json").stdout)["loss"]
+    assert (facts["loss_before"], facts["loss_after"]) == (before, after)
+    assert facts["loss_change"] == after - before and 0 < abs(after - before) < 0.01
+    assert loci(place, "generate", out, "--tokens", 20).returncode == 0
+    inspected = json.loads(loci(place, "inspect", out, "--json").stdout)
+    tensors = {tensor["name"]: tensor["dtype"] for file in inspected["files"] for tensor in file.get("tensors", [])}
+    assert tensors["layers.0.memory.values"] == dtype
+    assert not any("optimizer" in file["file"] for file in inspected["files"])
+
+
+def test_what_convert_refuses(place, trained, tmp_path):
+    out = tmp_path / "int8"
+    assert loci(place, "convert", trained, "--table", "int8", "--out", out).returncode == 0
+    assert_refused(loci(place, "convert", trained, "--table", "int8", "--out", out), 2, "--out")
+    assert_refused(loci(place, "convert", out, "--table", "bf16", "--out", tmp_path / "again"), 2, "int8")
+    assert not (tmp_path / "again").exists()
+    assert_refused(loci(place, "convert", trained, "--table", "int4", "--out", tmp_path / "x"), 2, "int4")
+    (tmp_path / "dense.toml").write_text(RECIPE.split("[model.memory]")[0])
+    dense = loci(place, "train", tmp_path / "dense.toml", "--data", place / "text", "--out", tmp_path / "dense")
+    assert dense.returncode == 0, dense.stderr
+    refused = loci(place, "convert", run_of(tmp_path / "dense"), "--table", "int8", "--out", tmp_path / "y")
+    assert_refused(refused, 2, "memory")
+
+
+def test_a_converted_run_is_not_trained_on(place, trained, tmp_path):
+    out = tmp_path / "out"
+    result = loci(place, "convert", trained, "--table", "bf16", "--out", run_of(out))
+    assert result.returncode == 0, result.stderr
+    assert_refused(train(place, out, "--resume"), 2, "value_dtype")
+    result = train(place, out, "--resume", *settings("model.memory.value_dtype=bfloat16"))
+    assert_refused(result, 2, "loci convert")
+    result = train(place, tmp_path / "new", *settings("model.memory.value_dtype=int8"))
+    assert_refused(result, 2, "int8")
