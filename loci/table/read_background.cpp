@@ -26,7 +26,7 @@ std::vector<int64_t> numbers_of(const SafetensorsReader& file, const char* name)
          fmt::format("{} with {}", name_of(entry.dtype), entry.shape.size()));
   }
   std::vector<int64_t> values(bytes.size() / sizeof(int64_t));
-  std::memcpy(values.data(), bytes.data(), bytes.size());  // a file's tensors may be misaligned
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());  // they may be misaligned
   return values;
 }
 

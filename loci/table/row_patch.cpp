@@ -53,7 +53,7 @@ std::vector<int64_t> rows_of(const SafetensorsReader& file, const RowBytes<std::
       value_entry.shape != value_shape) {
     fail(ExitCode::input, file.path().string(), "row must be I64 [U] and values [U, D] in the table's dtype", "others");
   }
-  std::memcpy(rows.data(), row.data(), row.size());
+  if (!rows.empty()) std::memcpy(rows.data(), row.data(), row.size());
   for (size_t u = 0; u < rows.size(); ++u) {
     if (rows[u] < 0 || rows[u] >= table.rows || (u > 0 && rows[u] <= rows[u - 1])) {
       fail(ExitCode::input, file.path().string(),
