@@ -1,0 +1,237 @@
+// Fuzz target: whatever the bytes, the kernels of each level of this CPU do as those of the base level. Selections and
+// updates of rows have the same bits; scores and reads differ by their order of sums at most.
+//
+// Legend: T tokens, K top_k or reads of a token, n sub-keys of a half, w width of half a query, N rows, D width.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <random>
+#include <vector>
+
+#include "loci/base/cpu_level.h"
+#include "loci/ops/product_key_search/product_key_search_kernel.h"
+#include "loci/ops/product_key_select/product_key_select_kernel.h"
+#include "loci/ops/row_update/row_update_parallel.h"
+#include "loci/ops/table_read/table_read_kernel.h"
+
+namespace {
+
+using loci::CpuLevel;
+
+void require(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "levels: %s\n", what);
+  std::abort();
+}
+
+std::vector<CpuLevel> levels_above_base() {
+  std::vector<CpuLevel> found;
+  for (const CpuLevel level : {CpuLevel::avx2, CpuLevel::avx512}) {
+    if (level <= loci::best_cpu_level()) found.push_back(level);
+  }
+  return found;
+}
+
+struct Kernels {
+  const loci::ProductKeySelectKernel& select;
+  const loci::ProductKeyScoresKernel& scores;
+  const loci::TableReadKernel& read;
+};
+
+Kernels kernels(CpuLevel level) {
+  switch (level) {
+    case CpuLevel::base:
+      return {loci::base::product_key_select_kernel, loci::base::product_key_scores, loci::base::table_read_kernel};
+    case CpuLevel::avx2:
+      return {loci::avx2::product_key_select_kernel, loci::avx2::product_key_scores, loci::avx2::table_read_kernel};
+    case CpuLevel::avx512:
+      return {loci::avx512::product_key_select_kernel, loci::avx512::product_key_scores,
+              loci::avx512::table_read_kernel};
+  }
+  __builtin_unreachable();
+}
+
+// The input's bytes, and behind them endless ones that depend on all of it: a short input makes a case of any size.
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {
+    std::seed_seq seed(data, data + size);
+    more_.seed(seed);
+  }
+  uint8_t byte() { return next_ < size_ ? data_[next_++] : static_cast<uint8_t>(more_()); }
+  int64_t below(int64_t bound) { return (byte() * 256 + byte()) % bound; }
+  float tame() { return static_cast<float>(static_cast<int8_t>(byte())) / 16; }
+  // Any float: NaN, infinite, denormal.
+  float wild() {
+    const uint32_t high = byte(), low = byte();
+    return std::bit_cast<float>(high << 24 | low << 16 | (low & 1));
+  }
+  std::vector<float> many(int64_t count, float (Bytes::*value)()) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& one : values) one = (this->*value)();
+    return values;
+  }
+
+ private:
+  const uint8_t* data_;
+  size_t size_, next_ = 0;
+  std::mt19937 more_;
+};
+
+bool same_bits(float a, float b) {
+  return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b) || (std::isnan(a) && std::isnan(b));
+}
+
+// `magnitude`: the sum of the terms' absolute values, of `terms` terms.
+bool same_sum(float a, float b, double magnitude, int64_t terms) {
+  return std::abs(double{a} - double{b}) <= magnitude * static_cast<double>(terms + 2) * 0x1p-23;
+}
+
+void select(Bytes& bytes) {
+  const int64_t n1 = 1 + bytes.below(90), n2 = 1 + bytes.below(90);
+  const int64_t addresses = bytes.below(2) != 0 ? n1 * n2 : 1 + bytes.below(n1 * n2);
+  const int64_t K = 1 + bytes.below(std::min<int64_t>(addresses, 100));
+  const auto value = bytes.below(2) != 0 ? &Bytes::wild : &Bytes::tame;
+  const std::vector<float> one = bytes.many(n1, value), two = bytes.many(n2, value);
+  const loci::ProductKeySelectShape shape{n1, n2, K, addresses};
+  std::vector<float> expected_score(K), score(K);
+  std::vector<int64_t> expected_index(K), index(K);
+  const auto run = [&](CpuLevel level, std::vector<float>& s, std::vector<int64_t>& i) {
+    const auto& kernel = kernels(level).select;
+    void* const scratch = ::operator new(kernel.scratch_bytes(shape), std::align_val_t(64));
+    kernel.select_float32(shape, one.data(), two.data(), s.data(), i.data(), scratch);
+    ::operator delete(scratch, std::align_val_t(64));
+  };
+  run(CpuLevel::base, expected_score, expected_index);
+  for (const CpuLevel level : levels_above_base()) {
+    run(level, score, index);
+    require(index == expected_index, "a selection's addresses");
+    require(std::equal(score.begin(), score.end(), expected_score.begin(), same_bits), "a selection's scores");
+  }
+}
+
+void scores(Bytes& bytes) {
+  const int64_t n = 1 + bytes.below(70), w = 1 + bytes.below(70), T = 1 + bytes.below(20), stride = w + bytes.below(3);
+  const std::vector<float> query = bytes.many((T - 1) * stride + w, &Bytes::tame);
+  const std::vector<float> keys = bytes.many(n * w, &Bytes::tame);
+  const auto element = loci::QueryElement::float32;
+  const auto run = [&](CpuLevel level, bool few) {
+    const auto& kernel = kernels(level).scores;
+    const int64_t row = (n + kernel.panel - 1) / kernel.panel * kernel.panel;
+    const int64_t rows = (T + kernel.rows - 1) / kernel.rows * kernel.rows;
+    std::vector<float> packed(row * w), scratch(5 * w), score(rows * row), block((rows + 1) * w), result(T * n);
+    if (few) {
+      for (int64_t t = 0; t < T; ++t) {
+        kernel.few_scores(query.data() + t * stride, keys.data(), element, n, w, result.data() + t * n, scratch.data());
+      }
+      return result;
+    }
+    kernel.pack_keys(keys.data(), element, n, w, 0, row / kernel.panel, packed.data(), scratch.data());
+    kernel.scores(query.data(), element, stride, T, packed.data(), n, w, score.data(), block.data());
+    for (int64_t t = 0; t < T; ++t) std::copy_n(score.data() + t * row, n, result.data() + t * n);
+    return result;
+  };
+  const std::vector<float> expected = run(CpuLevel::base, false);
+  std::vector<CpuLevel> levels = levels_above_base();
+  levels.push_back(CpuLevel::base);
+  for (const CpuLevel level : levels) {
+    for (const bool few : {false, true}) {
+      const std::vector<float> got = run(level, few);
+      for (int64_t t = 0; t < T; ++t) {
+        for (int64_t i = 0; i < n; ++i) {
+          double magnitude = 0;
+          for (int64_t c = 0; c < w; ++c) magnitude += std::abs(double{query[t * stride + c]} * keys[i * w + c]);
+          require(same_sum(got[t * n + i], expected[t * n + i], magnitude, w), "a sub-score");
+        }
+      }
+    }
+  }
+}
+
+void read(Bytes& bytes) {
+  const int64_t N = 1 + bytes.below(60), D = 1 + bytes.below(140), T = 1 + bytes.below(12), K = 1 + bytes.below(40);
+  const std::vector<float> table = bytes.many(N * D, &Bytes::tame), weight = bytes.many(T * K, &Bytes::tame);
+  const std::vector<float> grad = bytes.many(T * D, &Bytes::tame);
+  std::vector<int64_t> index(T * K);
+  for (int64_t& row : index) row = bytes.below(N);
+  if (bytes.below(4) == 0) index[bytes.below(T * K)] = bytes.below(2) != 0 ? N + bytes.below(9) : INT64_MIN + N;
+  const auto run = [&](CpuLevel level, bool backward, std::vector<float>& out) {
+    const auto& functions = kernels(level).read.float32;
+    const void* const factor = backward ? grad.data() : weight.data();
+    const loci::TableReadArguments a{table.data(), nullptr, N, D, D, index.data(), T, K, factor, out.data()};
+    return (backward ? functions.backward_weight : functions.read)(a, 0, T);
+  };
+  for (const bool backward : {false, true}) {
+    const int64_t columns = backward ? K : D;
+    std::vector<float> expected(T * columns), got(T * columns);
+    const int64_t bad = run(CpuLevel::base, backward, expected);
+    for (const CpuLevel level : levels_above_base()) {
+      require(run(level, backward, got) == bad, "the place of an index outside the table");
+      if (bad >= 0) continue;
+      for (int64_t i = 0; i < T * columns; ++i) {
+        const int64_t t = i / columns, c = i % columns;
+        double magnitude = 0;
+        for (int64_t j = 0; j < (backward ? D : K); ++j) {
+          const int64_t column = backward ? j : c, p = t * K + (backward ? c : j);
+          magnitude += std::abs(double{table[index[p] * D + column]} * (backward ? grad[t * D + j] : weight[p]));
+        }
+        require(same_sum(got[i], expected[i], magnitude, backward ? D : K), "a read or its weight's gradient");
+      }
+    }
+  }
+}
+
+// Runs the parts one after another: threads are the business of other tests.
+void run_parts(int64_t parts, const std::function<void(int64_t)>& work) {
+  for (int64_t part = 0; part < parts; ++part) work(part);
+}
+
+void update(Bytes& bytes) {
+  const int64_t N = 1 + bytes.below(30), D = 1 + bytes.below(70), T = 1 + bytes.below(12), K = 1 + bytes.below(20);
+  const std::vector<float> weight = bytes.many(T * K, &Bytes::tame), source = bytes.many(T * D, &Bytes::wild);
+  std::vector<int64_t> index(T * K);
+  for (int64_t& row : index) row = bytes.below(N);
+  const loci::ReferenceList<float> list{index.data(), weight.data(), nullptr, T * K, 0, K};
+  const int64_t parts = 1 + bytes.below(4);
+  const auto sorted = loci::sort_references<float>({&list, 1}, T, parts, run_parts);
+  const auto rule = static_cast<loci::RowRule>(bytes.below(4));
+  const bool adam = rule == loci::RowRule::adam || rule == loci::RowRule::adam_row_moment;
+  const std::vector<float> start = bytes.many(N * D, &Bytes::tame);
+  const auto run = [&](CpuLevel level) {
+    std::vector<float> table = start, moment1(N * D), moment2(N * D);
+    std::vector<int32_t> count(N);
+    loci::RowUpdateArguments<float> a{};
+    a.table = table.data();
+    a.moment1 = adam ? moment1.data() : nullptr;
+    a.moment2 = rule == loci::RowRule::sgd ? nullptr : moment2.data();
+    a.count = adam ? count.data() : nullptr;
+    a.width = D;
+    a.row = sorted.row.get();
+    a.rows = sorted.rows;
+    a.references = {sorted.begin.get(), sorted.source.get(), sorted.coefficient.get(), source.data(), D};
+    a.update = {rule, loci::RowRounding::stochastic, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5};
+    loci::update_rows(a, level, parts, run_parts);
+    table.insert(table.end(), moment1.begin(), moment1.end());
+    table.insert(table.end(), moment2.begin(), moment2.end());
+    return table;
+  };
+  const std::vector<float> expected = run(CpuLevel::base);
+  for (const CpuLevel level : levels_above_base()) {
+    const std::vector<float> got = run(level);
+    require(std::equal(got.begin(), got.end(), expected.begin(), same_bits), "an update of rows");
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Bytes bytes(data, size);
+  constexpr void (*kCases[])(Bytes&) = {select, scores, read, update};
+  kCases[bytes.byte() % 4](bytes);
+  return 0;
+}
