@@ -11,9 +11,8 @@ import subprocess
 import time
 
 import pytest
+from command_line import assert_refused, command, environment, loci, newest, start, train, train_arguments, write_text
 
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", pathlib.Path(__file__).parent.parent / "build" / "release"))
-LOCI = BUILD / "cli" / "loci"
 ROOT = os.geteuid() == 0
 
 RECIPE = """
@@ -63,51 +62,19 @@ def place(tmp_path_factory):
     """A recipe, a folder of text, and a cache that all tests share."""
     folder = tmp_path_factory.mktemp("loci")
     (folder / "recipe.toml").write_text(RECIPE)
-    words = "the cat sat on a mat and saw seven small green birds fly over an old red barn".split()
-    draw = random.Random(0)
-    for i in range(12):
-        path = folder / "text" / f"part{i % 3}" / f"{i}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(" ".join(draw.choices(words, k=9)) for _ in range(60)))
+    write_text(folder / "text")
     return folder
 
 
-def command(place, *arguments):
-    return [str(LOCI), *map(str, arguments)]
 
 
-def environment(place, **more):
-    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), **more}
 
 
-def loci(place, *arguments, **more):
-    return subprocess.run(
-        command(place, *arguments), capture_output=True, text=True, timeout=120, env=environment(place), **more
-    )
-
-
-def train_arguments(place, out, *more):
-    return ["train", place / "recipe.toml", "--data", place / "text", "--out", out, *more]
-
-
-def train(place, out, *more):
-    return loci(place, *train_arguments(place, out, *more))
-
-
-def assert_refused(result, code, *parts):
-    """One line on standard error, after what progress wrote; nothing on standard output."""
-    assert result.returncode == code, result.stderr
-    complaint = [line for line in result.stderr.splitlines() if line.startswith("loci: ")]
-    assert len(complaint) == 1 and result.stderr.splitlines()[-1] == complaint[0], result.stderr
-    for part in parts:
-        assert part in complaint[0]
-    assert result.stdout == ""
 
 
 def tensors_of(run):
     """The bytes of everything that a resumed run must have in common with an unbroken one."""
-    newest = run / (run / "latest").read_text().strip()
-    return {path.name: path.read_bytes() for path in sorted(newest.glob("*.safetensors"))}
+    return {path.name: path.read_bytes() for path in sorted(newest(run).glob("*.safetensors"))}
 
 
 @pytest.fixture(scope="session")
@@ -383,11 +350,8 @@ def test_a_file_that_is_no_safetensors(place, tmp_path):
 # Runs that are broken off.
 
 
-def start(place, out, *more):
-    return subprocess.Popen(
-        command(place, *train_arguments(place, out, *more)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(place),
-    )  # fmt: skip
+def start_training(place, out, *more):
+    return start(place, *train_arguments(place, out, *more))
 
 
 def wait_for(process, text):
@@ -421,7 +385,7 @@ def test_kill_9_at_random_moments(place, tmp_path):
     out = tmp_path / "broken"
     killed = 0
     for _ in range(20):
-        process = start(place, out, *settings, "--resume")
+        process = start_training(place, out, *settings, "--resume")
         try:
             _, errors = process.communicate(timeout=draw.uniform(0.2, 1.2))
             assert process.returncode == 0, errors
@@ -443,7 +407,7 @@ def test_a_signal_saves_the_run_and_resume_goes_on(place, tmp_path):
     run = tmp_path / "out" / "memory" / "seed-0"
     stopped = 0
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        process = start(place, tmp_path / "out", *long, "--resume")
+        process = start_training(place, tmp_path / "out", *long, "--resume")
         wait_for_steps(process, run)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
@@ -458,7 +422,7 @@ def test_a_signal_saves_the_run_and_resume_goes_on(place, tmp_path):
 def test_the_second_ctrl_c_quits_at_once(place, tmp_path):
     large = ["model.layers=8", "model.width=512", "model.heads=8", "model.context=64", "train.batch=128",
              "train.checkpoint_every=1", "train.log_every=1"]  # fmt: skip
-    process = start(place, tmp_path / "out", "--arm", "base", *[part for s in large for part in ("--set", s)])
+    process = start_training(place, tmp_path / "out", "--arm", "base", *[part for s in large for part in ("--set", s)])
     run = tmp_path / "out" / "base" / "seed-0"
     while not (run / "latest").exists():
         assert process.poll() is None
@@ -501,13 +465,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(place, tmp_path):
 
 def test_closed_standard_output_ends_quietly(place, trained):
     for arguments in (["doctor"], ["generate", trained[0] / "base" / "seed-0", "--tokens", 500]):
-        process = subprocess.Popen(
-            command(place, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place)
-        )
+        process = start(place, *arguments)
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 0
-    shell = " ".join(command(place, "doctor")) + " >&- 2>&-"
+    shell = " ".join(command("doctor")) + " >&- 2>&-"
     assert subprocess.run(["sh", "-c", shell], env=environment(place)).returncode == 0
 
 

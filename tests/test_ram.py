@@ -1,17 +1,12 @@
 """Neural random-access machines on the command line: train, look at the program, run it, and each kind of bad input."""
 
 import json
-import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
-LOCI = BUILD / "cli" / "loci"
+from command_line import ROOT, assert_refused, loci, newest
 
 RECIPE = """
 task = "ram"
@@ -40,27 +35,14 @@ checkpoint_every = 20
 """
 
 
-def loci(*arguments):
-    return subprocess.run([str(LOCI), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
 
-
-def assert_refused(result, status, *words):
-    assert result.returncode == status, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    for word in words:
-        assert word in lines[0]
-
-
-def newest(run):
-    return run / (run / "latest").read_text().strip()
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ram")
     (folder / "recipe.toml").write_text(RECIPE)
-    result = loci("train", folder / "recipe.toml", "--out", folder / "out", "--json")
+    result = loci(folder, "train", folder / "recipe.toml", "--out", folder / "out", "--json")
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -79,7 +61,7 @@ def test_training_needs_no_data_and_reports_rates_with_intervals(place):
 
 
 def test_a_seed_alone_has_the_bits_of_the_batch(place, tmp_path):
-    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--seed", 1, "--set", "search.seeds=1",
+    result = loci(place, "train", place / "recipe.toml", "--out", tmp_path / "out", "--seed", 1, "--set", "search.seeds=1",
                   "--set", "train.threads=2", "--quiet")
     assert result.returncode == 0, result.stderr
     load = pytest.importorskip("safetensors.numpy").load_file
@@ -97,14 +79,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(place, tmp_path):
     shutil.rmtree(steps[1])
     (run / "result.json").unlink()
     (run / "latest").write_text(steps[0].name + "\n")
-    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--resume", "--quiet")
+    result = loci(place, "train", place / "recipe.toml", "--out", tmp_path / "out", "--resume", "--quiet")
     assert result.returncode == 0, result.stderr
     assert (steps[1] / "model.safetensors").read_bytes() == wanted
 
 
 @pytest.mark.parametrize("form", ["text", "c++", "dot", "json"])
 def test_the_program_is_printed_in_every_form(place, tmp_path, form):
-    result = loci("program", place / "out", "--format", form, "--out", tmp_path / "program")
+    result = loci(place, "program", place / "out", "--format", form, "--out", tmp_path / "program")
     assert result.returncode == 0, result.stderr
     text = (tmp_path / "program").read_text()
     starts = {"text": ("if", "{", "always"), "c++": ("//", "#include"), "dot": ("digraph",), "json": ("{",)}
@@ -117,12 +99,12 @@ def test_the_program_is_printed_in_every_form(place, tmp_path, form):
 
 
 def test_the_program_runs_on_a_tape_and_is_verified(place):
-    result = loci("program", place / "out", "--run", "1,3,2,0,0", "--trace", "--seed", 1)
+    result = loci(place, "program", place / "out", "--run", "1,3,2,0,0", "--trace", "--seed", 1)
     assert result.returncode == 0, result.stderr
     assert "step 1  r0=0 r1=0" in result.stdout
-    report = json.loads(loci("program", place / "out", "--verify", 150, "--json").stdout)
+    report = json.loads(loci(place, "program", place / "out", "--verify", 150, "--json").stdout)
     assert report["total"]["instances"] == 150
-    result = loci("eval", place / "out", "--lengths", "2,4", "--json")
+    result = loci(place, "eval", place / "out", "--lengths", "2,4", "--json")
     seeds = json.loads(result.stdout)["seeds"]
     assert [row["length"] for row in seeds[2]["soft"]] == [2, 4]
     assert all(0 <= row["cell_error"] <= 1 for seed in seeds for row in seed["discrete"])
@@ -143,7 +125,7 @@ def test_the_program_runs_on_a_tape_and_is_verified(place):
     ],
 )
 def test_bad_input_of_program(place, arguments, words):
-    assert_refused(loci("program", place / "out", *arguments), 2, *words)
+    assert_refused(loci(place, "program", place / "out", *arguments), 2, *words)
 
 
 @pytest.mark.parametrize(
@@ -161,19 +143,19 @@ def test_bad_input_of_program(place, arguments, words):
     ],
 )
 def test_bad_recipes(place, tmp_path, setting, words):
-    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--set", setting, "--quiet")
+    result = loci(place, "train", place / "recipe.toml", "--out", tmp_path / "out", "--set", setting, "--quiet")
     assert_refused(result, 2, *words)
 
 
 def test_a_tape_of_the_wrong_form_is_run_but_named(place):
-    result = loci("program", place / "out", "--run", "7,1,2,3,0,0,0,0")
+    result = loci(place, "program", place / "out", "--run", "7,1,2,3,0,0,0,0")
     assert result.returncode == 0, result.stderr
     assert "no instance of access: access: k must be 0..2, got 7" in result.stdout
 
 
 def test_the_exported_program_is_verified_as_it_was_compiled(place):
-    discrete = json.loads(loci("program", place / "out", "--verify", 150, "--json").stdout)
-    compiled = loci("program", place / "out", "--verify", 150, "--json", "--compiled")
+    discrete = json.loads(loci(place, "program", place / "out", "--verify", 150, "--json").stdout)
+    compiled = loci(place, "program", place / "out", "--verify", 150, "--json", "--compiled")
     assert compiled.returncode == 0, compiled.stderr
     for left, right in zip(discrete["lengths"], json.loads(compiled.stdout)["lengths"], strict=True):
         assert (left["cell_error"], left["instance_error"]) == (right["cell_error"], right["instance_error"])
@@ -181,7 +163,7 @@ def test_the_exported_program_is_verified_as_it_was_compiled(place):
 
 def test_a_compiler_that_fails_is_named(place, monkeypatch):
     monkeypatch.setenv("CXX", "false")
-    result = loci("program", place / "out", "--verify", 15, "--compiled")
+    result = loci(place, "program", place / "out", "--verify", 15, "--compiled")
     assert_refused(result, 2, "--compiled: the compiler (CXX, or c++) must be there", "got false with status 1")
 
 
@@ -190,19 +172,20 @@ def test_a_checkpoint_of_another_task(place, tmp_path, verb):
     shutil.copytree(place / "out", tmp_path / "out")
     config = tmp_path / "out/main/seed-0/config.toml"
     config.write_text(config.read_text().replace('task = "access"', 'task = "increment"'))
-    result = loci(verb[0], tmp_path / "out", *verb[1:])
+    result = loci(place, verb[0], tmp_path / "out", *verb[1:])
     assert_refused(result, 3, "the checkpoint must be of the task in config.toml", "access 0 false")
 
 
 def test_a_program_of_another_sort_of_run(place, tmp_path):
-    assert_refused(loci("program", tmp_path), 3, "RUN must hold config.toml")
+    assert_refused(loci(place, "program", tmp_path), 3, "RUN must hold config.toml")
 
 
 def test_a_run_goes_on_only_with_its_own_task(place, tmp_path):
     shutil.copytree(place / "out", tmp_path / "out")
     run = tmp_path / "out/main/seed-0"
     (run / "result.json").unlink()
-    result = loci("train", place / "recipe.toml", "--out", tmp_path / "out", "--resume", "--set", "data.task=increment", "--quiet")
+    arguments = ["--out", tmp_path / "out", "--resume", "--set", "data.task=increment", "--quiet"]
+    result = loci(place, "train", place / "recipe.toml", *arguments)
     assert result.returncode != 0
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -216,10 +199,11 @@ def test_a_random_search_is_a_recipe_and_a_longer_one_only_adds_arms(tmp_path):
     short, long = search("listk", 2), search("listk", 5)
     assert long.split("[[arms]]")[1:3] == [arm.rstrip() + "\n\n" for arm in short.split("[[arms]]")[1:]]
     (tmp_path / "search.toml").write_text(long)
-    result = loci("train", tmp_path / "search.toml", "--out", tmp_path / "out", "--dry-run")
+    result = loci(tmp_path, "train", tmp_path / "search.toml", "--out", tmp_path / "out", "--dry-run")
     assert result.returncode == 0, result.stderr
     assert [name in result.stdout + result.stderr for name in ("trial-000", "trial-004")] == [True, True]
 
 
 def test_a_length_that_the_task_does_not_have(place):
-    assert_refused(loci("eval", place / "out", "--lengths", "0"), 2, "lengths of access must be at least 1", "got 0")
+    result = loci(place, "eval", place / "out", "--lengths", "0")
+    assert_refused(result, 2, "lengths of access must be at least 1", "got 0")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -10,10 +9,7 @@ import signal
 import subprocess
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
-LOCI = BUILD / "cli" / "loci"
+from command_line import assert_refused, loci, newest, start, train, train_arguments, write_text
 
 # 16,384 rows of 16 values are 1 MiB: from there on a checkpoint holds what changed.
 RECIPE = """
@@ -55,54 +51,23 @@ calibrate_tokens = 128
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     (folder / "recipe.toml").write_text(RECIPE)
-    (folder / "text").mkdir()
-    words = "the cat sat on a mat and saw seven small green birds fly over an old red barn".split()
-    draw = random.Random(0)
-    for i in range(12):
-        (folder / "text" / f"{i}.txt").write_text("\n".join(" ".join(draw.choices(words, k=9)) for _ in range(60)))
+    write_text(folder / "text")
     return folder
 
 
-def command(*arguments):
-    return [str(LOCI), *map(str, arguments)]
 
-
-def environment(place):
-    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
-
-
-def loci(place, *arguments, **more):
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=300, env=environment(place), check=False, **more
-    )
 
 
 def settings(*pairs):
     return [part for pair in pairs for part in ("--set", pair)]
 
 
-def train_arguments(place, out, *more):
-    return ["train", place / "recipe.toml", "--data", place / "text", "--out", out, *more]
 
-
-def train(place, out, *more, **options):
-    return loci(place, *train_arguments(place, out, *more), **options)
-
-
-def assert_refused(result, code, *parts):
-    assert result.returncode == code, result.stderr
-    complaint = [line for line in result.stderr.splitlines() if line.startswith("loci: ")]
-    assert len(complaint) == 1, result.stderr
-    for part in parts:
-        assert part in complaint[0]
 
 
 def run_of(out):
     return out / "main" / "seed-0"
 
-
-def newest(run):
-    return run / (run / "latest").read_text().strip()
 
 
 def tensors_of(run):
@@ -155,10 +120,7 @@ def test_kill_9_and_resume_with_deltas(place, tmp_path, home):
     out = tmp_path / "broken"
     killed = 0
     for _ in range(8):
-        process = subprocess.Popen(
-            command(*train_arguments(place, out, *more, "--resume")), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env=environment(place),
-        )  # fmt: skip
+        process = start(place, *train_arguments(place, out, *more, "--resume"))
         try:
             _, errors = process.communicate(timeout=draw.uniform(0.2, 1.2))
             assert process.returncode == 0, errors
@@ -235,10 +197,7 @@ def test_a_file_cut_short_under_a_reader_is_one_line(place, tmp_path):
     assert result.returncode == 0, result.stderr
     run = run_of(tmp_path / "out")
     base = next(newest(run).glob("table.*.values.safetensors"))
-    process = subprocess.Popen(
-        command("generate", run, "--tokens", 1 << 30, "--temperature", 1), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=environment(place),
-    )  # fmt: skip
+    process = start(place, "generate", run, "--tokens", 1 << 30, "--temperature", 1)
     try:
         process.stdout.read(8)
         os.truncate(base, 4096)
@@ -246,16 +205,13 @@ def test_a_file_cut_short_under_a_reader_is_one_line(place, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 3, errors
-    assert errors.decode().startswith("loci: a mapped file: ") and errors.count(b"\n") == 1
+    assert errors.startswith("loci: a mapped file: ") and errors.count("\n") == 1
     assert_refused(loci(place, "generate", run, "--tokens", 1), 3, base.name)
 
 
 def test_a_signal_leaves_no_working_files(place, tmp_path):
-    process = subprocess.Popen(
-        command(*train_arguments(place, tmp_path / "out", *settings("model.memory.home=mapped", "train.steps=100000",
-                                                                    "train.checkpoint_every=1"))),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place),
-    )  # fmt: skip
+    more = settings("model.memory.home=mapped", "train.steps=100000", "train.checkpoint_every=1")
+    process = start(place, *train_arguments(place, tmp_path / "out", *more))
     run = run_of(tmp_path / "out")
     while not (run / "latest").exists():
         assert process.poll() is None, process.stderr.read()

@@ -1,0 +1,67 @@
+"""What the tests of the command line share: running it, a folder of text, and what a refusal looks like.
+
+LOCI_BUILD names the build folder (default: build/release). `place` is a folder with `recipe.toml`, mostly also with
+`text`, and with the cache of its own that every call uses.
+"""
+
+import os
+import pathlib
+import random
+import subprocess
+
+ROOT = pathlib.Path(__file__).parent.parent
+BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
+LOCI = BUILD / "cli" / "loci"
+
+
+def write_text(folder):
+    """Twelve files in three folders below `folder`."""
+    words = "the cat sat on a mat and saw seven small green birds fly over an old red barn".split()
+    draw = random.Random(0)
+    for i in range(12):
+        path = folder / f"part{i % 3}" / f"{i}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(" ".join(draw.choices(words, k=9)) for _ in range(60)))
+
+
+def command(*arguments):
+    return [str(LOCI), *map(str, arguments)]
+
+
+def environment(place):
+    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+
+
+def loci(place, *arguments, **more):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=300, env=environment(place), check=False, **more
+    )
+
+
+def start(place, *arguments):
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(place)
+    )
+
+
+def train_arguments(place, out, *more):
+    return ["train", place / "recipe.toml", "--data", place / "text", "--out", out, *more]
+
+
+def train(place, out, *more, **options):
+    return loci(place, *train_arguments(place, out, *more), **options)
+
+
+def assert_refused(result, code, *parts):
+    """One line on standard error, after what progress wrote; nothing on standard output."""
+    assert result.returncode == code, result.stderr
+    complaint = [line for line in result.stderr.splitlines() if line.startswith("loci: ")]
+    assert len(complaint) == 1 and result.stderr.splitlines()[-1] == complaint[0], result.stderr
+    for part in parts:
+        assert part in complaint[0]
+    assert result.stdout == ""
+
+
+def newest(run):
+    """The newest checkpoint of a run."""
+    return run / (run / "latest").read_text().strip()
