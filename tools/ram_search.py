@@ -19,20 +19,20 @@ TASKS = "access increment copy reverse swap permutation listk listsearch merge w
 # The ranges are those of the paper's techniques for which it gives no values; noise is per coordinate, and with 24,500 of
 # them 0.0064 is already as long as a gradient of norm 1.
 CHOICES: dict[str, list[Any]] = {
-    "model.registers": [4, 5, 6],
+    "model.registers": [6, 8, 12],
     "model.repeats": [1, 1, 2],
     "model.width": [48, 64, 96],
     "model.loss": ["mixture", "expected"],
     "model.output_scale": [0.3, 1.0],
-    "model.clip_activations": [1, 10, 100],
+    "model.clip_activations": [100, 1000],
     "data.raise_error": [0.05, 0.1, 0.2, 0.4],
     "update.learning_rate": [2e-3, 4e-3, 8e-3],
-    "update.clip_norm": [1, 10],
+    "update.clip_norm": [1, 10, 100],
     "update.noise": [0.0, 0.0, 1e-4, 3e-4, 1e-3, 3e-3],
     "update.noise_decay": [0.9995, 0.9998],
     "update.entropy": [0.03, 0.05, 0.1, 0.2],
     "update.entropy_decay": [0.9995, 0.9998],
-    "train.batch": [16, 32, 64],
+    "train.batch": [16, 32],
 }
 
 

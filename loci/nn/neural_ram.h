@@ -25,14 +25,14 @@ namespace loci {
 
 // [model]
 struct NeuralRamOptions {
-  int64_t registers = 4;
+  int64_t registers = 8;
   int64_t repeats = 1;             // of the module list in a step
   std::string controller = "mlp";  // "mlp" | "lstm"
   int64_t width = 64;
   double output_scale = 1;                              // of the output layer's start
   std::string loss = "mixture";                         // "mixture" | "expected"
   double floor = 1e-6;                                  // below which a probability counts as this much
-  double clip_activations = 10;                         // C1; 0: off
+  double clip_activations = 1000;                       // C1; 0: off
   std::vector<RamModule> modules = standard_modules();  // not part of a recipe
 
   void fields(ConfigFields& f);

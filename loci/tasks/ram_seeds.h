@@ -22,7 +22,7 @@ struct RamUpdateOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  double clip_norm = 1;         // C2; 0: off
+  double clip_norm = 10;        // C2; 0: off
   double noise = 0;             // standard deviation of update 0
   double noise_decay = 0.9995;  // a factor each update
   double entropy = 0.1;         // bonus lambda of update 0

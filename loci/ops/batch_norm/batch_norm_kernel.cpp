@@ -3,9 +3,9 @@
 namespace loci::LOCI_LEVEL {
 namespace {
 
-// Sums of a group of features stay in registers for a block of tokens, whose rows the first-level cache then still
-// holds for the next group.
-constexpr int64_t kGroup = 16, kBlock = 32;
+// Sums of a group of features stay in registers for a block of tokens: few enough that their rows are streams which the
+// hardware fetches ahead (2,048 tokens, 512 features: 8 tokens take half the time of 32).
+constexpr int64_t kGroup = 16, kBlock = 8;
 
 template <int64_t value>
 struct Constant {
@@ -79,10 +79,9 @@ void gradient(const Real* __restrict x, const Real* __restrict dy, const double*
   constexpr int64_t slice = BatchNormKernel<Real>::slice;
   double sum[slice] = {}, product[slice] = {}, a[slice], b[slice], shift[slice];
   for_blocks(tokens, first, last, [&](int64_t t, int64_t end, int64_t begin, auto size) {
-    double sums[kGroup], products[kGroup], middle[kGroup], factor[kGroup];
+    double sums[kGroup], products[kGroup], middle[kGroup];
     for (int64_t c = 0; c < size; ++c) {
       middle[c] = mean[begin + c];
-      factor[c] = scale[begin + c];
       sums[c] = sum[begin - first + c];
       products[c] = product[begin - first + c];
     }
@@ -92,7 +91,7 @@ void gradient(const Real* __restrict x, const Real* __restrict dy, const double*
       for (int64_t c = 0; c < size; ++c) {
         const double g = static_cast<double>(gs[c]);
         sums[c] += g;
-        products[c] += g * ((static_cast<double>(xs[c]) - middle[c]) * factor[c]);
+        products[c] += g * (static_cast<double>(xs[c]) - middle[c]);
       }
     }
     for (int64_t c = 0; c < size; ++c) {
@@ -102,6 +101,7 @@ void gradient(const Real* __restrict x, const Real* __restrict dy, const double*
   });
   for (int64_t c = first; c < last; ++c) {
     const int64_t i = c - first;
+    product[i] *= scale[c];
     dgain[c] = static_cast<Real>(product[i]);
     dbias[c] = static_cast<Real>(sum[i]);
     a[i] = static_cast<double>(gain[c]) * scale[c];
