@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -113,6 +114,26 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
   }
 };
 
+// In one pass: the six operators of the definition below take longer than a token's products (decoding).
+Tensor apply_running(const Tensor& input, const Tensor& gain, const Tensor& bias, const Tensor& running_mean,
+                     const Tensor& running_variance, double epsilon) {
+  const Tensor x = input.contiguous(), dense_gain = gain.contiguous(), dense_bias = bias.contiguous();
+  const Tensor mean = running_mean.contiguous(), variance = running_variance.contiguous();
+  const int64_t tokens = x.size(0), features = x.size(1);
+  Tensor y = at::empty_like(x);
+  const auto run = [&]<class T>(T) {
+    T* const to = y.mutable_data_ptr<T>();
+    at::parallel_for(0, tokens, std::max<int64_t>(1, 32768 / features), [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<T[]> room(new T[2 * features]);
+      kernel<T>().apply(x.const_data_ptr<T>() + begin * features, mean.const_data_ptr<T>(),
+                        variance.const_data_ptr<T>(), dense_gain.const_data_ptr<T>(), dense_bias.const_data_ptr<T>(),
+                        static_cast<T>(epsilon), end - begin, features, to + begin * features, room.get());
+    });
+  };
+  x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
+  return y;
+}
+
 }  // namespace
 
 Tensor batch_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, const Tensor& running_mean,
@@ -128,6 +149,8 @@ Tensor batch_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, const
   if (training && x.size(0) >= 2) {
     return BatchNorm::apply(x, gain, bias, running_mean, running_variance, momentum, epsilon);
   }
+  const bool gradient = at::GradMode::is_enabled() && (x.requires_grad() || gain.requires_grad() || bias.requires_grad());
+  if (!gradient && x.is_cpu()) return apply_running(x, gain, bias, running_mean, running_variance, epsilon);
   const Tensor scale = gain * at::rsqrt(running_variance + epsilon);
   return at::addcmul(bias - running_mean * scale, x, scale);
 }

@@ -72,6 +72,22 @@ TEST(BatchNorm, FewerThanTwoTokensUseRunningStatisticsAndLeaveThem) {
   }
 }
 
+// Evaluation runs one pass of its own; with gradients it is composed of operators.
+TEST(BatchNorm, KnownStatisticsGiveTheSameWithAndWithoutGradients) {
+  for (const auto& [tokens, features] : std::vector<std::pair<int64_t, int64_t>>{{0, 3}, {1, 1}, {1, 37}, {200, 512}}) {
+    for (const auto type : {at::kFloat, at::kDouble}) {
+      Case c = make_case(tokens, features, type);
+      const Tensor composed =
+          batch_norm(c.x.clone().requires_grad_(), c.gain, c.bias, c.mean, c.variance, /*training=*/false);
+      const at::NoGradGuard none;
+      const Tensor y = batch_norm(c.x, c.gain, c.bias, c.mean, c.variance, /*training=*/false);
+      const double tolerance = type == at::kFloat ? 1e-5 : 1e-13;
+      EXPECT_TRUE(torch::allclose(y, composed, tolerance, tolerance)) << tokens << " x " << features << " " << type;
+      EXPECT_TRUE(torch::equal(y, batch_norm(c.x.t().contiguous().t(), c.gain, c.bias, c.mean, c.variance, false)));
+    }
+  }
+}
+
 TEST(BatchNorm, SameBitsForAnyThreadCount) {
   const int before = at::get_num_threads();
   std::vector<Tensor> first;

@@ -7,6 +7,9 @@ namespace {
 // hardware fetches ahead (2,048 tokens, 512 features: 8 tokens take half the time of 32).
 constexpr int64_t kGroup = 16, kBlock = 8;
 
+float square_root(float x) { return __builtin_sqrtf(x); }
+double square_root(double x) { return __builtin_sqrt(x); }
+
 template <int64_t value>
 struct Constant {
   constexpr operator int64_t() const { return value; }
@@ -73,6 +76,23 @@ void normalise(const Real* __restrict x, const double* __restrict mean, const do
 }
 
 template <typename Real>
+void apply(const Real* __restrict x, const Real* __restrict mean, const Real* __restrict variance,
+           const Real* __restrict gain, const Real* __restrict bias, Real epsilon, int64_t tokens, int64_t features,
+           Real* __restrict y, Real* __restrict room) {
+  Real* __restrict scale = room;
+  Real* __restrict shift = room + features;
+  for (int64_t c = 0; c < features; ++c) {
+    scale[c] = gain[c] / square_root(variance[c] + epsilon);
+    shift[c] = bias[c] - mean[c] * scale[c];
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    const Real* __restrict from = x + t * features;
+    Real* __restrict to = y + t * features;
+    for (int64_t c = 0; c < features; ++c) to[c] = from[c] * scale[c] + shift[c];
+  }
+}
+
+template <typename Real>
 void gradient(const Real* __restrict x, const Real* __restrict dy, const double* mean, const double* scale,
               const Real* gain, int64_t tokens, int64_t features, int64_t first, int64_t last, Real* __restrict dx,
               Real* __restrict dgain, Real* __restrict dbias) {
@@ -119,7 +139,7 @@ void gradient(const Real* __restrict x, const Real* __restrict dy, const double*
 
 }  // namespace
 
-const BatchNormKernel<float> batch_norm_float32 = {statistics<float>, normalise<float>, gradient<float>};
-const BatchNormKernel<double> batch_norm_float64 = {statistics<double>, normalise<double>, gradient<double>};
+const BatchNormKernel<float> batch_norm_float32 = {statistics<float>, normalise<float>, apply<float>, gradient<float>};
+const BatchNormKernel<double> batch_norm_float64 = {statistics<double>, normalise<double>, apply<double>, gradient<double>};
 
 }  // namespace loci::LOCI_LEVEL

@@ -19,6 +19,9 @@ struct BatchNormKernel {
   // y = (x - mean) * scale * gain + bias for `tokens` rows.
   void (*normalise)(const Real* x, const double* mean, const double* scale, const Real* gain, const Real* bias,
                     int64_t tokens, int64_t features, Real* y);
+  // y = x * s + (bias - mean * s) with s = gain / sqrt(variance + epsilon), for statistics that are known. room: 2 C.
+  void (*apply)(const Real* x, const Real* mean, const Real* variance, const Real* gain, const Real* bias, Real epsilon,
+                int64_t tokens, int64_t features, Real* y, Real* room);
   // dx = gain * scale * (dy - sum(dy) / T - xhat * sum(dy * xhat) / T) with xhat = (x - mean) * scale, for the features
   // first .. last-1; dgain, dbias [C].
   void (*gradient)(const Real* x, const Real* dy, const double* mean, const double* scale, const Real* gain,
