@@ -149,7 +149,8 @@ Tensor batch_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, const
   if (training && x.size(0) >= 2) {
     return BatchNorm::apply(x, gain, bias, running_mean, running_variance, momentum, epsilon);
   }
-  const bool gradient = at::GradMode::is_enabled() && (x.requires_grad() || gain.requires_grad() || bias.requires_grad());
+  const bool gradient =
+      at::GradMode::is_enabled() && (x.requires_grad() || gain.requires_grad() || bias.requires_grad());
   if (!gradient && x.is_cpu()) return apply_running(x, gain, bias, running_mean, running_variance, epsilon);
   const Tensor scale = gain * at::rsqrt(running_variance + epsilon);
   return at::addcmul(bias - running_mean * scale, x, scale);

@@ -140,6 +140,7 @@ void gradient(const Real* __restrict x, const Real* __restrict dy, const double*
 }  // namespace
 
 const BatchNormKernel<float> batch_norm_float32 = {statistics<float>, normalise<float>, apply<float>, gradient<float>};
-const BatchNormKernel<double> batch_norm_float64 = {statistics<double>, normalise<double>, apply<double>, gradient<double>};
+const BatchNormKernel<double> batch_norm_float64 = {statistics<double>, normalise<double>, apply<double>,
+                                                    gradient<double>};
 
 }  // namespace loci::LOCI_LEVEL
