@@ -13,6 +13,48 @@ ROOT = pathlib.Path(__file__).parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
 LOCI = BUILD / "cli" / "loci"
 
+# A small language model, with and without a memory: seconds to train.
+RECIPE = """
+task = "language_model"
+seeds = [0]
+[data]
+evaluation_tokens = 500
+validation_share = 0.2
+[tokenizer]
+kind = "bytes"
+[model]
+layers = 1
+width = 16
+heads = 2
+context = 16
+[train]
+steps = 12
+batch = 4
+threads = 1
+precision = "float32"
+log_every = 2
+checkpoint_every = 3
+[optimizer.schedule]
+warmup = 2
+[[arms]]
+name = "base"
+[[arms]]
+name = "memory"
+[arms.set.model.memory]
+layers = [0]
+rows = 64
+heads = 2
+top_k = 4
+key_width = 8
+query_norm = "batch"
+value_start = "zero"
+calibrate_at = 4
+calibrate_tokens = 128
+[[arms]]
+name = "base-equal-time"
+equal_time = {to = "memory", of = "base"}
+"""
+
 
 def write_text(folder):
     """Twelve files in three folders below `folder`."""
