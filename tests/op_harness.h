@@ -18,14 +18,6 @@ using torch::Tensor;
 // The sizes at which vector code goes wrong.
 inline const std::vector<int64_t> kSizes = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33};
 
-inline std::vector<CpuLevel> levels() {
-  std::vector<CpuLevel> found;
-  for (CpuLevel level : {CpuLevel::base, CpuLevel::avx2, CpuLevel::avx512}) {
-    if (level <= best_cpu_level()) found.push_back(level);
-  }
-  return found;
-}
-
 // Equal in dtype, sizes and bits; any NaN equals any other.
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;

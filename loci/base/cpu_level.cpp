@@ -29,6 +29,14 @@ CpuLevel cpu_level() {
   return level;
 }
 
+std::vector<CpuLevel> cpu_levels() {
+  std::vector<CpuLevel> found;
+  for (const CpuLevel level : {CpuLevel::base, CpuLevel::avx2, CpuLevel::avx512}) {
+    if (level <= best_cpu_level()) found.push_back(level);
+  }
+  return found;
+}
+
 CpuLevel best_cpu_level() {
 #if defined(__x86_64__)
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return CpuLevel::base;

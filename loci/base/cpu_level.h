@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string_view>
+#include <vector>
 
 namespace loci {
 
@@ -14,5 +15,12 @@ CpuLevel cpu_level();
 CpuLevel best_cpu_level();
 bool cpu_has_bfloat16();  // AVX512-BF16 or AMX-BF16: bfloat16 matrix products run faster than float32 ones
 std::string_view name_of(CpuLevel level);
+std::vector<CpuLevel> cpu_levels();  // those that the CPU has, from base up
+
+// A kernel, or the pointer to one, of a level.
+template <class Kernel>
+const Kernel& at_level(CpuLevel level, const Kernel& base, const Kernel& avx2, const Kernel& avx512) {
+  return level == CpuLevel::avx512 ? avx512 : level == CpuLevel::avx2 ? avx2 : base;
+}
 
 }  // namespace loci

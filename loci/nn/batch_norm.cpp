@@ -27,28 +27,12 @@ using torch::autograd::variable_list;
 
 template <class T>
 const BatchNormKernel<T>& kernel() {
-  constexpr bool is_double = std::is_same_v<T, double>;
-  switch (cpu_level()) {
-    case CpuLevel::base:
-      if constexpr (is_double) {
-        return base::batch_norm_float64;
-      } else {
-        return base::batch_norm_float32;
-      }
-    case CpuLevel::avx2:
-      if constexpr (is_double) {
-        return avx2::batch_norm_float64;
-      } else {
-        return avx2::batch_norm_float32;
-      }
-    case CpuLevel::avx512:
-      if constexpr (is_double) {
-        return avx512::batch_norm_float64;
-      } else {
-        return avx512::batch_norm_float32;
-      }
+  const CpuLevel level = cpu_level();
+  if constexpr (std::is_same_v<T, double>) {
+    return at_level(level, base::batch_norm_float64, avx2::batch_norm_float64, avx512::batch_norm_float64);
+  } else {
+    return at_level(level, base::batch_norm_float32, avx2::batch_norm_float32, avx512::batch_norm_float32);
   }
-  __builtin_unreachable();
 }
 
 // Calls body(first, last) for slices of features; slices never depend on the thread count.

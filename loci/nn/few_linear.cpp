@@ -22,18 +22,6 @@ constexpr int64_t kChunk = 64;
 // Multiply-adds worth a second thread.
 constexpr int64_t kGrain = int64_t{1} << 17;
 
-const ProductKeyScoresKernel& kernel_of(CpuLevel level) {
-  switch (level) {
-    case CpuLevel::base:
-      return base::product_key_scores;
-    case CpuLevel::avx2:
-      return avx2::product_key_scores;
-    case CpuLevel::avx512:
-      return avx512::product_key_scores;
-  }
-  __builtin_unreachable();
-}
-
 }  // namespace
 
 Tensor few_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, CpuLevel level) {
@@ -52,7 +40,8 @@ Tensor few_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Cpu
   const float *const from = rows.const_data_ptr<float>(), *const w = weights.const_data_ptr<float>();
   const float* const add = shift.const_data_ptr<float>();
   float* const out = y.mutable_data_ptr<float>();
-  const auto& product = kernel_of(level).few_scores;
+  const auto& product =
+      at_level(level, base::product_key_scores, avx2::product_key_scores, avx512::product_key_scores).few_scores;
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, kChunk * T * d));
   at::parallel_for(0, chunks, grain, [&](int64_t first, int64_t last) {
     const std::unique_ptr<float[]> room(new float[5 * d]);

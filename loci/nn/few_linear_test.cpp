@@ -34,7 +34,7 @@ TEST(FewLinear, KeepsTheErrorRuleAtEveryLevel) {
         const Tensor definition = at::linear(in.x, in.weight, in.bias);
         const Tensor exact =
             at::linear(in.x.to(torch::kDouble), in.weight.to(torch::kDouble), in.bias.to(torch::kDouble));
-        for (const CpuLevel level : harness::levels()) {
+        for (const CpuLevel level : cpu_levels()) {
           const Tensor y = few_linear(strided(in.x), strided(in.weight), strided(in.bias), level);
           ASSERT_EQ(y.sizes(), definition.sizes());
           if (y.numel() > 0) harness::expect_error_rule(y, definition, exact);
@@ -48,7 +48,7 @@ TEST(FewLinear, IsExactForWholeNumbersAtEveryLevel) {
   torch::manual_seed(1);
   const auto whole = [](std::vector<int64_t> sizes) { return torch::randint(-3, 4, sizes, torch::kFloat); };
   const Tensor x = whole({4, 77}), weight = whole({130, 77}), bias = whole({130});
-  for (const CpuLevel level : harness::levels()) {
+  for (const CpuLevel level : cpu_levels()) {
     EXPECT_TRUE(torch::equal(few_linear(x, weight, bias, level), at::linear(x, weight, bias)));
   }
 }

@@ -35,28 +35,12 @@ constexpr int64_t kGrain = 32768;
 
 template <class Real>
 const HalfNormKernel<Real>& kernel() {
-  constexpr bool is_double = std::is_same_v<Real, double>;
-  switch (cpu_level()) {
-    case CpuLevel::base:
-      if constexpr (is_double) {
-        return base::half_norm_float64;
-      } else {
-        return base::half_norm_float32;
-      }
-    case CpuLevel::avx2:
-      if constexpr (is_double) {
-        return avx2::half_norm_float64;
-      } else {
-        return avx2::half_norm_float32;
-      }
-    case CpuLevel::avx512:
-      if constexpr (is_double) {
-        return avx512::half_norm_float64;
-      } else {
-        return avx512::half_norm_float32;
-      }
+  const CpuLevel level = cpu_level();
+  if constexpr (std::is_same_v<Real, double>) {
+    return at_level(level, base::half_norm_float64, avx2::half_norm_float64, avx512::half_norm_float64);
+  } else {
+    return at_level(level, base::half_norm_float32, avx2::half_norm_float32, avx512::half_norm_float32);
   }
-  __builtin_unreachable();
 }
 
 // [chunks, H, 2, w] -> [H, 2, w], in order.

@@ -30,10 +30,8 @@ void require(bool condition, const char* what) {
 }
 
 std::vector<CpuLevel> levels_above_base() {
-  std::vector<CpuLevel> found;
-  for (const CpuLevel level : {CpuLevel::avx2, CpuLevel::avx512}) {
-    if (level <= loci::best_cpu_level()) found.push_back(level);
-  }
+  std::vector<CpuLevel> found = loci::cpu_levels();
+  found.erase(found.begin());
   return found;
 }
 
@@ -44,16 +42,11 @@ struct Kernels {
 };
 
 Kernels kernels(CpuLevel level) {
-  switch (level) {
-    case CpuLevel::base:
-      return {loci::base::product_key_select_kernel, loci::base::product_key_scores, loci::base::table_read_kernel};
-    case CpuLevel::avx2:
-      return {loci::avx2::product_key_select_kernel, loci::avx2::product_key_scores, loci::avx2::table_read_kernel};
-    case CpuLevel::avx512:
-      return {loci::avx512::product_key_select_kernel, loci::avx512::product_key_scores,
-              loci::avx512::table_read_kernel};
-  }
-  __builtin_unreachable();
+  using loci::at_level;
+  return {at_level(level, loci::base::product_key_select_kernel, loci::avx2::product_key_select_kernel,
+                   loci::avx512::product_key_select_kernel),
+          at_level(level, loci::base::product_key_scores, loci::avx2::product_key_scores, loci::avx512::product_key_scores),
+          at_level(level, loci::base::table_read_kernel, loci::avx2::table_read_kernel, loci::avx512::table_read_kernel)};
 }
 
 // The input's bytes, and behind them endless ones that depend on all of it: a short input makes a case of any size.
@@ -124,7 +117,7 @@ void scores(Bytes& bytes) {
     const auto& kernel = kernels(level).scores;
     const int64_t row = (n + kernel.panel - 1) / kernel.panel * kernel.panel;
     const int64_t rows = (T + kernel.rows - 1) / kernel.rows * kernel.rows;
-    std::vector<float> packed(row * w), scratch(5 * w), score(rows * row), block((rows + 1) * w), result(T * n);
+    std::vector<float> packed(row * w), scratch(5 * w), score(rows * row), block((rows + 2) * w), result(T * n);
     if (few) {
       for (int64_t t = 0; t < T; ++t) {
         kernel.few_scores(query.data() + t * stride, keys.data(), element, n, w, result.data() + t * n, scratch.data());

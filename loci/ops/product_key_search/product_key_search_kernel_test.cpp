@@ -28,17 +28,11 @@ struct Kernels {
 };
 
 std::vector<Kernels> levels() {
-  std::vector<Kernels> found = {
-      {"base", base::product_key_select_kernel, base::product_key_scores, base::product_key_search_float32}};
-  if (best_cpu_level() >= CpuLevel::avx2) {
-    found.push_back(
-        {"avx2", avx2::product_key_select_kernel, avx2::product_key_scores, avx2::product_key_search_float32});
-  }
-  if (best_cpu_level() >= CpuLevel::avx512) {
-    found.push_back(
-        {"avx512", avx512::product_key_select_kernel, avx512::product_key_scores, avx512::product_key_search_float32});
-  }
-  return found;
+  const Kernels kernels[] = {
+      {"base", base::product_key_select_kernel, base::product_key_scores, base::product_key_search_float32},
+      {"avx2", avx2::product_key_select_kernel, avx2::product_key_scores, avx2::product_key_search_float32},
+      {"avx512", avx512::product_key_select_kernel, avx512::product_key_scores, avx512::product_key_search_float32}};
+  return {kernels, kernels + cpu_levels().size()};
 }
 
 // All addresses by (sum in double, which is exact here, descending; address ascending).
@@ -121,7 +115,7 @@ TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
             const bool low = element == QueryElement::bfloat16;
             const void* const q = low ? static_cast<const void*>(low_query.data()) : query.data();
             const void* const k = low ? static_cast<const void*>(low_keys.data()) : keys.data();
-            std::vector<float> packed(row * w), widened(w), score(rows * row), block((rows + 1) * w);
+            std::vector<float> packed(row * w), widened(w), score(rows * row), block((rows + 2) * w);
             kernel.pack_keys(k, element, n, w, 0, row / kernel.panel, packed.data(), widened.data());
             kernel.scores(q, element, stride, T, packed.data(), n, w, score.data(), block.data());
             std::vector<float> few(n), few_rows(5 * w);

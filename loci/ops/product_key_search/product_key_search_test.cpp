@@ -65,7 +65,7 @@ TEST(ProductKeySearch, EqualsItsDefinitionAtEveryLevel) {
       const Inputs in = integers(c, type);
       const auto [score, index] = product_key_search_definition(in.query, in.keys1, in.keys2, c.K, c.A);
       EXPECT_EQ(score.scalar_type(), type == torch::kDouble ? torch::kDouble : torch::kFloat);
-      for (CpuLevel level : harness::levels()) {
+      for (CpuLevel level : cpu_levels()) {
         const auto [got_score, got_index] =
             product_key_search_cpu(strided(in.query), strided(in.keys1), in.keys2, c.K, c.A, level);
         ASSERT_TRUE(torch::equal(got_index, index)) << name_of(level);
@@ -81,7 +81,7 @@ TEST(ProductKeySearch, EqualsItsDefinitionOverSeveralBlocksOfTokens) {
     const Case c{T, 2, 4, 256, 255, 8, 256 * 255 - 1};
     const Inputs in = integers(c, torch::kFloat);
     const auto [score, index] = product_key_search_definition(in.query, in.keys1, in.keys2, c.K, c.A);
-    for (CpuLevel level : harness::levels()) {
+    for (CpuLevel level : cpu_levels()) {
       const auto [got_score, got_index] = product_key_search_cpu(in.query, in.keys1, in.keys2, c.K, c.A, level);
       ASSERT_TRUE(torch::equal(got_index, index)) << T << name_of(level);
       ASSERT_TRUE(same_bits(got_score, score)) << T << name_of(level);
@@ -118,7 +118,7 @@ TEST(ProductKeySearch, SubScoresKeepTheErrorRuleAndAreSearchedExactly) {
         const auto [score, index] = product_key_search_definition(in.query, in.keys1, in.keys2, c.K, c.A);
         const auto [exact_score, exact_index] =
             product_key_search_definition(wide(in.query), wide(in.keys1), wide(in.keys2), c.K, c.A);
-        for (CpuLevel level : harness::levels()) {
+        for (CpuLevel level : cpu_levels()) {
           const auto [got, got_index] = product_key_search_cpu(in.query, in.keys1, in.keys2, c.K, c.A, level);
           harness::expect_error_rule(all(got, got_index), all(score, index), all(exact_score, exact_index));
           const auto [selected, chosen] =
@@ -138,7 +138,7 @@ TEST(ProductKeySearch, PutsNanOnTop) {
     in.query[1][0][0][3] = NAN;
     in.keys1[1][4][2] = NAN;
     const Tensor expected = std::get<1>(product_key_search_definition(in.query, in.keys1, in.keys2, 5, 81));
-    for (CpuLevel level : harness::levels()) {
+    for (CpuLevel level : cpu_levels()) {
       const auto [score, index] = product_key_search_cpu(in.query, in.keys1, in.keys2, 5, 81, level);
       EXPECT_TRUE(torch::equal(index, expected));
       EXPECT_TRUE(score[1][0].isnan().all().item<bool>());
@@ -181,7 +181,7 @@ TEST(ProductKeySearch, GradientsEqualTheDefinitionAndKeepTheErrorRule) {
       const auto defined = three(search_backward_definition(grad, index, in.query, in.keys1, in.keys2));
       const auto exact =
           three(search_backward_definition(wide(grad), index, wide(in.query), wide(in.keys1), wide(in.keys2)));
-      for (CpuLevel level : harness::levels()) {
+      for (CpuLevel level : cpu_levels()) {
         const auto got = three(search_backward_cpu(strided(whole), strided(index), strided(exact_in.query),
                                                    exact_in.keys1, exact_in.keys2, level));
         const auto real_got = three(search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, level));
@@ -201,7 +201,7 @@ TEST(ProductKeySearch, GradientsHaveTheSameBitsAtEveryLevel) {
   const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
   const Tensor grad = torch::randn_like(score);
   const auto [query, keys1, keys2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, CpuLevel::base);
-  for (CpuLevel level : harness::levels()) {
+  for (CpuLevel level : cpu_levels()) {
     const auto [got, got1, got2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, level);
     EXPECT_TRUE(same_bits(got, query));
     EXPECT_TRUE(same_bits(got1, keys1));

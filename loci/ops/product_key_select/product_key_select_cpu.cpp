@@ -13,15 +13,8 @@ namespace loci {
 using at::Tensor;
 
 const ProductKeySelectKernel& product_key_select_kernel_of(CpuLevel level) {
-  switch (level) {
-    case CpuLevel::base:
-      return base::product_key_select_kernel;
-    case CpuLevel::avx2:
-      return avx2::product_key_select_kernel;
-    case CpuLevel::avx512:
-      return avx512::product_key_select_kernel;
-  }
-  __builtin_unreachable();
+  return at_level(level, base::product_key_select_kernel, avx2::product_key_select_kernel,
+                  avx512::product_key_select_kernel);
 }
 
 namespace {

@@ -95,7 +95,7 @@ TEST(ProductKeySelect, EqualsItsDefinitionAtEveryLevel) {
     for (auto type : {torch::kFloat, torch::kDouble}) {
       const Tensor score1 = scores(c, c.n1, true).to(type), score2 = scores(c, c.n2, false).to(type);
       const auto [score, index] = product_key_select_definition(score1, score2, c.K, c.A);
-      for (CpuLevel level : harness::levels()) {
+      for (CpuLevel level : cpu_levels()) {
         for (bool odd : {false, true}) {
           const auto [got_score, got_index] =
               product_key_select_cpu(odd ? strided(score1) : score1, odd ? strided(score2) : score2, c.K, c.A, level);

@@ -19,27 +19,11 @@ using at::Tensor;
 
 template <class Real>
 bool forward_at_level(const RamStepArguments<Real>& a) {
-  switch (cpu_level()) {
-    case CpuLevel::base:
-      return base::ram_step_forward(a);
-    case CpuLevel::avx2:
-      return avx2::ram_step_forward(a);
-    case CpuLevel::avx512:
-      return avx512::ram_step_forward(a);
-  }
-  __builtin_unreachable();
+  return at_level<bool(const RamStepArguments<Real>&)>(cpu_level(), base::ram_step_forward, avx2::ram_step_forward, avx512::ram_step_forward)(a);
 }
 template <class Real>
 bool backward_at_level(const RamStepArguments<Real>& a) {
-  switch (cpu_level()) {
-    case CpuLevel::base:
-      return base::ram_step_backward(a);
-    case CpuLevel::avx2:
-      return avx2::ram_step_backward(a);
-    case CpuLevel::avx512:
-      return avx512::ram_step_backward(a);
-  }
-  __builtin_unreachable();
+  return at_level<bool(const RamStepArguments<Real>&)>(cpu_level(), base::ram_step_backward, avx2::ram_step_backward, avx512::ram_step_backward)(a);
 }
 
 // Samples first .. first + L - 1 of [N, size] side by side: [size, L]. Lanes beyond N repeat the last sample.

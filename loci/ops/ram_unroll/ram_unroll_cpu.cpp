@@ -25,15 +25,7 @@ using at::Tensor;
 
 template <class Real>
 bool unroll_at_level(const RamUnrollArguments<Real>& a) {
-  switch (cpu_level()) {
-    case CpuLevel::base:
-      return base::ram_unroll(a);
-    case CpuLevel::avx2:
-      return avx2::ram_unroll(a);
-    case CpuLevel::avx512:
-      return avx512::ram_unroll(a);
-  }
-  __builtin_unreachable();
+  return at_level<bool(const RamUnrollArguments<Real>&)>(cpu_level(), base::ram_unroll, avx2::ram_unroll, avx512::ram_unroll)(a);
 }
 
 template <class Real>

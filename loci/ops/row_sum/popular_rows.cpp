@@ -12,11 +12,8 @@ constexpr int64_t kTasksPerThread = 16;
 
 template <class Real>
 void sum_references_at(CpuLevel level, const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real* sum) {
-  switch (level) {
-    case CpuLevel::base: return base::sum_references(a, begin, end, sum);
-    case CpuLevel::avx2: return avx2::sum_references(a, begin, end, sum);
-    case CpuLevel::avx512: return avx512::sum_references(a, begin, end, sum);
-  }
+  using Function = void(const RowSumArguments<Real>&, int64_t, int64_t, Real*);
+  at_level<Function>(level, base::sum_references, avx2::sum_references, avx512::sum_references)(a, begin, end, sum);
 }
 
 }  // namespace

@@ -22,11 +22,8 @@ constexpr int64_t kRowCost = 1;  // references that take as long as writing a su
 template <class Real>
 void sum_row_at(CpuLevel level, const RowSumArguments<Real>& a, int64_t u, const Real* block_sums, Real* sum,
                 Real* block) {
-  switch (level) {
-    case CpuLevel::base: return base::sum_row(a, u, block_sums, sum, block);
-    case CpuLevel::avx2: return avx2::sum_row(a, u, block_sums, sum, block);
-    case CpuLevel::avx512: return avx512::sum_row(a, u, block_sums, sum, block);
-  }
+  using Function = void(const RowSumArguments<Real>&, int64_t, const Real*, Real*, Real*);
+  at_level<Function>(level, base::sum_row, avx2::sum_row, avx512::sum_row)(a, u, block_sums, sum, block);
 }
 
 template <class Real>

@@ -20,14 +20,6 @@
 namespace loci {
 namespace {
 
-std::vector<CpuLevel> levels() {
-  std::vector<CpuLevel> found;
-  for (const CpuLevel level : {CpuLevel::base, CpuLevel::avx2, CpuLevel::avx512}) {
-    if (level <= best_cpu_level()) found.push_back(level);
-  }
-  return found;
-}
-
 // A thread for every part.
 RunParts threads() {
   return [](int64_t parts, const std::function<void(int64_t)>& work) {
@@ -184,7 +176,7 @@ void expect_same_for_all(int64_t T, int64_t K, int64_t N, int64_t D) {
       auto whole = wanted.arguments(c, one, rule, small_table, small_moments);
       whole.gradient = gradient.data();
       update_rows(whole, CpuLevel::base, 1, threads());
-      for (const CpuLevel level : levels()) {
+      for (const CpuLevel level : cpu_levels()) {
         for (const int64_t parts : {1, 2, 3, 8}) {
           const auto s = c.sorted(parts);
           Table<Real> table(c, s.rows);

@@ -52,17 +52,13 @@ void run_rows(Function<Real> function, const RowUpdateArguments<Real>& a, CpuLev
 
 template <class Real>
 void update_rows(const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads, const RunParts& run) {
-  const Function<Real> function = level == CpuLevel::avx512 ? static_cast<Function<Real>>(avx512::update_rows)
-                                  : level == CpuLevel::avx2 ? static_cast<Function<Real>>(avx2::update_rows)
-                                                            : static_cast<Function<Real>>(base::update_rows);
+  const auto function = at_level<Function<Real>>(level, base::update_rows, avx2::update_rows, avx512::update_rows);
   run_rows<Real>(function, a, level, threads, run);
 }
 
 template <class Real>
 void square_sums(const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads, const RunParts& run) {
-  const Function<Real> function = level == CpuLevel::avx512 ? static_cast<Function<Real>>(avx512::square_sums)
-                                  : level == CpuLevel::avx2 ? static_cast<Function<Real>>(avx2::square_sums)
-                                                            : static_cast<Function<Real>>(base::square_sums);
+  const auto function = at_level<Function<Real>>(level, base::square_sums, avx2::square_sums, avx512::square_sums);
   run_rows<Real>(function, a, level, threads, run);
 }
 

@@ -54,7 +54,7 @@ TEST(TableRead, EqualsItsDefinitionAtEveryLevel) {
       const Tensor expected = table_read_definition(in.table, in.index, in.weight);
       const Tensor padded = torch::zeros({c.N, c.D + 3}, in.table.options());
       padded.narrow(1, 1, c.D).copy_(in.table);
-      for (CpuLevel level : harness::levels()) {
+      for (CpuLevel level : cpu_levels()) {
         EXPECT_TRUE(same_bits(table_read_cpu(in.table, in.index, in.weight, std::nullopt, level), expected))
             << name_of(level);
         EXPECT_TRUE(same_bits(
@@ -72,7 +72,7 @@ TEST(TableRead, ConvertsEveryFloat16AndBfloat16Exactly) {
     const Tensor table = bits.view(type).expand({65536, 8}).contiguous();
     const Tensor index = torch::arange(65536, torch::kLong).view({-1, 1});
     const Tensor expected = table_read_definition(table, index, torch::ones({65536, 1}));
-    for (CpuLevel level : harness::levels()) {
+    for (CpuLevel level : cpu_levels()) {
       EXPECT_TRUE(same_bits(table_read_cpu(table, index, torch::ones({65536, 1}), std::nullopt, level), expected));
     }
   }
@@ -93,7 +93,7 @@ TEST(TableRead, GradientOfTheWeightsKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
       } else {
         harness::expect_error_rule(base, definition, exact);
       }
-      for (CpuLevel level : harness::levels()) {
+      for (CpuLevel level : cpu_levels()) {
         EXPECT_TRUE(same_bits(
             table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), std::nullopt, level), base));
       }
@@ -117,7 +117,7 @@ TEST(TableRead, ScalesInt8Rows) {
                                 table_read_definition(rows, in.index, in.weight.to(torch::kDouble)), 1e-4, 1e-4));
     const Tensor base = table_read_backward_weight_cpu(in.grad, table, in.index, scale, CpuLevel::base);
     harness::expect_error_rule(base, dw, exact);
-    for (CpuLevel level : harness::levels()) {
+    for (CpuLevel level : cpu_levels()) {
       EXPECT_TRUE(same_bits(table_read_cpu(table, in.index, in.weight, scale, level), read)) << name_of(level);
       EXPECT_TRUE(same_bits(table_read_cpu(strided(table), in.index, in.weight, strided(scale), level), read));
       EXPECT_TRUE(same_bits(table_read_backward_weight_cpu(in.grad, table, in.index, scale, level), base));
@@ -143,7 +143,7 @@ TEST(TableRead, FindsABadIndexInAnyPlace) {
       const Tensor index = in.index.clone();
       index.view(-1)[place] = bad;
       const std::string expected = "index must be within 0 .. 7, got " + std::to_string(bad);
-      for (CpuLevel level : harness::levels()) {
+      for (CpuLevel level : cpu_levels()) {
         EXPECT_THAT(harness::message_of([&] { table_read_cpu(in.table, index, in.weight, std::nullopt, level); }),
                     HasSubstr(expected));
         EXPECT_THAT(
