@@ -36,38 +36,18 @@ constexpr int64_t kGrain = int64_t{1} << 17;
 constexpr int64_t kChunk = 1024, kMostChunks = 8;
 
 const ProductKeyScoresKernel& scores_kernel_of(CpuLevel level) {
-  switch (level) {
-    case CpuLevel::base:
-      return base::product_key_scores;
-    case CpuLevel::avx2:
-      return avx2::product_key_scores;
-    case CpuLevel::avx512:
-      return avx512::product_key_scores;
-  }
-  __builtin_unreachable();
+  return at_level(level, base::product_key_scores, avx2::product_key_scores, avx512::product_key_scores);
 }
 
 template <typename Real>
 const ProductKeySearchKernel<Real>& kernel_of(CpuLevel level) {
-  constexpr bool is_double = std::is_same_v<Real, double>;
-  switch (level) {
-    case CpuLevel::base:
-      if constexpr (is_double)
-        return base::product_key_search_float64;
-      else
-        return base::product_key_search_float32;
-    case CpuLevel::avx2:
-      if constexpr (is_double)
-        return avx2::product_key_search_float64;
-      else
-        return avx2::product_key_search_float32;
-    case CpuLevel::avx512:
-      if constexpr (is_double)
-        return avx512::product_key_search_float64;
-      else
-        return avx512::product_key_search_float32;
+  if constexpr (std::is_same_v<Real, double>) {
+    return at_level(level, base::product_key_search_float64, avx2::product_key_search_float64,
+                    avx512::product_key_search_float64);
+  } else {
+    return at_level(level, base::product_key_search_float32, avx2::product_key_search_float32,
+                    avx512::product_key_search_float32);
   }
-  __builtin_unreachable();
 }
 
 Tensor dense_rows(const Tensor& x) {
@@ -160,9 +140,21 @@ struct Search {
                         packed[half].const_data_ptr<float>() + h * row[half] * w, n[half], w, room.score[half].get(),
                         room.block.get());
         }
-        for (int64_t i = 0; i < tokens; ++i) select(room, t + i, h, i);
+        for (int64_t i = 0; i < tokens; ++i) {
+          prefetch_query(t + kBlock + i, h);
+          select(room, t + i, h, i);
+        }
       }
     });
+  }
+
+  // The next block's queries lie rows apart, where the CPU does not see them coming.
+  void prefetch_query(int64_t t, int64_t h) const {
+    if (t >= T) return;
+    for (int64_t half : {0, 1}) {
+      const auto* const from = static_cast<const char*>(query_of(t, h, half));
+      for (int64_t byte = 0; byte < w * query.element_size(); byte += 64) __builtin_prefetch(from + byte);
+    }
   }
 
   Tensor pack(int half) const {

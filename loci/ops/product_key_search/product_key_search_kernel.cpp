@@ -107,18 +107,34 @@ void panel_scores(const float* block, const float* panel, int64_t w, float* scor
   }
 }
 
+typedef float Float4 __attribute__((vector_size(16)));
+
+// Two tokens' queries into their columns of a block [w, kRows].
+void turn(const float* one, const float* two, int64_t w, float* to) {
+  int64_t c = 0;
+  for (; c + 4 <= w; c += 4) {
+    Float4 a, b;
+    __builtin_memcpy(&a, one + c, sizeof a);
+    __builtin_memcpy(&b, two + c, sizeof b);
+    const Float4 low = __builtin_shufflevector(a, b, 0, 4, 1, 5), high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const float pairs[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
+    for (int64_t i = 0; i < 4; ++i) __builtin_memcpy(to + (c + i) * kRows, pairs + 2 * i, 2 * sizeof(float));
+  }
+  for (; c < w; ++c) {
+    to[c * kRows] = one[c];
+    to[c * kRows + 1] = two[c];
+  }
+}
+
 void scores(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed, int64_t n,
             int64_t w, float* score, float* block) {
   const int64_t blocks = (tokens + kRows - 1) / kRows, panels = (n + kPanel - 1) / kPanel, row = panels * kPanel;
   float* const room = block + blocks * kRows * w;
-  for (int64_t t = 0; t < blocks * kRows; ++t) {
-    float* to = block + t / kRows * w * kRows + t % kRows;
-    if (t < tokens) {
-      const float* from = floats(query, element, t * stride, w, room);
-      for (int64_t c = 0; c < w; ++c) to[c * kRows] = from[c];
-    } else {
-      for (int64_t c = 0; c < w; ++c) to[c * kRows] = 0;
-    }
+  for (int64_t t = 0; t < blocks * kRows; t += 2) {
+    // Behind the last token it stands again: what comes of it is not read.
+    const float* one = floats(query, element, (t < tokens ? t : tokens - 1) * stride, w, room);
+    const float* two = floats(query, element, (t + 1 < tokens ? t + 1 : tokens - 1) * stride, w, room + w);
+    turn(one, two, w, block + t / kRows * w * kRows + t % kRows);
   }
   for (int64_t p = 0; p < panels; ++p) {
     for (int64_t b = 0; b < blocks; ++b) {
@@ -127,7 +143,6 @@ void scores(const void* query, QueryElement element, int64_t stride, int64_t tok
   }
 }
 
-typedef float Float4 __attribute__((vector_size(16)));
 constexpr int kTogether = 4;  // keys whose products with one query are made at once
 
 // The sums of four vectors' lanes: by halves to four lanes each, then turned.

@@ -72,6 +72,19 @@ uint64_t lane_bits(Keys mask) {
 }
 #endif
 
+#if defined(__AVX512F__)
+// The lanes of `bits`, in front.
+template <typename Vector>
+Vector compressed(Vector vector, uint64_t bits) {
+  const __m512i all = reinterpret_cast<__m512i>(vector);
+  if constexpr (sizeof(vector[0]) == 4) {
+    return reinterpret_cast<Vector>(_mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), all));
+  } else {
+    return reinterpret_cast<Vector>(_mm512_maskz_compress_epi64(static_cast<__mmask8>(bits), all));
+  }
+}
+#endif
+
 template <typename Vector, typename Value>
 Vector load(const Value* from) {
   Vector vector;
@@ -130,19 +143,28 @@ struct Lanes : Ordered<Score> {
   // place[i] = how many of key[0 .. size) are larger; `least` follows the keys up to padded(size). Returns whether all
   // keys differ, for then the places are 0 .. size-1 and their sum tells.
   static bool rank_different(const Key* key, int64_t size, Key* place) {
-    const int64_t end = padded(size);
+    const int64_t end = (size + lanes - 1) / lanes * lanes;
     Keys sums{};
-    for (int64_t i = 0; i < end; i += block) {
+    int64_t i = 0;
+    for (; i + block <= end; i += block) {
       const Keys one = load<Keys>(key + i), two = load<Keys>(key + i + lanes);
       Keys larger_one{}, larger_two{};
 #pragma GCC unroll 4
-      for (int64_t j = 0; j < end; ++j) {
+      for (int64_t j = 0; j < size; ++j) {
         larger_one -= key[j] > one;
         larger_two -= key[j] > two;
       }
       store(place + i, larger_one);
       store(place + i + lanes, larger_two);
       sums += larger_one + larger_two;
+    }
+    if (i < end) {
+      const Keys one = load<Keys>(key + i);
+      Keys larger{};
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < size; ++j) larger -= key[j] > one;
+      store(place + i, larger);
+      sums += larger;
     }
     int64_t sum = (size - end) * size;  // each `least` is below all others
     for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
@@ -259,6 +281,31 @@ struct ShortLists {
     return reached_by(maxima, groups, keep, load<Keys>(maxima), load<Keys>(maxima + L::lanes));
   }
 
+  // Behind `passed`: those of 64 scores that `bits` names and that are not below the threshold.
+  void pass(const Score* from, Key start, uint64_t bits, Score threshold) {
+#if defined(__AVX512F__)
+    for (int64_t i = 0; i < 64; i += L::lanes) {
+      const Scores scores = load<Scores>(from + i);
+      const uint64_t here = bits >> i & ~lane_bits(static_cast<Keys>(scores < threshold)) & ((1ULL << L::lanes) - 1);
+      const Keys places = L::first_lanes() + static_cast<Key>(start + i);
+      store(passed.value + passed.size, compressed(scores, here));
+      store(passed.place + passed.size, compressed(places, here));
+      passed.size += __builtin_popcountll(here);
+    }
+#else
+    uint64_t below = 0;
+    for (int64_t i = 0; i < 64; i += L::lanes) {
+      below |= lane_bits(static_cast<Keys>(load<Scores>(from + i) < threshold)) << i;
+    }
+    for (bits &= ~below; bits != 0; bits &= bits - 1) {
+      const int64_t i = __builtin_ctzll(bits);
+      passed.value[passed.size] = from[i];
+      passed.place[passed.size] = static_cast<Key>(start + i);
+      ++passed.size;
+    }
+#endif
+  }
+
   // The best `keep` of score[0 .. count), by (score descending, position ascending). keep <= count.
   void select(const Score* score, int64_t count, int64_t keep, Entries<Score>& best) {
     constexpr int64_t width = 64;  // scores whose comparison fills one word
@@ -273,16 +320,7 @@ struct ShortLists {
         from = tail;
         bits = (uint64_t{1} << (count - start)) - 1;
       }
-      uint64_t below = 0;
-      for (int64_t i = 0; i < width; i += L::lanes) {
-        below |= lane_bits(static_cast<Keys>(load<Scores>(from + i) < threshold)) << i;
-      }
-      for (bits &= ~below; bits != 0; bits &= bits - 1) {
-        const int64_t i = __builtin_ctzll(bits);
-        passed.value[passed.size] = from[i];
-        passed.place[passed.size] = static_cast<Key>(start + i);
-        ++passed.size;
-      }
+      pass(from, static_cast<Key>(start), bits, threshold);
       if (passed.size > capacity - width) {  // from now on only larger ones, for equal ones come too late
         order(passed, keep, best);
         const Entries<Score> swapped = best;
@@ -402,11 +440,16 @@ struct Search {
   // A sum that K pairs reach: the best corner of the rectangles of K or more ranks. NaN when there is none.
   Score reached() const {
     Score best = L::score_of(L::least);
-    for (int64_t a = 1; a <= scratch.first.size; ++a) {
+    const auto corner = [&](int64_t a, int64_t b) {
+      if (a > scratch.first.size || b > scratch.second.size) return;
+      const Score sum = scratch.first.value[a - 1] + scratch.second.value[b - 1];
+      if (!(sum < best)) best = sum;
+    };
+    // The shorter side of a smallest rectangle is at most the root of K, rounded up.
+    for (int64_t a = 1; (a - 1) * (a - 1) < shape.top_k; ++a) {
       const int64_t b = (shape.top_k + a - 1) / a;
-      if (b > scratch.second.size) continue;
-      const Score corner = scratch.first.value[a - 1] + scratch.second.value[b - 1];
-      if (!(corner < best)) best = corner;
+      corner(a, b);
+      corner(b, a);
     }
     return best;
   }

@@ -19,15 +19,7 @@ using at::Tensor;
 namespace {
 
 const TableReadKernel& kernel_of(CpuLevel level) {
-  switch (level) {
-    case CpuLevel::base:
-      return base::table_read_kernel;
-    case CpuLevel::avx2:
-      return avx2::table_read_kernel;
-    case CpuLevel::avx512:
-      return avx512::table_read_kernel;
-  }
-  __builtin_unreachable();
+  return at_level(level, base::table_read_kernel, avx2::table_read_kernel, avx512::table_read_kernel);
 }
 
 const TableReadKernel::OfRows& functions_of(at::ScalarType type, CpuLevel level) {

@@ -116,7 +116,15 @@ struct Reader {
   static constexpr int64_t kPerLine = kLine < kLanes ? 1 : kLine / kLanes;
   static constexpr int64_t kStep = kPerLine * kLanes;
   static constexpr int kTogether = 4;   // rows
-  static constexpr int64_t kNear = 4, kFar = 8;  // positions ahead, of long and of short rows
+  // Positions ahead, of long and of short rows; with AVX-512 into the second-level cache, for its 2 MB have the room and
+  // the first cannot wait for as many lines (a tenth quicker on a Xeon).
+#if defined(__AVX512F__)
+  static constexpr int64_t kNear = 32, kFar = 32;
+  static constexpr int kLocality = 2;
+#else
+  static constexpr int64_t kNear = 4, kFar = 8;
+  static constexpr int kLocality = 3;
+#endif
   static constexpr bool kScaled = __is_same(Rows, Int8);
 
   // Of any index, also of one that was not checked yet: nothing is read there.
@@ -144,7 +152,7 @@ struct Reader {
     return rows;
   }
 
-  static void prefetch(uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); }
+  static void prefetch(uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address), 0, kLocality); }
 
   template <int kCount>
   static void prefetch(const Rows4& rows, int64_t d) {
