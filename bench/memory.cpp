@@ -13,6 +13,7 @@
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/local_table.h"
+#include "loci/train/precision.h"
 
 // Legend: T tokens, d width = D width of a row, H heads, w half a key's width, n sub-keys of a half, K top_k, N rows,
 // U distinct rows read.
@@ -32,6 +33,8 @@ struct Size {
   int64_t sub_keys() const { return sub_keys_for(rows).n2; }
   int64_t element() const { return static_cast<int64_t>(c10::elementSize(dtype)); }
   std::string dtype_name() const { return dtype == torch::kFloat ? "float32" : "bfloat16"; }
+  // The query net of many tokens in autocast, as in training with bfloat16 where the CPU multiplies it faster.
+  bool autocast() const { return dtype != torch::kFloat && tokens > 1 && cpu_has_bfloat16(); }
 };
 
 // Ours: the layer, its table and optimisers.
@@ -39,12 +42,13 @@ struct Layer {
   TablePtr table;
   std::shared_ptr<ProductKeyMemory> memory;
   std::unique_ptr<OptimizerSet> optimizers;
+  bool autocast;
   Tensor x, grad;               // [T, d]
   MemoryLayer::Reads reads;     // of x, detached
   Tensor random_index;          // [T, H * K] rows drawn evenly: `read` measures memory, not the habits of queries
   int64_t distinct = 0;         // U
 
-  explicit Layer(const Size& size) {
+  explicit Layer(const Size& size) : autocast(size.autocast()) {
     auto local = std::make_shared<LocalTable>("table", size.rows, size.width, LocalTableOptions{size.dtype});
     fill_rows(local->values().detach());
     table = local;
@@ -66,9 +70,13 @@ struct Layer {
     distinct = std::get<0>(at::_unique2(reads.index)).numel();
   }
 
+  Tensor forward() {
+    const PrecisionGuard guard(autocast);
+    return memory->forward(x);
+  }
   void train() {
     memory->train();
-    memory->forward(x).backward(grad);
+    forward().backward(grad);
     optimizers->step(step_++, 1'000'000'000);
   }
   // From the reads of x: their rows' gradient and the update.
@@ -132,7 +140,7 @@ void add_ours(Timing& timing, const std::vector<std::string>& names, const std::
   const auto forward = [layer] {
     layer->memory->eval();
     layer->memory->set_count_usage(false);
-    layer->memory->forward(layer->x);
+    layer->forward();
   };
   for (const std::string& name : names) {
     if (name == "forward" || name == "decode") timing.add(name, forward);
