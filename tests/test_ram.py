@@ -138,6 +138,7 @@ def test_bad_input_of_program(place, arguments, words):
         ("data.difficulty=0", ["difficulty", "0"]),
         ("model.registers=0", ["registers", "0"]),
         ("model.controller=gru", ["controller", "gru"]),
+        ("search.early_updates=9", ["search.early_level must be at most data.difficulty = 2", "got 3"]),
         ("search.enough=4", ["search.enough must be at most search.seeds = 3", "got 4"]),
         ("train.accumulation=2", ["accumulation", "2"]),
     ],

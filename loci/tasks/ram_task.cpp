@@ -32,6 +32,8 @@ void RamSearchOptions::fields(ConfigFields& f) {
   f.field("seeds", seeds, {.minimum = 1, .maximum = 4096});
   f.field("enough", enough, {.minimum = 0, .maximum = 4096});
   f.field("learn_updates", learn_updates, {.minimum = 1});
+  f.field("early_updates", early_updates, {.minimum = 0});
+  f.field("early_level", early_level, {.minimum = 1, .maximum = 1000});
 }
 
 void RamPlan::fields(ConfigFields& f) {
@@ -64,6 +66,11 @@ void RamPlan::check() const {
   if (search.enough > search.seeds) {
     fail(ExitCode::usage, "config", fmt::format("search.enough must be at most search.seeds = {}", search.seeds),
          fmt::to_string(search.enough));
+  }
+  if (search.early_updates > 0 && search.early_level > data.difficulty) {
+    fail(ExitCode::usage, "config",
+         fmt::format("search.early_level must be at most data.difficulty = {}", data.difficulty),
+         fmt::to_string(search.early_level));
   }
 }
 
@@ -199,7 +206,8 @@ void RamLearning::follow(int64_t seed, int64_t row, int64_t step) {
   if (state.phase == RamPhase::learning) {
     if (last && state.curriculum.error < plan_.anneal.begin_error) {
       seeds_.begin_anneal(seed, step);
-    } else if (step + 1 >= plan_.search.learn_updates) {
+    } else if (step + 1 >= plan_.search.learn_updates ||
+               (step + 1 == plan_.search.early_updates && state.curriculum.level < plan_.search.early_level)) {
       state.phase = RamPhase::unsolved;
     }
     return;

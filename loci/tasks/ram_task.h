@@ -36,6 +36,8 @@ struct RamSearchOptions {
   int64_t seeds = 16;
   int64_t enough = 0;            // exact discrete machines that end the run; 0: all seeds go to their ends
   int64_t learn_updates = 4000;  // a seed that has not learned the last level by then is given up
+  int64_t early_updates = 0;     // so is one that has not reached early_level after these; 0: none is
+  int64_t early_level = 3;
   void fields(ConfigFields& f);
 };
 

@@ -97,6 +97,21 @@ TEST(RamTask, SoftMachinesWithOneHotWeightsRunTheReferencePrograms) {
   }
 }
 
+// No level can rise before 50 updates.
+TEST(RamTask, GivesASeedUpEarlyThatIsBelowTheEarlyLevel) {
+  for (const auto& [level, given_up] : std::vector<std::pair<int64_t, int64_t>>{{2, 3}, {1, 0}}) {
+    auto plan = small_plan();
+    plan->search.early_updates = 5;
+    plan->search.early_level = level;
+    RamLearning task(*plan, inputs());
+    train(task, 0, 4);
+    EXPECT_EQ(task.seeds().count(RamPhase::unsolved), 0);
+    train(task, 4, 10);
+    EXPECT_EQ(task.seeds().count(RamPhase::unsolved), given_up);
+    EXPECT_EQ(task.finished(), given_up > 0);
+  }
+}
+
 TEST(RamTask, ASeedHasTheSameBitsAloneBesideOthersAndForAnyThreadCount) {
   auto plan = small_plan();
   plan->update.noise = 0.01;
