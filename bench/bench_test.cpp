@@ -73,10 +73,11 @@ TEST(Bench, RefusesImpossibleSizes) {
     }
   }
   try {
-    run_benchmarks({.names = {"memory"}, .rows = {int64_t{1} << 40}}, out);
+    run_benchmarks({.names = {"memory"}, .rows = {1024, int64_t{1} << 40}}, out);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::resources);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("rows and moments must fit into the memory that is free"));
   }
 }
 

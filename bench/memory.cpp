@@ -9,6 +9,7 @@
 #include "bench/timing.h"
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
+#include "loci/base/progress.h"
 #include "loci/nn/product_key_memory.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/optim/optimizer_set.h"
@@ -136,6 +137,16 @@ bool stock_fits(const Size& size) {
          size.sub_keys() >= kTopK;
 }
 
+// Rows and their two moments, whose huge pages all come in where rows are drawn evenly; the stock memory's the same.
+void check_memory(const Size& size, bool stock) {
+  const double each = static_cast<double>(size.element() + 8) + (stock && stock_fits(size) ? 16 : 0);
+  const double needed = product({size.rows, size.width}) * each, available = static_cast<double>(available_bytes());
+  if (needed <= available) return;
+  fail(ExitCode::resources, "bench",
+       fmt::format("rows and moments must fit into the memory that is free, {}", format_bytes(available)),
+       fmt::format("{} for {} rows of {} in {}", format_bytes(needed), size.rows, size.width, size.dtype_name()));
+}
+
 void add_ours(Timing& timing, const std::vector<std::string>& names, const std::shared_ptr<Layer>& layer) {
   const auto forward = [layer] {
     layer->memory->eval();
@@ -260,7 +271,9 @@ std::string number(const nlohmann::json& value, const char* format) {
 nlohmann::json run_memory(const BenchOptions& options) {
   nlohmann::json report = {{"repeats", options.repeats}, {"heads", kHeads}, {"top_k", kTopK}};
   report["results"] = nlohmann::json::array();
-  for (const Size& size : sizes_of(options)) measure(size, options, report);
+  const std::vector<Size> sizes = sizes_of(options);
+  for (const Size& size : sizes) check_memory(size, options.stock);
+  for (const Size& size : sizes) measure(size, options, report);
   return report;
 }
 
