@@ -13,10 +13,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
 LOCI = BUILD / "cli" / "loci"
 
-# A small language model, with and without a memory: seconds to train.
-RECIPE = """
+# A language model that trains in seconds.
+SMALL_MODEL = """
 task = "language_model"
-seeds = [0]
 [data]
 evaluation_tokens = 500
 validation_share = 0.2
@@ -34,6 +33,10 @@ threads = 1
 precision = "float32"
 log_every = 2
 checkpoint_every = 3
+"""
+
+# With and without a memory, and the base as long as the memory takes.
+RECIPE = "seeds = [0]" + SMALL_MODEL + """
 [optimizer.schedule]
 warmup = 2
 [[arms]]
@@ -64,6 +67,14 @@ def write_text(folder):
         path = folder / f"part{i % 3}" / f"{i}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(" ".join(draw.choices(words, k=9)) for _ in range(60)))
+
+
+def make_place(tmp_path_factory, recipe):
+    """A folder with a recipe and text, shared by the tests of a file."""
+    folder = tmp_path_factory.mktemp("loci")
+    (folder / "recipe.toml").write_text(recipe)
+    write_text(folder / "text")
+    return folder
 
 
 def command(*arguments):

@@ -9,18 +9,14 @@ import subprocess
 import time
 
 import pytest
-from command_line import RECIPE, assert_refused, loci, newest, start, train, train_arguments, write_text
+from command_line import RECIPE, assert_refused, loci, make_place, newest, start, train, train_arguments
 
 ROOT = os.geteuid() == 0
 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """A recipe, a folder of text, and a cache that all tests share."""
-    folder = tmp_path_factory.mktemp("loci")
-    (folder / "recipe.toml").write_text(RECIPE)
-    write_text(folder / "text")
-    return folder
+    return make_place(tmp_path_factory, RECIPE)
 
 
 def tensors_of(run):

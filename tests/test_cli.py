@@ -9,17 +9,14 @@ import shutil
 import subprocess
 
 import pytest
-from command_line import RECIPE, assert_refused, command, environment, loci, start, train, write_text
+from command_line import RECIPE, assert_refused, command, environment, loci, make_place, start, train
 
 ROOT = os.geteuid() == 0
 
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """A recipe, a folder of text, and a cache that all tests share."""
-    folder = tmp_path_factory.mktemp("loci")
-    (folder / "recipe.toml").write_text(RECIPE)
-    write_text(folder / "text")
-    return folder
+    return make_place(tmp_path_factory, RECIPE)
 
 
 @pytest.fixture(scope="session")

@@ -9,28 +9,10 @@ import signal
 import subprocess
 
 import pytest
-from command_line import assert_refused, loci, newest, start, train, train_arguments, write_text
+from command_line import SMALL_MODEL, assert_refused, loci, make_place, newest, start, train, train_arguments
 
 # 16,384 rows of 16 values are 1 MiB: from there on a checkpoint holds what changed.
-RECIPE = """
-task = "language_model"
-[data]
-evaluation_tokens = 500
-validation_share = 0.2
-[tokenizer]
-kind = "bytes"
-[model]
-layers = 1
-width = 16
-heads = 2
-context = 16
-[train]
-steps = 12
-batch = 4
-threads = 1
-precision = "float32"
-log_every = 2
-checkpoint_every = 3
+RECIPE = SMALL_MODEL + """
 [table_optimizer]
 rule = "adam_row_moment"
 learning_rate = 1e-2
@@ -49,25 +31,15 @@ calibrate_tokens = 128
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tables")
-    (folder / "recipe.toml").write_text(RECIPE)
-    write_text(folder / "text")
-    return folder
-
-
-
+    return make_place(tmp_path_factory, RECIPE)
 
 
 def settings(*pairs):
     return [part for pair in pairs for part in ("--set", pair)]
 
 
-
-
-
 def run_of(out):
     return out / "main" / "seed-0"
-
 
 
 def tensors_of(run):
