@@ -20,7 +20,7 @@ struct ProductKeyScoresKernel {
   // keys [n, w] -> packed [n / panel, w, panel], zeros behind the last key; panels begin .. end-1. row: w floats.
   void (*pack_keys)(const void* keys, QueryElement element, int64_t n, int64_t w, int64_t begin, int64_t end,
                     float* packed, float* row);
-  // query [tokens, w], `stride` elements between tokens -> score [tokens, n]. block: (rows-rounded tokens + 2) w floats.
+  // query [tokens, w], `stride` elements between tokens -> score [tokens, n]. block: (rounded tokens + 2) w floats.
   void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed,
                  int64_t n, int64_t w, float* score, float* block);
   // The same from keys [n, w] as they are, for so few tokens that packing would not pay; score [n] of one token.

@@ -19,11 +19,14 @@ using at::Tensor;
 
 template <class Real>
 bool forward_at_level(const RamStepArguments<Real>& a) {
-  return at_level<bool(const RamStepArguments<Real>&)>(cpu_level(), base::ram_step_forward, avx2::ram_step_forward, avx512::ram_step_forward)(a);
+  using Function = bool(const RamStepArguments<Real>&);
+  return at_level<Function>(cpu_level(), base::ram_step_forward, avx2::ram_step_forward, avx512::ram_step_forward)(a);
 }
 template <class Real>
 bool backward_at_level(const RamStepArguments<Real>& a) {
-  return at_level<bool(const RamStepArguments<Real>&)>(cpu_level(), base::ram_step_backward, avx2::ram_step_backward, avx512::ram_step_backward)(a);
+  using Function = bool(const RamStepArguments<Real>&);
+  return at_level<Function>(cpu_level(), base::ram_step_backward, avx2::ram_step_backward,
+                            avx512::ram_step_backward)(a);
 }
 
 // Samples first .. first + L - 1 of [N, size] side by side: [size, L]. Lanes beyond N repeat the last sample.

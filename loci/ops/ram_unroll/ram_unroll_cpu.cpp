@@ -25,7 +25,8 @@ using at::Tensor;
 
 template <class Real>
 bool unroll_at_level(const RamUnrollArguments<Real>& a) {
-  return at_level<bool(const RamUnrollArguments<Real>&)>(cpu_level(), base::ram_unroll, avx2::ram_unroll, avx512::ram_unroll)(a);
+  using Function = bool(const RamUnrollArguments<Real>&);
+  return at_level<Function>(cpu_level(), base::ram_unroll, avx2::ram_unroll, avx512::ram_unroll)(a);
 }
 
 template <class Real>

@@ -116,8 +116,8 @@ struct Reader {
   static constexpr int64_t kPerLine = kLine < kLanes ? 1 : kLine / kLanes;
   static constexpr int64_t kStep = kPerLine * kLanes;
   static constexpr int kTogether = 4;   // rows
-  // Positions ahead, of long and of short rows; with AVX-512 into the second-level cache, for its 2 MB have the room and
-  // the first cannot wait for as many lines (a tenth quicker on a Xeon).
+  // Positions ahead, of long and of short rows; with AVX-512 into the second-level cache, which can wait for more lines
+  // than the first (a tenth quicker on a Xeon).
 #if defined(__AVX512F__)
   static constexpr int64_t kNear = 32, kFar = 32;
   static constexpr int kLocality = 2;
