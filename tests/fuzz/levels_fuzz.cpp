@@ -117,18 +117,18 @@ void scores(Bytes& bytes) {
   const auto element = loci::QueryElement::float32;
   const auto run = [&](CpuLevel level, bool few) {
     const auto& kernel = kernels(level).scores;
-    const int64_t row = (n + kernel.panel - 1) / kernel.panel * kernel.panel;
-    const int64_t rows = (T + kernel.rows - 1) / kernel.rows * kernel.rows;
-    std::vector<float> packed(row * w), scratch(5 * w), score(rows * row), block((rows + 2) * w), result(T * n);
+    constexpr int64_t columns = loci::ProductKeyScoresKernel::tokens;
+    std::vector<float> scratch(5 * w), score(n * columns), block((columns + 4) * w), result(T * n);
     if (few) {
       for (int64_t t = 0; t < T; ++t) {
         kernel.few_scores(query.data() + t * stride, keys.data(), element, n, w, result.data() + t * n, scratch.data());
       }
       return result;
     }
-    kernel.pack_keys(keys.data(), element, n, w, 0, row / kernel.panel, packed.data(), scratch.data());
-    kernel.scores(query.data(), element, stride, T, packed.data(), n, w, score.data(), block.data());
-    for (int64_t t = 0; t < T; ++t) std::copy_n(score.data() + t * row, n, result.data() + t * n);
+    kernel.scores(query.data(), element, stride, T, keys.data(), n, w, score.data(), block.data());
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t i = 0; i < n; ++i) result[t * n + i] = score[i * columns + t];
+    }
     return result;
   };
   const std::vector<float> expected = run(CpuLevel::base, false);

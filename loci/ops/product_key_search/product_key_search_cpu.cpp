@@ -26,8 +26,8 @@ using at::Tensor;
 namespace {
 
 // Tokens whose sub-scores are made, and searched while the cache still holds them.
-constexpr int64_t kBlock = 48;
-// Up to so many tokens read the keys as they are: packing costs about as much as four of them (measured).
+constexpr int64_t kBlock = ProductKeyScoresKernel::tokens;
+// Up to so many tokens are searched one by one.
 constexpr int64_t kFewTokens = 4;
 // Multiply-adds worth a second thread.
 constexpr int64_t kGrain = int64_t{1} << 17;
@@ -61,7 +61,7 @@ struct Search {
   ProductKeySelectShape shape;
   Tensor query, keys[2];
   QueryElement element;
-  int64_t T, H, w, n[2], row[2];  // row: of the scores
+  int64_t T, H, w, n[2];
   Tensor score, index;            // [T, H, K]
 
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
@@ -77,9 +77,7 @@ struct Search {
         w(query.size(3)),
         n{shape.n1, shape.n2},
         score(at::empty({T, H, top_k}, query.options().dtype(at::kFloat))),
-        index(at::empty({T, H, top_k}, query.options().dtype(at::kLong))) {
-    for (int half : {0, 1}) row[half] = (n[half] + scores.panel - 1) / scores.panel * scores.panel;
-  }
+        index(at::empty({T, H, top_k}, query.options().dtype(at::kLong))) {}
 
   const void* query_of(int64_t t, int64_t h, int64_t half) const {
     const int64_t at = t * query.stride(0) + h * query.stride(1) + half * query.stride(2);
@@ -94,20 +92,13 @@ struct Search {
     std::unique_ptr<float[]> score[2], block, selection_memory;
     void* aligned;
     Room(const Search& search, int64_t tokens) {
-      const int64_t rows = (tokens + search.scores.rows - 1) / search.scores.rows * search.scores.rows;
-      for (int half : {0, 1}) score[half].reset(new float[rows * search.row[half]]);
-      block.reset(new float[(rows + 4) * search.w]);
+      for (int half : {0, 1}) score[half].reset(new float[tokens * search.n[half]]);
+      block.reset(new float[(tokens + 4) * search.w]);
       const int64_t bytes = search.selection.scratch_bytes(search.shape);
       selection_memory.reset(new float[bytes / 4 + 16]);
       aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(selection_memory.get()) + 63) / 64 * 64);
     }
   };
-
-  void select(const Room& room, int64_t t, int64_t h, int64_t place) {
-    const int64_t at = (t * H + h) * shape.top_k;
-    selection.select_float32(shape, room.score[0].get() + place * row[0], room.score[1].get() + place * row[1],
-                             score.data_ptr<float>() + at, index.data_ptr<int64_t>() + at, room.aligned);
-  }
 
   int64_t grain(int64_t tokens) const {
     return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, tokens * (n[0] + n[1]) * w));
@@ -122,14 +113,15 @@ struct Search {
           scores.few_scores(query_of(t, h, half), keys_of(h, half), element, n[half], w, room.score[half].get(),
                             room.block.get());
         }
-        select(room, t, h, 0);
+        selection.select_float32(shape, room.score[0].get(), room.score[1].get(), score.data_ptr<float>() + p * shape.top_k,
+                                 index.data_ptr<int64_t>() + p * shape.top_k, room.aligned);
       }
     });
   }
 
   // Heads first, so that a thread's keys stay in its cache.
   void run_blocks() {
-    const Tensor packed[2] = {pack(0), pack(1)};
+    const Tensor wide[2] = {keys[0].to(at::kFloat), keys[1].to(at::kFloat)};
     const int64_t blocks = (T + kBlock - 1) / kBlock;
     at::parallel_for(0, H * blocks, grain(kBlock), [&](int64_t first, int64_t last) {
       const Room room(*this, kBlock);
@@ -137,12 +129,15 @@ struct Search {
         const int64_t h = task / blocks, t = task % blocks * kBlock, tokens = std::min(kBlock, T - t);
         for (int half : {0, 1}) {
           scores.scores(query_of(t, h, half), element, query.stride(0), tokens,
-                        packed[half].const_data_ptr<float>() + h * row[half] * w, n[half], w, room.score[half].get(),
+                        wide[half].const_data_ptr<float>() + h * n[half] * w, n[half], w, room.score[half].get(),
                         room.block.get());
         }
-        for (int64_t i = 0; i < tokens; ++i) {
-          prefetch_query(t + kBlock + i, h);
-          select(room, t + i, h, i);
+        for (int64_t i = 0; i < tokens; i += selection.lanes) {
+          const int64_t count = std::min(selection.lanes, tokens - i), at = ((t + i) * H + h) * shape.top_k;
+          for (int64_t next = i; next < i + count; ++next) prefetch_query(t + kBlock + next, h);
+          selection.select_lanes(shape, room.score[0].get() + i, room.score[1].get() + i, kBlock, count,
+                                 score.data_ptr<float>() + at, index.data_ptr<int64_t>() + at, H * shape.top_k,
+                                 room.aligned);
         }
       }
     });
@@ -155,20 +150,6 @@ struct Search {
       const auto* const from = static_cast<const char*>(query_of(t, h, half));
       for (int64_t byte = 0; byte < w * query.element_size(); byte += 64) __builtin_prefetch(from + byte);
     }
-  }
-
-  Tensor pack(int half) const {
-    Tensor packed = at::empty({H, row[half] * w}, query.options().dtype(at::kFloat));
-    const int64_t panels = row[half] / scores.panel;
-    at::parallel_for(0, H * panels, grain(1), [&](int64_t first, int64_t last) {
-      const std::unique_ptr<float[]> widened(new float[w]);
-      for (int64_t p = first; p < last; ++p) {
-        const int64_t h = p / panels, panel = p % panels;
-        scores.pack_keys(keys_of(h, half), element, n[half], w, panel, panel + 1,
-                         packed.data_ptr<float>() + h * row[half] * w, widened.get());
-      }
-    });
-    return packed;
   }
 };
 

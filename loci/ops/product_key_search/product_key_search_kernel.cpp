@@ -7,13 +7,13 @@
 namespace loci::LOCI_LEVEL {
 namespace {
 
-// Tokens of a block times two vectors of keys fill the registers with sums: 4 x 2 of 16, 6 x 2 of 16, 12 x 2 of 32.
+// Keys times three vectors of tokens fill the registers with sums: 4 x 3 of 16, 8 x 3 of 32.
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kRows = 12;
+constexpr int kVectorBytes = 64, kKeys = 8;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kRows = 6;
+constexpr int kVectorBytes = 32, kKeys = 4;
 #else
-constexpr int kVectorBytes = 16, kRows = 4;
+constexpr int kVectorBytes = 16, kKeys = 4;
 #endif
 
 template <typename Real>
@@ -31,7 +31,7 @@ using Vector = typename VectorOf<Real>::type;
 template <typename Real>
 constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(Real));
 
-constexpr int64_t kPanel = 2 * kLanes<float>;
+constexpr int64_t kTokens = ProductKeyScoresKernel::tokens;
 
 template <typename Real>
 Vector<Real> load(const Real* from) {
@@ -72,73 +72,76 @@ const float* floats(const void* rows, QueryElement element, int64_t at, int64_t 
   return room;
 }
 
-void pack_keys(const void* keys, QueryElement element, int64_t n, int64_t w, int64_t begin, int64_t end, float* packed,
-               float* row) {
-  for (int64_t panel = begin; panel < end; ++panel) {
-    float* to = packed + panel * w * kPanel;
-    for (int64_t i = 0; i < kPanel; ++i) {
-      const int64_t key = panel * kPanel + i;
-      if (key < n) {
-        const float* from = floats(keys, element, key * w, w, row);
-        for (int64_t c = 0; c < w; ++c) to[c * kPanel + i] = from[c];
-      } else {
-        for (int64_t c = 0; c < w; ++c) to[c * kPanel + i] = 0;
-      }
-    }
-  }
-}
-
-// kRows tokens, block [w, kRows], with one panel [w, kPanel].
-void panel_scores(const float* block, const float* panel, int64_t w, float* score, int64_t stride) {
-  Vector<float> sum[kRows][2] = {};
-  for (int64_t c = 0; c < w; ++c) {
-    const Vector<float> one = load(panel + c * kPanel), two = load(panel + c * kPanel + kLanes<float>);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      const Vector<float> q = splat(block[c * kRows + r]);
-      sum[r][0] = multiply_add(q, one, sum[r][0]);
-      sum[r][1] = multiply_add(q, two, sum[r][1]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < kRows; ++r) {
-    store(score + r * stride, sum[r][0]);
-    store(score + r * stride + kLanes<float>, sum[r][1]);
-  }
-}
-
 typedef float Float4 __attribute__((vector_size(16)));
 
-// Two tokens' queries into their columns of a block [w, kRows].
-void turn(const float* one, const float* two, int64_t w, float* to) {
+// Four tokens' queries into their columns of a block [w, kTokens].
+void turn(const float* const (&query)[4], int64_t w, float* to) {
   int64_t c = 0;
   for (; c + 4 <= w; c += 4) {
-    Float4 a, b;
-    __builtin_memcpy(&a, one + c, sizeof a);
-    __builtin_memcpy(&b, two + c, sizeof b);
-    const Float4 low = __builtin_shufflevector(a, b, 0, 4, 1, 5), high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    const float pairs[8] = {low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]};
-    for (int64_t i = 0; i < 4; ++i) __builtin_memcpy(to + (c + i) * kRows, pairs + 2 * i, 2 * sizeof(float));
+    Float4 row[4];
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; ++t) __builtin_memcpy(&row[t], query[t] + c, sizeof row[t]);
+    const Float4 a = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+    const Float4 b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+    const Float4 d = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    const Float4 e = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    const Float4 column[4] = {
+        __builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
+        __builtin_shufflevector(d, e, 0, 1, 4, 5), __builtin_shufflevector(d, e, 2, 3, 6, 7)};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) __builtin_memcpy(to + (c + i) * kTokens, &column[i], sizeof column[i]);
   }
   for (; c < w; ++c) {
-    to[c * kRows] = one[c];
-    to[c * kRows + 1] = two[c];
+    for (int t = 0; t < 4; ++t) to[c * kTokens + t] = query[t][c];
   }
 }
 
-void scores(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed, int64_t n,
-            int64_t w, float* score, float* block) {
-  const int64_t blocks = (tokens + kRows - 1) / kRows, panels = (n + kPanel - 1) / kPanel, row = panels * kPanel;
-  float* const room = block + blocks * kRows * w;
-  for (int64_t t = 0; t < blocks * kRows; t += 2) {
-    // Behind the last token it stands again: what comes of it is not read.
-    const float* one = floats(query, element, (t < tokens ? t : tokens - 1) * stride, w, room);
-    const float* two = floats(query, element, (t + 1 < tokens ? t + 1 : tokens - 1) * stride, w, room + w);
-    turn(one, two, w, block + t / kRows * w * kRows + t % kRows);
+// Scores of kKeys keys, one row each, and three vectors of tokens.
+void tile_scores(const float* block, const float* const (&key)[kKeys], int64_t w, float* const (&score)[kKeys]) {
+  constexpr int64_t L = kLanes<float>;
+  Vector<float> sum[kKeys][3] = {};
+  for (int64_t c = 0; c < w; ++c) {
+    const float* from = block + c * kTokens;
+    const Vector<float> one = load(from), two = load(from + L), three = load(from + 2 * L);
+#pragma GCC unroll 8
+    for (int i = 0; i < kKeys; ++i) {
+      const Vector<float> k = splat(key[i][c]);
+      sum[i][0] = multiply_add(k, one, sum[i][0]);
+      sum[i][1] = multiply_add(k, two, sum[i][1]);
+      sum[i][2] = multiply_add(k, three, sum[i][2]);
+    }
   }
-  for (int64_t p = 0; p < panels; ++p) {
-    for (int64_t b = 0; b < blocks; ++b) {
-      panel_scores(block + b * kRows * w, packed + p * kPanel * w, w, score + b * kRows * row + p * kPanel, row);
+#pragma GCC unroll 8
+  for (int i = 0; i < kKeys; ++i) {
+    store(score[i], sum[i][0]);
+    store(score[i] + L, sum[i][1]);
+    store(score[i] + 2 * L, sum[i][2]);
+  }
+}
+
+void scores(const void* query, QueryElement element, int64_t stride, int64_t t, const float* keys, int64_t n, int64_t w,
+            float* score, float* block) {
+  float* const room = block + kTokens * w;
+  for (int64_t first = 0; first < kTokens; first += 4) {
+    const float* row[4];
+    for (int64_t i = 0; i < 4; ++i) {
+      const int64_t token = first + i < t ? first + i : t - 1;
+      row[i] = floats(query, element, token * stride, w, room + i * w);
+    }
+    turn(row, w, block + first);
+  }
+  for (int64_t k = 0; k < n; k += kKeys) {
+    const float* key[kKeys];
+    float* to[kKeys];
+    for (int i = 0; i < kKeys; ++i) {  // behind the last key it stands again
+      const int64_t at = k + i < n ? k + i : n - 1;
+      key[i] = keys + at * w;
+      to[i] = score + at * kTokens;
+    }
+    for (int64_t column = 0; column < t; column += 3 * kLanes<float>) {
+      float* place[kKeys];
+      for (int i = 0; i < kKeys; ++i) place[i] = to[i] + column;
+      tile_scores(block + column, key, w, place);
     }
   }
 }
@@ -298,7 +301,7 @@ void grad_keys(const SelectedSubKeys<Real>& selected, const Real* query, int64_t
 
 }  // namespace
 
-const ProductKeyScoresKernel product_key_scores = {kPanel, kRows, pack_keys, scores, few_scores};
+const ProductKeyScoresKernel product_key_scores = {scores, few_scores};
 const ProductKeySearchKernel<float> product_key_search_float32 = {collect<float>, grad_query<float>, grad_keys<float>};
 const ProductKeySearchKernel<double> product_key_search_float64 = {collect<double>, grad_query<double>,
                                                                    grad_keys<double>};

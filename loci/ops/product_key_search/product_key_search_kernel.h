@@ -1,7 +1,7 @@
 // The sub-scores of the search and its gradients, on raw pointers.
 // Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, c columns of w.
 //
-// Estimate per token: sub-scores 2 H 2 n w flops at the speed of fused multiply-adds (kept in cache: 2 panels a load);
+// Estimate per token: sub-scores 2 H 2 n w flops at the speed of fused multiply-adds (24 of them for 11 loads);
 // gradients 2 H 2 m w flops each for the m <= K sub-keys that a half selected, from rows in the second-level cache.
 // Random scores of n = 512 with K = 32 select m = 12. A dense product in place of the m rows would win below n = 32 or
 // so, by less than what collecting the selection costs either way: gradients always go through the selected rows.
@@ -15,17 +15,15 @@ enum class QueryElement { float32, bfloat16 };
 
 // Sub-scores in float32. Every score is one chain over c in order, whatever the block it is computed in.
 struct ProductKeyScoresKernel {
-  int64_t panel;  // keys of a panel: n rounded up to it is the row length of the scores
-  int64_t rows;   // tokens computed together: their number is rounded up to it in `score` and `block`
-  // keys [n, w] -> packed [n / panel, w, panel], zeros behind the last key; panels begin .. end-1. row: w floats.
-  void (*pack_keys)(const void* keys, QueryElement element, int64_t n, int64_t w, int64_t begin, int64_t end,
-                    float* packed, float* row);
-  // query [tokens, w], `stride` elements between tokens -> score [tokens, n]. block: (rounded tokens + 2) w floats.
-  void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t tokens, const float* packed,
-                 int64_t n, int64_t w, float* score, float* block);
-  // The same from keys [n, w] as they are, for so few tokens that packing would not pay; score [n] of one token.
-  // Sums in lanes: bits differ from `scores`, and are those of one query and one key alone. row: 5 w floats. Estimate:
-  // 4 n w bytes of keys from the nearest cache that holds them; the 2 n w flops hide behind them.
+  static constexpr int64_t tokens = 48;  // of a block
+
+  // query [t, w] of up to 48 tokens, `stride` elements between them, keys [n, w] -> score [n, 48], a column a token;
+  // the vector with the last token is written whole. block: 52 w floats.
+  void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t t, const float* keys, int64_t n,
+                 int64_t w, float* score, float* block);
+  // The same for one token, score [n]. Sums in lanes: bits differ from `scores`, and are those of one query and one key
+  // alone. keys of the query's type; row: 5 w floats. Estimate: 4 n w bytes of keys from the nearest cache that holds
+  // them; the 2 n w flops hide behind them.
   void (*few_scores)(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
                      float* row);
 };

@@ -46,29 +46,31 @@ std::vector<int64_t> brute_force(const std::vector<float>& one, const std::vecto
   return order;
 }
 
-// Ties, sums that round to the same number, scores that rise, few that are larger by the least step, random ones.
+// A half's scores: ties, sums that round to the same number, scores that rise, few that are larger by the least step,
+// random ones.
+std::vector<float> scores_of_kind(int kind, bool first, int64_t n, std::mt19937_64& dice) {
+  std::normal_distribution<float> normal;
+  const auto least_steps = [](int64_t steps) { return std::bit_cast<float>(0x3f800000 + static_cast<uint32_t>(steps)); };
+  std::vector<float> half(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = normal(dice);
+    half[i] = kind == 0   ? std::round(value)
+              : kind == 1 ? (first ? std::round(value) * 0x1p24f : std::round(value * 4) * 0.25f)
+              : kind == 2 ? least_steps(i / 2)
+              : kind == 3 ? least_steps(i + 5 > n)
+                          : std::round(value * 0x1p20f) * 0x1p-20f;
+  }
+  return half;
+}
+
 TEST(ProductKeySearchKernel, SelectEqualsBruteForceAtEveryLevel) {
   std::mt19937_64 dice(0);
   const auto below = [&](int64_t bound) { return static_cast<int64_t>(dice() % bound); };
-  std::normal_distribution<float> normal;
   for (int trial = 0; trial < 1500; ++trial) {
     const int64_t most = trial % 7 == 0 ? 700 : 40;
-    std::vector<float> one(1 + below(most)), two(1 + below(most));
-    const int64_t n1 = static_cast<int64_t>(one.size()), n2 = static_cast<int64_t>(two.size());
-    const int kind = trial % 5;
-    const auto least_steps = [](size_t steps) {
-      return std::bit_cast<float>(0x3f800000 + static_cast<uint32_t>(steps));
-    };
-    for (std::vector<float>* half : {&one, &two}) {
-      for (size_t i = 0; i < half->size(); ++i) {
-        const float value = normal(dice);
-        (*half)[i] = kind == 0   ? std::round(value)
-                     : kind == 1 ? (half == &one ? std::round(value) * 0x1p24f : std::round(value * 4) * 0.25f)
-                     : kind == 2 ? least_steps(i / 2)
-                     : kind == 3 ? least_steps(i + 5 > half->size())
-                                 : std::round(value * 0x1p20f) * 0x1p-20f;
-      }
-    }
+    const int64_t n1 = 1 + below(most), n2 = 1 + below(most);
+    const std::vector<float> one = scores_of_kind(trial % 5, true, n1, dice),
+                             two = scores_of_kind(trial % 5, false, n2, dice);
     const int64_t A = below(2) ? n1 * n2 : 1 + below(n1 * n2);
     const int64_t K = 1 + below(std::min<int64_t>(A, trial % 11 == 5 ? 1024 : 70));
     const ProductKeySelectShape shape{n1, n2, K, A};
@@ -82,6 +84,48 @@ TEST(ProductKeySearchKernel, SelectEqualsBruteForceAtEveryLevel) {
       ::operator delete(scratch, std::align_val_t(64));
       ASSERT_EQ(index, expected) << level.name << " n1 " << n1 << " n2 " << n2 << " K " << K << " A " << A;
       for (int64_t r = 0; r < K; ++r) ASSERT_EQ(score[r], one[index[r] / n2] + two[index[r] % n2]);
+    }
+  }
+}
+
+// Each lane another kind of scores, so that some are found by networks and some, with ties, one by one.
+TEST(ProductKeySearchKernel, SelectLanesEqualsSelectAtEveryLevel) {
+  std::mt19937_64 dice(3);
+  const auto below = [&](int64_t bound) { return static_cast<int64_t>(dice() % bound); };
+  for (int trial = 0; trial < 600; ++trial) {
+    const int64_t n1 = 1 + below(trial % 7 == 0 ? 700 : 140), n2 = 1 + below(trial % 5 == 0 ? 300 : 140);
+    const int64_t A = below(5) != 0 ? n1 * n2 : 1 + below(n1 * n2);
+    const int64_t K = 1 + below(std::min<int64_t>(A, trial % 11 == 5 ? 100 : 32));
+    const ProductKeySelectShape shape{n1, n2, K, A};
+    const int64_t stride = 16 + below(3), kinds = 1 + below(9);
+    std::vector<float> one(n1 * stride), two(n2 * stride);
+    std::vector<std::vector<float>> rows1, rows2;
+    for (int64_t t = 0; t < 16; ++t) {
+      const int kind = static_cast<int>(4 + below(kinds));  // mostly random scores
+      rows1.push_back(scores_of_kind(kind % 5, true, n1, dice));
+      rows2.push_back(scores_of_kind(kind % 5, false, n2, dice));
+      if (kind == 10) rows1[t][below(n1)] = NAN;
+      if (kind == 11) rows2[t][below(n2)] = -INFINITY;
+      if (kind == 12) rows1[t][below(n1)] = INFINITY;
+      for (int64_t i = 0; i < n1; ++i) one[i * stride + t] = rows1[t][i];
+      for (int64_t i = 0; i < n2; ++i) two[i * stride + t] = rows2[t][i];
+    }
+    for (const Kernels& level : levels()) {
+      const int64_t lanes = level.select.lanes, tokens = 1 + below(lanes), out = K + below(3);
+      void* const scratch = ::operator new(level.select.scratch_bytes(shape), std::align_val_t(64));
+      std::vector<float> score((tokens - 1) * out + K), expected_score(K);
+      std::vector<int64_t> index((tokens - 1) * out + K), expected(K);
+      level.select.select_lanes(shape, one.data(), two.data(), stride, tokens, score.data(), index.data(), out, scratch);
+      for (int64_t t = 0; t < tokens; ++t) {
+        level.select.select_float32(shape, rows1[t].data(), rows2[t].data(), expected_score.data(), expected.data(),
+                                    scratch);
+        for (int64_t r = 0; r < K; ++r) {
+          ASSERT_EQ(index[t * out + r], expected[r]) << level.name << " n1 " << n1 << " n2 " << n2 << " K " << K << " A "
+                                                     << A << " token " << t << " rank " << r;
+          ASSERT_EQ(std::bit_cast<uint32_t>(score[t * out + r]), std::bit_cast<uint32_t>(expected_score[r]));
+        }
+      }
+      ::operator delete(scratch, std::align_val_t(64));
     }
   }
 }
@@ -103,28 +147,26 @@ TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
   std::mt19937_64 dice(1);
   for (const int64_t w : {1, 2, 7, 16, 33, 64, 100}) {
     for (const int64_t n : {1, 8, 15, 16, 17, 33, 65}) {
-      for (const int64_t T : {1, 4, 5, 6, 7, 13, 24}) {
+      for (const int64_t T : {1, 4, 5, 7, 13, 24, 25, 47, 48}) {
         const int64_t stride = 2 * w;
         const std::vector<float> query = whole((T - 1) * stride + w, dice), keys = whole(n * w, dice);
         const std::vector<uint16_t> low_query = bfloat16(query), low_keys = bfloat16(keys);
         for (const Kernels& level : levels()) {
           const ProductKeyScoresKernel& kernel = level.scores;
-          const int64_t row = (n + kernel.panel - 1) / kernel.panel * kernel.panel;
-          const int64_t rows = (T + kernel.rows - 1) / kernel.rows * kernel.rows;
+          constexpr int64_t columns = ProductKeyScoresKernel::tokens;
           for (const QueryElement element : {QueryElement::float32, QueryElement::bfloat16}) {
             const bool low = element == QueryElement::bfloat16;
             const void* const q = low ? static_cast<const void*>(low_query.data()) : query.data();
             const void* const k = low ? static_cast<const void*>(low_keys.data()) : keys.data();
-            std::vector<float> packed(row * w), widened(w), score(rows * row), block((rows + 2) * w);
-            kernel.pack_keys(k, element, n, w, 0, row / kernel.panel, packed.data(), widened.data());
-            kernel.scores(q, element, stride, T, packed.data(), n, w, score.data(), block.data());
+            std::vector<float> score(n * columns), block((columns + 4) * w);
+            kernel.scores(q, element, stride, T, keys.data(), n, w, score.data(), block.data());
             std::vector<float> few(n), few_rows(5 * w);
             kernel.few_scores(q, k, element, n, w, few.data(), few_rows.data());
             for (int64_t t = 0; t < T; ++t) {
               for (int64_t i = 0; i < n; ++i) {
                 float expected = 0;
                 for (int64_t c = 0; c < w; ++c) expected += query[t * stride + c] * keys[i * w + c];
-                ASSERT_EQ(score[t * row + i], expected) << level.name;
+                ASSERT_EQ(score[i * columns + t], expected) << level.name;
                 if (t == 0) {
                   ASSERT_EQ(few[i], expected) << level.name;
                 }

@@ -1,5 +1,6 @@
 #include "loci/ops/product_key_select/product_key_select_kernel.h"
 
+#include "loci/ops/product_key_select/select_lanes_kernel.h"
 #include "loci/ops/product_key_select/short_lists_kernel.h"
 
 // Legend: n sub-keys of a half, K top_k, C candidates (pairs of ranks a, b with a * b <= K, and the partial row).
@@ -214,13 +215,59 @@ void select(const ProductKeySelectShape& shape, const Score* score1, const Score
   }
 }
 
-int64_t scratch_bytes(const ProductKeySelectShape& shape) {
+int64_t select_bytes(const ProductKeySelectShape& shape) {
   Scratch<double> scratch;  // the larger of the two
   return scratch.lay_out(0, shape);
 }
 
+constexpr int64_t kTurned = 4;  // tokens whose scores are copied together into rows of their own
+
+// Behind a search's own scratch: rows of scores, or what the networks take.
+int64_t scratch_bytes(const ProductKeySelectShape& shape) {
+  const int64_t rows = kTurned * (shape.n1 + shape.n2);
+  return select_bytes(shape) + most_of(rows, lanes_take(shape) ? lanes_room(shape) : 0) * int64_t{sizeof(float)};
+}
+
+// score[i * stride + t] of four tokens into rows of n.
+void turn(const float* score, int64_t stride, int64_t n, float* row) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t t = 0; t < kTurned; ++t) row[t * n + i] = score[i * stride + t];
+  }
+}
+
+void select_lanes(const ProductKeySelectShape& shape, const float* score1, const float* score2, int64_t stride,
+                  int64_t tokens, float* score, int64_t* index, int64_t out, void* memory) {
+  float* const room = reinterpret_cast<float*>(static_cast<char*>(memory) + select_bytes(shape));
+  uint64_t done = 0;
+  if (lanes_take(shape)) {
+    LaneEntry best[kMostInLane];
+    done = shape.top_k <= 8    ? search_lanes<8>(shape, score1, score2, stride, best, room)
+           : shape.top_k <= 16 ? search_lanes<16>(shape, score1, score2, stride, best, room)
+                               : search_lanes<32>(shape, score1, score2, stride, best, room);
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t r = 0; r < shape.top_k; ++r) {
+        score[t * out + r] = best[r].value[t];
+        index[t * out + r] = best[r].place[t];
+      }
+    }
+  }
+  float *const row1 = room, *const row2 = room + kTurned * shape.n1;
+  for (int64_t first = 0; first < tokens; first += kTurned) {
+    const uint64_t all = (uint64_t{1} << least_of(kTurned, tokens - first)) - 1;
+    if ((done >> first & all) == all) continue;
+    turn(score1 + first, stride, shape.n1, row1);
+    turn(score2 + first, stride, shape.n2, row2);
+    for (int64_t t = first; t < least_of(first + kTurned, tokens); ++t) {
+      if ((done >> t & 1) != 0) continue;
+      select<float>(shape, row1 + (t - first) * shape.n1, row2 + (t - first) * shape.n2, score + t * out,
+                    index + t * out, memory);
+    }
+  }
+}
+
 }  // namespace
 
-const ProductKeySelectKernel product_key_select_kernel = {scratch_bytes, select<float>, select<double>};
+const ProductKeySelectKernel product_key_select_kernel = {kLanes, scratch_bytes, select<float>, select<double>,
+                                                          select_lanes};
 
 }  // namespace loci::LOCI_LEVEL
