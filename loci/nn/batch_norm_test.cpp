@@ -105,6 +105,32 @@ TEST(BatchNorm, SameBitsForAnyThreadCount) {
   at::set_num_threads(before);
 }
 
+// As if x had been widened, and its gradient rounded to bfloat16.
+TEST(BatchNorm, Bfloat16InputGivesTheBitsOfTheWidenedOne) {
+  for (const auto& [tokens, features] : std::vector<std::pair<int64_t, int64_t>>{{2, 1}, {33, 70}, {1100, 130}}) {
+    for (const bool training : {true, false}) {
+      for (const bool gradient : {true, false}) {
+        const Case c = make_case(tokens, features, at::kFloat);
+        const Tensor direction = torch::randn({tokens, features});
+        const auto run = [&](bool wide) {
+          const Tensor x = c.x.to(at::kBFloat16).requires_grad_(gradient), gain = c.gain.clone().requires_grad_(gradient);
+          const Tensor mean = c.mean.clone(), variance = c.variance.clone();
+          const Tensor y =
+              batch_norm(wide ? x.to(at::kFloat) : x, gain, c.bias, mean, variance, training, /*momentum=*/0.3);
+          if (gradient) (y * direction).sum().backward();
+          return std::vector<Tensor>{y, x.grad(), gain.grad(), mean, variance};
+        };
+        const std::vector<Tensor> got = run(false), expected = run(true);
+        for (size_t i = 0; i < got.size(); ++i) {
+          if (!expected[i].defined()) continue;
+          EXPECT_EQ(got[i].scalar_type(), expected[i].scalar_type());
+          EXPECT_TRUE(torch::equal(got[i], expected[i])) << tokens << " x " << features << ": " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(BatchNorm, SecondDerivativeIsRefused) {
   const Case c = make_case(4, 2);
   const Tensor x = c.x.clone().requires_grad_();

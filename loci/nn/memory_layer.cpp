@@ -211,7 +211,9 @@ Tensor MemoryLayer::query(const Tensor& x) {
   }
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   const int64_t heads = options_.heads, half = half_width();
-  q = q.to(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).view({x.size(0), heads, 2, half});
+  const bool batch = options_.query_norm == QueryNorm::batch && q.scalar_type() == at::kBFloat16;  // takes it as it is
+  if (!batch && q.scalar_type() != at::kDouble) q = q.to(at::kFloat);
+  q = q.view({x.size(0), heads, 2, half});
   switch (options_.query_norm) {
     case QueryNorm::none:
       return q;

@@ -1,44 +1,48 @@
-// The loops of nn/batch_norm.h, on raw pointers. Features are independent and each is summed over the tokens in order,
-// in double: the same bits at every level and for any number of threads.
-// Legend: T tokens, C features. x, y, dy, dx [T, C]; mean, variance, scale [C] in double; gain, bias [C].
+// The loops of nn/batch_norm.h, on raw pointers. Each feature is summed over the tokens of a call in order, in double: the
+// same bits at every level.
+// Legend: T tokens, C features. x, y, dy, dx [T, C]; mean, scale [C] in double; gain, bias [C]. x and dx may be in
+// bfloat16 (as bits), where y and dy are float: then no copy of x in float is made, nor one of its gradient.
 //
-// Estimate: one pass over x for the statistics, one over x and y; the gradient two passes over x and dy, one over dx.
+// Estimate, at the speed of memory: the statistics read x, the normalisation reads it and writes y, the sums of the
+// gradient read x and dy, the gradient reads them again and writes dx.
 #pragma once
 
 #include <stdint.h>
 
 namespace loci {
 
-template <typename Real>
+template <typename Element, typename Real>
 struct BatchNormKernel {
-  static constexpr int64_t slice = 128;  // features of a call, at most
-
-  // mean and biased variance of the features first .. last-1.
-  void (*statistics)(const Real* x, int64_t tokens, int64_t features, int64_t first, int64_t last, double* mean,
-                     double* variance);
-  // y = (x - mean) * scale * gain + bias for `tokens` rows.
-  void (*normalise)(const Real* x, const double* mean, const double* scale, const Real* gain, const Real* bias,
+  // sum and square [C] of x - origin, which is a token's row.
+  void (*sums)(const Element* x, const Element* origin, int64_t tokens, int64_t features, double* sum, double* square);
+  // y = (x - mean) * scale * gain + bias.
+  void (*normalise)(const Element* x, const double* mean, const double* scale, const Real* gain, const Real* bias,
                     int64_t tokens, int64_t features, Real* y);
   // y = x * s + (bias - mean * s) with s = gain / sqrt(variance + epsilon), for statistics that are known. room: 2 C.
-  void (*apply)(const Real* x, const Real* mean, const Real* variance, const Real* gain, const Real* bias, Real epsilon,
-                int64_t tokens, int64_t features, Real* y, Real* room);
-  // dx = gain * scale * (dy - sum(dy) / T - xhat * sum(dy * xhat) / T) with xhat = (x - mean) * scale, for the features
-  // first .. last-1; dgain, dbias [C].
-  void (*gradient)(const Real* x, const Real* dy, const double* mean, const double* scale, const Real* gain,
-                   int64_t tokens, int64_t features, int64_t first, int64_t last, Real* dx, Real* dgain, Real* dbias);
+  void (*apply)(const Element* x, const Real* mean, const Real* variance, const Real* gain, const Real* bias,
+                Real epsilon, int64_t tokens, int64_t features, Real* y, Real* room);
+  // sum and product [C] of dy and dy * (x - mean).
+  void (*gradient_sums)(const Element* x, const Real* dy, const double* mean, int64_t tokens, int64_t features,
+                        double* sum, double* product);
+  // dx = factor * (dy - shift - x * slope), all three [C].
+  void (*gradient)(const Element* x, const Real* dy, const double* factor, const double* shift, const double* slope,
+                   int64_t tokens, int64_t features, Element* dx);
 };
 
 namespace base {
-extern const BatchNormKernel<float> batch_norm_float32;
-extern const BatchNormKernel<double> batch_norm_float64;
+extern const BatchNormKernel<float, float> batch_norm_float32;
+extern const BatchNormKernel<double, double> batch_norm_float64;
+extern const BatchNormKernel<uint16_t, float> batch_norm_bfloat16;
 }  // namespace base
 namespace avx2 {
-extern const BatchNormKernel<float> batch_norm_float32;
-extern const BatchNormKernel<double> batch_norm_float64;
+extern const BatchNormKernel<float, float> batch_norm_float32;
+extern const BatchNormKernel<double, double> batch_norm_float64;
+extern const BatchNormKernel<uint16_t, float> batch_norm_bfloat16;
 }  // namespace avx2
 namespace avx512 {
-extern const BatchNormKernel<float> batch_norm_float32;
-extern const BatchNormKernel<double> batch_norm_float64;
+extern const BatchNormKernel<float, float> batch_norm_float32;
+extern const BatchNormKernel<double, double> batch_norm_float64;
+extern const BatchNormKernel<uint16_t, float> batch_norm_bfloat16;
 }  // namespace avx512
 
 }  // namespace loci
