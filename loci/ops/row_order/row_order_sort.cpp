@@ -9,6 +9,7 @@ namespace loci {
 namespace {
 
 constexpr int64_t kCountedRows = 1 << 16;
+constexpr int kBinBits = 8, kBins = kCountedRows >> kBinBits;  // neighbouring rows that stay together
 constexpr int kDigitBits = 11;  // of one pass: its counters stay in the first-level cache
 
 // Position and row of a reference in one word, or in two where they do not fit.
@@ -60,6 +61,7 @@ class Sorter {
   SortedReferences<Real> sort() {
     SortedReferences<Real> out;
     std::vector<int64_t> kept(parts_ + 1, 0);
+    bins_.assign(parts_ * kBins, 0);
     out.bad = check(kept);
     if (out.bad >= 0) return out;
     for (int64_t part = 0; part < parts_; ++part) kept[part + 1] += kept[part];
@@ -97,17 +99,20 @@ class Sorter {
     }
   }
 
-  // Counts what each part keeps; the least position of a bad reference, or -1.
+  // Counts what each part keeps, over all and by bins; the least position of a bad reference, or -1.
   int64_t check(std::vector<int64_t>& kept) {
     std::vector<int64_t> largest(parts_, 0), bad(parts_, -1);
     run_(parts_, [&](int64_t part) {
       int64_t count = 0, most = 0, wrong = -1;
+      int64_t bins[kBins] = {};
       each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t source) {
         if ((list.row[p] < 0 || source < 0 || source >= sources_) && wrong < 0) wrong = position;
         const bool keep = list.coefficient[p] != 0;
         count += keep;
         most = std::max(most, keep ? list.row[p] : 0);
+        bins[static_cast<uint64_t>(list.row[p]) >> kBinBits & (kBins - 1)] += keep;
       });
+      std::copy_n(bins, kBins, bins_.data() + part * kBins);
       kept[part + 1] = count;
       largest[part] = most;
       bad[part] = wrong;
@@ -126,58 +131,80 @@ class Sorter {
     out.begin[out.rows] = out.size;
   }
 
-  void sort_by_counting(SortedReferences<Real>& out) const {
-    const int64_t range = largest_row_ + 1;
-    auto place = std::make_unique_for_overwrite<int32_t[]>(parts_ * range);  // counts, then where the next one goes
-    run_(parts_, [&](int64_t part) {
-      int32_t* count = place.get() + part * range;
-      std::fill(count, count + range, 0);
-      each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t) {
-        count[list.row[p]] += list.coefficient[p] != 0;
-      });
-    });
-    // Here a part is a range of rows.
-    const auto row_at = [&](int64_t part) { return range * part / parts_; };
-    std::vector<int64_t> before(parts_ + 1, 0), rows(parts_ + 1, 0);
-    const auto total_of = [&](int64_t row) {
-      int64_t total = 0;
-      for (int64_t part = 0; part < parts_; ++part) total += place[part * range + row];
-      return total;
-    };
-    run_(parts_, [&](int64_t part) {
-      for (int64_t row = row_at(part); row < row_at(part + 1); ++row) {
-        const int64_t total = total_of(row);
-        before[part + 1] += total;
-        rows[part + 1] += total > 0;
+  struct Reference {
+    int32_t row, source;
+    Real coefficient;
+  };
+
+  // Ranges of rows, as many as parts and of about as many references each, so that from here on no two threads write
+  // into one cache line: range r has the bins bin[r] .. bin[r + 1] - 1, and part p's references of it go to place[p][r].
+  struct Ranges {
+    std::vector<int32_t> of_bin;
+    std::vector<int64_t> bin, begin;
+    std::vector<std::vector<int64_t>> place;
+  };
+
+  Ranges ranges_of(int64_t size) const {
+    Ranges ranges{std::vector<int32_t>(kBins), std::vector<int64_t>(parts_ + 1, kBins),
+                  std::vector<int64_t>(parts_ + 1, size), {}};
+    int64_t before = 0, last = -1;
+    for (int64_t bin = 0; bin < kBins; ++bin) {
+      const int64_t range = std::min(parts_ - 1, before * parts_ / std::max<int64_t>(1, size));
+      for (; last < range; ++last) {
+        ranges.bin[last + 1] = bin;
+        ranges.begin[last + 1] = before;
       }
-    });
-    for (int64_t part = 0; part < parts_; ++part) {
-      before[part + 1] += before[part];
-      rows[part + 1] += rows[part];
+      ranges.of_bin[bin] = static_cast<int32_t>(range);
+      for (int64_t part = 0; part < parts_; ++part) before += bins_[part * kBins + bin];
     }
-    start_rows(rows, out);
+    std::vector<int64_t> next(ranges.begin.begin(), ranges.begin.end() - 1);
+    for (int64_t part = 0; part < parts_; ++part) {
+      ranges.place.push_back(next);
+      for (int64_t bin = 0; bin < kBins; ++bin) next[ranges.of_bin[bin]] += bins_[part * kBins + bin];
+    }
+    return ranges;
+  }
+
+  void sort_by_counting(SortedReferences<Real>& out) const {
+    Ranges ranges = ranges_of(out.size);
+    const auto references = std::make_unique_for_overwrite<Reference[]>(out.size);
     run_(parts_, [&](int64_t part) {
-      int64_t next = before[part], u = rows[part];
-      for (int64_t row = row_at(part); row < row_at(part + 1); ++row) {
-        if (u < rows[part + 1]) {  // stays until the row has a reference: no branch on that
-          out.row[u] = row;
-          out.begin[u] = next;
-        }
-        const int64_t begin = next;
-        for (int64_t p = 0; p < parts_; ++p) {
-          next += std::exchange(place[p * range + row], static_cast<int32_t>(next));
-        }
-        u += next > begin;
-      }
-    });
-    run_(parts_, [&](int64_t part) {
-      int32_t* next = place.get() + part * range;
+      int64_t* const next = ranges.place[part].data();
       each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t source) {
         if (list.coefficient[p] == 0) return;
-        const int32_t m = next[list.row[p]]++;
-        out.source[m] = static_cast<int32_t>(source);
-        out.coefficient[m] = list.coefficient[p];
+        const auto row = static_cast<int32_t>(list.row[p]);
+        references[next[ranges.of_bin[row >> kBinBits]]++] = {row, static_cast<int32_t>(source), list.coefficient[p]};
       });
+    });
+    const auto place = std::make_unique_for_overwrite<int32_t[]>(kCountedRows);  // counts, then where the next one goes
+    const auto rows_of = [&](int64_t range) {
+      return std::pair(ranges.bin[range] << kBinBits, ranges.bin[range + 1] << kBinBits);
+    };
+    std::vector<int64_t> rows(parts_ + 1, 0);
+    run_(parts_, [&](int64_t range) {
+      const auto [first, last] = rows_of(range);
+      std::fill(place.get() + first, place.get() + last, 0);
+      for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) ++place[references[m].row];
+      rows[range + 1] = std::count_if(place.get() + first, place.get() + last, [](int32_t count) { return count > 0; });
+    });
+    for (int64_t range = 0; range < parts_; ++range) rows[range + 1] += rows[range];
+    start_rows(rows, out);
+    run_(parts_, [&](int64_t range) {
+      const auto [first, last] = rows_of(range);
+      int64_t next = ranges.begin[range], u = rows[range];
+      for (int64_t row = first; row < last && u < rows[range + 1]; ++row) {
+        out.row[u] = row;  // stays if the row has a reference: no branch on that
+        out.begin[u] = next;
+        const int32_t count = std::exchange(place[row], static_cast<int32_t>(next));
+        next += count;
+        u += count > 0;
+      }
+      for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) {
+        const Reference& reference = references[m];
+        const int32_t to = place[reference.row]++;
+        out.source[to] = reference.source;
+        out.coefficient[to] = reference.coefficient;
+      }
     });
   }
 
@@ -256,6 +283,7 @@ class Sorter {
 
   std::span<const ReferenceList<Real>> lists_;
   std::vector<int64_t> start_;  // of each list, over all references
+  std::vector<int64_t> bins_;   // [parts, kBins] references of each part; rows from kCountedRows on are in some bin
   std::vector<Quotient> quotient_;
   int64_t sources_, parts_, size_ = 0, largest_row_ = 0;
   const RunParts& run_;

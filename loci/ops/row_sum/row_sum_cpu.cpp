@@ -1,8 +1,10 @@
 // Legend: M references, S sources, D width, U distinct rows.
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <vector>
@@ -18,6 +20,7 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kRowCost = 1;  // references that take as long as writing a sum
+constexpr int64_t kCheckGrain = int64_t{1} << 14;
 
 template <class Real>
 void sum_row_at(CpuLevel level, const RowSumArguments<Real>& a, int64_t u, const Real* block_sums, Real* sum,
@@ -80,12 +83,23 @@ void check_references_cpu(const char* who, const RowOrder& order, const Tensor& 
   const Tensor begins = order.begin.contiguous(), sources = order.source.contiguous();
   const int64_t* begin = begins.const_data_ptr<int64_t>();
   const int64_t rows = order.row.size(0), size = sources.size(0);
-  bool ascending = begin[0] == 0 && begin[rows] == size;
-  for (int64_t u = 0; u < rows; ++u) ascending &= begin[u] < begin[u + 1];
-  TORCH_CHECK_INDEX(ascending, who, ": begin must ascend from 0 to ", size, ", got another order");
+  const int64_t falls = at::parallel_reduce(
+      0, rows, kCheckGrain, int64_t{0},
+      [&](int64_t first, int64_t last, int64_t count) {
+        for (int64_t u = first; u < last; ++u) count += begin[u] >= begin[u + 1];
+        return count;
+      },
+      std::plus<>());
+  TORCH_CHECK_INDEX(begin[0] == 0 && begin[rows] == size && falls == 0, who, ": begin must ascend from 0 to ", size, ", got another order");
   const int32_t* index = sources.const_data_ptr<int32_t>();
-  uint32_t largest = 0;  // a negative one is a huge one
-  for (int64_t m = 0; m < size; ++m) largest = std::max(largest, static_cast<uint32_t>(index[m]));
+  const auto larger = [](uint32_t a, uint32_t b) { return std::max(a, b); };  // a negative one is a huge one
+  const uint32_t largest = at::parallel_reduce(
+      0, size, kCheckGrain, uint32_t{0},
+      [&](int64_t first, int64_t last, uint32_t most) {
+        for (int64_t m = first; m < last; ++m) most = larger(most, static_cast<uint32_t>(index[m]));
+        return most;
+      },
+      larger);
   TORCH_CHECK_INDEX(size == 0 || int64_t{largest} < source.size(0), who, ": source of references must be within 0 .. ",
                     source.size(0) - 1, ", got ", static_cast<int32_t>(largest));
 }
