@@ -27,6 +27,8 @@ namespace {
 
 // Tokens whose sub-scores are made, and searched while the cache still holds them.
 constexpr int64_t kBlock = ProductKeyScoresKernel::tokens;
+// Bytes of all keys that the second-level cache holds beside a block's queries and scores.
+constexpr int64_t kKeyBytes = int64_t{1} << 19;
 // Up to so many tokens are searched one by one.
 constexpr int64_t kFewTokens = 4;
 // Multiply-adds worth a second thread.
@@ -34,6 +36,8 @@ constexpr int64_t kGrain = int64_t{1} << 17;
 // Tokens whose key gradients are summed on their own, so that heads alone need not feed all threads; eight sums at
 // most.
 constexpr int64_t kChunk = 1024, kMostChunks = 8;
+// Tokens of a chunk whose selected sub-keys are collected together, and used while the cache still holds them.
+constexpr int64_t kCollected = 64;
 
 const ProductKeyScoresKernel& scores_kernel_of(CpuLevel level) {
   return at_level(level, base::product_key_scores, avx2::product_key_scores, avx512::product_key_scores);
@@ -119,22 +123,37 @@ struct Search {
     });
   }
 
-  // Heads first, so that a thread's keys stay in its cache.
+  struct Block {
+    int64_t h, t, tokens;
+  };
+
+  // Blocks of tokens one after another, all heads of each, so that queries are read as they lie; heads first where not
+  // all heads' keys stay in the second-level cache.
+  Block block(int64_t task) const {
+    const int64_t blocks = (T + kBlock - 1) / kBlock;
+    const bool heads_first = H * (n[0] + n[1]) * w * int64_t{sizeof(float)} > kKeyBytes;
+    const int64_t h = heads_first ? task / blocks : task % H, t = (heads_first ? task % blocks : task / H) * kBlock;
+    return {h, t, std::min(kBlock, T - t)};
+  }
+
   void run_blocks() {
     const Tensor wide[2] = {keys[0].to(at::kFloat), keys[1].to(at::kFloat)};
-    const int64_t blocks = (T + kBlock - 1) / kBlock;
-    at::parallel_for(0, H * blocks, grain(kBlock), [&](int64_t first, int64_t last) {
+    const int64_t tasks = H * ((T + kBlock - 1) / kBlock);
+    at::parallel_for(0, tasks, grain(kBlock), [&](int64_t first, int64_t last) {
       const Room room(*this, kBlock);
       for (int64_t task = first; task < last; ++task) {
-        const int64_t h = task / blocks, t = task % blocks * kBlock, tokens = std::min(kBlock, T - t);
+        const auto [h, t, tokens] = block(task);
         for (int half : {0, 1}) {
           scores.scores(query_of(t, h, half), element, query.stride(0), tokens,
                         wide[half].const_data_ptr<float>() + h * n[half] * w, n[half], w, room.score[half].get(),
                         room.block.get());
         }
+        const Block next = block(std::min(task + 1, tasks - 1));
         for (int64_t i = 0; i < tokens; i += selection.lanes) {
           const int64_t count = std::min(selection.lanes, tokens - i), at = ((t + i) * H + h) * shape.top_k;
-          for (int64_t next = i; next < i + count; ++next) prefetch_query(t + kBlock + next, h);
+          for (int64_t token = i; token < std::min(i + count, next.tokens); ++token) {
+            prefetch_query(next.t + token, next.h);
+          }
           selection.select_lanes(shape, room.score[0].get() + i, room.score[1].get() + i, kBlock, count,
                                  score.data_ptr<float>() + at, index.data_ptr<int64_t>() + at, H * shape.top_k,
                                  room.aligned);
@@ -145,7 +164,6 @@ struct Search {
 
   // The next block's queries lie rows apart, where the CPU does not see them coming.
   void prefetch_query(int64_t t, int64_t h) const {
-    if (t >= T) return;
     for (int64_t half : {0, 1}) {
       const auto* const from = static_cast<const char*>(query_of(t, h, half));
       for (int64_t byte = 0; byte < w * query.element_size(); byte += 64) __builtin_prefetch(from + byte);
@@ -153,7 +171,7 @@ struct Search {
   }
 };
 
-// What the tokens of a chunk selected, both halves of one head.
+// What a few tokens selected, both halves of one head.
 template <typename Real>
 struct Selected {
   std::vector<int32_t> start[2], sub_key[2];
@@ -189,23 +207,26 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
 
   // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
   at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
-    Selected<Real> selected(std::min(chunk, T), K, n[0], n[1]);
+    Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
     for (int64_t task = first; task < last; ++task) {
-      const int64_t c = task / H, h = task % H, t = c * chunk, tokens = std::min(chunk, T - t);
-      const int64_t at = t * H + h;
-      const int64_t wrong = kernel.collect(
-          dense_index.const_data_ptr<int64_t>() + at * K, dense_grad.const_data_ptr<Real>() + at * K, H * K, tokens, K,
-          n[0], n[1], selected.half[0], selected.half[1], selected.sums.data(), selected.seen.data());
-      if (wrong >= 0) {
-        bad = at * K + wrong;
-        return;
-      }
-      for (int which : {0, 1}) {
-        const int64_t place = at * 2 * w + which * w;
-        kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
-                          of_query.data_ptr<Real>() + place, H * 2 * w);
-        kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
-                         parts[which].data_ptr<Real>() + task * n[which] * w);
+      const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
+      for (int64_t t = begin; t < end; t += kCollected) {
+        const int64_t tokens = std::min(kCollected, end - t), at = t * H + h;
+        const int64_t wrong = kernel.collect(dense_index.const_data_ptr<int64_t>() + at * K,
+                                             dense_grad.const_data_ptr<Real>() + at * K, H * K, tokens, K, n[0], n[1],
+                                             selected.half[0], selected.half[1], selected.sums.data(),
+                                             selected.seen.data());
+        if (wrong >= 0) {
+          bad = at * K + wrong;
+          return;
+        }
+        for (int which : {0, 1}) {
+          const int64_t place = at * 2 * w + which * w;
+          kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
+                            of_query.data_ptr<Real>() + place, H * 2 * w);
+          kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
+                           parts[which].data_ptr<Real>() + task * n[which] * w);
+        }
       }
     }
   });
