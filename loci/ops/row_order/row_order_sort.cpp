@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kCountedRows = 1 << 16;
 constexpr int kBinBits = 8, kBins = kCountedRows >> kBinBits;  // neighbouring rows that stay together
+constexpr int64_t kRangeReferences = 4096;
 constexpr int kDigitBits = 11;  // of one pass: its counters stay in the first-level cache
 
 // Position and row of a reference in one word, or in two where they do not fit.
@@ -125,7 +126,7 @@ class Sorter {
   }
 
   void start_rows(const std::vector<int64_t>& rows, SortedReferences<Real>& out) const {
-    out.rows = rows[parts_];
+    out.rows = rows.back();
     out.row = std::make_unique_for_overwrite<int64_t[]>(out.rows);
     out.begin = std::make_unique_for_overwrite<int64_t[]>(out.rows + 1);
     out.begin[out.rows] = out.size;
@@ -136,20 +137,23 @@ class Sorter {
     Real coefficient;
   };
 
-  // Ranges of rows, as many as parts and of about as many references each, so that from here on no two threads write
-  // into one cache line: range r has the bins bin[r] .. bin[r + 1] - 1, and part p's references of it go to place[p][r].
+  // Ranges of rows of about as many references each: few enough that sorting one stays in the first-level cache, and no
+  // two threads write into one line. Range r has the bins bin[r] .. bin[r + 1] - 1 and the references begin[r] ..;
+  // part p's of it go to place[p][r].
   struct Ranges {
+    int64_t count;
     std::vector<int32_t> of_bin;
     std::vector<int64_t> bin, begin;
     std::vector<std::vector<int64_t>> place;
   };
 
   Ranges ranges_of(int64_t size) const {
-    Ranges ranges{std::vector<int32_t>(kBins), std::vector<int64_t>(parts_ + 1, kBins),
-                  std::vector<int64_t>(parts_ + 1, size), {}};
+    const int64_t count = std::clamp<int64_t>(size / kRangeReferences, parts_, kBins);
+    Ranges ranges{count, std::vector<int32_t>(kBins), std::vector<int64_t>(count + 1, kBins),
+                  std::vector<int64_t>(count + 1, size), {}};
     int64_t before = 0, last = -1;
     for (int64_t bin = 0; bin < kBins; ++bin) {
-      const int64_t range = std::min(parts_ - 1, before * parts_ / std::max<int64_t>(1, size));
+      const int64_t range = std::min(count - 1, before * count / std::max<int64_t>(1, size));
       for (; last < range; ++last) {
         ranges.bin[last + 1] = bin;
         ranges.begin[last + 1] = before;
@@ -180,16 +184,16 @@ class Sorter {
     const auto rows_of = [&](int64_t range) {
       return std::pair(ranges.bin[range] << kBinBits, ranges.bin[range + 1] << kBinBits);
     };
-    std::vector<int64_t> rows(parts_ + 1, 0);
-    run_(parts_, [&](int64_t range) {
+    std::vector<int64_t> rows(ranges.count + 1, 0);
+    run_(ranges.count, [&](int64_t range) {
       const auto [first, last] = rows_of(range);
       std::fill(place.get() + first, place.get() + last, 0);
       for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) ++place[references[m].row];
       rows[range + 1] = std::count_if(place.get() + first, place.get() + last, [](int32_t count) { return count > 0; });
     });
-    for (int64_t range = 0; range < parts_; ++range) rows[range + 1] += rows[range];
+    for (int64_t range = 0; range < ranges.count; ++range) rows[range + 1] += rows[range];
     start_rows(rows, out);
-    run_(parts_, [&](int64_t range) {
+    run_(ranges.count, [&](int64_t range) {
       const auto [first, last] = rows_of(range);
       int64_t next = ranges.begin[range], u = rows[range];
       for (int64_t row = first; row < last && u < rows[range + 1]; ++row) {
