@@ -94,7 +94,7 @@ TEST(ProductKeySearchKernel, SelectLanesEqualsSelectAtEveryLevel) {
   const auto below = [&](int64_t bound) { return static_cast<int64_t>(dice() % bound); };
   for (int trial = 0; trial < 600; ++trial) {
     const int64_t n1 = 1 + below(trial % 7 == 0 ? 700 : 140), n2 = 1 + below(trial % 5 == 0 ? 300 : 140);
-    const int64_t A = below(5) != 0 ? n1 * n2 : 1 + below(n1 * n2);
+    const int64_t A = below(3) != 0 ? n1 * n2 : 1 + below(n1 * n2);
     const int64_t K = 1 + below(std::min<int64_t>(A, trial % 11 == 5 ? 100 : 32));
     const ProductKeySelectShape shape{n1, n2, K, A};
     const int64_t stride = 16 + below(3), kinds = 1 + below(9);

@@ -21,7 +21,7 @@ constexpr int64_t kMostHalfInLane = 4096;
 
 bool lanes_take(const ProductKeySelectShape& shape) {
   return shape.top_k <= kMostInLane && shape.n1 <= kMostHalfInLane && shape.n2 <= kMostHalfInLane &&
-         shape.addresses == shape.n1 * shape.n2;
+         shape.addresses >= shape.n2;
 }
 
 // Floats that best_of takes: halves of halves, each rounded up.
@@ -89,13 +89,23 @@ template <int P>
 uint64_t search_lanes(const ProductKeySelectShape& shape, const float* score1, const float* score2, int64_t stride,
                       LaneEntry* best, float* room) {
   LaneEntry first[P], second[P];
-  const int64_t K = shape.top_k, keep1 = least_of(K, shape.n1), keep2 = least_of(K, shape.n2);
-  best_of<P>(score1, stride, shape.n1, first, room);
-  LaneKeys good = certain(first, keep1, score1, stride, shape.n1);
-  best_of<P>(score2, stride, shape.n2, second, room);
-  good &= certain(second, keep2, score2, stride, shape.n2);
+  const int64_t K = shape.top_k, full = shape.addresses / shape.n2, rest = shape.addresses - full * shape.n2;
+  LaneKeys good = splat(int64_t{-1});
+  const auto find = [&](LaneEntry* list, const float* score, int64_t n) {
+    best_of<P>(score, stride, n, list, room);
+    good &= certain(list, least_of(K, n), score, stride, n);
+  };
+  find(first, score1, full);
+  find(second, score2, shape.n2);
   for (int a = 0; a < P; ++a) first[a].place *= static_cast<int32_t>(shape.n2);
-  const LaneScores lost = best_sums<P>(first, second, best);
+  LaneScores lost = best_sums<P>(first, second, best);
+  if (rest > 0) {  // the row of addresses that is not complete
+    const LaneScores row = load<LaneScores>(score1 + full * stride);
+    find(second, score2, rest);
+    for (int b = 0; b < P; ++b) second[b] = {second[b].value + row, second[b].place + splat(full * shape.n2)};
+    good &= (row < -kLowest) & (row > kLowest);
+    lost = absorb<P>(best, second, lost);
+  }
   good &= falling(best, K) & (best[K - 1].value > (K < P ? best[K < P ? K : 0].value : lost));
   return lane_bits(good);
 }
