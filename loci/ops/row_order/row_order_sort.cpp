@@ -8,8 +8,8 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kCountedRows = 1 << 16;
-constexpr int kBinBits = 8, kBins = kCountedRows >> kBinBits;  // neighbouring rows that stay together
+constexpr int64_t kCountedRows = 1 << 16, kCountedShare = 4;
+constexpr int kLeastBinBits = 8, kMostBinsBits = 10;  // rows of a bin, which stay together; bins
 constexpr int64_t kRangeReferences = 4096;
 constexpr int kDigitBits = 11;  // of one pass: its counters stay in the first-level cache
 
@@ -62,14 +62,13 @@ class Sorter {
   SortedReferences<Real> sort() {
     SortedReferences<Real> out;
     std::vector<int64_t> kept(parts_ + 1, 0);
-    bins_.assign(parts_ * kBins, 0);
     out.bad = check(kept);
     if (out.bad >= 0) return out;
     for (int64_t part = 0; part < parts_; ++part) kept[part + 1] += kept[part];
     out.size = kept[parts_];
     out.source = std::make_unique_for_overwrite<int32_t[]>(out.size);
     out.coefficient = std::make_unique_for_overwrite<Real[]>(out.size);
-    if (largest_row_ < kCountedRows && size_ >> 31 == 0) {
+    if (largest_row_ < std::max(kCountedRows, kCountedShare * out.size) && (largest_row_ | size_) >> 31 == 0) {
       sort_by_counting(out);
     } else if (largest_row_ >> 32 == 0 && size_ >> 32 == 0) {
       sort_as<Packed>(kept, out);
@@ -100,20 +99,17 @@ class Sorter {
     }
   }
 
-  // Counts what each part keeps, over all and by bins; the least position of a bad reference, or -1.
+  // Counts what each part keeps; the least position of a bad reference, or -1.
   int64_t check(std::vector<int64_t>& kept) {
     std::vector<int64_t> largest(parts_, 0), bad(parts_, -1);
     run_(parts_, [&](int64_t part) {
       int64_t count = 0, most = 0, wrong = -1;
-      int64_t bins[kBins] = {};
       each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t source) {
         if ((list.row[p] < 0 || source < 0 || source >= sources_) && wrong < 0) wrong = position;
         const bool keep = list.coefficient[p] != 0;
         count += keep;
         most = std::max(most, keep ? list.row[p] : 0);
-        bins[static_cast<uint64_t>(list.row[p]) >> kBinBits & (kBins - 1)] += keep;
       });
-      std::copy_n(bins, kBins, bins_.data() + part * kBins);
       kept[part + 1] = count;
       largest[part] = most;
       bad[part] = wrong;
@@ -141,30 +137,46 @@ class Sorter {
   // two threads write into one line. Range r has the bins bin[r] .. bin[r + 1] - 1 and the references begin[r] ..;
   // part p's of it go to place[p][r].
   struct Ranges {
+    int bin_bits;
     int64_t count;
     std::vector<int32_t> of_bin;
     std::vector<int64_t> bin, begin;
     std::vector<std::vector<int64_t>> place;
+    int64_t first_row(int64_t range) const { return bin[range] << bin_bits; }
   };
 
   Ranges ranges_of(int64_t size) const {
-    const int64_t count = std::clamp<int64_t>(size / kRangeReferences, parts_, kBins);
-    Ranges ranges{count, std::vector<int32_t>(kBins), std::vector<int64_t>(count + 1, kBins),
-                  std::vector<int64_t>(count + 1, size), {}};
+    const int row_bits = std::bit_width(static_cast<uint64_t>(largest_row_));
+    const int bin_bits = std::max(kLeastBinBits, row_bits - kMostBinsBits);
+    const int64_t bins = (largest_row_ >> bin_bits) + 1;
+    std::vector<int64_t> in_bin(parts_ * bins, 0);
+    run_(parts_, [&](int64_t part) {
+      int64_t* const count_of = in_bin.data() + part * bins;
+      each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t) {
+        if (list.coefficient[p] != 0) ++count_of[list.row[p] >> bin_bits];
+      });
+    });
+    const int64_t count = std::min(bins, std::max(parts_, size / kRangeReferences));
+    Ranges ranges{bin_bits,
+                  count,
+                  std::vector<int32_t>(bins),
+                  std::vector<int64_t>(count + 1, bins),
+                  std::vector<int64_t>(count + 1, size),
+                  {}};
     int64_t before = 0, last = -1;
-    for (int64_t bin = 0; bin < kBins; ++bin) {
+    for (int64_t bin = 0; bin < bins; ++bin) {
       const int64_t range = std::min(count - 1, before * count / std::max<int64_t>(1, size));
       for (; last < range; ++last) {
         ranges.bin[last + 1] = bin;
         ranges.begin[last + 1] = before;
       }
       ranges.of_bin[bin] = static_cast<int32_t>(range);
-      for (int64_t part = 0; part < parts_; ++part) before += bins_[part * kBins + bin];
+      for (int64_t part = 0; part < parts_; ++part) before += in_bin[part * bins + bin];
     }
     std::vector<int64_t> next(ranges.begin.begin(), ranges.begin.end() - 1);
     for (int64_t part = 0; part < parts_; ++part) {
       ranges.place.push_back(next);
-      for (int64_t bin = 0; bin < kBins; ++bin) next[ranges.of_bin[bin]] += bins_[part * kBins + bin];
+      for (int64_t bin = 0; bin < bins; ++bin) next[ranges.of_bin[bin]] += in_bin[part * bins + bin];
     }
     return ranges;
   }
@@ -177,16 +189,14 @@ class Sorter {
       each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t source) {
         if (list.coefficient[p] == 0) return;
         const auto row = static_cast<int32_t>(list.row[p]);
-        references[next[ranges.of_bin[row >> kBinBits]]++] = {row, static_cast<int32_t>(source), list.coefficient[p]};
+        references[next[ranges.of_bin[row >> ranges.bin_bits]]++] = {row, static_cast<int32_t>(source), list.coefficient[p]};
       });
     });
-    const auto place = std::make_unique_for_overwrite<int32_t[]>(kCountedRows);  // counts, then where the next one goes
-    const auto rows_of = [&](int64_t range) {
-      return std::pair(ranges.bin[range] << kBinBits, ranges.bin[range + 1] << kBinBits);
-    };
+    // Counts, then where the next one goes.
+    const auto place = std::make_unique_for_overwrite<int32_t[]>(ranges.first_row(ranges.count));
     std::vector<int64_t> rows(ranges.count + 1, 0);
     run_(ranges.count, [&](int64_t range) {
-      const auto [first, last] = rows_of(range);
+      const int64_t first = ranges.first_row(range), last = ranges.first_row(range + 1);
       std::fill(place.get() + first, place.get() + last, 0);
       for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) ++place[references[m].row];
       rows[range + 1] = std::count_if(place.get() + first, place.get() + last, [](int32_t count) { return count > 0; });
@@ -194,7 +204,7 @@ class Sorter {
     for (int64_t range = 0; range < ranges.count; ++range) rows[range + 1] += rows[range];
     start_rows(rows, out);
     run_(ranges.count, [&](int64_t range) {
-      const auto [first, last] = rows_of(range);
+      const int64_t first = ranges.first_row(range), last = ranges.first_row(range + 1);
       int64_t next = ranges.begin[range], u = rows[range];
       for (int64_t row = first; row < last && u < rows[range + 1]; ++row) {
         out.row[u] = row;  // stays if the row has a reference: no branch on that
@@ -287,7 +297,6 @@ class Sorter {
 
   std::span<const ReferenceList<Real>> lists_;
   std::vector<int64_t> start_;  // of each list, over all references
-  std::vector<int64_t> bins_;   // [parts, kBins] references of each part; rows from kCountedRows on are in some bin
   std::vector<Quotient> quotient_;
   int64_t sources_, parts_, size_ = 0, largest_row_ = 0;
   const RunParts& run_;
