@@ -113,7 +113,8 @@ TEST(BatchNorm, Bfloat16InputGivesTheBitsOfTheWidenedOne) {
         const Case c = make_case(tokens, features, at::kFloat);
         const Tensor direction = torch::randn({tokens, features});
         const auto run = [&](bool wide) {
-          const Tensor x = c.x.to(at::kBFloat16).requires_grad_(gradient), gain = c.gain.clone().requires_grad_(gradient);
+          const Tensor x = c.x.to(at::kBFloat16).requires_grad_(gradient);
+          const Tensor gain = c.gain.clone().requires_grad_(gradient);
           const Tensor mean = c.mean.clone(), variance = c.variance.clone();
           const Tensor y =
               batch_norm(wide ? x.to(at::kFloat) : x, gain, c.bias, mean, variance, training, /*momentum=*/0.3);

@@ -1,5 +1,5 @@
-// The loops of nn/batch_norm.h, on raw pointers. Each feature is summed over the tokens of a call in order, in double: the
-// same bits at every level.
+// The loops of nn/batch_norm.h, on raw pointers. Each feature is summed over the tokens of a call in order, in double:
+// the same bits at every level.
 // Legend: T tokens, C features. x, y, dy, dx [T, C]; mean, scale [C] in double; gain, bias [C]. x and dx may be in
 // bfloat16 (as bits), where y and dy are float: then no copy of x in float is made, nor one of its gradient.
 //

@@ -117,8 +117,9 @@ struct Search {
           scores.few_scores(query_of(t, h, half), keys_of(h, half), element, n[half], w, room.score[half].get(),
                             room.block.get());
         }
-        selection.select_float32(shape, room.score[0].get(), room.score[1].get(), score.data_ptr<float>() + p * shape.top_k,
-                                 index.data_ptr<int64_t>() + p * shape.top_k, room.aligned);
+        const int64_t at = p * shape.top_k;
+        selection.select_float32(shape, room.score[0].get(), room.score[1].get(), score.data_ptr<float>() + at,
+                                 index.data_ptr<int64_t>() + at, room.aligned);
       }
     });
   }

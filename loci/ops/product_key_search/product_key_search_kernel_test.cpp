@@ -50,7 +50,9 @@ std::vector<int64_t> brute_force(const std::vector<float>& one, const std::vecto
 // random ones.
 std::vector<float> scores_of_kind(int kind, bool first, int64_t n, std::mt19937_64& dice) {
   std::normal_distribution<float> normal;
-  const auto least_steps = [](int64_t steps) { return std::bit_cast<float>(0x3f800000 + static_cast<uint32_t>(steps)); };
+  const auto least_steps = [](int64_t steps) {
+    return std::bit_cast<float>(0x3f800000 + static_cast<uint32_t>(steps));
+  };
   std::vector<float> half(n);
   for (int64_t i = 0; i < n; ++i) {
     const float value = normal(dice);
@@ -115,13 +117,14 @@ TEST(ProductKeySearchKernel, SelectLanesEqualsSelectAtEveryLevel) {
       void* const scratch = ::operator new(level.select.scratch_bytes(shape), std::align_val_t(64));
       std::vector<float> score((tokens - 1) * out + K), expected_score(K);
       std::vector<int64_t> index((tokens - 1) * out + K), expected(K);
-      level.select.select_lanes(shape, one.data(), two.data(), stride, tokens, score.data(), index.data(), out, scratch);
+      level.select.select_lanes(shape, one.data(), two.data(), stride, tokens, score.data(), index.data(), out,
+                                scratch);
       for (int64_t t = 0; t < tokens; ++t) {
         level.select.select_float32(shape, rows1[t].data(), rows2[t].data(), expected_score.data(), expected.data(),
                                     scratch);
         for (int64_t r = 0; r < K; ++r) {
-          ASSERT_EQ(index[t * out + r], expected[r]) << level.name << " n1 " << n1 << " n2 " << n2 << " K " << K << " A "
-                                                     << A << " token " << t << " rank " << r;
+          ASSERT_EQ(index[t * out + r], expected[r])
+              << level.name << " n1 " << n1 << " n2 " << n2 << " K " << K << " A " << A << " token " << t << " " << r;
           ASSERT_EQ(std::bit_cast<uint32_t>(score[t * out + r]), std::bit_cast<uint32_t>(expected_score[r]));
         }
       }

@@ -6,7 +6,8 @@
 // Legend: n sub-keys of a half, K top_k, C candidates (pairs of ranks a, b with a * b <= K, and the partial row).
 //
 // Estimate per search, in vector instructions of L lanes, for halves of n and the m entries that reach:
-//   2 (3 n / L + m (6 + 2 m / L)) + c (6 + 2 c / L) with c of C; n = 512, K = 32, L = 8: m = 48, c = 59, about 4,000.
+//   2 (3 n / L + m (6 + 2 m / L)) + c (6 + 2 c / L) with c of C; n = 512, K = 32: m = 48, c = 59, about
+//   3,300 with L = 8 and 2,100 with 16. Where networks take the shape (select_lanes_kernel.h), it is for the rest.
 
 namespace loci::LOCI_LEVEL {
 namespace {

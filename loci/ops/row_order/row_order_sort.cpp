@@ -8,9 +8,10 @@
 namespace loci {
 namespace {
 
+// Rows that are counted: so many at least, or so many times the references.
 constexpr int64_t kCountedRows = 1 << 16, kCountedShare = 4;
 constexpr int kLeastBinBits = 8, kMostBinsBits = 10;  // rows of a bin, which stay together; bins
-constexpr int64_t kRangeReferences = 4096;
+constexpr int64_t kRangeReferences = 4096;  // on average
 constexpr int kDigitBits = 11;  // of one pass: its counters stay in the first-level cache
 
 // Position and row of a reference in one word, or in two where they do not fit.
@@ -189,7 +190,8 @@ class Sorter {
       each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t source) {
         if (list.coefficient[p] == 0) return;
         const auto row = static_cast<int32_t>(list.row[p]);
-        references[next[ranges.of_bin[row >> ranges.bin_bits]]++] = {row, static_cast<int32_t>(source), list.coefficient[p]};
+        const int64_t to = next[ranges.of_bin[row >> ranges.bin_bits]]++;
+        references[to] = {row, static_cast<int32_t>(source), list.coefficient[p]};
       });
     });
     // Counts, then where the next one goes.

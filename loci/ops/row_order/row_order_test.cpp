@@ -38,7 +38,7 @@ void expect_same(const RowOrder& got, const RowOrder& wanted) {
 TEST(RowOrder, EqualsItsDefinition) {
   torch::manual_seed(1);
   for (const auto dtype : {at::kFloat, at::kDouble}) {
-    for (const int64_t rows : {int64_t{1}, int64_t{50}, int64_t{70'000}, int64_t{1} << 40}) {
+    for (const int64_t rows : {int64_t{1}, int64_t{50}, int64_t{70'000}, int64_t{2'000'000}, int64_t{1} << 40}) {
       for (const auto& sizes : std::vector<std::vector<std::pair<int64_t, int64_t>>>{
                {{40, 8}}, {{0, 4}}, {{5, 0}}, {{1, 1}}, {{33, 7}, {0, 3}, {20, 1}, {9, 17}}, {{3000, 16}}}) {
         const Reads reads = make_reads(sizes, rows, dtype);
@@ -46,6 +46,9 @@ TEST(RowOrder, EqualsItsDefinition) {
       }
     }
   }
+  Reads skewed = make_reads({{3000, 16}}, 60'000, at::kFloat);
+  skewed.index[0].narrow(0, 100, 2500).remainder_(3);
+  expect_same(row_order(skewed.index, skewed.weight), row_order_definition(skewed.index, skewed.weight));
   const Reads reads = make_reads({{30, 6}}, 9, at::kFloat);
   expect_same(row_order({harness::strided(reads.index[0])}, {harness::strided(reads.weight[0])}),
               row_order_definition(reads.index, reads.weight));
@@ -53,7 +56,7 @@ TEST(RowOrder, EqualsItsDefinition) {
 
 TEST(RowOrder, HasTheSameBitsForAnyThreadCount) {
   torch::manual_seed(2);
-  for (const int64_t rows : {300, 200'000}) {
+  for (const int64_t rows : {300, 200'000, 3'000'000}) {
     const Reads reads = make_reads({{2000, 12}, {900, 30}}, rows, at::kFloat);
     harness::expect_same_bits_for_any_thread_count([&] { return parts(row_order(reads.index, reads.weight)); });
   }
