@@ -2,7 +2,7 @@
 """Plots of `loci bench memory --json` reports: cost against table size, tokens at once, and width.
 
   loci bench memory --rows 4096 16384 65536 262144 1048576 --tokens 4096 --no-bfloat16 --json > rows.json
-  bench/plot.py docs/performance rows.json tokens.json width.json      writes rows.svg, tokens.svg, width.svg
+  bench/plot.py docs/performance/avx2 rows.json tokens.json width.json      writes rows.svg, tokens.svg, width.svg
 
 Each report varies one of rows, tokens and width, and gives the plot its name. Reports that belong to one plot (a large
 table is a run of its own) are joined by commas: rows.json,larger.json.
