@@ -1,5 +1,7 @@
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 
+#include "loci/ops/four_by_four_kernel.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -72,24 +74,12 @@ const float* floats(const void* rows, QueryElement element, int64_t at, int64_t 
   return room;
 }
 
-typedef float Float4 __attribute__((vector_size(16)));
-
 // Four tokens' queries into their columns of a block [w, kTokens].
 void turn(const float* const (&query)[4], int64_t w, float* to) {
   int64_t c = 0;
   for (; c + 4 <= w; c += 4) {
-    Float4 row[4];
-#pragma GCC unroll 4
-    for (int t = 0; t < 4; ++t) __builtin_memcpy(&row[t], query[t] + c, sizeof row[t]);
-    const Float4 a = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
-    const Float4 b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
-    const Float4 d = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
-    const Float4 e = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-    const Float4 column[4] = {
-        __builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
-        __builtin_shufflevector(d, e, 0, 1, 4, 5), __builtin_shufflevector(d, e, 2, 3, 6, 7)};
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) __builtin_memcpy(to + (c + i) * kTokens, &column[i], sizeof column[i]);
+    const float* const from[4] = {query[0] + c, query[1] + c, query[2] + c, query[3] + c};
+    turn_four(from, to + c * kTokens, kTokens);
   }
   for (; c < w; ++c) {
     for (int t = 0; t < 4; ++t) to[c * kTokens + t] = query[t][c];

@@ -1,5 +1,6 @@
 #include "loci/ops/product_key_select/product_key_select_kernel.h"
 
+#include "loci/ops/four_by_four_kernel.h"
 #include "loci/ops/product_key_select/select_lanes_kernel.h"
 #include "loci/ops/product_key_select/short_lists_kernel.h"
 
@@ -231,7 +232,12 @@ int64_t scratch_bytes(const ProductKeySelectShape& shape) {
 
 // score[i * stride + t] of four tokens into rows of n.
 void turn(const float* score, int64_t stride, int64_t n, float* row) {
-  for (int64_t i = 0; i < n; ++i) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const float* const from = score + i * stride;
+    turn_four({from, from + stride, from + 2 * stride, from + 3 * stride}, row + i, n);
+  }
+  for (; i < n; ++i) {
     for (int64_t t = 0; t < kTurned; ++t) row[t * n + i] = score[i * stride + t];
   }
 }
