@@ -5,8 +5,12 @@
 
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
+#include "loci/ops/product_key_search/product_key_search_kernel.h"
 #include "loci/ops/product_key_select/product_key_select.h"
+#include "loci/ops/product_key_select/product_key_select_cpu.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
+#include "loci/ops/row_order/row_order.h"
+#include "loci/ops/row_order/row_order_definition.h"
 #include "loci/ops/row_sum/row_sum.h"
 #include "loci/ops/row_sum/row_sum_definition.h"
 #include "loci/ops/row_update/row_update.h"
@@ -51,6 +55,40 @@ Case select_case(const Size& s) {
           0,
           [=] { product_key_select(score1, score2, K, A); },
           [=] { product_key_select_definition(score1, score2, K, A); }};
+}
+
+// Blocks of scores as the search has them, a column a token: side by side, and one by one from rows. On one thread.
+Case select_lanes_case(const Size& s) {
+  constexpr int64_t kTokens = 960, kColumns = ProductKeyScoresKernel::tokens;
+  const Tensor score1 = torch::randn({kTokens / kColumns, s.n, kColumns}), score2 = torch::randn_like(score1);
+  const Tensor rows1 = score1.transpose(1, 2).contiguous(), rows2 = score2.transpose(1, 2).contiguous();
+  const Tensor score = torch::empty({kTokens, s.K}), index = torch::empty({kTokens, s.K}, torch::kLong);
+  const ProductKeySelectShape shape{s.n, s.n, s.K, s.n * s.n};
+  const ProductKeySelectKernel& kernel = product_key_select_kernel_of(cpu_level());
+  const Tensor memory = torch::empty({kernel.scratch_bytes(shape) / 64 + 2, 64}, torch::kByte);
+  const auto scratch = [memory] {
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data_ptr()) + 63) / 64 * 64);
+  };
+  return {"select_lanes",
+          fmt::format("T {} n {} K {}", kTokens, s.n, s.K),
+          Bound::stream,
+          count({kTokens, 2 * s.n * 4 + s.K * 12}),
+          0,
+          [=, &kernel] {
+            for (int64_t t = 0; t < kTokens; t += kernel.lanes) {
+              const int64_t at = t / kColumns * s.n * kColumns + t % kColumns;
+              kernel.select_lanes(shape, score1.const_data_ptr<float>() + at, score2.const_data_ptr<float>() + at,
+                                  kColumns, kernel.lanes, score.data_ptr<float>() + t * s.K,
+                                  index.data_ptr<int64_t>() + t * s.K, s.K, scratch());
+            }
+          },
+          [=, &kernel] {
+            for (int64_t t = 0; t < kTokens; ++t) {
+              kernel.select_float32(shape, rows1.const_data_ptr<float>() + t * s.n,
+                                    rows2.const_data_ptr<float>() + t * s.n, score.data_ptr<float>() + t * s.K,
+                                    index.data_ptr<int64_t>() + t * s.K, scratch());
+            }
+          }};
 }
 
 struct SearchInputs {
@@ -119,6 +157,17 @@ Case read_backward_case(const Size& s, torch::ScalarType type, const char* name)
           [=] { table_read_backward_weight_definition(in.grad, in.table, in.index); }};
 }
 
+Case row_order_case(const Size& s) {
+  const Tensor index = torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong), weight = torch::randn({s.T, s.H * s.K});
+  return {"row_order",
+          fmt::format("references {} N {}", s.T * s.H * s.K, s.N),
+          Bound::stream,
+          count({s.T, s.H * s.K, 68}),
+          0,
+          [=] { row_order({index}, {weight}); },
+          [=] { row_order_definition({index}, {weight}); }};
+}
+
 Case row_sum_case(const Size& s) {
   const int64_t M = s.T * s.H * s.K;
   const Tensor row = torch::randint(s.N, {M}, torch::kLong), coefficient = torch::randn({M});
@@ -156,6 +205,7 @@ std::vector<Case> cases_of(const std::string& name) {
   std::vector<Case> list;
   for (const Size& s : kSizes) {
     if (name == "select") list.push_back(select_case(s));
+    if (name == "select_lanes" && s.T > 1) list.push_back(select_lanes_case(s));
     if (name == "search") list.push_back(search_case(s));
     if (name == "search_backward" && s.T > 1) list.push_back(search_backward_case(s));
     if (name == "read") {
@@ -163,6 +213,7 @@ std::vector<Case> cases_of(const std::string& name) {
       list.push_back(read_case(s, torch::kBFloat16, "bfloat16"));
     }
     if (name == "read_backward" && s.T > 1) list.push_back(read_backward_case(s, torch::kFloat, "float32"));
+    if (name == "row_order" && s.T > 1) list.push_back(row_order_case(s));
     if (name == "row_sum" && s.T > 1) list.push_back(row_sum_case(s));
     if (name == "row_update" && s.T > 1) list.push_back(row_update_case(s));
   }

@@ -2,13 +2,21 @@
 #include "loci/nn/batch_norm.h"
 
 #include <ATen/Parallel.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <torch/torch.h>
+
+#include <bit>
+#include <limits>
+
+#include "loci/base/cpu_level.h"
+#include "loci/ops/batch_norm/batch_norm_kernel.h"
+#include "tests/op_harness.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
+using ::testing::HasSubstr;
 
 struct Case {
   Tensor x, gain, bias, mean, variance;
@@ -130,6 +138,43 @@ TEST(BatchNorm, Bfloat16InputGivesTheBitsOfTheWidenedOne) {
       }
     }
   }
+}
+
+// Half-way cases, infinities, NaN and numbers below the smallest normal one, as the framework rounds them.
+TEST(BatchNorm, Bfloat16GradientsAreRoundedAsTheFrameworkRounds) {
+  std::vector<float> dy;
+  for (const uint32_t high : {0x3f80U, 0x3f81U, 0xbf80U, 0xbf81U, 0x7f7fU, 0x0000U, 0x8001U, 0x7f80U, 0xff80U}) {
+    for (const uint32_t low : {0x0000U, 0x7fffU, 0x8000U, 0x8001U}) {
+      if ((high & 0x7f80U) != 0x7f80U || low == 0) dy.push_back(std::bit_cast<float>(high << 16 | low));
+    }
+  }
+  dy.push_back(std::numeric_limits<float>::quiet_NaN());
+  const auto size = static_cast<int64_t>(dy.size());
+  const std::vector<uint16_t> x(dy.size(), 0);
+  const std::vector<double> one(dy.size(), 1), zero(dy.size(), 0);
+  const Tensor expected = torch::tensor(dy).to(at::kBFloat16);
+  const auto gradient = [](CpuLevel level) {
+    return at_level(level, base::batch_norm_bfloat16, avx2::batch_norm_bfloat16, avx512::batch_norm_bfloat16).gradient;
+  };
+  for (const CpuLevel level : cpu_levels()) {
+    Tensor got = torch::empty({size}, at::kBFloat16);
+    gradient(level)(x.data(), dy.data(), one.data(), zero.data(), zero.data(), 1, size,
+                    static_cast<uint16_t*>(got.mutable_data_ptr()));
+    EXPECT_TRUE(torch::equal(got.isnan(), expected.isnan())) << name_of(level);
+    EXPECT_TRUE(torch::equal(got.nan_to_num(7), expected.nan_to_num(7))) << name_of(level);
+  }
+}
+
+TEST(BatchNorm, RefusesBadInputInThreeParts) {
+  const Case c = make_case(4, 3, at::kFloat);
+  const auto message = [&](const Tensor& x, const Tensor& gain) {
+    return harness::message_of([&] { batch_norm(x, gain, c.bias, c.mean, c.variance, true); });
+  };
+  EXPECT_THAT(message(c.x[0], c.gain), HasSubstr("batch_norm: x must be [T, C], got [3]"));
+  EXPECT_THAT(message(c.x.to(at::kHalf), c.gain), HasSubstr("x must be float32, float64 or bfloat16, got Half"));
+  EXPECT_THAT(message(c.x.to(at::kBFloat16), c.gain.to(at::kBFloat16)),
+              HasSubstr("gain, bias and running statistics must be [3] of Float, got [3] of BFloat16"));
+  EXPECT_THAT(message(c.x, c.gain.narrow(0, 0, 2)), HasSubstr("must be [3] of Float, got [2] of Float"));
 }
 
 TEST(BatchNorm, SecondDerivativeIsRefused) {

@@ -211,8 +211,8 @@ Tensor MemoryLayer::query(const Tensor& x) {
   }
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   const int64_t heads = options_.heads, half = half_width();
-  const bool batch = options_.query_norm == QueryNorm::batch && q.scalar_type() == at::kBFloat16;  // takes it as it is
-  if (!batch && q.scalar_type() != at::kDouble) q = q.to(at::kFloat);
+  const bool norm_widens = options_.query_norm == QueryNorm::batch && q.scalar_type() == at::kBFloat16;
+  if (!norm_widens && q.scalar_type() != at::kDouble) q = q.to(at::kFloat);
   q = q.view({x.size(0), heads, 2, half});
   switch (options_.query_norm) {
     case QueryNorm::none:

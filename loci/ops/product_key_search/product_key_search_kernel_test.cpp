@@ -9,6 +9,7 @@
 #include <cmath>
 #include <new>
 #include <random>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -90,6 +91,14 @@ TEST(ProductKeySearchKernel, SelectEqualsBruteForceAtEveryLevel) {
   }
 }
 
+// Whole numbers, each once: no score of a half is equal to another, and many sums are.
+std::vector<float> all_different(int64_t n, std::mt19937_64& dice) {
+  std::vector<float> half(n);
+  for (int64_t i = 0; i < n; ++i) half[i] = static_cast<float>(i);
+  std::shuffle(half.begin(), half.end(), dice);
+  return half;
+}
+
 // Each lane another kind of scores, so that some are found by networks and some, with ties, one by one.
 TEST(ProductKeySearchKernel, SelectLanesEqualsSelectAtEveryLevel) {
   std::mt19937_64 dice(3);
@@ -97,15 +106,17 @@ TEST(ProductKeySearchKernel, SelectLanesEqualsSelectAtEveryLevel) {
   for (int trial = 0; trial < 600; ++trial) {
     const int64_t n1 = 1 + below(trial % 7 == 0 ? 700 : 140), n2 = 1 + below(trial % 5 == 0 ? 300 : 140);
     const int64_t A = below(3) != 0 ? n1 * n2 : 1 + below(n1 * n2);
-    const int64_t K = 1 + below(std::min<int64_t>(A, trial % 11 == 5 ? 100 : 32));
+    const bool different = trial % 3 == 0;
+    int64_t K = 1 + below(std::min<int64_t>(A, trial % 11 == 5 ? 100 : 32));
+    if (different) K = std::min<int64_t>(A, 8 << below(3));  // a whole list: the networks' last place counts
     const ProductKeySelectShape shape{n1, n2, K, A};
     const int64_t stride = 16 + below(3), kinds = 1 + below(9);
     std::vector<float> one(n1 * stride), two(n2 * stride);
     std::vector<std::vector<float>> rows1, rows2;
     for (int64_t t = 0; t < 16; ++t) {
       const int kind = static_cast<int>(4 + below(kinds));  // mostly random scores
-      rows1.push_back(scores_of_kind(kind % 5, true, n1, dice));
-      rows2.push_back(scores_of_kind(kind % 5, false, n2, dice));
+      rows1.push_back(different ? all_different(n1, dice) : scores_of_kind(kind > 9 ? 4 : kind % 5, true, n1, dice));
+      rows2.push_back(different ? all_different(n2, dice) : scores_of_kind(kind > 9 ? 4 : kind % 5, false, n2, dice));
       if (kind == 10) rows1[t][below(n1)] = NAN;
       if (kind == 11) rows2[t][below(n2)] = -INFINITY;
       if (kind == 12) rows1[t][below(n1)] = INFINITY;
@@ -129,6 +140,62 @@ TEST(ProductKeySearchKernel, SelectLanesEqualsSelectAtEveryLevel) {
         }
       }
       ::operator delete(scratch, std::align_val_t(64));
+    }
+  }
+}
+
+// The row of addresses that is not complete has one sum, a little above the last place's, that rounds to the same.
+TEST(ProductKeySearchKernel, SelectLanesSeesWhatTheIncompleteRowLeavesOut) {
+  constexpr int64_t n2 = 40;
+  for (const int64_t K : {8, 16, 32}) {
+    const ProductKeySelectShape shape{2, n2, K, n2 + 1};
+    const std::vector<float> one = {0x1p24f, 0x1p24f + 2};
+    std::vector<float> two = {-1.5f, 0};
+    for (int64_t i = 1; i < n2 - 1; ++i) two.push_back(static_cast<float>(i < K ? 4 * i : -10 * i));
+    for (const Kernels& level : levels()) {
+      const int64_t lanes = level.select.lanes;
+      std::vector<float> columns1, columns2, score(lanes * K);
+      for (const float value : one) columns1.insert(columns1.end(), lanes, value);
+      for (const float value : two) columns2.insert(columns2.end(), lanes, value);
+      std::vector<int64_t> index(lanes * K);
+      void* const scratch = ::operator new(level.select.scratch_bytes(shape), std::align_val_t(64));
+      level.select.select_lanes(shape, columns1.data(), columns2.data(), lanes, lanes, score.data(), index.data(), K,
+                                scratch);
+      ::operator delete(scratch, std::align_val_t(64));
+      EXPECT_EQ(std::vector<int64_t>(index.begin(), index.begin() + K), brute_force(one, two, K, n2 + 1)) << level.name;
+      EXPECT_EQ(index[K - 1], n2);
+    }
+  }
+}
+
+// Of scores that differ all tokens are found by the networks: a wrong one would leave them to the search one by one.
+TEST(ProductKeySearchKernel, SelectLanesFindsTokensSideBySideAtEveryLevel) {
+  std::mt19937_64 dice(4);
+  std::normal_distribution<float> normal;
+  for (const int64_t n : {1, 7, 8, 33, 64, 100, 128, 300, 1000}) {
+    for (const int64_t K : {1, 5, 8, 11, 16, 20, 32}) {
+      for (const int64_t missing : {0, 1}) {
+        const ProductKeySelectShape shape{n, n, K, n * n - missing};
+        if (K > shape.addresses || shape.addresses < n) continue;
+        for (const Kernels& level : levels()) {
+          if (n > 128 && std::string_view(level.name) == "avx2") continue;  // faster one by one
+          const int64_t lanes = level.select.lanes;
+          std::vector<float> one(n * lanes), two(n * lanes), score(lanes * K);
+          std::vector<int64_t> index(lanes * K);
+          for (std::vector<float>* half : {&one, &two}) {
+            for (float& value : *half) value = normal(dice);
+          }
+          void* const scratch = ::operator new(level.select.scratch_bytes(shape), std::align_val_t(64));
+          const auto found = [&] {
+            return level.select.select_lanes(shape, one.data(), two.data(), lanes, lanes, score.data(), index.data(), K,
+                                             scratch);
+          };
+          EXPECT_EQ(found(), lanes) << level.name << " n " << n << " K " << K << " missing " << missing;
+          std::fill(one.begin(), one.end(), 0.5F);
+          EXPECT_EQ(found(), n == 1 ? lanes : 0);
+          ::operator delete(scratch, std::align_val_t(64));
+        }
+      }
     }
   }
 }

@@ -242,8 +242,8 @@ void turn(const float* score, int64_t stride, int64_t n, float* row) {
   }
 }
 
-void select_lanes(const ProductKeySelectShape& shape, const float* score1, const float* score2, int64_t stride,
-                  int64_t tokens, float* score, int64_t* index, int64_t out, void* memory) {
+int64_t select_lanes(const ProductKeySelectShape& shape, const float* score1, const float* score2, int64_t stride,
+                     int64_t tokens, float* score, int64_t* index, int64_t out, void* memory) {
   float* const room = reinterpret_cast<float*>(static_cast<char*>(memory) + select_bytes(shape));
   uint64_t done = 0;
   if (lanes_take(shape)) {
@@ -258,18 +258,22 @@ void select_lanes(const ProductKeySelectShape& shape, const float* score1, const
       }
     }
   }
+  const uint64_t asked = (uint64_t{1} << tokens) - 1;
+  done &= asked;
   float *const row1 = room, *const row2 = room + kTurned * shape.n1;
   for (int64_t first = 0; first < tokens; first += kTurned) {
-    const uint64_t all = (uint64_t{1} << least_of(kTurned, tokens - first)) - 1;
-    if ((done >> first & all) == all) continue;
+    const int64_t end = least_of(first + kTurned, tokens);
+    const uint64_t left = (asked & ~done) >> first & ((uint64_t{1} << kTurned) - 1);
+    if (left == 0) continue;
     turn(score1 + first, stride, shape.n1, row1);
     turn(score2 + first, stride, shape.n2, row2);
-    for (int64_t t = first; t < least_of(first + kTurned, tokens); ++t) {
-      if ((done >> t & 1) != 0) continue;
+    for (int64_t t = first; t < end; ++t) {
+      if ((left >> (t - first) & 1) == 0) continue;
       select<float>(shape, row1 + (t - first) * shape.n1, row2 + (t - first) * shape.n2, score + t * out,
                     index + t * out, memory);
     }
   }
+  return __builtin_popcountll(done);
 }
 
 }  // namespace

@@ -23,8 +23,9 @@ struct ProductKeySelectKernel {
   void (*select_float64)(const ProductKeySelectShape& shape, const double* score1, const double* score2, double* score,
                          int64_t* index, void* scratch);
   // Token l of `lanes` has score1[i * stride + l]; of the first `tokens`, score and index go `out` elements apart.
-  void (*select_lanes)(const ProductKeySelectShape& shape, const float* score1, const float* score2, int64_t stride,
-                       int64_t tokens, float* score, int64_t* index, int64_t out, void* scratch);
+  // Returns how many of them were found side by side: the others, with scores that are equal or not finite, one by one.
+  int64_t (*select_lanes)(const ProductKeySelectShape& shape, const float* score1, const float* score2, int64_t stride,
+                          int64_t tokens, float* score, int64_t* index, int64_t out, void* scratch);
 };
 
 namespace base {

@@ -24,7 +24,7 @@ bool lanes_take(const ProductKeySelectShape& shape) {
          shape.addresses >= shape.n2;
 }
 
-// Floats that best_of takes: halves of halves, each rounded up.
+// Floats that best_of takes: halves of halves, each rounded up to P.
 int64_t lanes_room(const ProductKeySelectShape& shape) {
   return (most_of(shape.n1, shape.n2) + 16 * kMostInLane) * kLanes;
 }
@@ -36,7 +36,8 @@ LaneKeys falling(const LaneEntry* list, int64_t count) {
   return good;
 }
 
-// Lanes whose list is beyond doubt: all other scores are below its last. NaN is not.
+// Lanes whose list is beyond doubt: all other scores are below its last. NaN is not, and where the networks lost one
+// they have some score twice.
 LaneKeys certain(const LaneEntry* list, int64_t keep, const float* score, int64_t stride, int64_t n) {
   const LaneScores last = list[keep - 1].value;
   LaneKeys below{};

@@ -139,10 +139,10 @@ class Sorter {
   // part p's of it go to place[p][r].
   struct Ranges {
     int bin_bits;
-    int64_t count;
     std::vector<int32_t> of_bin;
     std::vector<int64_t> bin, begin;
     std::vector<std::vector<int64_t>> place;
+    int64_t count() const { return static_cast<int64_t>(begin.size()) - 1; }
     int64_t first_row(int64_t range) const { return bin[range] << bin_bits; }
   };
 
@@ -158,12 +158,8 @@ class Sorter {
       });
     });
     const int64_t count = std::min(bins, std::max(parts_, size / kRangeReferences));
-    Ranges ranges{bin_bits,
-                  count,
-                  std::vector<int32_t>(bins),
-                  std::vector<int64_t>(count + 1, bins),
-                  std::vector<int64_t>(count + 1, size),
-                  {}};
+    Ranges ranges{bin_bits, std::vector<int32_t>(bins), std::vector<int64_t>(count + 1, bins),
+                  std::vector<int64_t>(count + 1, size), {}};
     int64_t before = 0, last = -1;
     for (int64_t bin = 0; bin < bins; ++bin) {
       const int64_t range = std::min(count - 1, before * count / std::max<int64_t>(1, size));
@@ -195,17 +191,17 @@ class Sorter {
       });
     });
     // Counts, then where the next one goes.
-    const auto place = std::make_unique_for_overwrite<int32_t[]>(ranges.first_row(ranges.count));
-    std::vector<int64_t> rows(ranges.count + 1, 0);
-    run_(ranges.count, [&](int64_t range) {
+    const auto place = std::make_unique_for_overwrite<int32_t[]>(ranges.first_row(ranges.count()));
+    std::vector<int64_t> rows(ranges.count() + 1, 0);
+    run_(ranges.count(), [&](int64_t range) {
       const int64_t first = ranges.first_row(range), last = ranges.first_row(range + 1);
       std::fill(place.get() + first, place.get() + last, 0);
       for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) ++place[references[m].row];
       rows[range + 1] = std::count_if(place.get() + first, place.get() + last, [](int32_t count) { return count > 0; });
     });
-    for (int64_t range = 0; range < ranges.count; ++range) rows[range + 1] += rows[range];
+    for (int64_t range = 0; range < ranges.count(); ++range) rows[range + 1] += rows[range];
     start_rows(rows, out);
-    run_(ranges.count, [&](int64_t range) {
+    run_(ranges.count(), [&](int64_t range) {
       const int64_t first = ranges.first_row(range), last = ranges.first_row(range + 1);
       int64_t next = ranges.begin[range], u = rows[range];
       for (int64_t row = first; row < last && u < rows[range + 1]; ++row) {

@@ -90,7 +90,8 @@ void check_references_cpu(const char* who, const RowOrder& order, const Tensor& 
         return count;
       },
       std::plus<>());
-  TORCH_CHECK_INDEX(begin[0] == 0 && begin[rows] == size && falls == 0, who, ": begin must ascend from 0 to ", size, ", got another order");
+  TORCH_CHECK_INDEX(begin[0] == 0 && begin[rows] == size && falls == 0, who, ": begin must ascend from 0 to ", size,
+                    ", got another order");
   const int32_t* index = sources.const_data_ptr<int32_t>();
   const auto larger = [](uint32_t a, uint32_t b) { return std::max(a, b); };  // a negative one is a huge one
   const uint32_t largest = at::parallel_reduce(

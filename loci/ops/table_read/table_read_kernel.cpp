@@ -158,7 +158,11 @@ struct Reader {
 
   static void prefetch(uintptr_t address, bool of_long_row) {
     const void* const line = reinterpret_cast<const void*>(address);
-    of_long_row ? __builtin_prefetch(line, 0, kLongInto) : __builtin_prefetch(line, 0, 3);
+    if (of_long_row) {
+      __builtin_prefetch(line, 0, kLongInto);
+    } else {
+      __builtin_prefetch(line);
+    }
   }
 
   template <int kCount>
