@@ -322,7 +322,9 @@ TEST(TransformerLm, AutocastRunsLinearLayersInBfloat16AndKeepsTheLossFloat32) {
   EXPECT_NE(loss.item<double>(), plain);
   EXPECT_NEAR(loss.item<double>(), plain, 0.01 * plain);
   for (const auto& parameter : model.named_parameters()) {
-    ASSERT_TRUE(parameter.value().grad().defined()) << parameter.key();
+    const bool taken_away = parameter.key() == "layers.1.memory.query_0_bias";  // by the mean of the batch norm
+    ASSERT_NE(parameter.value().grad().defined(), taken_away) << parameter.key();
+    if (taken_away) continue;
     EXPECT_EQ(parameter.value().grad().scalar_type(), at::kFloat);
     EXPECT_TRUE(parameter.value().grad().isfinite().all().item<bool>());
   }

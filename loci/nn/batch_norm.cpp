@@ -57,52 +57,101 @@ at::ScalarType result_type(const Tensor& x) {
 
 constexpr int64_t kTokenGrain = 32768;  // elements worth a thread
 
+// Rows of one number a feature.
+template <class Real>
+struct Rows {
+  std::vector<Real> value;
+  int64_t features;
+  Rows(int64_t rows, int64_t features) : value(rows * features), features(features) {}
+  Real* operator[](int64_t row) { return value.data() + row * features; }
+};
+
 // Two sums of each feature over the tokens: of chunks of tokens, which depend on nothing else, and those in order.
 template <class Sums>
-std::pair<Tensor, Tensor> summed(int64_t tokens, int64_t features, const at::TensorOptions& options, const Sums& sums) {
+Rows<double> summed(int64_t tokens, int64_t features, const Sums& sums) {
   constexpr int64_t chunk = 512;
   const int64_t chunks = (tokens + chunk - 1) / chunk;
-  const Tensor parts = at::empty({chunks, 2, features}, options.dtype(at::kDouble));
-  double* const part = parts.mutable_data_ptr<double>();
+  Rows<double> part(2 * chunks, features);
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      double* const one = part + c * 2 * features;
-      sums(c * chunk, std::min(tokens, (c + 1) * chunk), one, one + features);
+      sums(c * chunk, std::min(tokens, (c + 1) * chunk), part[2 * c], part[2 * c + 1]);
     }
   });
   for (int64_t c = 1; c < chunks; ++c) {
-    for (int64_t i = 0; i < 2 * features; ++i) part[i] += part[c * 2 * features + i];
+    for (int64_t i = 0; i < 2 * features; ++i) part[0][i] += part[2 * c][i];
   }
-  return {parts[0][0], parts[0][1]};
+  return part;
+}
+
+// The mean of about sixteen tokens, or of all: [C].
+Tensor sample_mean(const Tensor& x, at::ScalarType type) {
+  return x.slice(0, 0, x.size(0), std::max<int64_t>(1, x.size(0) / 16)).to(type).mean(0);
+}
+
+template <class Run>
+void over_tokens(int64_t tokens, int64_t features, const Run& run) {
+  at::parallel_for(0, tokens, std::max<int64_t>(1, kTokenGrain / features), run);
+}
+
+// What the batch's mean and 1 / deviation are, [2, C] in double; the running statistics take their share of them.
+template <class Real, class Element>
+Tensor statistics(const Tensor& x, double epsilon, double momentum, Real* running_mean, Real* running_variance) {
+  const int64_t tokens = x.size(0), features = x.size(1);
+  const auto* const from = static_cast<const Element*>(x.const_data_ptr());
+  const Tensor sample = sample_mean(x, result_type(x));
+  const Real* const origin = sample.const_data_ptr<Real>();
+  Rows<double> sum = summed(tokens, features, [&](int64_t first, int64_t last, double* one, double* other) {
+    kernel<Element, Real>().sums(from + first * features, origin, last - first, features, one, other);
+  });
+  Tensor result = at::empty({2, features}, x.options().dtype(at::kDouble));
+  double *const mean = result.mutable_data_ptr<double>(), *const scale = mean + features;
+  const auto t = static_cast<double>(tokens);
+  for (int64_t c = 0; c < features; ++c) {
+    const double shift = sum[0][c] / t, square = sum[1][c] / t - shift * shift;
+    const double variance = square < 0 ? 0 : square;  // NaN stays
+    mean[c] = static_cast<double>(origin[c]) + shift;
+    scale[c] = 1 / std::sqrt(variance + epsilon);
+    const auto keep = static_cast<Real>(1 - momentum), take = static_cast<Real>(momentum);
+    running_mean[c] = keep * running_mean[c] + take * static_cast<Real>(mean[c]);
+    running_variance[c] = keep * running_variance[c] + take * static_cast<Real>(variance * t / (t - 1));
+  }
+  return result;
+}
+
+// The mean as the sum of two numbers of the type.
+template <class Real>
+void split(const double* mean, int64_t features, Real* most, Real* rest) {
+  for (int64_t c = 0; c < features; ++c) {
+    most[c] = static_cast<Real>(mean[c]);
+    rest[c] = static_cast<Real>(mean[c] - static_cast<double>(most[c]));
+  }
 }
 
 struct BatchNorm : torch::autograd::Function<BatchNorm> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& gain, const Tensor& bias,
-                        Tensor running_mean, Tensor running_variance, double momentum, double epsilon) {
+                        const Tensor& running_mean, const Tensor& running_variance, double momentum, double epsilon) {
     const Tensor x = input.contiguous(), dense_gain = gain.contiguous(), dense_bias = bias.contiguous();
     const int64_t tokens = x.size(0), features = x.size(1);
-    Tensor y = at::empty_like(x, x.options().dtype(result_type(x))), mean, variance, scale;
+    Tensor y = at::empty_like(x, x.options().dtype(result_type(x))), known;
     with_types(x, [&]<class Element, class Real>(Element, Real) {
-      const auto* const from = static_cast<const Element*>(x.const_data_ptr());
-      const auto [sum, square] =
-          summed(tokens, features, x.options(), [&](int64_t first, int64_t last, double* one, double* other) {
-            kernel<Element, Real>().sums(from + first * features, from, last - first, features, one, other);
-          });
-      const Tensor shift = sum / tokens;
-      mean = x[0].to(at::kDouble) + shift;
-      variance = (square / tokens - shift * shift).clamp_min(0);
-      scale = (variance + epsilon).rsqrt();
-      at::parallel_for(0, tokens, std::max<int64_t>(1, kTokenGrain / features), [&](int64_t begin, int64_t end) {
-        kernel<Element, Real>().normalise(from + begin * features, mean.const_data_ptr<double>(),
-                                          scale.const_data_ptr<double>(), dense_gain.const_data_ptr<Real>(),
-                                          dense_bias.const_data_ptr<Real>(), end - begin, features,
-                                          y.mutable_data_ptr<Real>() + begin * features);
+      Tensor dense_mean = running_mean.contiguous(), dense_variance = running_variance.contiguous();
+      known = statistics<Real, Element>(x, epsilon, momentum, dense_mean.mutable_data_ptr<Real>(),
+                                        dense_variance.mutable_data_ptr<Real>());
+      if (!running_mean.is_contiguous()) running_mean.copy_(dense_mean);
+      if (!running_variance.is_contiguous()) running_variance.copy_(dense_variance);
+      const double *const mean = known.const_data_ptr<double>(), *const scale = mean + features;
+      Rows<Real> constant(3, features);
+      split(mean, features, constant[0], constant[1]);
+      for (int64_t c = 0; c < features; ++c) {
+        constant[2][c] = static_cast<Real>(scale[c] * static_cast<double>(dense_gain.const_data_ptr<Real>()[c]));
+      }
+      over_tokens(tokens, features, [&](int64_t begin, int64_t end) {
+        kernel<Element, Real>().normalise(static_cast<const Element*>(x.const_data_ptr()) + begin * features,
+                                          constant[0], constant[1], constant[2], dense_bias.const_data_ptr<Real>(),
+                                          end - begin, features, y.mutable_data_ptr<Real>() + begin * features);
       });
     });
-    const double unbiased = static_cast<double>(tokens) / static_cast<double>(tokens - 1);
-    running_mean.mul_(1 - momentum).add_(mean.to(running_mean.scalar_type()), momentum);
-    running_variance.mul_(1 - momentum).add_((variance * unbiased).to(running_variance.scalar_type()), momentum);
-    context->save_for_backward({x, gain, mean, scale});
+    context->save_for_backward({x, dense_gain, known});
     return y;
   }
 
@@ -110,28 +159,33 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
   static variable_list backward(AutogradContext* context, variable_list output_gradient) {
     TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "batch_norm: a second derivative is not implemented");
     const variable_list saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &gain = saved[1], &mean = saved[2], &scale = saved[3];
+    const Tensor &x = saved[0], &gain = saved[1], &known = saved[2];
     const int64_t tokens = x.size(0), features = x.size(1);
     const Tensor dy = output_gradient[0].contiguous();
-    Tensor dx = at::empty_like(x), dgain, dbias;
+    Tensor dx = at::empty_like(x), dgain = at::empty_like(gain), dbias = at::empty_like(gain);
     with_types(x, [&]<class Element, class Real>(Element, Real) {
       const auto* const from = static_cast<const Element*>(x.const_data_ptr());
-      auto* const to = static_cast<Element*>(dx.mutable_data_ptr());
       const Real* const grad = dy.const_data_ptr<Real>();
-      const auto [sum, product] =
-          summed(tokens, features, x.options(), [&](int64_t first, int64_t last, double* one, double* other) {
-            kernel<Element, Real>().gradient_sums(from + first * features, grad + first * features,
-                                                  mean.const_data_ptr<double>(), last - first, features, one, other);
-          });
-      const Tensor of_gain = product * scale;
-      dgain = of_gain.to(gain.scalar_type());
-      dbias = sum.to(gain.scalar_type());
-      const Tensor factor = gain.to(at::kDouble) * scale, slope = of_gain / tokens * scale;
-      const Tensor shift = sum / tokens - mean * slope;
-      at::parallel_for(0, tokens, std::max<int64_t>(1, kTokenGrain / features), [&](int64_t begin, int64_t end) {
-        kernel<Element, Real>().gradient(from + begin * features, grad + begin * features,
-                                         factor.const_data_ptr<double>(), shift.const_data_ptr<double>(),
-                                         slope.const_data_ptr<double>(), end - begin, features, to + begin * features);
+      const double *const mean = known.const_data_ptr<double>(), *const scale = mean + features;
+      Rows<Real> constant(5, features);
+      split(mean, features, constant[0], constant[1]);
+      Rows<double> sum = summed(tokens, features, [&](int64_t first, int64_t last, double* one, double* other) {
+        kernel<Element, Real>().gradient_sums(from + first * features, grad + first * features, constant[0],
+                                              constant[1], last - first, features, one, other);
+      });
+      const auto t = static_cast<double>(tokens);
+      for (int64_t c = 0; c < features; ++c) {
+        const double of_gain = sum[1][c] * scale[c];
+        dgain.mutable_data_ptr<Real>()[c] = static_cast<Real>(of_gain);
+        dbias.mutable_data_ptr<Real>()[c] = static_cast<Real>(sum[0][c]);
+        constant[2][c] = static_cast<Real>(static_cast<double>(gain.const_data_ptr<Real>()[c]) * scale[c]);
+        constant[3][c] = static_cast<Real>(sum[0][c] / t);
+        constant[4][c] = static_cast<Real>(of_gain / t * scale[c]);
+      }
+      over_tokens(tokens, features, [&](int64_t begin, int64_t end) {
+        kernel<Element, Real>().gradient(from + begin * features, grad + begin * features, constant[0], constant[1],
+                                         constant[2], constant[3], constant[4], end - begin, features,
+                                         static_cast<Element*>(dx.mutable_data_ptr()) + begin * features);
       });
     });
     return {dx, dgain, dbias, Tensor(), Tensor(), Tensor(), Tensor()};
@@ -148,7 +202,7 @@ Tensor apply_running(const Tensor& input, const Tensor& gain, const Tensor& bias
   with_types(x, [&]<class Element, class Real>(Element, Real) {
     const auto* const from = static_cast<const Element*>(x.const_data_ptr());
     Real* const to = y.mutable_data_ptr<Real>();
-    at::parallel_for(0, tokens, std::max<int64_t>(1, kTokenGrain / features), [&](int64_t begin, int64_t end) {
+    over_tokens(tokens, features, [&](int64_t begin, int64_t end) {
       const std::unique_ptr<Real[]> room(new Real[2 * features]);
       kernel<Element, Real>().apply(from + begin * features, mean.const_data_ptr<Real>(),
                                     variance.const_data_ptr<Real>(), dense_gain.const_data_ptr<Real>(),

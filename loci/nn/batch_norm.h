@@ -1,5 +1,5 @@
 // Batch normalisation whose bits do not depend on the number of threads: each feature is summed over chunks of 512
-// tokens and over those in their order, in double. (The framework's own splits the tokens among threads.)
+// tokens and over those in their order. (The framework's own splits the tokens among threads.)
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -151,14 +151,14 @@ TEST(BatchNorm, Bfloat16GradientsAreRoundedAsTheFrameworkRounds) {
   dy.push_back(std::numeric_limits<float>::quiet_NaN());
   const auto size = static_cast<int64_t>(dy.size());
   const std::vector<uint16_t> x(dy.size(), 0);
-  const std::vector<double> one(dy.size(), 1), zero(dy.size(), 0);
+  const std::vector<float> one(dy.size(), 1), zero(dy.size(), 0);
   const Tensor expected = torch::tensor(dy).to(at::kBFloat16);
   const auto gradient = [](CpuLevel level) {
     return at_level(level, base::batch_norm_bfloat16, avx2::batch_norm_bfloat16, avx512::batch_norm_bfloat16).gradient;
   };
   for (const CpuLevel level : cpu_levels()) {
     Tensor got = torch::empty({size}, at::kBFloat16);
-    gradient(level)(x.data(), dy.data(), one.data(), zero.data(), zero.data(), 1, size,
+    gradient(level)(x.data(), dy.data(), zero.data(), zero.data(), one.data(), zero.data(), zero.data(), 1, size,
                     static_cast<uint16_t*>(got.mutable_data_ptr()));
     EXPECT_TRUE(torch::equal(got.isnan(), expected.isnan())) << name_of(level);
     EXPECT_TRUE(torch::equal(got.nan_to_num(7), expected.nan_to_num(7))) << name_of(level);

@@ -204,10 +204,13 @@ MemoryLayer::Reads MemoryLayer::read_with_indices(const Tensor& x, const BlockCo
 
 Tensor MemoryLayer::query(const Tensor& x) {
   Tensor q = x;
+  // The batch's mean takes the last bias with it: its gradient is 0, and what rounding leaves of it would move Adam.
+  const bool takes_mean_away = options_.query_norm == QueryNorm::batch && is_training() && x.size(0) > 1;
   for (size_t i = 0; i < query_weight.size(); ++i) {
     if (i > 0) q = at::relu(q);
-    const bool few = few_linear_takes(q, query_weight[i], query_bias[i]);
-    q = few ? few_linear(q, query_weight[i], query_bias[i]) : at::linear(q, query_weight[i], query_bias[i]);
+    const Tensor bias = takes_mean_away && i + 1 == query_weight.size() ? query_bias[i].detach() : query_bias[i];
+    const bool few = few_linear_takes(q, query_weight[i], bias);
+    q = few ? few_linear(q, query_weight[i], bias) : at::linear(q, query_weight[i], bias);
   }
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   const int64_t heads = options_.heads, half = half_width();

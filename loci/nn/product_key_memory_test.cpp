@@ -105,8 +105,9 @@ void expect_reference(const Case& c) {
   EXPECT_TRUE(torch::allclose(y, expected, 1e-10, 1e-11)) << (y - expected).abs().max();
   const auto found = torch::autograd::grad({(y * direction).sum()}, inputs, {}, {}, false, true);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    ASSERT_EQ(found[i].defined(), truth[i].defined()) << i;
-    if (found[i].defined()) {
+    if (!found[i].defined()) {  // the query's last bias under batch norm is not asked, for example
+      EXPECT_TRUE(!truth[i].defined() || truth[i].abs().max().item<double>() < 1e-9) << i;
+    } else {
       EXPECT_TRUE(torch::allclose(found[i], truth[i], 1e-8, 1e-9)) << i << (found[i] - truth[i]).abs().max();
     }
   }
@@ -164,7 +165,8 @@ TEST(ProductKeyMemory, GradientsEqualFiniteDifferences) {
         flat[j].fill_(before - step);
         const double down = loss().item<double>();
         flat[j].fill_(before);
-        EXPECT_NEAR((up - down) / (2 * step), gradient[i].view(-1)[j].item<double>(), 1e-6) << i << " " << j;
+        const double found = gradient[i].defined() ? gradient[i].view(-1)[j].item<double>() : 0;
+        EXPECT_NEAR((up - down) / (2 * step), found, 1e-6) << i << " " << j;
       }
     }
   }
@@ -189,7 +191,9 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       EXPECT_TRUE(torch::equal(x.grad().view({10, 6}).index({mask}), valid.grad()));
       EXPECT_EQ(x.grad().view({10, 6}).index({~mask}).abs().max().item<double>(), 0);
       for (size_t i = 0; i < plain.memory->parameters().size(); ++i) {
-        EXPECT_TRUE(torch::equal(padded.memory->parameters()[i].grad(), plain.memory->parameters()[i].grad()));
+        const Tensor got = padded.memory->parameters()[i].grad(), expected = plain.memory->parameters()[i].grad();
+        ASSERT_EQ(got.defined(), expected.defined());
+        EXPECT_TRUE(!got.defined() || torch::equal(got, expected));
       }
       for (size_t i = 0; i < plain.memory->buffers().size(); ++i) {
         EXPECT_TRUE(torch::equal(padded.memory->buffers()[i], plain.memory->buffers()[i]));

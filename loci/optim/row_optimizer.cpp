@@ -1,12 +1,14 @@
 // Legend: N rows, D width, U distinct rows.
 #include "loci/optim/row_optimizer.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/aminmax.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -28,16 +30,30 @@ bool has_master(const RowOptimizerOptions& options, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && options.rounding == RowRounding::master;
 }
 
+// The largest |x|; NaN where x has one. Without their sign, numbers are in the order of their bits, and NaN lies above.
+template <class Real, class Bits>
+double largest_of(const at::Tensor& x) {
+  const at::Tensor dense = x.contiguous();
+  const Real* const from = dense.const_data_ptr<Real>();
+  const Bits bits = at::parallel_reduce(
+      0, dense.numel(), /*grain=*/int64_t{1} << 15, Bits{0},
+      [from](int64_t begin, int64_t end, Bits most) {
+        for (int64_t i = begin; i < end; ++i) {
+          most = std::max(most, static_cast<Bits>(std::bit_cast<Bits>(from[i]) & std::numeric_limits<Bits>::max()));
+        }
+        return most;
+      },
+      [](Bits a, Bits b) { return std::max(a, b); });
+  return static_cast<double>(std::bit_cast<Real>(bits));
+}
+
 // Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN:
 // known from the largest of each. False where that is in doubt.
 bool surely_finite(const OrderedReferences& gradient) {
-  if (gradient.order.coefficient.numel() == 0 || gradient.source.numel() == 0) return true;
-  const auto largest = [](const at::Tensor& t) {
-    const auto [least, most] = at::aminmax(t);  // NaN where t has one
-    return std::max(std::abs(least.item<double>()), std::abs(most.item<double>()));
-  };
+  const bool narrow = gradient.source.scalar_type() == at::kFloat;
+  const auto largest = narrow ? largest_of<float, int32_t> : largest_of<double, int64_t>;
   const double a = largest(gradient.order.coefficient), b = largest(gradient.source);
-  const double limit = gradient.source.scalar_type() == at::kFloat ? 1e38 : 1e140;
+  const double limit = narrow ? 1e38 : 1e140;
   return std::isfinite(a) && std::isfinite(b) &&
          a * b * static_cast<double>(gradient.order.coefficient.numel()) < limit;
 }

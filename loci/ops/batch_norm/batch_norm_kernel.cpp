@@ -18,10 +18,9 @@ float real_of(uint16_t bfloat16) {
   return x;
 }
 
-void put(double x, float& to) { to = static_cast<float>(x); }
+void put(float x, float& to) { to = x; }
 void put(double x, double& to) { to = x; }
-void put(double x, uint16_t& bfloat16) {  // to the nearest float, and of that to the nearest, ties to even
-  const auto real = static_cast<float>(x);
+void put(float real, uint16_t& bfloat16) {  // to the nearest, ties to even
   uint32_t bits;
   __builtin_memcpy(&bits, &real, sizeof bits);
   const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -33,22 +32,19 @@ struct Constant {
   constexpr operator int64_t() const { return value; }
 };
 
-// Adds what add(token, feature, one, other) adds to the two sums of each feature.
-template <typename Add>
+// Adds what add(token, feature, one, other) adds to the two sums of each feature: of kBlock tokens in Real, of the blocks
+// in double.
+template <typename Real, typename Add>
 void add_up(int64_t tokens, int64_t features, double* one, double* other, const Add& add) {
   for (int64_t c = 0; c < features; ++c) one[c] = other[c] = 0;
   const auto group = [&](int64_t t, int64_t end, int64_t begin, auto size) {
-    double ones[kGroup], others[kGroup];
-    for (int64_t c = 0; c < size; ++c) {
-      ones[c] = one[begin + c];
-      others[c] = other[begin + c];
-    }
+    Real ones[kGroup] = {}, others[kGroup] = {};
     for (; t < end; ++t) {
       for (int64_t c = 0; c < size; ++c) add(t, begin + c, ones[c], others[c]);
     }
     for (int64_t c = 0; c < size; ++c) {
-      one[begin + c] = ones[c];
-      other[begin + c] = others[c];
+      one[begin + c] += static_cast<double>(ones[c]);
+      other[begin + c] += static_cast<double>(others[c]);
     }
   };
   for (int64_t t = 0; t < tokens; t += kBlock) {
@@ -59,28 +55,23 @@ void add_up(int64_t tokens, int64_t features, double* one, double* other, const 
   }
 }
 
-// Differences to one token keep the sums of squares exact enough when the common mean is large.
-template <typename Element>
-void sums(const Element* x, const Element* origin, int64_t tokens, int64_t features, double* sum, double* square) {
-  add_up(tokens, features, sum, square, [=](int64_t t, int64_t c, double& one, double& other) {
-    const double difference =
-        static_cast<double>(real_of(x[t * features + c])) - static_cast<double>(real_of(origin[c]));
+template <typename Element, typename Real>
+void sums(const Element* x, const Real* origin, int64_t tokens, int64_t features, double* sum, double* square) {
+  add_up<Real>(tokens, features, sum, square, [=](int64_t t, int64_t c, Real& one, Real& other) {
+    const Real difference = real_of(x[t * features + c]) - origin[c];
     one += difference;
     other += difference * difference;
   });
 }
 
 template <typename Element, typename Real>
-void normalise(const Element* __restrict x, const double* __restrict mean, const double* __restrict scale,
-               const Real* __restrict gain, const Real* __restrict bias, int64_t tokens, int64_t features,
+void normalise(const Element* __restrict x, const Real* __restrict mean, const Real* __restrict rest,
+               const Real* __restrict factor, const Real* __restrict bias, int64_t tokens, int64_t features,
                Real* __restrict y) {
   for (int64_t t = 0; t < tokens; ++t) {
     const Element* __restrict from = x + t * features;
     Real* __restrict to = y + t * features;
-    for (int64_t c = 0; c < features; ++c) {
-      const double centred = static_cast<double>(real_of(from[c])) - mean[c];
-      to[c] = static_cast<Real>(centred * scale[c] * static_cast<double>(gain[c])) + bias[c];
-    }
+    for (int64_t c = 0; c < features; ++c) to[c] = (real_of(from[c]) - mean[c] - rest[c]) * factor[c] + bias[c];
   }
 }
 
@@ -102,37 +93,36 @@ void apply(const Element* __restrict x, const Real* __restrict mean, const Real*
 }
 
 template <typename Element, typename Real>
-void gradient_sums(const Element* x, const Real* dy, const double* mean, int64_t tokens, int64_t features, double* sum,
-                   double* product) {
-  add_up(tokens, features, sum, product, [=](int64_t t, int64_t c, double& one, double& other) {
-    const double g = static_cast<double>(dy[t * features + c]);
+void gradient_sums(const Element* x, const Real* dy, const Real* mean, const Real* rest, int64_t tokens,
+                   int64_t features, double* sum, double* product) {
+  add_up<Real>(tokens, features, sum, product, [=](int64_t t, int64_t c, Real& one, Real& other) {
+    const Real g = dy[t * features + c];
     one += g;
-    other += g * (static_cast<double>(real_of(x[t * features + c])) - mean[c]);
+    other += g * (real_of(x[t * features + c]) - mean[c] - rest[c]);
   });
 }
 
 template <typename Element, typename Real>
-void gradient(const Element* __restrict x, const Real* __restrict dy, const double* __restrict factor,
-              const double* __restrict shift, const double* __restrict slope, int64_t tokens, int64_t features,
-              Element* __restrict dx) {
+void gradient(const Element* __restrict x, const Real* __restrict dy, const Real* __restrict mean,
+              const Real* __restrict rest, const Real* __restrict factor, const Real* __restrict shift,
+              const Real* __restrict slope, int64_t tokens, int64_t features, Element* __restrict dx) {
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t row = t * features;
     for (int64_t c = 0; c < features; ++c) {
-      const double value =
-          static_cast<double>(dy[row + c]) - shift[c] - static_cast<double>(real_of(x[row + c])) * slope[c];
-      put(factor[c] * value, dx[row + c]);
+      const Real centred = real_of(x[row + c]) - mean[c] - rest[c];
+      put(factor[c] * (dy[row + c] - shift[c] - centred * slope[c]), dx[row + c]);
     }
   }
 }
 
 }  // namespace
 
-const BatchNormKernel<float, float> batch_norm_float32 = {sums<float>, normalise<float, float>, apply<float, float>,
+const BatchNormKernel<float, float> batch_norm_float32 = {sums<float, float>, normalise<float, float>, apply<float, float>,
                                                           gradient_sums<float, float>, gradient<float, float>};
-const BatchNormKernel<double, double> batch_norm_float64 = {sums<double>, normalise<double, double>,
+const BatchNormKernel<double, double> batch_norm_float64 = {sums<double, double>, normalise<double, double>,
                                                             apply<double, double>, gradient_sums<double, double>,
                                                             gradient<double, double>};
-const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = {sums<uint16_t>, normalise<uint16_t, float>,
+const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = {sums<uint16_t, float>, normalise<uint16_t, float>,
                                                               apply<uint16_t, float>, gradient_sums<uint16_t, float>,
                                                               gradient<uint16_t, float>};
 

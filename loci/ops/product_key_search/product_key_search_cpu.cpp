@@ -4,7 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
@@ -203,7 +203,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
   const Tensor keys[2] = {keys1.to(type).contiguous(), keys2.to(type).contiguous()};
   const int64_t chunk = std::max(kChunk, (T + kMostChunks - 1) / kMostChunks), chunks = (T + chunk - 1) / chunk;
   Tensor of_query = at::empty({T, H, 2, w}, options);
-  const Tensor parts[2] = {at::zeros({chunks, H, n[0], w}, options), at::zeros({chunks, H, n[1], w}, options)};
+  const Tensor parts[2] = {at::empty({chunks, H, n[0], w}, options), at::empty({chunks, H, n[1], w}, options)};
   std::atomic<int64_t> bad = -1;
 
   // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
@@ -211,6 +211,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
     Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
     for (int64_t task = first; task < last; ++task) {
       const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
+      Real* const sums[2] = {parts[0].data_ptr<Real>() + task * n[0] * w, parts[1].data_ptr<Real>() + task * n[1] * w};
+      for (int which : {0, 1}) std::fill_n(sums[which], n[which] * w, Real{0});
       for (int64_t t = begin; t < end; t += kCollected) {
         const int64_t tokens = std::min(kCollected, end - t), at = t * H + h;
         const int64_t wrong = kernel.collect(dense_index.const_data_ptr<int64_t>() + at * K,
@@ -226,7 +228,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
           kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
                             of_query.data_ptr<Real>() + place, H * 2 * w);
           kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
-                           parts[which].data_ptr<Real>() + task * n[which] * w);
+                           sums[which]);
         }
       }
     }
