@@ -202,21 +202,28 @@ MemoryLayer::Reads MemoryLayer::read_with_indices(const Tensor& x, const BlockCo
   return look_up(drop(valid_tokens(x, context).x, options_.input_dropout, context), context);
 }
 
-Tensor MemoryLayer::query(const Tensor& x) {
+Tensor MemoryLayer::query(const Tensor& x) { return normalised(net(x)); }
+
+Tensor MemoryLayer::net(const Tensor& x) {
   Tensor q = x;
   // The batch's mean takes the last bias with it: its gradient is 0, and what rounding leaves of it would move Adam.
-  const bool takes_mean_away = options_.query_norm == QueryNorm::batch && is_training() && x.size(0) > 1;
+  const bool takes_mean_away = takes_batch() && x.size(0) > 1;
   for (size_t i = 0; i < query_weight.size(); ++i) {
     if (i > 0) q = at::relu(q);
     const Tensor bias = takes_mean_away && i + 1 == query_weight.size() ? query_bias[i].detach() : query_bias[i];
     const bool few = few_linear_takes(q, query_weight[i], bias);
     q = few ? few_linear(q, query_weight[i], bias) : at::linear(q, query_weight[i], bias);
   }
+  return q;
+}
+
+Tensor MemoryLayer::normalised(const Tensor& raw) {
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   const int64_t heads = options_.heads, half = half_width();
+  Tensor q = raw;
   const bool norm_widens = options_.query_norm == QueryNorm::batch && q.scalar_type() == at::kBFloat16;
   if (!norm_widens && q.scalar_type() != at::kDouble) q = q.to(at::kFloat);
-  q = q.view({x.size(0), heads, 2, half});
+  q = q.view({q.size(0), heads, 2, half});
   switch (options_.query_norm) {
     case QueryNorm::none:
       return q;
@@ -235,12 +242,17 @@ Tensor MemoryLayer::query(const Tensor& x) {
 }
 
 MemoryLayer::Reads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
-  Tensor q = drop(query(x), options_.query_dropout, context);
+  const Tensor raw = net(x);
   const AutocastOff guard(c10::autocast_dispatch_keyset);
-  if (options_.normalise_keys) q = unit(q);
+  const auto search_normalised = [&] {
+    const Tensor q = drop(normalised(raw), options_.query_dropout, context);
+    return search(options_.normalise_keys ? unit(q) : q);
+  };
+  const bool as_they_are = takes_batch() && options_.query_dropout == 0 && !options_.normalise_keys;
+  auto found = as_they_are ? batch_norm_search(raw) : std::nullopt;
 
   Reads reads;
-  auto [score, address] = search(q);
+  auto [score, address] = found ? *found : search_normalised();
   switch (options_.weight) {
     case WeightFunction::softmax:
       reads.weight = at::softmax(score, -1);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/nn/batch_norm_search.h"
 #include "loci/nn/initialise.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 
@@ -37,10 +38,19 @@ ProductKeyMemory::ProductKeyMemory(const std::string& name, ProductKeyMemoryOpti
   keys2 = register_parameter("keys2", uniform_start(seed, name + ".keys2", {heads, n2, half}, bound));
 }
 
+int64_t ProductKeyMemory::addresses() const {
+  return options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
+}
+
 std::tuple<at::Tensor, at::Tensor> ProductKeyMemory::search(const at::Tensor& query) {
-  const int64_t addresses =
-      options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
-  return product_key_search(query, scaled_keys(keys1), scaled_keys(keys2), options().top_k, addresses);
+  return product_key_search(query, scaled_keys(keys1), scaled_keys(keys2), options().top_k, addresses());
+}
+
+std::optional<std::tuple<at::Tensor, at::Tensor>> ProductKeyMemory::batch_norm_search(const at::Tensor& raw) {
+  if (!batch_norm_search_takes(raw, keys1, keys2, options().top_k)) return {};
+  const int64_t features = raw.size(1);
+  return loci::batch_norm_search(raw, norm_gain.view(features), norm_bias.view(features), running_mean.view(features),
+                                 running_variance.view(features), keys1, keys2, options().top_k, addresses());
 }
 
 }  // namespace loci

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -11,8 +12,10 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
+#include "loci/ops/batch_norm/batch_norm_kernel.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 #include "loci/ops/product_key_select/product_key_select_cpu.h"
@@ -29,8 +32,6 @@ namespace {
 constexpr int64_t kBlock = ProductKeyScoresKernel::tokens;
 // Bytes of all keys that the second-level cache holds beside a block's queries and scores.
 constexpr int64_t kKeyBytes = int64_t{1} << 19;
-// Up to so many tokens are searched one by one.
-constexpr int64_t kFewTokens = 4;
 // Multiply-adds worth a second thread.
 constexpr int64_t kGrain = int64_t{1} << 17;
 // Tokens whose key gradients are summed on their own, so that heads alone need not feed all threads; eight sums at
@@ -58,6 +59,45 @@ Tensor dense_rows(const Tensor& x) {
   return x.stride(-1) == 1 ? x : x.contiguous();
 }
 
+// Queries [T, H, 2, w] that are normalised in blocks of tokens of one half; none where `constants` is undefined.
+struct Normalisation {
+  Tensor x, constants;
+  CpuLevel level = CpuLevel::base;
+
+  explicit operator bool() const { return constants.defined(); }
+  int64_t features() const { return constants.size(1); }
+
+  template <class Run>
+  void with_kernel(const Run& run) const {
+    if (x.scalar_type() == at::kBFloat16) {
+      run(at_level(level, base::batch_norm_bfloat16, avx2::batch_norm_bfloat16, avx512::batch_norm_bfloat16),
+          static_cast<const uint16_t*>(x.const_data_ptr()));
+    } else {
+      run(at_level(level, base::batch_norm_float32, avx2::batch_norm_float32, avx512::batch_norm_float32),
+          x.const_data_ptr<float>());
+    }
+  }
+
+  // Features at .. at + w - 1 of the tokens: [tokens, w].
+  void normalise(int64_t t, int64_t at, int64_t tokens, int64_t w, float* to) const {
+    const float* const constant = constants.const_data_ptr<float>() + at;
+    with_kernel([&](const auto& kernel, const auto* from) {
+      kernel.normalise(from + t * features() + at, features(), constant, constant + features(),
+                       constant + 2 * features(), constant + 3 * features(), tokens, w, to);
+    });
+  }
+
+  // Adds those of the gradient [T, H, 2, w] of these features to sums [2, features].
+  void add_sums(const float* grad, int64_t t, int64_t at, int64_t tokens, int64_t w, double* sums) const {
+    const float* const constant = constants.const_data_ptr<float>() + at;
+    const int64_t place = t * features() + at;
+    with_kernel([&](const auto& kernel, const auto* from) {
+      kernel.gradient_sums(from + place, grad + place, features(), constant, constant + features(), tokens, w,
+                           sums + at, sums + features() + at);
+    });
+  }
+};
+
 // One call of the search, for query and keys in float32 or bfloat16.
 struct Search {
   const ProductKeyScoresKernel& scores;
@@ -66,7 +106,8 @@ struct Search {
   Tensor query, keys[2];
   QueryElement element;
   int64_t T, H, w, n[2];
-  Tensor score, index;            // [T, H, K]
+  Tensor score, index;  // [T, H, K]
+  Normalisation norm;
 
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
          CpuLevel level)
@@ -93,11 +134,12 @@ struct Search {
 
   // Buffers of a thread; a float vector's start is aligned for the selection by hand.
   struct Room {
-    std::unique_ptr<float[]> score[2], block, selection_memory;
+    std::unique_ptr<float[]> score[2], block, normalised, selection_memory;
     void* aligned;
     Room(const Search& search, int64_t tokens) {
       for (int half : {0, 1}) score[half].reset(new float[tokens * search.n[half]]);
       block.reset(new float[(tokens + 4) * search.w]);
+      if (search.norm) normalised.reset(new float[tokens * search.w]);
       const int64_t bytes = search.selection.scratch_bytes(search.shape);
       selection_memory.reset(new float[bytes / 4 + 16]);
       aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(selection_memory.get()) + 63) / 64 * 64);
@@ -145,7 +187,9 @@ struct Search {
       for (int64_t task = first; task < last; ++task) {
         const auto [h, t, tokens] = block(task);
         for (int half : {0, 1}) {
-          scores.scores(query_of(t, h, half), element, query.stride(0), tokens,
+          if (norm) norm.normalise(t, (h * 2 + half) * w, tokens, w, room.normalised.get());
+          const void* const from = norm ? room.normalised.get() : query_of(t, h, half);
+          scores.scores(from, norm ? QueryElement::float32 : element, norm ? w : query.stride(0), tokens,
                         wide[half].const_data_ptr<float>() + h * n[half] * w, n[half], w, room.score[half].get(),
                         room.block.get());
         }
@@ -191,28 +235,32 @@ struct Selected {
 };
 
 template <typename Real>
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                            const Tensor& keys1, const Tensor& keys2, CpuLevel level) {
+NormalisedSearchGradient backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
+                                  const Tensor& keys1, const Tensor& keys2, const Normalisation& norm,
+                                  CpuLevel level) {
   const ProductKeySearchKernel<Real>& kernel = kernel_of<Real>(level);
   const int64_t T = index.size(0), H = index.size(1), K = index.size(2), w = query.size(3);
   const int64_t n[2] = {keys1.size(1), keys2.size(1)};
   const auto type = grad_score.scalar_type();
   const auto options = grad_score.options();
   const Tensor dense_index = index.contiguous(), dense_grad = grad_score.contiguous();
-  const Tensor dense_query = query.to(type).contiguous();
+  const Tensor dense_query = norm ? Tensor() : query.to(type).contiguous();
   const Tensor keys[2] = {keys1.to(type).contiguous(), keys2.to(type).contiguous()};
   const int64_t chunk = std::max(kChunk, (T + kMostChunks - 1) / kMostChunks), chunks = (T + chunk - 1) / chunk;
   Tensor of_query = at::empty({T, H, 2, w}, options);
   const Tensor parts[2] = {at::empty({chunks, H, n[0], w}, options), at::empty({chunks, H, n[1], w}, options)};
+  const Tensor sums = norm ? at::zeros({chunks, 2, H * 2 * w}, options.dtype(at::kDouble)) : Tensor();
   std::atomic<int64_t> bad = -1;
 
   // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
   at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
     Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
+    std::vector<float> normalised(norm ? kCollected * w : 0);
     for (int64_t task = first; task < last; ++task) {
       const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
-      Real* const sums[2] = {parts[0].data_ptr<Real>() + task * n[0] * w, parts[1].data_ptr<Real>() + task * n[1] * w};
-      for (int which : {0, 1}) std::fill_n(sums[which], n[which] * w, Real{0});
+      Real* const of_key[2] = {parts[0].data_ptr<Real>() + task * n[0] * w,
+                               parts[1].data_ptr<Real>() + task * n[1] * w};
+      for (int which : {0, 1}) std::fill_n(of_key[which], n[which] * w, Real{0});
       for (int64_t t = begin; t < end; t += kCollected) {
         const int64_t tokens = std::min(kCollected, end - t), at = t * H + h;
         const int64_t wrong = kernel.collect(dense_index.const_data_ptr<int64_t>() + at * K,
@@ -227,22 +275,31 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
           const int64_t place = at * 2 * w + which * w;
           kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
                             of_query.data_ptr<Real>() + place, H * 2 * w);
+          if constexpr (std::is_same_v<Real, float>) {
+            if (norm) {
+              const int64_t feature = (h * 2 + which) * w;
+              norm.add_sums(of_query.const_data_ptr<float>(), t, feature, tokens, w,
+                            sums.data_ptr<double>() + task / H * 2 * norm.features());
+              norm.normalise(t, feature, tokens, w, normalised.data());
+              kernel.grad_keys(selected.half[which], normalised.data(), w, tokens, w, of_key[which]);
+              continue;
+            }
+          }
           kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
-                           sums[which]);
+                           of_key[which]);
         }
       }
     }
   });
   TORCH_CHECK_INDEX(bad < 0, "product_key_search_backward: index must be within 0 .. ", n[0] * n[1] - 1, ", got ",
                     dense_index.view(-1)[bad.load()].template item<int64_t>());
-  Tensor of_keys[2];
-  for (int which : {0, 1}) {
-    if (chunks == 0) return {of_query.to(query.scalar_type()), at::zeros_like(keys1), at::zeros_like(keys2)};
-    of_keys[which] = parts[which][0];
-    for (int64_t c = 1; c < chunks; ++c) of_keys[which] += parts[which][c];
+  if (chunks == 0) return {of_query, at::zeros_like(keys[0]), at::zeros_like(keys[1]), {}};
+  for (int64_t c = 1; c < chunks; ++c) {
+    for (const Tensor& part : {parts[0], parts[1], sums}) {
+      if (part.defined()) part[0] += part[c];
+    }
   }
-  const auto to = query.scalar_type();
-  return {of_query.to(to), of_keys[0].to(to), of_keys[1].to(to)};
+  return {of_query, parts[0][0], parts[1][0], norm ? sums[0] : Tensor()};
 }
 
 std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
@@ -280,8 +337,43 @@ std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score,
                                                        const Tensor& query, const Tensor& keys1, const Tensor& keys2,
                                                        CpuLevel level) {
   check_product_key_search_backward(grad_score, index, query, keys1, keys2);
-  return grad_score.scalar_type() == at::kDouble ? backward<double>(grad_score, index, query, keys1, keys2, level)
-                                                 : backward<float>(grad_score, index, query, keys1, keys2, level);
+  const auto run = grad_score.scalar_type() == at::kDouble ? backward<double> : backward<float>;
+  const NormalisedSearchGradient gradient = run(grad_score, index, query, keys1, keys2, {}, level);
+  const auto type = query.scalar_type();
+  return {gradient.query.to(type), gradient.keys1.to(type), gradient.keys2.to(type)};
+}
+
+namespace {
+
+void check_normalised(const char* who, const Tensor& x, const Tensor& constants) {
+  TORCH_CHECK(x.is_contiguous() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), who,
+              ": x must be contiguous, float32 or bfloat16, got ", x.scalar_type());
+  TORCH_CHECK(constants.dim() == 2 && constants.size(0) == 4 && constants.numel() * x.size(0) == 4 * x.numel() &&
+                  constants.scalar_type() == at::kFloat && constants.is_contiguous(),
+              who, ": constants must be float32 [4, H * 2 * w], got ", constants.scalar_type(), " ",
+              constants.sizes());
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> normalised_search_cpu(const Tensor& x, const Tensor& constants, const Tensor& keys1,
+                                                 const Tensor& keys2, int64_t top_k, int64_t addresses,
+                                                 CpuLevel level) {
+  check_product_key_search(x, keys1.to(x.scalar_type()), keys2.to(x.scalar_type()), top_k, addresses);
+  check_normalised("normalised_search", x, constants);
+  Search search(x, keys1, keys2, top_k, addresses, level);
+  search.norm = {x, constants, level};
+  search.run_blocks();
+  return {search.score, search.index};
+}
+
+NormalisedSearchGradient normalised_search_backward_cpu(const Tensor& grad_score, const Tensor& index, const Tensor& x,
+                                                        const Tensor& constants, const Tensor& keys1,
+                                                        const Tensor& keys2, CpuLevel level) {
+  const auto type = x.scalar_type();
+  check_product_key_search_backward(grad_score, index, x, keys1.to(type), keys2.to(type));
+  check_normalised("normalised_search_backward", x, constants);
+  return backward<float>(grad_score, index, x, keys1, keys2, {x, constants, level}, level);
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
