@@ -141,8 +141,8 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
       const auto* const from = static_cast<const Element*>(x.const_data_ptr());
       const Real *const grad = dy.const_data_ptr<Real>(), *const mean = saved[3].const_data_ptr<Real>();
       sums = summed(x, [&](int64_t first, int64_t last, double* one, double* other) {
-        kernel<Element, Real>().gradient_sums(from + first * features, grad + first * features, features, mean,
-                                              mean + features, last - first, features, one, other);
+        kernel<Element, Real>().gradient_sums(from + first * features, features, grad + first * features,
+                                              features, mean, mean + features, last - first, features, one, other);
       });
     });
     const auto [dx, dgain, dbias] = batch_norm_gradient(x, dy, saved[1], {saved[2], saved[3]}, sums);

@@ -17,7 +17,7 @@ at::Tensor batch_norm(const at::Tensor& x, const at::Tensor& gain, const at::Ten
                       const at::Tensor& running_mean, const at::Tensor& running_variance, bool training,
                       double momentum = 0.1, double epsilon = 1e-5);
 
-// The parts of it, for a search that normalises its queries itself (nn/batch_norm_search.h). x is contiguous, T >= 2.
+// The parts of it, for a search that normalises its queries itself (nn/normalised_search.h). x is contiguous, T >= 2.
 
 void check_batch_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias,
                       const at::Tensor& running_mean, const at::Tensor& running_variance);

@@ -28,7 +28,6 @@ namespace {
 
 using at::Tensor;
 
-constexpr double kNormEpsilon = 1e-5;
 constexpr double kLeastLength = 1e-6;  // of a vector that normalise_keys divides
 
 // Autocast would cast the matrix products inside the search to bfloat16: scores, weights and rows' sums are float32.
@@ -207,7 +206,7 @@ Tensor MemoryLayer::query(const Tensor& x) { return normalised(net(x)); }
 Tensor MemoryLayer::net(const Tensor& x) {
   Tensor q = x;
   // The batch's mean takes the last bias with it: its gradient is 0, and what rounding leaves of it would move Adam.
-  const bool takes_mean_away = takes_batch() && x.size(0) > 1;
+  const bool takes_mean_away = norm_takes_batch() && x.size(0) > 1;
   for (size_t i = 0; i < query_weight.size(); ++i) {
     if (i > 0) q = at::relu(q);
     const Tensor bias = takes_mean_away && i + 1 == query_weight.size() ? query_bias[i].detach() : query_bias[i];
@@ -228,13 +227,13 @@ Tensor MemoryLayer::normalised(const Tensor& raw) {
     case QueryNorm::none:
       return q;
     case QueryNorm::layer:
-      return half_norm(q, norm_gain.to(q.scalar_type()), norm_bias.to(q.scalar_type()), kNormEpsilon);
+      return half_norm(q, norm_gain.to(q.scalar_type()), norm_bias.to(q.scalar_type()));
     case QueryNorm::rms:
-      return half_norm(q, norm_gain.to(q.scalar_type()), {}, kNormEpsilon);
+      return half_norm(q, norm_gain.to(q.scalar_type()), {});
     case QueryNorm::batch: {
       const int64_t features = heads * 2 * half;
       return batch_norm(q.view({-1, features}), norm_gain.view(features), norm_bias.view(features),
-                        running_mean.view(features), running_variance.view(features), is_training(), 0.1, kNormEpsilon)
+                        running_mean.view(features), running_variance.view(features), is_training())
           .view(q.sizes());
     }
   }
@@ -248,8 +247,8 @@ MemoryLayer::Reads MemoryLayer::look_up(const Tensor& x, const BlockContext& con
     const Tensor q = drop(normalised(raw), options_.query_dropout, context);
     return search(options_.normalise_keys ? unit(q) : q);
   };
-  const bool as_they_are = takes_batch() && options_.query_dropout == 0 && !options_.normalise_keys;
-  auto found = as_they_are ? batch_norm_search(raw) : std::nullopt;
+  const bool drops = is_training() && options_.query_dropout > 0;
+  auto found = drops || options_.normalise_keys ? std::nullopt : normalised_search(raw);
 
   Reads reads;
   auto [score, address] = found ? *found : search_normalised();

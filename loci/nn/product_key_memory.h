@@ -36,7 +36,7 @@ class ProductKeyMemory : public MemoryLayer {
 
  protected:
   std::tuple<at::Tensor, at::Tensor> search(const at::Tensor& query) override;
-  std::optional<std::tuple<at::Tensor, at::Tensor>> batch_norm_search(const at::Tensor& raw) override;
+  std::optional<std::tuple<at::Tensor, at::Tensor>> normalised_search(const at::Tensor& raw) override;
 
  private:
   int64_t addresses() const;

@@ -92,12 +92,12 @@ void apply(const Element* __restrict x, const Real* __restrict mean, const Real*
 }
 
 template <typename Element, typename Real>
-void gradient_sums(const Element* x, const Real* dy, int64_t stride, const Real* mean, const Real* rest, int64_t tokens,
-                   int64_t features, double* sum, double* product) {
+void gradient_sums(const Element* x, int64_t x_stride, const Real* dy, int64_t dy_stride, const Real* mean,
+                   const Real* rest, int64_t tokens, int64_t features, double* sum, double* product) {
   add_up<Real>(tokens, features, sum, product, [=](int64_t t, int64_t c, Real& one, Real& other) {
-    const Real g = dy[t * stride + c];
+    const Real g = dy[t * dy_stride + c];
     one += g;
-    other += g * (real_of(x[t * stride + c]) - mean[c] - rest[c]);
+    other += g * (real_of(x[t * x_stride + c]) - mean[c] - rest[c]);
   });
 }
 

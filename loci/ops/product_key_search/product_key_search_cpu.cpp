@@ -4,7 +4,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -15,7 +14,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "loci/ops/batch_norm/batch_norm_kernel.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 #include "loci/ops/product_key_select/product_key_select_cpu.h"
@@ -59,44 +57,7 @@ Tensor dense_rows(const Tensor& x) {
   return x.stride(-1) == 1 ? x : x.contiguous();
 }
 
-// Queries [T, H, 2, w] that are normalised in blocks of tokens of one half; none where `constants` is undefined.
-struct Normalisation {
-  Tensor x, constants;
-  CpuLevel level = CpuLevel::base;
-
-  explicit operator bool() const { return constants.defined(); }
-  int64_t features() const { return constants.size(1); }
-
-  template <class Run>
-  void with_kernel(const Run& run) const {
-    if (x.scalar_type() == at::kBFloat16) {
-      run(at_level(level, base::batch_norm_bfloat16, avx2::batch_norm_bfloat16, avx512::batch_norm_bfloat16),
-          static_cast<const uint16_t*>(x.const_data_ptr()));
-    } else {
-      run(at_level(level, base::batch_norm_float32, avx2::batch_norm_float32, avx512::batch_norm_float32),
-          x.const_data_ptr<float>());
-    }
-  }
-
-  // Features at .. at + w - 1 of the tokens: [tokens, w].
-  void normalise(int64_t t, int64_t at, int64_t tokens, int64_t w, float* to) const {
-    const float* const constant = constants.const_data_ptr<float>() + at;
-    with_kernel([&](const auto& kernel, const auto* from) {
-      kernel.normalise(from + t * features() + at, features(), constant, constant + features(),
-                       constant + 2 * features(), constant + 3 * features(), tokens, w, to);
-    });
-  }
-
-  // Adds those of the gradient [T, H, 2, w] of these features to sums [2, features].
-  void add_sums(const float* grad, int64_t t, int64_t at, int64_t tokens, int64_t w, double* sums) const {
-    const float* const constant = constants.const_data_ptr<float>() + at;
-    const int64_t place = t * features() + at;
-    with_kernel([&](const auto& kernel, const auto* from) {
-      kernel.gradient_sums(from + place, grad + place, features(), constant, constant + features(), tokens, w,
-                           sums + at, sums + features() + at);
-    });
-  }
-};
+int64_t chunk_of(int64_t tokens) { return std::max(kChunk, (tokens + kMostChunks - 1) / kMostChunks); }
 
 // One call of the search, for query and keys in float32 or bfloat16.
 struct Search {
@@ -107,7 +68,7 @@ struct Search {
   QueryElement element;
   int64_t T, H, w, n[2];
   Tensor score, index;  // [T, H, K]
-  Normalisation norm;
+  const QueryNormaliser* normaliser = nullptr;  // makes the queries; else they are as they lie
 
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
          CpuLevel level)
@@ -139,7 +100,7 @@ struct Search {
     Room(const Search& search, int64_t tokens) {
       for (int half : {0, 1}) score[half].reset(new float[tokens * search.n[half]]);
       block.reset(new float[(tokens + 4) * search.w]);
-      if (search.norm) normalised.reset(new float[tokens * search.w]);
+      if (search.normaliser != nullptr) normalised.reset(new float[tokens * search.w]);
       const int64_t bytes = search.selection.scratch_bytes(search.shape);
       selection_memory.reset(new float[bytes / 4 + 16]);
       aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(selection_memory.get()) + 63) / 64 * 64);
@@ -187,11 +148,16 @@ struct Search {
       for (int64_t task = first; task < last; ++task) {
         const auto [h, t, tokens] = block(task);
         for (int half : {0, 1}) {
-          if (norm) norm.normalise(t, (h * 2 + half) * w, tokens, w, room.normalised.get());
-          const void* const from = norm ? room.normalised.get() : query_of(t, h, half);
-          scores.scores(from, norm ? QueryElement::float32 : element, norm ? w : query.stride(0), tokens,
-                        wide[half].const_data_ptr<float>() + h * n[half] * w, n[half], w, room.score[half].get(),
-                        room.block.get());
+          const float* const key = wide[half].const_data_ptr<float>() + h * n[half] * w;
+          float* const to = room.score[half].get();
+          if (normaliser != nullptr) {
+            normaliser->normalise(t, h, half, tokens, room.normalised.get());
+            scores.scores(room.normalised.get(), QueryElement::float32, w, tokens, key, n[half], w, to,
+                          room.block.get());
+          } else {
+            scores.scores(query_of(t, h, half), element, query.stride(0), tokens, key, n[half], w, to,
+                          room.block.get());
+          }
         }
         const Block next = block(std::min(task + 1, tasks - 1));
         for (int64_t i = 0; i < tokens; i += selection.lanes) {
@@ -234,28 +200,31 @@ struct Selected {
   }
 };
 
+// The gradients of queries (undefined where a normaliser takes them), keys1 and keys2.
 template <typename Real>
-NormalisedSearchGradient backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                  const Tensor& keys1, const Tensor& keys2, const Normalisation& norm,
-                                  CpuLevel level) {
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
+                                            const Tensor& keys1, const Tensor& keys2, const QueryNormaliser* normaliser,
+                                            CpuLevel level) {
   const ProductKeySearchKernel<Real>& kernel = kernel_of<Real>(level);
   const int64_t T = index.size(0), H = index.size(1), K = index.size(2), w = query.size(3);
   const int64_t n[2] = {keys1.size(1), keys2.size(1)};
   const auto type = grad_score.scalar_type();
   const auto options = grad_score.options();
   const Tensor dense_index = index.contiguous(), dense_grad = grad_score.contiguous();
-  const Tensor dense_query = norm ? Tensor() : query.to(type).contiguous();
   const Tensor keys[2] = {keys1.to(type).contiguous(), keys2.to(type).contiguous()};
-  const int64_t chunk = std::max(kChunk, (T + kMostChunks - 1) / kMostChunks), chunks = (T + chunk - 1) / chunk;
-  Tensor of_query = at::empty({T, H, 2, w}, options);
+  const int64_t chunk = chunk_of(T), chunks = search_gradient_chunks(T);
+  Tensor dense_query, of_query;
+  if (normaliser == nullptr) {
+    dense_query = query.to(type).contiguous();
+    of_query = at::empty({T, H, 2, w}, options);
+  }
   const Tensor parts[2] = {at::empty({chunks, H, n[0], w}, options), at::empty({chunks, H, n[1], w}, options)};
-  const Tensor sums = norm ? at::zeros({chunks, 2, H * 2 * w}, options.dtype(at::kDouble)) : Tensor();
   std::atomic<int64_t> bad = -1;
 
   // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
   at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
     Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
-    std::vector<float> normalised(norm ? kCollected * w : 0);
+    const std::unique_ptr<Real[]> room(normaliser == nullptr ? nullptr : new Real[kCollected * w]);
     for (int64_t task = first; task < last; ++task) {
       const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
       Real* const of_key[2] = {parts[0].data_ptr<Real>() + task * n[0] * w,
@@ -272,34 +241,31 @@ NormalisedSearchGradient backward(const Tensor& grad_score, const Tensor& index,
           return;
         }
         for (int which : {0, 1}) {
-          const int64_t place = at * 2 * w + which * w;
-          kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
-                            of_query.data_ptr<Real>() + place, H * 2 * w);
+          const Real* const key = keys[which].const_data_ptr<Real>() + h * n[which] * w;
+          const SelectedSubKeys<Real>& half = selected.half[which];
           if constexpr (std::is_same_v<Real, float>) {
-            if (norm) {
-              const int64_t feature = (h * 2 + which) * w;
-              norm.add_sums(of_query.const_data_ptr<float>(), t, feature, tokens, w,
-                            sums.data_ptr<double>() + task / H * 2 * norm.features());
-              norm.normalise(t, feature, tokens, w, normalised.data());
-              kernel.grad_keys(selected.half[which], normalised.data(), w, tokens, w, of_key[which]);
+            if (normaliser != nullptr) {
+              kernel.grad_query(half, key, tokens, w, room.get(), w);
+              normaliser->take_gradient(task / H, t, h, which, tokens, room.get());
+              normaliser->normalise(t, h, which, tokens, room.get());
+              kernel.grad_keys(half, room.get(), w, tokens, w, of_key[which]);
               continue;
             }
           }
-          kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
-                           of_key[which]);
+          const int64_t place = at * 2 * w + which * w;
+          kernel.grad_query(half, key, tokens, w, of_query.data_ptr<Real>() + place, H * 2 * w);
+          kernel.grad_keys(half, dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w, of_key[which]);
         }
       }
     }
   });
   TORCH_CHECK_INDEX(bad < 0, "product_key_search_backward: index must be within 0 .. ", n[0] * n[1] - 1, ", got ",
                     dense_index.view(-1)[bad.load()].template item<int64_t>());
-  if (chunks == 0) return {of_query, at::zeros_like(keys[0]), at::zeros_like(keys[1]), {}};
+  if (chunks == 0) return {of_query, at::zeros_like(keys[0]), at::zeros_like(keys[1])};
   for (int64_t c = 1; c < chunks; ++c) {
-    for (const Tensor& part : {parts[0], parts[1], sums}) {
-      if (part.defined()) part[0] += part[c];
-    }
+    for (const Tensor& part : parts) part[0] += part[c];
   }
-  return {of_query, parts[0][0], parts[1][0], norm ? sums[0] : Tensor()};
+  return {of_query, parts[0][0], parts[1][0]};
 }
 
 std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
@@ -338,43 +304,42 @@ std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score,
                                                        CpuLevel level) {
   check_product_key_search_backward(grad_score, index, query, keys1, keys2);
   const auto run = grad_score.scalar_type() == at::kDouble ? backward<double> : backward<float>;
-  const NormalisedSearchGradient gradient = run(grad_score, index, query, keys1, keys2, {}, level);
+  const auto [of_query, of_keys1, of_keys2] = run(grad_score, index, query, keys1, keys2, nullptr, level);
   const auto type = query.scalar_type();
-  return {gradient.query.to(type), gradient.keys1.to(type), gradient.keys2.to(type)};
+  return {of_query.to(type), of_keys1.to(type), of_keys2.to(type)};
 }
 
 namespace {
 
-void check_normalised(const char* who, const Tensor& x, const Tensor& constants) {
+void check_read(const char* who, const Tensor& x) {
   TORCH_CHECK(x.is_contiguous() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), who,
               ": x must be contiguous, float32 or bfloat16, got ", x.scalar_type());
-  TORCH_CHECK(constants.dim() == 2 && constants.size(0) == 4 && constants.numel() * x.size(0) == 4 * x.numel() &&
-                  constants.scalar_type() == at::kFloat && constants.is_contiguous(),
-              who, ": constants must be float32 [4, H * 2 * w], got ", constants.scalar_type(), " ",
-              constants.sizes());
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> normalised_search_cpu(const Tensor& x, const Tensor& constants, const Tensor& keys1,
+std::tuple<Tensor, Tensor> normalised_search_cpu(const Tensor& x, const QueryNormaliser& queries, const Tensor& keys1,
                                                  const Tensor& keys2, int64_t top_k, int64_t addresses,
                                                  CpuLevel level) {
   check_product_key_search(x, keys1.to(x.scalar_type()), keys2.to(x.scalar_type()), top_k, addresses);
-  check_normalised("normalised_search", x, constants);
+  check_read("normalised_search", x);
   Search search(x, keys1, keys2, top_k, addresses, level);
-  search.norm = {x, constants, level};
+  search.normaliser = &queries;
   search.run_blocks();
   return {search.score, search.index};
 }
 
-NormalisedSearchGradient normalised_search_backward_cpu(const Tensor& grad_score, const Tensor& index, const Tensor& x,
-                                                        const Tensor& constants, const Tensor& keys1,
-                                                        const Tensor& keys2, CpuLevel level) {
+std::tuple<Tensor, Tensor> normalised_search_backward_cpu(const Tensor& grad_score, const Tensor& index,
+                                                          const Tensor& x, const QueryNormaliser& queries,
+                                                          const Tensor& keys1, const Tensor& keys2, CpuLevel level) {
   const auto type = x.scalar_type();
   check_product_key_search_backward(grad_score, index, x, keys1.to(type), keys2.to(type));
-  check_normalised("normalised_search_backward", x, constants);
-  return backward<float>(grad_score, index, x, keys1, keys2, {x, constants, level}, level);
+  check_read("normalised_search_backward", x);
+  const auto [none, of_keys1, of_keys2] = backward<float>(grad_score, index, x, keys1, keys2, &queries, level);
+  return {of_keys1, of_keys2};
 }
+
+int64_t search_gradient_chunks(int64_t tokens) { return (tokens + chunk_of(tokens) - 1) / chunk_of(tokens); }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("product_key_search", search_entry);
