@@ -166,15 +166,10 @@ TEST(Usage, CountsGoOnBeyond2To24) {
   EXPECT_EQ(usage.metrics().reads, (int64_t{1} << 24) + 2);
 }
 
-TEST(Usage, TheSameBitsForAnyNumberOfThreads) {
-  constexpr int64_t rows = 150000, tokens = 1024, heads = 4, top_k = 32;
-  const Reads all = random_reads(rows, tokens * heads * top_k, 2);
-  const int before = omp_get_max_threads();
-  omp_set_num_threads(1);
-  Usage one(rows);
-  one.add(all.index.data(), all.weight.data(), tokens, heads, top_k, 1);
-  Usage plain(rows);  // the definition
-  for (int64_t group = 0; group < tokens * heads; ++group) {
+// Read by read: the definition.
+Usage counted_plainly(const Reads& all, int64_t rows, int64_t groups, int64_t top_k) {
+  Usage plain(rows);
+  for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = group * top_k;
     const auto begin = all.weight.begin() + first;
     plain.state()[all.index[first + (std::max_element(begin, begin + top_k) - begin)]].top_reads += 1;
@@ -183,12 +178,26 @@ TEST(Usage, TheSameBitsForAnyNumberOfThreads) {
       row = {row.reads + 1, row.top_reads, row.weight + static_cast<double>(all.weight[i]), 1};
     }
   }
-  expect_same(one, plain);
-  for (const int threads : {2, 3, 8}) {
-    omp_set_num_threads(threads);
-    Usage many(rows);
-    many.add(all.index.data(), all.weight.data(), tokens, heads, top_k, 1);
-    expect_same(many, one);
+  return plain;
+}
+
+// Blocks of groups that are not full, groups longer than a block, more threads than rows.
+TEST(Usage, CountsReadByReadWithTheSameBitsForAnyNumberOfThreads) {
+  struct Size {
+    int64_t rows, tokens, heads, top_k;
+  };
+  const int before = omp_get_max_threads();
+  for (const auto& [rows, tokens, heads, top_k] : std::vector<Size>{
+           {150000, 1024, 4, 32}, {5, 700, 3, 9}, {100, 20000, 1, 1}, {3000, 31, 1, 700}, {64, 1, 4, 16}}) {
+    SCOPED_TRACE(testing::Message() << rows << " rows, top " << top_k);
+    const Reads all = random_reads(rows, tokens * heads * top_k, 2);
+    const Usage plain = counted_plainly(all, rows, tokens * heads, top_k);
+    for (const int threads : {1, 2, 3, 8}) {
+      omp_set_num_threads(threads);
+      Usage usage(rows);
+      usage.add(all.index.data(), all.weight.data(), tokens, heads, top_k, 1);
+      expect_same(usage, plain);
+    }
   }
   omp_set_num_threads(before);
 }
