@@ -68,6 +68,28 @@ TEST(BatchNorm, ErrorInFloatIsAtMostThatOfTheFramework) {
   EXPECT_LE(error(run(rounded, ours, at::kFloat)), 2 * error(run(rounded, theirs, at::kFloat)));
 }
 
+// A mean of 100,000 deviations, of which float keeps the deviation's hundredth part.
+TEST(BatchNorm, AFarMeanCostsNoPrecision) {
+  Case c = make_case(700, 40, at::kFloat);
+  c.x = (torch::randn({700, 40}) + 1e5).requires_grad_();
+  const Tensor direction = torch::randn({700, 40});
+  const auto run = [&](at::ScalarType type, auto norm) {
+    const Tensor x = c.x.detach().to(type).requires_grad_();
+    const Tensor y = norm(x, c.gain.to(type), c.bias.to(type), c.mean.to(type).clone(), c.variance.to(type).clone());
+    (y * direction.to(type)).sum().backward();
+    return std::vector<Tensor>{y.detach().to(at::kDouble), x.grad().to(at::kDouble)};
+  };
+  const auto got = run(at::kFloat, [](auto x, auto gain, auto bias, auto mean, auto variance) {
+    return batch_norm(x, gain, bias, mean, variance, true);
+  });
+  const auto truth = run(at::kDouble, [](auto x, auto gain, auto bias, auto mean, auto variance) {
+    return at::batch_norm(x, gain, bias, mean, variance, true, 0.1, 1e-5, false);
+  });
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_LT((got[i] - truth[i]).abs().max().item<double>(), 1e-5) << i;
+  }
+}
+
 TEST(BatchNorm, FewerThanTwoTokensUseRunningStatisticsAndLeaveThem) {
   for (const int64_t tokens : {0, 1}) {
     const Case c = make_case(tokens, 5);

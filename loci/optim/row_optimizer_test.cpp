@@ -169,7 +169,8 @@ TEST(RowOptimizer, TwoHalfBatchesGiveTheBitsOfOneBatch) {
 }
 
 TEST(RowOptimizer, AGradientThatIsNotFiniteIsSkippedAndNothingChanges) {
-  for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {std::nanf(""), -std::nanf(""), infinity, -infinity}) {
     for (const RowRule rule : kRules) {
       const TablePtr table = make_table();
       RowOptimizer rows(table, {.rule = rule}, 0);
@@ -267,7 +268,7 @@ TEST(RowOptimizer, OnePassAndTwoPassesGiveTheSameBits) {
 
 // Finite factors whose product, or whose sum, is not.
 TEST(RowOptimizer, ASumThatOverflowsSkipsTheStep) {
-  for (const auto& [weight, grad] : {std::pair(1e30F, 1e30F), std::pair(1.0F, 3e38F)}) {
+  for (const auto& [weight, grad] : {std::pair(1e30F, 1e30F), std::pair(1.0F, 3e38F), std::pair(-1.0F, -3e38F)}) {
     const TablePtr table = make_table();
     const Tensor before = table->values().detach().clone();
     RowOptimizer rows(table, {}, 0);
