@@ -126,9 +126,8 @@ void check(const BenchOptions& options) {
 
 const std::vector<std::string>& bench_names() {
   static const std::vector<std::string> names = {
-      "memory",       "select", "search",        "search_backward", "normalised_search",
-      "select_lanes", "read",   "read_backward", "usage",           "row_order",
-      "row_sum",      "row_update"};
+      "memory",        "select", "search",    "search_backward", "select_lanes", "read",
+      "read_backward", "usage",  "row_order", "row_sum",         "row_update"};
   return names;
 }
 

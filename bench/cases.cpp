@@ -3,9 +3,6 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
-#include "loci/nn/batch_norm.h"
-#include "loci/nn/half_norm.h"
-#include "loci/nn/normalised_search.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
@@ -128,40 +125,6 @@ Case search_backward_case(const Size& s) {
           [=] { search_backward_definition(grad, index, in.query, in.keys1, in.keys2); }};
 }
 
-// Norm of the queries and search in one, forward and backward; beside it the same two operators one after the other.
-Case normalised_search_case(const Size& s, bool batch) {
-  const SearchInputs in(s);
-  const SearchSize size{s.K, s.n * s.n};
-  const int64_t features = s.H * 2 * s.w;
-  const Tensor gain = torch::ones({s.H, 2, s.w}), bias = torch::zeros({s.H, 2, s.w});
-  const Tensor mean = torch::zeros({features}), variance = torch::ones({features});
-  const Tensor grad = torch::randn({s.T, s.H, s.K}), x = in.query.view({s.T, features});
-  for (const Tensor& leaf : {x, in.keys1, in.keys2, gain, bias}) leaf.set_requires_grad(true);
-  const std::vector<Tensor> leaves = {x, in.keys1, in.keys2, gain, bias};
-  const auto run = [=](const auto& search) {
-    const at::AutoGradMode gradients(true);
-    torch::autograd::grad({std::get<0>(search())}, leaves, {grad});
-  };
-  const auto together = [=] {
-    if (!batch) return half_norm_search(x, gain, bias, in.keys1, in.keys2, size);
-    return batch_norm_search(x, gain.flatten(), bias.flatten(), mean, variance, in.keys1, in.keys2, size);
-  };
-  const auto apart = [=] {
-    const Tensor query = batch ? batch_norm(x, gain.flatten(), bias.flatten(), mean, variance, /*training=*/true)
-                               : half_norm(x.view({s.T, s.H, 2, s.w}), gain, bias).view({s.T, features});
-    return product_key_search(query.view({s.T, s.H, 2, s.w}), in.keys1, in.keys2, s.K, s.n * s.n);
-  };
-  // Read and written: x and its gradient, with batch norm also the queries' gradient, and x twice more.
-  const int64_t copies = batch ? 7 : 3;
-  return {"normalised_search",
-          search_size(s) + (batch ? " batch" : " layer"),
-          Bound::products,
-          count({s.T, copies * features * 4 + s.H * s.K * 32}) + count({6, s.H, s.n, s.w, 4}),
-          count({2, s.T, s.H, 2, s.n, s.w}),
-          [=] { run(together); },
-          [=] { run(apart); }};
-}
-
 struct ReadInputs {
   Tensor table, index, weight, grad;
   double bytes;  // of the rows, the indices, the weights and the sums
@@ -268,10 +231,6 @@ std::vector<Case> cases_of(const std::string& name) {
     if (name == "select_lanes" && s.T > 1) list.push_back(select_lanes_case(s));
     if (name == "search") list.push_back(search_case(s));
     if (name == "search_backward" && s.T > 1) list.push_back(search_backward_case(s));
-    if (name == "normalised_search" && s.T > 1) {
-      list.push_back(normalised_search_case(s, /*batch=*/false));
-      list.push_back(normalised_search_case(s, /*batch=*/true));
-    }
     if (name == "read") {
       list.push_back(read_case(s, torch::kFloat, "float32"));
       list.push_back(read_case(s, torch::kBFloat16, "bfloat16"));

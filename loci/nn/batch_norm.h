@@ -4,8 +4,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <tuple>
-
 namespace loci {
 
 // Legend: T tokens, C features. x [T, C]; gain, bias, running_mean, running_variance [C]; result [T, C].
@@ -16,26 +14,5 @@ namespace loci {
 at::Tensor batch_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias,
                       const at::Tensor& running_mean, const at::Tensor& running_variance, bool training,
                       double momentum = 0.1, double epsilon = 1e-5);
-
-// The parts of it, for a search that normalises its queries itself (nn/normalised_search.h). x is contiguous, T >= 2.
-
-void check_batch_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias,
-                      const at::Tensor& running_mean, const at::Tensor& running_variance);
-
-struct BatchStatistics {
-  at::Tensor known;      // [2, C] float64: mean, 1 / sqrt(variance + epsilon)
-  at::Tensor constants;  // [4, C] of the result's type: the mean as a sum of two, gain / deviation, bias
-};
-
-// The running statistics take their share.
-BatchStatistics batch_statistics(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias,
-                                 const at::Tensor& running_mean, const at::Tensor& running_variance, double momentum,
-                                 double epsilon);
-
-// The gradients of x, gain and bias from dy [T, C] and `sums` [2, C] float64 over the tokens: of dy, of dy (x - mean).
-std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_gradient(const at::Tensor& x, const at::Tensor& dy,
-                                                                   const at::Tensor& gain,
-                                                                   const BatchStatistics& statistics,
-                                                                   const at::Tensor& sums);
 
 }  // namespace loci

@@ -28,6 +28,7 @@ namespace {
 
 using at::Tensor;
 
+constexpr double kNormEpsilon = 1e-5;
 constexpr double kLeastLength = 1e-6;  // of a vector that normalise_keys divides
 
 // Autocast would cast the matrix products inside the search to bfloat16: scores, weights and rows' sums are float32.
@@ -201,39 +202,32 @@ MemoryLayer::Reads MemoryLayer::read_with_indices(const Tensor& x, const BlockCo
   return look_up(drop(valid_tokens(x, context).x, options_.input_dropout, context), context);
 }
 
-Tensor MemoryLayer::query(const Tensor& x) { return normalised(net(x)); }
-
-Tensor MemoryLayer::net(const Tensor& x) {
+Tensor MemoryLayer::query(const Tensor& x) {
   Tensor q = x;
   // The batch's mean takes the last bias with it: its gradient is 0, and what rounding leaves of it would move Adam.
-  const bool takes_mean_away = norm_takes_batch() && x.size(0) > 1;
+  const bool takes_mean_away = options_.query_norm == QueryNorm::batch && is_training() && x.size(0) > 1;
   for (size_t i = 0; i < query_weight.size(); ++i) {
     if (i > 0) q = at::relu(q);
     const Tensor bias = takes_mean_away && i + 1 == query_weight.size() ? query_bias[i].detach() : query_bias[i];
     const bool few = few_linear_takes(q, query_weight[i], bias);
     q = few ? few_linear(q, query_weight[i], bias) : at::linear(q, query_weight[i], bias);
   }
-  return q;
-}
-
-Tensor MemoryLayer::normalised(const Tensor& raw) {
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   const int64_t heads = options_.heads, half = half_width();
-  Tensor q = raw;
   const bool norm_widens = options_.query_norm == QueryNorm::batch && q.scalar_type() == at::kBFloat16;
   if (!norm_widens && q.scalar_type() != at::kDouble) q = q.to(at::kFloat);
-  q = q.view({q.size(0), heads, 2, half});
+  q = q.view({x.size(0), heads, 2, half});
   switch (options_.query_norm) {
     case QueryNorm::none:
       return q;
     case QueryNorm::layer:
-      return half_norm(q, norm_gain.to(q.scalar_type()), norm_bias.to(q.scalar_type()));
+      return half_norm(q, norm_gain.to(q.scalar_type()), norm_bias.to(q.scalar_type()), kNormEpsilon);
     case QueryNorm::rms:
-      return half_norm(q, norm_gain.to(q.scalar_type()), {});
+      return half_norm(q, norm_gain.to(q.scalar_type()), {}, kNormEpsilon);
     case QueryNorm::batch: {
       const int64_t features = heads * 2 * half;
       return batch_norm(q.view({-1, features}), norm_gain.view(features), norm_bias.view(features),
-                        running_mean.view(features), running_variance.view(features), is_training())
+                        running_mean.view(features), running_variance.view(features), is_training(), 0.1, kNormEpsilon)
           .view(q.sizes());
     }
   }
@@ -241,17 +235,12 @@ Tensor MemoryLayer::normalised(const Tensor& raw) {
 }
 
 MemoryLayer::Reads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
-  const Tensor raw = net(x);
+  Tensor q = drop(query(x), options_.query_dropout, context);
   const AutocastOff guard(c10::autocast_dispatch_keyset);
-  const auto search_normalised = [&] {
-    const Tensor q = drop(normalised(raw), options_.query_dropout, context);
-    return search(options_.normalise_keys ? unit(q) : q);
-  };
-  const bool drops = is_training() && options_.query_dropout > 0;
-  auto found = drops || options_.normalise_keys ? std::nullopt : normalised_search(raw);
+  if (options_.normalise_keys) q = unit(q);
 
   Reads reads;
-  auto [score, address] = found ? *found : search_normalised();
+  auto [score, address] = search(q);
   switch (options_.weight) {
     case WeightFunction::softmax:
       reads.weight = at::softmax(score, -1);

@@ -7,7 +7,6 @@
 
 #include <torch/nn/module.h>
 
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -91,8 +90,6 @@ class MemoryLayer : public torch::nn::Module {
 
   // query [T, H, 2, w] -> score, address [T, H, K]. Autocast is off.
   virtual std::tuple<at::Tensor, at::Tensor> search(const at::Tensor& query) = 0;
-  // The same for queries [T, H * 2 * w] before their norm, or nothing where a kind has no such search.
-  virtual std::optional<std::tuple<at::Tensor, at::Tensor>> normalised_search(const at::Tensor&) { return {}; }
   // x [T, d], index, weight [T, H * K] -> [T, D]. Autocast is off.
   virtual at::Tensor read(const at::Tensor& x, const at::Tensor& index, const at::Tensor& weight);
 
@@ -105,9 +102,6 @@ class MemoryLayer : public torch::nn::Module {
     at::Tensor positions;  // [T] among all tokens; undefined: all are valid
   };
   Tokens valid_tokens(const at::Tensor& x, const BlockContext& context) const;
-  at::Tensor net(const at::Tensor& x);           // [T, H * 2 * w]
-  at::Tensor normalised(const at::Tensor& raw);  // [T, H, 2, w] of net(x)
-  bool norm_takes_batch() const { return options_.query_norm == QueryNorm::batch && is_training(); }
   Reads look_up(const at::Tensor& x, const BlockContext& context);
   void count(const Reads& reads);
   at::Tensor map_output(const at::Tensor& y, const at::Tensor& x) const;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "loci/base/check.h"
-#include "loci/nn/normalised_search.h"
 #include "loci/nn/initialise.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 
@@ -38,31 +37,10 @@ ProductKeyMemory::ProductKeyMemory(const std::string& name, ProductKeyMemoryOpti
   keys2 = register_parameter("keys2", uniform_start(seed, name + ".keys2", {heads, n2, half}, bound));
 }
 
-int64_t ProductKeyMemory::addresses() const {
-  return options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
-}
-
 std::tuple<at::Tensor, at::Tensor> ProductKeyMemory::search(const at::Tensor& query) {
-  return product_key_search(query, scaled_keys(keys1), scaled_keys(keys2), options().top_k, addresses());
-}
-
-std::optional<std::tuple<at::Tensor, at::Tensor>> ProductKeyMemory::normalised_search(const at::Tensor& raw) {
-  if (!search_normalises(raw, keys1, keys2, options().top_k)) return {};
-  const SearchSize size{options().top_k, addresses()};
-  switch (options().query_norm) {
-    case QueryNorm::layer:
-    case QueryNorm::rms:
-      return half_norm_search(raw, norm_gain, norm_bias, keys1, keys2, size);
-    case QueryNorm::batch: {
-      if (!is_training()) return {};
-      const int64_t features = raw.size(1);
-      return batch_norm_search(raw, norm_gain.view(features), norm_bias.view(features), running_mean.view(features),
-                               running_variance.view(features), keys1, keys2, size);
-    }
-    case QueryNorm::none:
-      return {};
-  }
-  return {};
+  const int64_t addresses =
+      options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
+  return product_key_search(query, scaled_keys(keys1), scaled_keys(keys2), options().top_k, addresses);
 }
 
 }  // namespace loci

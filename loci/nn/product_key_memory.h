@@ -36,10 +36,6 @@ class ProductKeyMemory : public MemoryLayer {
 
  protected:
   std::tuple<at::Tensor, at::Tensor> search(const at::Tensor& query) override;
-  std::optional<std::tuple<at::Tensor, at::Tensor>> normalised_search(const at::Tensor& raw) override;
-
- private:
-  int64_t addresses() const;
 };
 
 }  // namespace loci

@@ -32,10 +32,11 @@ struct Constant {
   constexpr operator int64_t() const { return value; }
 };
 
-// Adds what add(token, feature, one, other) adds to the two sums of each feature: kBlock tokens in Real, the blocks in
-// double.
+// Adds what add(token, feature, one, other) adds to the two sums of each feature: of kBlock tokens in Real, of the blocks
+// in double.
 template <typename Real, typename Add>
 void add_up(int64_t tokens, int64_t features, double* one, double* other, const Add& add) {
+  for (int64_t c = 0; c < features; ++c) one[c] = other[c] = 0;
   const auto group = [&](int64_t t, int64_t end, int64_t begin, auto size) {
     Real ones[kGroup] = {}, others[kGroup] = {};
     for (; t < end; ++t) {
@@ -64,11 +65,11 @@ void sums(const Element* x, const Real* origin, int64_t tokens, int64_t features
 }
 
 template <typename Element, typename Real>
-void normalise(const Element* __restrict x, int64_t stride, const Real* __restrict mean, const Real* __restrict rest,
+void normalise(const Element* __restrict x, const Real* __restrict mean, const Real* __restrict rest,
                const Real* __restrict factor, const Real* __restrict bias, int64_t tokens, int64_t features,
                Real* __restrict y) {
   for (int64_t t = 0; t < tokens; ++t) {
-    const Element* __restrict from = x + t * stride;
+    const Element* __restrict from = x + t * features;
     Real* __restrict to = y + t * features;
     for (int64_t c = 0; c < features; ++c) to[c] = (real_of(from[c]) - mean[c] - rest[c]) * factor[c] + bias[c];
   }
@@ -92,12 +93,12 @@ void apply(const Element* __restrict x, const Real* __restrict mean, const Real*
 }
 
 template <typename Element, typename Real>
-void gradient_sums(const Element* x, int64_t x_stride, const Real* dy, int64_t dy_stride, const Real* mean,
-                   const Real* rest, int64_t tokens, int64_t features, double* sum, double* product) {
+void gradient_sums(const Element* x, const Real* dy, const Real* mean, const Real* rest, int64_t tokens,
+                   int64_t features, double* sum, double* product) {
   add_up<Real>(tokens, features, sum, product, [=](int64_t t, int64_t c, Real& one, Real& other) {
-    const Real g = dy[t * dy_stride + c];
+    const Real g = dy[t * features + c];
     one += g;
-    other += g * (real_of(x[t * x_stride + c]) - mean[c] - rest[c]);
+    other += g * (real_of(x[t * features + c]) - mean[c] - rest[c]);
   });
 }
 
@@ -114,14 +115,15 @@ void gradient(const Element* __restrict x, const Real* __restrict dy, const Real
   }
 }
 
-template <typename Element, typename Real>
-constexpr BatchNormKernel<Element, Real> kernel = {sums<Element, Real>, normalise<Element, Real>, apply<Element, Real>,
-                                                   gradient_sums<Element, Real>, gradient<Element, Real>};
-
 }  // namespace
 
-const BatchNormKernel<float, float> batch_norm_float32 = kernel<float, float>;
-const BatchNormKernel<double, double> batch_norm_float64 = kernel<double, double>;
-const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = kernel<uint16_t, float>;
+const BatchNormKernel<float, float> batch_norm_float32 = {sums<float, float>, normalise<float, float>, apply<float, float>,
+                                                          gradient_sums<float, float>, gradient<float, float>};
+const BatchNormKernel<double, double> batch_norm_float64 = {sums<double, double>, normalise<double, double>,
+                                                            apply<double, double>, gradient_sums<double, double>,
+                                                            gradient<double, double>};
+const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = {sums<uint16_t, float>, normalise<uint16_t, float>,
+                                                              apply<uint16_t, float>, gradient_sums<uint16_t, float>,
+                                                              gradient<uint16_t, float>};
 
 }  // namespace loci::LOCI_LEVEL

@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <type_traits>
 #include <vector>
 
 #include "loci/ops/product_key_search/product_key_search_definition.h"
@@ -30,6 +29,8 @@ namespace {
 constexpr int64_t kBlock = ProductKeyScoresKernel::tokens;
 // Bytes of all keys that the second-level cache holds beside a block's queries and scores.
 constexpr int64_t kKeyBytes = int64_t{1} << 19;
+// Up to so many tokens are searched one by one.
+constexpr int64_t kFewTokens = 4;
 // Multiply-adds worth a second thread.
 constexpr int64_t kGrain = int64_t{1} << 17;
 // Tokens whose key gradients are summed on their own, so that heads alone need not feed all threads; eight sums at
@@ -57,8 +58,6 @@ Tensor dense_rows(const Tensor& x) {
   return x.stride(-1) == 1 ? x : x.contiguous();
 }
 
-int64_t chunk_of(int64_t tokens) { return std::max(kChunk, (tokens + kMostChunks - 1) / kMostChunks); }
-
 // One call of the search, for query and keys in float32 or bfloat16.
 struct Search {
   const ProductKeyScoresKernel& scores;
@@ -67,8 +66,7 @@ struct Search {
   Tensor query, keys[2];
   QueryElement element;
   int64_t T, H, w, n[2];
-  Tensor score, index;  // [T, H, K]
-  const QueryNormaliser* normaliser = nullptr;  // makes the queries; else they are as they lie
+  Tensor score, index;            // [T, H, K]
 
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
          CpuLevel level)
@@ -95,12 +93,11 @@ struct Search {
 
   // Buffers of a thread; a float vector's start is aligned for the selection by hand.
   struct Room {
-    std::unique_ptr<float[]> score[2], block, normalised, selection_memory;
+    std::unique_ptr<float[]> score[2], block, selection_memory;
     void* aligned;
     Room(const Search& search, int64_t tokens) {
       for (int half : {0, 1}) score[half].reset(new float[tokens * search.n[half]]);
       block.reset(new float[(tokens + 4) * search.w]);
-      if (search.normaliser != nullptr) normalised.reset(new float[tokens * search.w]);
       const int64_t bytes = search.selection.scratch_bytes(search.shape);
       selection_memory.reset(new float[bytes / 4 + 16]);
       aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(selection_memory.get()) + 63) / 64 * 64);
@@ -148,16 +145,9 @@ struct Search {
       for (int64_t task = first; task < last; ++task) {
         const auto [h, t, tokens] = block(task);
         for (int half : {0, 1}) {
-          const float* const key = wide[half].const_data_ptr<float>() + h * n[half] * w;
-          float* const to = room.score[half].get();
-          if (normaliser != nullptr) {
-            normaliser->normalise(t, h, half, tokens, room.normalised.get());
-            scores.scores(room.normalised.get(), QueryElement::float32, w, tokens, key, n[half], w, to,
-                          room.block.get());
-          } else {
-            scores.scores(query_of(t, h, half), element, query.stride(0), tokens, key, n[half], w, to,
-                          room.block.get());
-          }
+          scores.scores(query_of(t, h, half), element, query.stride(0), tokens,
+                        wide[half].const_data_ptr<float>() + h * n[half] * w, n[half], w, room.score[half].get(),
+                        room.block.get());
         }
         const Block next = block(std::min(task + 1, tasks - 1));
         for (int64_t i = 0; i < tokens; i += selection.lanes) {
@@ -200,36 +190,29 @@ struct Selected {
   }
 };
 
-// The gradients of queries (undefined where a normaliser takes them), keys1 and keys2.
 template <typename Real>
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                            const Tensor& keys1, const Tensor& keys2, const QueryNormaliser* normaliser,
-                                            CpuLevel level) {
+                                            const Tensor& keys1, const Tensor& keys2, CpuLevel level) {
   const ProductKeySearchKernel<Real>& kernel = kernel_of<Real>(level);
   const int64_t T = index.size(0), H = index.size(1), K = index.size(2), w = query.size(3);
   const int64_t n[2] = {keys1.size(1), keys2.size(1)};
   const auto type = grad_score.scalar_type();
   const auto options = grad_score.options();
   const Tensor dense_index = index.contiguous(), dense_grad = grad_score.contiguous();
+  const Tensor dense_query = query.to(type).contiguous();
   const Tensor keys[2] = {keys1.to(type).contiguous(), keys2.to(type).contiguous()};
-  const int64_t chunk = chunk_of(T), chunks = search_gradient_chunks(T);
-  Tensor dense_query, of_query;
-  if (normaliser == nullptr) {
-    dense_query = query.to(type).contiguous();
-    of_query = at::empty({T, H, 2, w}, options);
-  }
+  const int64_t chunk = std::max(kChunk, (T + kMostChunks - 1) / kMostChunks), chunks = (T + chunk - 1) / chunk;
+  Tensor of_query = at::empty({T, H, 2, w}, options);
   const Tensor parts[2] = {at::empty({chunks, H, n[0], w}, options), at::empty({chunks, H, n[1], w}, options)};
   std::atomic<int64_t> bad = -1;
 
   // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
   at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
     Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
-    const std::unique_ptr<Real[]> room(normaliser == nullptr ? nullptr : new Real[kCollected * w]);
     for (int64_t task = first; task < last; ++task) {
       const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
-      Real* const of_key[2] = {parts[0].data_ptr<Real>() + task * n[0] * w,
-                               parts[1].data_ptr<Real>() + task * n[1] * w};
-      for (int which : {0, 1}) std::fill_n(of_key[which], n[which] * w, Real{0});
+      Real* const sums[2] = {parts[0].data_ptr<Real>() + task * n[0] * w, parts[1].data_ptr<Real>() + task * n[1] * w};
+      for (int which : {0, 1}) std::fill_n(sums[which], n[which] * w, Real{0});
       for (int64_t t = begin; t < end; t += kCollected) {
         const int64_t tokens = std::min(kCollected, end - t), at = t * H + h;
         const int64_t wrong = kernel.collect(dense_index.const_data_ptr<int64_t>() + at * K,
@@ -241,31 +224,25 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
           return;
         }
         for (int which : {0, 1}) {
-          const Real* const key = keys[which].const_data_ptr<Real>() + h * n[which] * w;
-          const SelectedSubKeys<Real>& half = selected.half[which];
-          if constexpr (std::is_same_v<Real, float>) {
-            if (normaliser != nullptr) {
-              kernel.grad_query(half, key, tokens, w, room.get(), w);
-              normaliser->take_gradient(task / H, t, h, which, tokens, room.get());
-              normaliser->normalise(t, h, which, tokens, room.get());
-              kernel.grad_keys(half, room.get(), w, tokens, w, of_key[which]);
-              continue;
-            }
-          }
           const int64_t place = at * 2 * w + which * w;
-          kernel.grad_query(half, key, tokens, w, of_query.data_ptr<Real>() + place, H * 2 * w);
-          kernel.grad_keys(half, dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w, of_key[which]);
+          kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
+                            of_query.data_ptr<Real>() + place, H * 2 * w);
+          kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
+                           sums[which]);
         }
       }
     }
   });
   TORCH_CHECK_INDEX(bad < 0, "product_key_search_backward: index must be within 0 .. ", n[0] * n[1] - 1, ", got ",
                     dense_index.view(-1)[bad.load()].template item<int64_t>());
-  if (chunks == 0) return {of_query, at::zeros_like(keys[0]), at::zeros_like(keys[1])};
-  for (int64_t c = 1; c < chunks; ++c) {
-    for (const Tensor& part : parts) part[0] += part[c];
+  Tensor of_keys[2];
+  for (int which : {0, 1}) {
+    if (chunks == 0) return {of_query.to(query.scalar_type()), at::zeros_like(keys1), at::zeros_like(keys2)};
+    of_keys[which] = parts[which][0];
+    for (int64_t c = 1; c < chunks; ++c) of_keys[which] += parts[which][c];
   }
-  return {of_query, parts[0][0], parts[1][0]};
+  const auto to = query.scalar_type();
+  return {of_query.to(to), of_keys[0].to(to), of_keys[1].to(to)};
 }
 
 std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
@@ -303,43 +280,9 @@ std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score,
                                                        const Tensor& query, const Tensor& keys1, const Tensor& keys2,
                                                        CpuLevel level) {
   check_product_key_search_backward(grad_score, index, query, keys1, keys2);
-  const auto run = grad_score.scalar_type() == at::kDouble ? backward<double> : backward<float>;
-  const auto [of_query, of_keys1, of_keys2] = run(grad_score, index, query, keys1, keys2, nullptr, level);
-  const auto type = query.scalar_type();
-  return {of_query.to(type), of_keys1.to(type), of_keys2.to(type)};
+  return grad_score.scalar_type() == at::kDouble ? backward<double>(grad_score, index, query, keys1, keys2, level)
+                                                 : backward<float>(grad_score, index, query, keys1, keys2, level);
 }
-
-namespace {
-
-void check_read(const char* who, const Tensor& x) {
-  TORCH_CHECK(x.is_contiguous() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), who,
-              ": x must be contiguous, float32 or bfloat16, got ", x.scalar_type());
-}
-
-}  // namespace
-
-std::tuple<Tensor, Tensor> normalised_search_cpu(const Tensor& x, const QueryNormaliser& queries, const Tensor& keys1,
-                                                 const Tensor& keys2, int64_t top_k, int64_t addresses,
-                                                 CpuLevel level) {
-  check_product_key_search(x, keys1.to(x.scalar_type()), keys2.to(x.scalar_type()), top_k, addresses);
-  check_read("normalised_search", x);
-  Search search(x, keys1, keys2, top_k, addresses, level);
-  search.normaliser = &queries;
-  search.run_blocks();
-  return {search.score, search.index};
-}
-
-std::tuple<Tensor, Tensor> normalised_search_backward_cpu(const Tensor& grad_score, const Tensor& index,
-                                                          const Tensor& x, const QueryNormaliser& queries,
-                                                          const Tensor& keys1, const Tensor& keys2, CpuLevel level) {
-  const auto type = x.scalar_type();
-  check_product_key_search_backward(grad_score, index, x, keys1.to(type), keys2.to(type));
-  check_read("normalised_search_backward", x);
-  const auto [none, of_keys1, of_keys2] = backward<float>(grad_score, index, x, keys1, keys2, &queries, level);
-  return {of_keys1, of_keys2};
-}
-
-int64_t search_gradient_chunks(int64_t tokens) { return (tokens + chunk_of(tokens) - 1) / chunk_of(tokens); }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("product_key_search", search_entry);
