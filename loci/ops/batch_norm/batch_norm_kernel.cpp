@@ -32,8 +32,8 @@ struct Constant {
   constexpr operator int64_t() const { return value; }
 };
 
-// Adds what add(token, feature, one, other) adds to the two sums of each feature: of kBlock tokens in Real, of the blocks
-// in double.
+// Adds what add(token, feature, one, other) adds to the two sums of each feature: kBlock tokens in Real, the blocks in
+// double.
 template <typename Real, typename Add>
 void add_up(int64_t tokens, int64_t features, double* one, double* other, const Add& add) {
   for (int64_t c = 0; c < features; ++c) one[c] = other[c] = 0;
@@ -115,15 +115,14 @@ void gradient(const Element* __restrict x, const Real* __restrict dy, const Real
   }
 }
 
+template <typename Element, typename Real>
+constexpr BatchNormKernel<Element, Real> kernel = {sums<Element, Real>, normalise<Element, Real>, apply<Element, Real>,
+                                                   gradient_sums<Element, Real>, gradient<Element, Real>};
+
 }  // namespace
 
-const BatchNormKernel<float, float> batch_norm_float32 = {sums<float, float>, normalise<float, float>, apply<float, float>,
-                                                          gradient_sums<float, float>, gradient<float, float>};
-const BatchNormKernel<double, double> batch_norm_float64 = {sums<double, double>, normalise<double, double>,
-                                                            apply<double, double>, gradient_sums<double, double>,
-                                                            gradient<double, double>};
-const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = {sums<uint16_t, float>, normalise<uint16_t, float>,
-                                                              apply<uint16_t, float>, gradient_sums<uint16_t, float>,
-                                                              gradient<uint16_t, float>};
+const BatchNormKernel<float, float> batch_norm_float32 = kernel<float, float>;
+const BatchNormKernel<double, double> batch_norm_float64 = kernel<double, double>;
+const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = kernel<uint16_t, float>;
 
 }  // namespace loci::LOCI_LEVEL

@@ -1,8 +1,8 @@
-// The loops of nn/batch_norm.h, on raw pointers. Each feature is summed over the tokens of a call in order, 16 of them in
-// Real and these sums in double: the same bits at every level.
-// Legend: T tokens, C features. x, y, dy, dx [T, C]; all others [C], of which mean + rest is the mean: what Real leaves of
-// it counts where it is many deviations from 0. x and dx may be in bfloat16 (as bits), where y and dy are float: then no
-// copy of x in float is made, nor one of its gradient.
+// The loops of nn/batch_norm.h, on raw pointers. Each feature is summed over the tokens of a call in order, 16 of them
+// in Real and these sums in double: the same bits at every level.
+// Legend: T tokens, C features. x, y, dy, dx [T, C]; all others [C], of which mean + rest is the mean: what Real leaves
+// of it counts where it is many deviations from 0. x and dx may be in bfloat16 (as bits), where y and dy are float:
+// then no copy of x in float is made, nor one of its gradient.
 //
 // Estimate, at the speed of memory: the statistics read x, the normalisation reads it and writes y, the sums of the
 // gradient read x and dy, the gradient reads them again and writes dx.
