@@ -17,7 +17,6 @@
 #include "loci/ops/row_update/row_update_definition.h"
 #include "loci/ops/table_read/table_read.h"
 #include "loci/ops/table_read/table_read_definition.h"
-#include "loci/table/usage.h"
 
 // Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, N rows, D width.
 
@@ -158,28 +157,6 @@ Case read_backward_case(const Size& s, torch::ScalarType type, const char* name)
           [=] { table_read_backward_weight_definition(in.grad, in.table, in.index); }};
 }
 
-// What a read leaves in the counters, two threads beside one read after the other.
-Case usage_case(const Size& s) {
-  const Tensor index = torch::randint(s.N, {s.T, s.H, s.K}, torch::kLong);
-  const Tensor weight = std::get<0>(torch::rand({s.T, s.H, s.K}).sort(-1, /*descending=*/true));
-  const auto ours = std::make_shared<Usage>(s.N), plain = std::make_shared<Usage>(s.N);
-  return {"usage",
-          fmt::format("T {} H {} K {} N {}", s.T, s.H, s.K, s.N),
-          Bound::gather,
-          count({s.T, s.H, s.K, 12 + 64}),
-          0,
-          [=] { ours->add(index.const_data_ptr<int64_t>(), weight.const_data_ptr<float>(), s.T, s.H, s.K, 0); },
-          [=] {
-            for (int64_t i = 0; i < index.numel(); ++i) {
-              RowUsage& row = plain->state()[index.const_data_ptr<int64_t>()[i]];
-              row.reads += 1;
-              row.top_reads += i % s.K == 0;
-              row.weight += static_cast<double>(weight.const_data_ptr<float>()[i]);
-              row.last_touch = std::max<int64_t>(row.last_touch, 0);
-            }
-          }};
-}
-
 Case row_order_case(const Size& s) {
   const Tensor index = torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong), weight = torch::randn({s.T, s.H * s.K});
   return {"row_order",
@@ -236,7 +213,6 @@ std::vector<Case> cases_of(const std::string& name) {
       list.push_back(read_case(s, torch::kBFloat16, "bfloat16"));
     }
     if (name == "read_backward" && s.T > 1) list.push_back(read_backward_case(s, torch::kFloat, "float32"));
-    if (name == "usage") list.push_back(usage_case(s));
     if (name == "row_order" && s.T > 1) list.push_back(row_order_case(s));
     if (name == "row_sum" && s.T > 1) list.push_back(row_sum_case(s));
     if (name == "row_update" && s.T > 1) list.push_back(row_update_case(s));
