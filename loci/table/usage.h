@@ -37,7 +37,7 @@ struct alignas(32) RowUsage {
   int64_t last_touch = -1;  // the step; -1: never
 };
 
-// 32 bytes a row. Counts and their sums are the same bits for any thread count.
+// 32 bytes a row. Reads are counted in their order, on one thread.
 class Usage {
  public:
   explicit Usage(int64_t rows);
