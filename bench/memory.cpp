@@ -10,7 +10,7 @@
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
 #include "loci/base/progress.h"
-#include "loci/nn/product_key_memory.h"
+#include "loci/nn/memory/product_key_memory.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/local_table.h"

@@ -6,7 +6,7 @@
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
 #include "loci/base/check.h"
-#include "loci/data/tokenizer.h"
+#include "loci/data/text/tokenizer.h"
 #include "loci/models/generate.h"
 #include "loci/tasks/language_model.h"
 #include "loci/train/experiment.h"

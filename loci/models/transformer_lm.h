@@ -24,9 +24,9 @@
 #include <vector>
 
 #include "loci/base/config.h"
-#include "loci/nn/calibrate.h"
-#include "loci/nn/flat_key_memory.h"
-#include "loci/nn/product_key_memory.h"
+#include "loci/nn/memory/calibrate.h"
+#include "loci/nn/memory/flat_key_memory.h"
+#include "loci/nn/memory/product_key_memory.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/table_maker.h"
 

@@ -3,7 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 
-#include "loci/nn/product_key_memory.h"
+#include "loci/nn/memory/product_key_memory.h"
 #include "loci/table/local_table.h"
 #include "tests/op_harness.h"
 

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "loci/data/ram_modules.h"
+#include "loci/base/ram_modules.h"
 
 namespace loci {
 

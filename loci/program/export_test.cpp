@@ -11,7 +11,7 @@
 #include "loci/program/export_cpp.h"
 #include "loci/program/export_dot.h"
 #include "loci/program/export_text.h"
-#include "loci/program/random_program.h"
+#include "tests/random_program.h"
 #include "loci/program/reference_programs.h"
 
 namespace loci {

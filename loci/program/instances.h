@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "loci/data/ram_tasks.h"
+#include "loci/data/ram/ram_tasks.h"
 
 namespace loci {
 

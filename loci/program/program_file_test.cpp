@@ -6,9 +6,9 @@
 #include <filesystem>
 
 #include "loci/base/durable_file.h"
-#include "loci/data/ram_tasks.h"
+#include "loci/data/ram/ram_tasks.h"
 #include "loci/program/prune.h"
-#include "loci/program/random_program.h"
+#include "tests/random_program.h"
 #include "loci/program/reference_programs.h"
 
 namespace loci {

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "loci/program/assemble.h"
-#include "loci/program/random_program.h"
+#include "tests/random_program.h"
 #include "loci/program/reference_programs.h"
 
 namespace loci {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "loci/data/ram_tape.h"
+#include "loci/data/ram/ram_tape.h"
 #include "loci/program/circuit.h"
 
 namespace loci {

@@ -3,7 +3,7 @@
 #include <map>
 #include <string>
 
-#include "loci/data/ram_tasks.h"
+#include "loci/data/ram/ram_tasks.h"
 #include "loci/program/assemble.h"
 
 namespace loci {

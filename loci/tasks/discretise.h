@@ -2,7 +2,7 @@
 // and the machine stops after a step whose stop logit is above 0 (the paper is silent there).
 #pragma once
 
-#include "loci/nn/neural_ram.h"
+#include "loci/nn/machine/neural_ram.h"
 #include "loci/program/ram_program.h"
 #include "loci/program/verify.h"
 

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "loci/data/batches.h"
-#include "loci/data/token_cache.h"
+#include "loci/data/text/batches.h"
+#include "loci/data/text/token_cache.h"
 #include "loci/models/transformer_lm.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/read_ahead.h"

@@ -9,8 +9,8 @@
 #include <span>
 #include <vector>
 
-#include "loci/data/ram_tasks.h"
-#include "loci/nn/neural_ram.h"
+#include "loci/data/ram/ram_tasks.h"
+#include "loci/nn/machine/neural_ram.h"
 
 namespace loci {
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "loci/base/config.h"
-#include "loci/data/curriculum.h"
+#include "loci/data/ram/curriculum.h"
 
 namespace loci {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "loci/data/ram_tasks.h"
-#include "loci/nn/neural_ram.h"
+#include "loci/data/ram/ram_tasks.h"
+#include "loci/nn/machine/neural_ram.h"
 #include "loci/tasks/ram_evaluation.h"
 #include "loci/tasks/ram_seeds.h"
 #include "loci/train/checkpoint.h"

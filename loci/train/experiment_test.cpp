@@ -6,7 +6,7 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/train/stop_signal.h"
-#include "loci/train/tiny_task.h"
+#include "tests/tiny_task.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {

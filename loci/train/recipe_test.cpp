@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "loci/base/durable_file.h"
-#include "loci/train/tiny_task.h"
+#include "tests/tiny_task.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "loci/base/cpu_level.h"
-#include "loci/nn/product_key_memory.h"
+#include "loci/nn/memory/product_key_memory.h"
 #include "loci/table/local_table.h"
 
 int main() {

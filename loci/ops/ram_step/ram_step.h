@@ -23,7 +23,7 @@
 #include <tuple>
 #include <vector>
 
-#include "loci/data/ram_modules.h"
+#include "loci/base/ram_modules.h"
 
 namespace loci {
 

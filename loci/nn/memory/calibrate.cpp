@@ -1,0 +1,145 @@
+// Legend: T tokens, d width, H heads, w half a key's width, n sub-keys.
+#include "loci/nn/memory/calibrate.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_qr.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/mv.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <cmath>
+#include <string>
+
+#include "loci/base/check.h"
+#include "loci/base/random.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+// Length of the noise that tells apart keys drawn from the same token, which have length 1.
+constexpr double kNoise = 0.1;
+
+// Matrix products and decompositions may give other bits with other thread counts. This runs once, in under a second.
+class OneThread {
+ public:
+  OneThread() : before_(at::get_num_threads()) { at::set_num_threads(1); }
+  ~OneThread() { at::set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
+
+struct EvaluationMode {
+  explicit EvaluationMode(torch::nn::Module& module) : module(module), training(module.is_training()) { module.eval(); }
+  ~EvaluationMode() { module.train(training); }
+  torch::nn::Module& module;
+  bool training;
+};
+
+Tensor normal_matrix(const CounterRandom& random, int64_t rows, int64_t columns) {
+  Tensor result = at::empty({rows, columns}, at::kDouble);
+  auto* out = result.mutable_data_ptr<double>();
+  for (int64_t i = 0; i < result.numel(); ++i) out[i] = random.normal(static_cast<uint64_t>(i));
+  return result;
+}
+
+struct Whitening {
+  Tensor mean;    // [d]
+  Tensor matrix;  // P [d, d]
+};
+
+Whitening whitening_of(const Tensor& x, double least_variance) {
+  const Tensor mean = x.mean(0);
+  const Tensor centred = x - mean;
+  const Tensor covariance = at::matmul(centred.t(), centred) / static_cast<double>(x.size(0));
+  const auto [value, vector] = at::linalg_eigh(covariance);
+  const Tensor least = (value.max() * least_variance).clamp_min(1e-30);  // all inputs alike: no division by 0
+  return {mean, vector * value.maximum(least).rsqrt()};
+}
+
+// n keys [n, w] of length 1 from the half-queries [T, w]: without replacement while they last, then with noise.
+Tensor draw_keys(const Tensor& half_query, int64_t n, uint64_t seed, const std::string& stream) {
+  const int64_t tokens = half_query.size(0), width = half_query.size(1);
+  const CounterPermutation order(static_cast<uint64_t>(tokens), seed, stream_of(stream));
+  Tensor choice = at::empty({n}, at::kLong);
+  for (int64_t i = 0; i < n; ++i) {
+    choice.mutable_data_ptr<int64_t>()[i] = static_cast<int64_t>(order(static_cast<uint64_t>(i % tokens)));
+  }
+  const auto unit = [](const Tensor& x) {
+    return x / at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true).clamp_min(1e-6);
+  };
+  Tensor keys = unit(half_query.index_select(0, choice).to(at::kDouble));
+  if (n > tokens) {
+    const CounterRandom random(seed, stream + ".noise");
+    const Tensor noise = normal_matrix(random, n - tokens, width) * (kNoise / std::sqrt(static_cast<double>(width)));
+    keys.narrow(0, tokens, n - tokens).add_(noise);
+    keys = unit(keys);
+  }
+  return keys;
+}
+
+}  // namespace
+
+void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOptions& options) {
+  const auto& layer = memory.options();
+  const auto refuse = [](const std::string& expected, const std::string& got) {
+    fail(ExitCode::usage, "calibrate", expected, got);
+  };
+  if (layer.query_net != "linear") refuse("query_net must be linear", layer.query_net);
+  if (inputs.dim() != 2 || inputs.size(1) != layer.width || inputs.size(0) < 2) {
+    refuse(fmt::format("inputs must be [T, {}] with T >= 2", layer.width), c10::str(inputs.sizes()));
+  }
+  const at::NoGradGuard no_gradient;
+  const OneThread one_thread;
+  const EvaluationMode evaluation(memory);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const Tensor x = inputs.to(at::kDouble).contiguous();
+  if (!x.isfinite().all().item<bool>())
+    fail(ExitCode::numbers, "calibrate", "inputs must be finite", "NaN or infinity");
+
+  const int64_t width = layer.width, half = memory.half_width(), heads = layer.heads;
+  const Whitening white = whitening_of(x, options.least_variance);
+  Tensor weight = at::empty({heads * 2, half, width}, at::kDouble), bias = at::empty({heads * 2, half}, at::kDouble);
+  for (int64_t i = 0; i < heads * 2; ++i) {
+    const CounterRandom random(options.seed, fmt::format("calibrate.{}.map.{}", memory.table()->name(), i));
+    const Tensor draw = normal_matrix(random, width, half);
+    const Tensor map = half <= width ? std::get<0>(at::linalg_qr(draw)) : draw / std::sqrt(static_cast<double>(width));
+    const Tensor query = at::matmul(white.matrix, map);  // [d, w]
+    weight[i].copy_(query.t());
+    bias[i].copy_(-at::mv(query.t(), white.mean));
+  }
+  memory.query_weight[0].copy_(weight.view({heads * 2 * half, width}));
+  memory.query_bias[0].copy_(bias.view({heads * 2 * half}));
+
+  if (memory.norm_gain.defined()) memory.norm_gain.fill_(1);
+  if (memory.norm_bias.defined()) memory.norm_bias.zero_();
+  if (memory.temperature.defined()) memory.temperature.fill_(std::sqrt(static_cast<double>(half) / 3));
+  if (memory.running_mean.defined()) {
+    const Tensor query = at::matmul(x, weight.view({heads * 2 * half, width}).t()) + bias.view({heads * 2 * half});
+    memory.running_mean.copy_(query.mean(0).view_as(memory.running_mean));
+    memory.running_variance.copy_(query.var(0, /*unbiased=*/true).view_as(memory.running_variance));
+  }
+
+  const Tensor query = memory.query(inputs.to(memory.query_weight[0].scalar_type()));  // [T, H, 2, w]
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t p = 0; p < 2; ++p) {
+      Tensor keys = (p == 0 ? memory.keys1 : memory.keys2)[h];  // [n, w]
+      const std::string stream = fmt::format("calibrate.{}.keys.{}.{}", memory.table()->name(), h, p);
+      keys.copy_(draw_keys(query.select(1, h).select(1, p), keys.size(0), options.seed, stream));
+    }
+  }
+  memory.table()->initialise_zero();
+  memory.training_usage().clear();
+  memory.evaluation_usage().clear();
+}
+
+}  // namespace loci

@@ -1,0 +1,73 @@
+// Legend: T tokens, d width.
+#include "loci/nn/memory/peer_memory.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "loci/base/check.h"
+#include "tests/memory_reference.h"
+#include "loci/table/local_table.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+TablePtr make_table(const std::string& name, int64_t rows, int64_t width) {
+  auto table = std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{.dtype = at::kDouble});
+  table->initialise_normal(1, 1);
+  return table;
+}
+
+ProductKeyMemoryOptions small() {
+  ProductKeyMemoryOptions options;
+  options.width = 6;
+  options.heads = 2;
+  options.top_k = 3;
+  options.key_width = 8;
+  return options;
+}
+
+TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
+  torch::manual_seed(3);
+  const TablePtr down = make_table("down", 14, 6), up = make_table("up", 14, 6);
+  PeerMemory memory("peer", small(), down, up, 7);
+  memory.to(at::kDouble);
+  const Tensor x = torch::randn({9, 6}, at::kDouble).requires_grad_(), direction = torch::randn({9, 6}, at::kDouble);
+  const Tensor u = down->values().detach().clone().requires_grad_(), v = up->values().detach().clone().requires_grad_();
+  std::vector<Tensor> inputs = memory.parameters();
+  inputs.push_back(x);
+  auto with_tables = inputs;
+  with_tables.insert(with_tables.end(), {u, v});
+  const Tensor expected = reference_forward(memory, x, v, u), y = memory.forward(x);
+  EXPECT_TRUE(torch::allclose(y, expected, 1e-10, 1e-12));
+  const auto truth = torch::autograd::grad({(expected * direction).sum()}, with_tables);
+  const auto found = torch::autograd::grad({(y * direction).sum()}, inputs);
+  for (size_t i = 0; i < inputs.size(); ++i) EXPECT_TRUE(torch::allclose(found[i], truth[i], 1e-8, 1e-10)) << i;
+  const std::vector<std::pair<TablePtr, Tensor>> tables = {{down, truth[inputs.size()]}, {up, truth[inputs.size() + 1]}};
+  for (const auto& [table, gradient] : tables) {
+    const RowGradient sum = table->gradient();
+    const Tensor dense = at::zeros({14, 6}, at::kDouble).index_copy_(0, sum.row, sum.gradient);
+    EXPECT_TRUE(torch::allclose(dense, gradient, 1e-9, 1e-11));
+  }
+}
+
+TEST(PeerMemory, WithoutGradientLeavesNoReferences) {
+  const TablePtr down = make_table("down", 14, 6), up = make_table("up", 14, 6);
+  PeerMemory memory("peer", small(), down, up, 7);
+  memory.to(at::kDouble);
+  const torch::NoGradGuard guard;
+  memory.forward(torch::randn({9, 6}, at::kDouble));
+  EXPECT_FALSE(down->has_gradient());
+  EXPECT_FALSE(up->has_gradient());
+}
+
+TEST(PeerMemory, TablesThatDoNotFitAreRefused) {
+  const TablePtr up = make_table("up", 14, 6);
+  EXPECT_THROW(PeerMemory("peer", small(), nullptr, up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", small(), make_table("down", 13, 6), up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", small(), make_table("down", 14, 5), up, 7), Error);
+}
+
+}  // namespace
+}  // namespace loci
