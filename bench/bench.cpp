@@ -125,8 +125,8 @@ void check(const BenchOptions& options) {
 }  // namespace
 
 const std::vector<std::string>& bench_names() {
-  static const std::vector<std::string> names = {"memory",       "select", "search",        "search_backward",
-                                                 "select_lanes", "read",   "read_backward", "row_order",
+  static const std::vector<std::string> names = {"memory",       "select",    "search",        "search_backward",
+                                                 "select_lanes", "read",      "read_backward", "row_order",
                                                  "row_sum",      "row_update"};
   return names;
 }

@@ -21,7 +21,8 @@ struct BenchOptions {
 const std::vector<std::string>& bench_names();
 
 // Times the named operators and their definitions (`memory`: whole layers and the same from stock LibTorch operators),
-// interleaved, beside the machine's own speed measured in the same run, and writes a table or JSON. Returns 0; throws Error (usage) for an unknown name.
+// interleaved, beside the machine's own speed measured in the same run, and writes a table or JSON. Returns 0; throws
+// Error (usage) for an unknown name.
 int run_benchmarks(const BenchOptions& options, std::ostream& out);
 
 }  // namespace loci

@@ -39,8 +39,8 @@ TEST(Bench, ReportsEveryCaseBesideItsDefinitionAndTheMachine) {
 
 TEST(Bench, ReportsTheMemoryBesideTheStockOne) {
   std::ostringstream out;
-  const BenchOptions options{.names = {"memory"}, .json = true, .repeats = 1, .rows = {1024}, .tokens = {33, 1},
-                             .widths = {64}};
+  const BenchOptions options{
+      .names = {"memory"}, .json = true, .repeats = 1, .rows = {1024}, .tokens = {33, 1}, .widths = {64}};
   ASSERT_EQ(run_benchmarks(options, out), 0);
   const auto report = nlohmann::json::parse(out.str());
   std::vector<std::string> names;
@@ -60,10 +60,9 @@ TEST(Bench, ReportsTheMemoryBesideTheStockOne) {
 
 TEST(Bench, RefusesImpossibleSizes) {
   std::ostringstream out;
-  for (const BenchOptions& options : {BenchOptions{.names = {"memory"}, .rows = {0}},
-                                      BenchOptions{.names = {"memory"}, .rows = {31}},
-                                      BenchOptions{.names = {"memory"}, .tokens = {-1}},
-                                      BenchOptions{.names = {"memory"}, .widths = {7}}}) {
+  for (const BenchOptions& options :
+       {BenchOptions{.names = {"memory"}, .rows = {0}}, BenchOptions{.names = {"memory"}, .rows = {31}},
+        BenchOptions{.names = {"memory"}, .tokens = {-1}}, BenchOptions{.names = {"memory"}, .widths = {7}}}) {
     try {
       run_benchmarks(options, out);
       FAIL();

@@ -44,10 +44,10 @@ struct Layer {
   std::shared_ptr<ProductKeyMemory> memory;
   std::unique_ptr<OptimizerSet> optimizers;
   bool autocast;
-  Tensor x, grad;               // [T, d]
-  MemoryLayer::Reads reads;     // of x, detached
-  Tensor random_index;          // [T, H * K] rows drawn evenly: `read` measures memory, not the habits of queries
-  int64_t distinct = 0;         // U
+  Tensor x, grad;            // [T, d]
+  MemoryLayer::Reads reads;  // of x, detached
+  Tensor random_index;       // [T, H * K] rows drawn evenly: `read` measures memory, not the habits of queries
+  int64_t distinct = 0;      // U
 
   explicit Layer(const Size& size) : autocast(size.autocast()) {
     auto local = std::make_shared<LocalTable>("table", size.rows, size.width, LocalTableOptions{size.dtype});
@@ -61,8 +61,8 @@ struct Layer {
     memory = std::make_shared<ProductKeyMemory>("memory", options, table, 0);
     std::vector<NamedParameter> dense;
     for (const auto& parameter : memory->named_parameters()) dense.push_back({parameter.key(), parameter.value()});
-    optimizers = std::make_unique<OptimizerSet>(
-        dense, DenseOptimizerOptions{}, std::vector<std::pair<TablePtr, RowOptimizerOptions>>{{table, {}}}, 0);
+    optimizers = std::make_unique<OptimizerSet>(dense, DenseOptimizerOptions{},
+                                                std::vector<std::pair<TablePtr, RowOptimizerOptions>>{{table, {}}}, 0);
     x = torch::randn({size.tokens, size.width});
     grad = torch::randn({size.tokens, size.width}) * 1e-3;
     const torch::NoGradGuard no_gradient;
@@ -156,10 +156,13 @@ void add_ours(Timing& timing, const std::vector<std::string>& names, const std::
   for (const std::string& name : names) {
     if (name == "forward" || name == "decode") timing.add(name, forward);
     if (name == "train") {
-      timing.add(name, [layer] {
-        layer->memory->set_count_usage(true);
-        layer->train();
-      }, Autograd::on);
+      timing.add(
+          name,
+          [layer] {
+            layer->memory->set_count_usage(true);
+            layer->train();
+          },
+          Autograd::on);
     }
     if (name == "search") {
       const torch::NoGradGuard no_gradient;
@@ -170,17 +173,15 @@ void add_ours(Timing& timing, const std::vector<std::string>& names, const std::
     }
     if (name == "read") {
       const int64_t T = layer->x.size(0);
-      timing.add(name, [layer, T] {
-        layer->table->read(layer->random_index, layer->reads.weight.view({T, -1}), 0);
-      });
+      timing.add(name, [layer, T] { layer->table->read(layer->random_index, layer->reads.weight.view({T, -1}), 0); });
     }
     if (name == "update") timing.add(name, [layer] { layer->update(); }, Autograd::on);
   }
 }
 
 void add_stock(Timing& timing, const std::vector<std::string>& names, const Size& size, const Layer& layer) {
-  const auto stock = std::make_shared<StockMemory>(
-      StockMemory::Size{size.width, kHeads, size.key_width(), kTopK, size.sub_keys()});
+  const auto stock =
+      std::make_shared<StockMemory>(StockMemory::Size{size.width, kHeads, size.key_width(), kTopK, size.sub_keys()});
   const Tensor x = layer.x, grad = layer.grad;
   const Tensor index = layer.reads.index.view({size.tokens, -1}), weight = layer.reads.weight.view({size.tokens, -1});
   const Tensor random_index = layer.random_index;
@@ -290,14 +291,14 @@ std::string memory_table(const nlohmann::json& report) {
                       "tokens", "width", "dtype", "us/token", "least .. most", "stock", "ratio", "estimate", "share",
                       "us/row read");
   for (const auto& r : report["results"]) {
-    text += fmt::format("{:<8} {:>9} {:>7} {:>6} {:<9} {:>10.2f} {:>19} {:>10} {:>7} {:>10.2f} {:>5.0f}% {:>11.3f}\n",
-                        r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(),
-                        r["width"].get<int64_t>(), r["dtype"].get<std::string>(), r["us_per_token"].get<double>(),
-                        fmt::format("{:.2f} .. {:.2f}", r["us_per_token_least"].get<double>(),
-                                    r["us_per_token_most"].get<double>()),
-                        number(r["stock_us_per_token"], "{:.2f}"), number(r["ratio"], "{:.1f}x"),
-                        r["estimate_us_per_token"].get<double>(), r["share_of_bound"].get<double>() * 100,
-                        r["us_per_distinct_row"].get<double>());
+    text += fmt::format(
+        "{:<8} {:>9} {:>7} {:>6} {:<9} {:>10.2f} {:>19} {:>10} {:>7} {:>10.2f} {:>5.0f}% {:>11.3f}\n",
+        r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(), r["width"].get<int64_t>(),
+        r["dtype"].get<std::string>(), r["us_per_token"].get<double>(),
+        fmt::format("{:.2f} .. {:.2f}", r["us_per_token_least"].get<double>(), r["us_per_token_most"].get<double>()),
+        number(r["stock_us_per_token"], "{:.2f}"), number(r["ratio"], "{:.1f}x"),
+        r["estimate_us_per_token"].get<double>(), r["share_of_bound"].get<double>() * 100,
+        r["us_per_distinct_row"].get<double>());
   }
   return text + "\n";
 }

@@ -34,9 +34,11 @@ def package_steps(rows, tokens, width):
         import torch
         from product_key_memory import PKM
     except ImportError as error:
-        sys.exit("peers: torch and the package must be importable, got " + str(error) + "\n"
-                 "  python3 -m venv peers && peers/bin/pip install torch==2.13.0 product-key-memory==0.3.0 && "
-                 "peers/bin/python bench/peers.py ...")
+        sys.exit(
+            "peers: torch and the package must be importable, got " + str(error) + "\n"
+            "  python3 -m venv peers && peers/bin/pip install torch==2.13.0 product-key-memory==0.3.0 && "
+            "peers/bin/python bench/peers.py ..."
+        )
 
     keys = round(rows**0.5)
     if keys * keys != rows:
@@ -68,14 +70,29 @@ def package_steps(rows, tokens, width):
         sparse = memory()
         sparse.values.sparse = True
         others = [p for p in sparse.parameters() if p is not sparse.values.weight]
-        steps["train sparse"] = trained(sparse, [torch.optim.Adam(others, fused=True),
-                                                 torch.optim.SparseAdam([sparse.values.weight])])
+        steps["train sparse"] = trained(
+            sparse, [torch.optim.Adam(others, fused=True), torch.optim.SparseAdam([sparse.values.weight])]
+        )
     return steps
 
 
 def ours(program, rows, tokens, width):
-    command = [program, "bench", "memory", "--rows", rows, "--tokens", tokens, "--width", width, "--no-bfloat16",
-               "--no-stock", "--repeats", 1, "--json"]
+    command = [
+        program,
+        "bench",
+        "memory",
+        "--rows",
+        rows,
+        "--tokens",
+        tokens,
+        "--width",
+        width,
+        "--no-bfloat16",
+        "--no-stock",
+        "--repeats",
+        1,
+        "--json",
+    ]
     report = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout)
     return {row["name"]: row["us_per_token"] for row in report["results"]}
 
@@ -90,8 +107,17 @@ def compare(program, rows, tokens, width, rounds):
             peer_times[name].append(microseconds(step, tokens, calls=1 if tokens > 1 else 200))
     for name, times in peer_times.items():
         mine, theirs = statistics.median(our_times[name.split()[0]]), statistics.median(times)
-        yield {"name": name, "rows": rows, "tokens": tokens, "width": width, "us_per_token": mine,
-               "peer_us_per_token": theirs, "peer_least": min(times), "peer_most": max(times), "ratio": theirs / mine}
+        yield {
+            "name": name,
+            "rows": rows,
+            "tokens": tokens,
+            "width": width,
+            "us_per_token": mine,
+            "peer_us_per_token": theirs,
+            "peer_least": min(times),
+            "peer_most": max(times),
+            "ratio": theirs / mine,
+        }
 
 
 def main():
@@ -105,15 +131,20 @@ def main():
     options = parser.parse_args()
     results = []
     if not options.json:
-        print(f"{'work':<14}{'rows':>9}{'tokens':>8}{'Loci us/token':>15}{'package':>10}{'least .. most':>20}{'ratio':>8}")
+        print(
+            f"{'work':<14}{'rows':>9}{'tokens':>8}{'Loci us/token':>15}{'package':>10}{'least .. most':>20}{'ratio':>8}"
+        )
     for rows in options.rows:
         for tokens in options.tokens:
             for row in compare(options.program, rows, tokens, options.width, options.rounds):
                 results.append(row)
                 if not options.json:
                     spread = f"{row['peer_least']:.1f} .. {row['peer_most']:.1f}"
-                    print(f"{row['name']:<14}{rows:>9}{tokens:>8}{row['us_per_token']:>15.2f}"
-                          f"{row['peer_us_per_token']:>10.2f}{spread:>20}{row['ratio']:>7.1f}x", flush=True)
+                    print(
+                        f"{row['name']:<14}{rows:>9}{tokens:>8}{row['us_per_token']:>15.2f}"
+                        f"{row['peer_us_per_token']:>10.2f}{spread:>20}{row['ratio']:>7.1f}x",
+                        flush=True,
+                    )
     if options.json:
         print(json.dumps(results, indent=2))
 

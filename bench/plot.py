@@ -27,11 +27,18 @@ def draw(report, varied, path):
     figure, axes = plt.subplots(figsize=(6, 3.8))
     for name, colour in COLOURS.items():
         points = sorted((r for r in results if r["name"] == name), key=lambda r: r[varied])
-        axes.plot([r[varied] for r in points], [r["us_per_token"] for r in points], "o-", color=colour,
-                  label=f"{name}, Loci")
+        axes.plot(
+            [r[varied] for r in points], [r["us_per_token"] for r in points], "o-", color=colour, label=f"{name}, Loci"
+        )
         stock = [r for r in points if r["stock_us_per_token"] is not None]
-        axes.plot([r[varied] for r in stock], [r["stock_us_per_token"] for r in stock], "s--", color=colour, alpha=0.6,
-                  label=f"{name}, stock LibTorch")
+        axes.plot(
+            [r[varied] for r in stock],
+            [r["stock_us_per_token"] for r in stock],
+            "s--",
+            color=colour,
+            alpha=0.6,
+            label=f"{name}, stock LibTorch",
+        )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel(LABELS[varied])

@@ -25,11 +25,11 @@ LOGITS = sum(a * (REGISTERS + i) for i, a in enumerate(ARITY)) + REGISTERS * (RE
 
 class ClipGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):  # noqa: ANN001, ANN205
+    def forward(ctx, x):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
+    def backward(ctx, grad):
         return grad.clamp(-CLIP, CLIP)
 
 
@@ -99,7 +99,7 @@ class Machine:
                 tape = tape + pointer.unsqueeze(-1) * (value.unsqueeze(-2) - tape)
                 out = value
             else:
-                a, b = (operands + [None, None])[:2]
+                a, b = [*operands, None, None][:2]
                 out = self.module(i, a, b, tape, values[0].shape)
             values.append(ClipGradient.apply(out) if out.requires_grad else out)
         stacked = torch.stack(values, 2)
@@ -214,7 +214,8 @@ def main() -> None:
             times[name].append(seconds_of(learner))
     median = {name: statistics.median(values) for name, values in times.items()}
     for name, value in median.items():
-        print(f"{name}: {1e3 * value:.2f} ms an update of {options.seeds} seeds, {options.seeds / value:.1f} seed-updates/s")
+        speed = f"{options.seeds / value:.1f} seed-updates/s"
+        print(f"{name}: {1e3 * value:.2f} ms an update of {options.seeds} seeds, {speed}")
     if options.loci:
         print(f"ratio: {median['pytorch'] / median['loci']:.1f} (M {options.values}, {options.threads} threads)")
 

@@ -41,7 +41,7 @@ Tensor StockMemory::forward(const Tensor& x) {
 std::pair<Tensor, Tensor> StockMemory::search(const Tensor& query) const {
   const int64_t T = query.size(2), H = size_.heads, K = size_.top_k, w = size_.key_width / 2;
   const Tensor scores = query.reshape({2 * H, T, w}).bmm(keys_.transpose(1, 2));  // [2 H, T, n]
-  const auto [half_score, half_index] = scores.topk(K, -1, true, false);           // [2 H, T, K]
+  const auto [half_score, half_index] = scores.topk(K, -1, true, false);          // [2 H, T, K]
   const Tensor score1 = half_score.narrow(0, 0, H), score2 = half_score.narrow(0, H, H);
   const Tensor index1 = half_index.narrow(0, 0, H), index2 = half_index.narrow(0, H, H);
   const Tensor grid = (score1.unsqueeze(3) + score2.unsqueeze(2)).view({H, T, K * K});
@@ -73,7 +73,8 @@ void StockMemory::update(const Tensor& index, const Tensor& weight, const Tensor
 
 void StockMemory::adam(const Tensor& parameter, const Tensor& grad) {
   const torch::NoGradGuard no_gradient;
-  auto found = std::find_if(moments_.begin(), moments_.end(), [&](const auto& m) { return m.first.is_same(parameter); });
+  auto found =
+      std::find_if(moments_.begin(), moments_.end(), [&](const auto& m) { return m.first.is_same(parameter); });
   if (found == moments_.end()) {
     moments_.emplace_back(parameter, Moments{at::zeros_like(parameter), at::zeros_like(parameter), at::zeros({})});
     found = moments_.end() - 1;

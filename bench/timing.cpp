@@ -29,7 +29,7 @@ class Collector : public benchmark::BenchmarkReporter {
   std::map<std::string, std::vector<double>>& seconds_;
 };
 
-constexpr int64_t kCopyWords = 1 << 26;  // 256 MB each way
+constexpr int64_t kCopyWords = 1 << 26;                             // 256 MB each way
 constexpr int64_t kMostGatherBytes = 1 << 30, kGathered = 1 << 28;  // of the table; read by one call
 constexpr int64_t kProductWidth = 1024;
 
@@ -104,7 +104,8 @@ void add_machine(Timing& timing, int64_t row_bytes, int64_t table_bytes) {
   table.fill_(1);
   const Tensor index = torch::randint(rows, {kGathered / row_bytes}, torch::kLong);
   timing.add("machine gather", [=] { gather(table, index); });
-  const Tensor left = torch::randn({kProductWidth, kProductWidth}), right = torch::randn({kProductWidth, kProductWidth});
+  const Tensor left = torch::randn({kProductWidth, kProductWidth}),
+               right = torch::randn({kProductWidth, kProductWidth});
   timing.add("machine product", [=] { left.mm(right); });
 }
 

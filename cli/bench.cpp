@@ -12,9 +12,11 @@
 namespace loci::cli {
 
 void add_bench(CLI::App& program, Action& action) {
-  auto* verb = program.add_subcommand("bench", "Time the operators beside their definitions and this machine's own speed");
+  auto* verb =
+      program.add_subcommand("bench", "Time the operators beside their definitions and this machine's own speed");
   auto options = std::make_shared<BenchOptions>();
-  verb->add_option("operator", options->names, fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")));
+  verb->add_option("operator", options->names,
+                   fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")));
   verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)");
   verb->add_option("--rows", options->rows, "For memory: rows of the table (default: 262144 1048576)");
   verb->add_option("--tokens", options->tokens, "For memory: tokens at once (default: 4096 512 1)");

@@ -44,9 +44,8 @@ std::shared_ptr<void> compiled(const RamProgram& program) {
                         << entry << " { return run(mem, M, max_steps); }\n";
   const char* chosen = std::getenv("CXX");
   const std::string compiler = chosen != nullptr && *chosen != 0 ? chosen : "c++";
-  const std::string command =
-      fmt::format("{} -std=c++17 -O1 -Wall -Wextra -Werror -shared -fPIC -o '{}' '{}' >&2", compiler, library.string(),
-                  source.string());
+  const std::string command = fmt::format("{} -std=c++17 -O1 -Wall -Wextra -Werror -shared -fPIC -o '{}' '{}' >&2",
+                                          compiler, library.string(), source.string());
   if (const int status = std::system(command.c_str()); status != 0) {
     fail(ExitCode::usage, "--compiled", "the compiler (CXX, or c++) must be there and take the exported program",
          fmt::format("{} with status {}", compiler, WIFEXITED(status) ? WEXITSTATUS(status) : status));

@@ -91,8 +91,8 @@ RunConfig converted_config(const RunArgument& run, const std::string& dtype) {
   }
   const std::string is = plan->model.memory.value_dtype;
   if (is == dtype || is == "int8") {
-    fail(ExitCode::usage, "convert", fmt::format("rows must be float32{} to become {}",
-                                                 dtype == "int8" ? " or bfloat16" : "", dtype), is);
+    fail(ExitCode::usage, "convert",
+         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
   }
   plan->model.memory.value_dtype = dtype;
   return config;
@@ -138,9 +138,9 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
 }
 
 std::string text_of(const nlohmann::json& facts) {
-  std::string text = fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
-                                 format_bytes(facts["bytes_after"].get<double>()),
-                                 format_bytes(facts["bytes_before"].get<double>()));
+  std::string text =
+      fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
+                  format_bytes(facts["bytes_after"].get<double>()), format_bytes(facts["bytes_before"].get<double>()));
   if (facts.contains("loss_before")) {
     text += fmt::format("loss {:.4f} before, {:.4f} after, change {:+.5f} nats\n", facts["loss_before"].get<double>(),
                         facts["loss_after"].get<double>(), facts["loss_change"].get<double>());

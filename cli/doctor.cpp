@@ -1,6 +1,6 @@
 // loci doctor: what this machine and build are, and what is wrong with them.
-#include <fmt/ranges.h>
 #include <ATen/Parallel.h>
+#include <fmt/ranges.h>
 #include <sched.h>
 #include <torch/version.h>
 

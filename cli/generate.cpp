@@ -55,8 +55,9 @@ void add_generate(CLI::App& program, Action& action) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   verb->add_option("--seed", options.seed, "The same seed gives the same text")->capture_default_str();
-  verb->footer("Examples:\n  loci generate out/memory/seed-0 --prompt \"def forward(self\" --tokens 100\n"
-               "  loci generate out/memory/seed-0 --prompt \"import\" --temperature 0.7 --top-k 20 --seed 3");
+  verb->footer(
+      "Examples:\n  loci generate out/memory/seed-0 --prompt \"def forward(self\" --tokens 100\n"
+      "  loci generate out/memory/seed-0 --prompt \"import\" --temperature 0.7 --top-k 20 --seed 3");
   verb->callback([arguments, &action] { action = [arguments] { generate_text(*arguments); }; });
 }
 

@@ -46,7 +46,9 @@ void lost_file(int) {
   _exit(static_cast<int>(ExitCode::input));
 }
 
-std::string first_line(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
+std::string first_line(std::string_view text) {
+  return std::string(text.substr(0, text.find('\n')));
+}
 
 int complain(ExitCode code, std::string_view message) {
   note(fmt::format("loci: {}\n", first_line(message)));
@@ -64,8 +66,8 @@ void run(int argc, char** argv) {
   CLI::App program("Large memory layers for neural networks: train, measure and use models with product-key memories.");
   program.name("loci");
   program.require_subcommand(1);
-  program.set_version_flag("--version", fmt::format("loci {} (torch {}, {})", version(), TORCH_VERSION,
-                                                    name_of(best_cpu_level())));
+  program.set_version_flag("--version",
+                           fmt::format("loci {} (torch {}, {})", version(), TORCH_VERSION, name_of(best_cpu_level())));
   program.footer(
       "Start with:  loci doctor    loci train --help\n"
       "Exit status: 0 ok, 1 a bug of loci, 2 usage or configuration, 3 bad input file, 4 not enough memory or\n"

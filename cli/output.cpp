@@ -28,6 +28,8 @@ void print(std::string_view text) {
   if (error != 0) fail(ExitCode::resources, "standard output", "the output must be writable", std::strerror(error));
 }
 
-void note(std::string_view text) { write_all(STDERR_FILENO, text); }
+void note(std::string_view text) {
+  write_all(STDERR_FILENO, text);
+}
 
 }  // namespace loci::cli

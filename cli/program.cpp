@@ -119,8 +119,8 @@ void verify_program(const ProgramArguments& arguments, const Chosen& chosen) {
   RamRunner runner = discrete_runner(*chosen.ram.machine, chosen.index);
   if (arguments.compiled) {
     const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
-    runner = compiled_runner(arguments.unpruned ? simplify(whole)
-                                                : prune(whole, count_patterns(whole, chosen.ram.task)));
+    runner =
+        compiled_runner(arguments.unpruned ? simplify(whole) : prune(whole, count_patterns(whole, chosen.ram.task)));
   }
   const VerifyReport report = verify(runner, chosen.ram.task, options);
   if (arguments.json) return print(to_json(report).dump(2) + "\n");

@@ -16,7 +16,9 @@ namespace fs = std::filesystem;
 // still, and training that goes on checks everything.
 constexpr int64_t kSumLimit = int64_t{4} << 30;
 
-bool is_run(const fs::path& path) { return fs::exists(path / "config.toml"); }
+bool is_run(const fs::path& path) {
+  return fs::exists(path / "config.toml");
+}
 
 // The only run below OUT, as ARM/seed-N.
 fs::path only_run(const fs::path& out) {

@@ -36,7 +36,10 @@ checkpoint_every = 3
 """
 
 # With and without a memory, and the base as long as the memory takes.
-RECIPE = "seeds = [0]" + SMALL_MODEL + """
+RECIPE = (
+    "seeds = [0]"
+    + SMALL_MODEL
+    + """
 [optimizer.schedule]
 warmup = 2
 [[arms]]
@@ -57,6 +60,7 @@ calibrate_tokens = 128
 name = "base-equal-time"
 equal_time = {to = "memory", of = "base"}
 """
+)
 
 
 def write_text(folder):

@@ -49,7 +49,9 @@ inline at::Tensor reference_read(const MemoryLayer& m, const at::Tensor& x, cons
   return at::matmul(y * gate / (1 + (-gate).exp()), m.output_weight.t()) + m.output_bias;
 }
 
-inline at::Tensor reference_unit(const at::Tensor& x) { return x / x.pow(2).sum(-1, true).sqrt(); }
+inline at::Tensor reference_unit(const at::Tensor& x) {
+  return x / x.pow(2).sum(-1, true).sqrt();
+}
 
 inline at::Tensor reference_forward(const ProductKeyMemory& m, const at::Tensor& x, const at::Tensor& values,
                                     const at::Tensor& down = {}) {

@@ -112,7 +112,9 @@ def test_the_second_ctrl_c_quits_at_once(place, tmp_path):
 
 def test_numbers_that_go_bad_stop_the_run(place, tmp_path):
     out = tmp_path / "out"
-    result = train(place, out, "--arm", "base", "--set", "optimizer.learning_rate=1e30", "--set", "train.checkpoint_every=1")
+    result = train(
+        place, out, "--arm", "base", "--set", "optimizer.learning_rate=1e30", "--set", "train.checkpoint_every=1"
+    )
     assert_refused(result, 5, "finite", "step")
     assert not (out / "summary.json").exists()
     kept = loci(place, "inspect", out / "base" / "seed-0")

@@ -60,9 +60,17 @@ def test_the_log_has_a_line_of_each_kind(trained):
     kinds = [line["kind"] for line in lines]
     assert kinds == ["start"] + ["train"] * 6 + ["evaluation", "end"]
     assert lines[0]["parameters_dense"] > 0 and lines[0]["threads"] == 1 and lines[0]["level"]
-    assert {"step", "tokens", "seconds", "loss", "learning_rate", "tokens_per_second", "memory_bytes", "usage", "kl"} <= (
-        lines[1].keys()
-    )
+    assert {
+        "step",
+        "tokens",
+        "seconds",
+        "loss",
+        "learning_rate",
+        "tokens_per_second",
+        "memory_bytes",
+        "usage",
+        "kl",
+    } <= (lines[1].keys())
     assert lines[-2]["tokens"] == lines[-3]["tokens"] == 12 * 64  # trained on, beside those evaluated
     memory = lines[-2]["memories"][0]
     assert {"layer", "usage", "usage_at_1", "kl", "gini", "rows_50", "rows_90", "rows_99", "collision",
@@ -73,7 +81,9 @@ def test_json_on_standard_output_is_the_summary(place, trained):
     result = train(place, trained[0], "--resume", "--json", "--quiet")
     assert result.returncode == 0 and result.stderr == ""
     rows = json.loads(result.stdout)
-    assert [row["loss"] for row in rows] == [row["loss"] for row in json.loads((trained[0] / "summary.json").read_text())]
+    assert [row["loss"] for row in rows] == [
+        row["loss"] for row in json.loads((trained[0] / "summary.json").read_text())
+    ]
 
 
 def test_dry_run_tells_the_size_and_writes_nothing(place, tmp_path):
@@ -142,7 +152,9 @@ def test_version(place):
 # Mistakes on the command line and in the configuration.
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["doctor", "--jsn"], ["generate", "x", "--tokens", "many"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["train"], ["doctor", "--jsn"], ["generate", "x", "--tokens", "many"]]
+)
 def test_usage_mistakes(place, arguments):
     assert_refused(loci(place, *arguments), 2)
 

@@ -13,7 +13,9 @@ NOVEL = """<?xml version="1.0" encoding="UTF-8"?>
    paragraph.</p></div></front>
 <body><div type="chapter"><head>I</head><pb n="1"/><!-- a comment -->
 <p>Worn on<pb n="2"/> ] two <hi>pages</hi>, with a mark <ref target="#N1">[1]</ref> in it,
-a <ref target="#x">linked word</ref>, <choice><sic>eror</sic><corr>error</corr></choice> and caf\u00e9 &amp; more.<note>gone</note> End.</p>
+a <ref target="#x">linked word</ref>, <choice><sic>eror</sic><corr>error</corr></choice> 
+and caf\u00e9 &amp; more.<note>gone</note>
+End.</p>
 <milestone unit="structure" rend="stars"/>
 <p>He said <quote>inline</quote> then: <quote><l>first verse,</l><l>second verse.</l></quote> After.</p>
 <gap unit="toc"/></div></body>
@@ -55,14 +57,20 @@ def test_keeps_the_novel_and_drops_what_is_around_it(tmp_path):
 
 def test_takes_single_files_and_texts_of_other_encodings(tmp_path):
     source = tmp_path / "latin.xml"
-    source.write_bytes('<?xml version="1.0" encoding="latin-1"?><TEI><text><p>caf\u00e9</p></text></TEI>'.encode("latin-1"))
+    source.write_bytes(
+        '<?xml version="1.0" encoding="latin-1"?><TEI><text><p>caf\u00e9</p></text></TEI>'.encode("latin-1")
+    )
     assert run(source, tmp_path).returncode == 0
     assert (tmp_path / "latin.txt").read_bytes().decode() == "caf\u00e9\n"
 
 
 def test_names_the_file_that_is_no_novel(tmp_path):
-    for name, content, reason in (("cut.xml", NOVEL[:600], "must be XML"), ("none.xml", "<TEI><text/></TEI>", "got none"),
-                                  ("html.xml", "<html><p>x</p></html>", "got none"), ("empty.xml", "", "must be XML")):
+    for name, content, reason in (
+        ("cut.xml", NOVEL[:600], "must be XML"),
+        ("none.xml", "<TEI><text/></TEI>", "got none"),
+        ("html.xml", "<html><p>x</p></html>", "got none"),
+        ("empty.xml", "", "must be XML"),
+    ):
         (tmp_path / name).write_text(content, encoding="utf-8")
         result = run(tmp_path / name, tmp_path)
         assert result.returncode == 3 and name in result.stderr and reason in result.stderr, result

@@ -1,4 +1,4 @@
-"""The operators from Python: torch.library.opcheck, torch.compile, export and messages, without any Python registration.
+"""The operators from Python: opcheck, torch.compile, export and messages, without any Python registration.
 
 LOCI_BUILD names the build folder (default: build/release).
 """
@@ -10,7 +10,7 @@ import pytest
 
 # What another build of the library left in the compiler's cache on disk names operators that this one may not have.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
-import torch  # noqa: E402
+import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
@@ -129,7 +129,7 @@ def test_compile_without_graph_breaks(dynamic):
         wanted = torch.autograd.grad(expected, inputs, cotangent)
         result = compiled(*inputs)
         torch.testing.assert_close(result, expected)
-        for got, want in zip(torch.autograd.grad(result, inputs, cotangent), wanted):
+        for got, want in zip(torch.autograd.grad(result, inputs, cotangent), wanted, strict=True):
             torch.testing.assert_close(got, want)
 
 
@@ -140,7 +140,7 @@ def test_compile_of_select_alone():
     score1, score2, _, _ = select_inputs(grad=True)
     expected = torch.autograd.grad(score_of(score1, score2), (score1, score2))
     got = torch.autograd.grad(torch.compile(score_of, fullgraph=True)(score1, score2), (score1, score2))
-    for left, right in zip(got, expected):
+    for left, right in zip(got, expected, strict=True):
         torch.testing.assert_close(left, right)
 
 
@@ -166,7 +166,7 @@ def test_compile_of_a_step_of_the_random_access_machine():
     leaves = ram_step_inputs(grad=True)[:3]
     expected = torch.autograd.grad(loss_of(*leaves), leaves)
     got = torch.autograd.grad(torch.compile(loss_of, fullgraph=True)(*leaves), leaves)
-    for left, right in zip(got, expected):
+    for left, right in zip(got, expected, strict=True):
         torch.testing.assert_close(left, right)
 
 
@@ -188,7 +188,9 @@ def test_messages():
     with pytest.raises(RuntimeError, match=r"product_key_search: top_k must be within 1 \.\. addresses = 41, got 0"):
         loci.product_key_search(query, keys1, keys2, 0, 41)
     score1, score2, _, _ = select_inputs()
-    with pytest.raises(RuntimeError, match=r"product_key_select: addresses must be within 1 \.\. n1 \* n2 = 72, got 73"):
+    with pytest.raises(
+        RuntimeError, match=r"product_key_select: addresses must be within 1 \.\. n1 \* n2 = 72, got 73"
+    ):
         loci.product_key_select(score1, score2, 5, 73)
 
 

@@ -35,9 +35,6 @@ checkpoint_every = 20
 """
 
 
-
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ram")
@@ -61,8 +58,20 @@ def test_training_needs_no_data_and_reports_rates_with_intervals(place):
 
 
 def test_a_seed_alone_has_the_bits_of_the_batch(place, tmp_path):
-    result = loci(place, "train", place / "recipe.toml", "--out", tmp_path / "out", "--seed", 1, "--set", "search.seeds=1",
-                  "--set", "train.threads=2", "--quiet")
+    result = loci(
+        place,
+        "train",
+        place / "recipe.toml",
+        "--out",
+        tmp_path / "out",
+        "--seed",
+        1,
+        "--set",
+        "search.seeds=1",
+        "--set",
+        "train.threads=2",
+        "--quiet",
+    )
     assert result.returncode == 0, result.stderr
     load = pytest.importorskip("safetensors.numpy").load_file
     alone = load(newest(tmp_path / "out/main/seed-1") / "model.safetensors")["controllers"]
@@ -92,7 +101,9 @@ def test_the_program_is_printed_in_every_form(place, tmp_path, form):
     starts = {"text": ("if", "{", "always"), "c++": ("//", "#include"), "dot": ("digraph",), "json": ("{",)}
     assert text.startswith(starts[form])
     if form == "c++":
-        (tmp_path / "main.cpp").write_text('#include "program"\nint main() { uint32_t m[] = {0, 2, 1, 0, 0}; return run(m, 5, 9) > 9; }\n')
+        (tmp_path / "main.cpp").write_text(
+            '#include "program"\nint main() { uint32_t m[] = {0, 2, 1, 0, 0}; return run(m, 5, 9) > 9; }\n'
+        )
         command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", tmp_path / "main.cpp", "-o", tmp_path / "main"]
         subprocess.run(command, check=True)
         assert subprocess.run([tmp_path / "main"], check=False).returncode == 0

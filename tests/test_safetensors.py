@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
@@ -47,12 +48,12 @@ def every_dtype():
     tensors = {f"t/{dtype}": tensor(dtype, (3, 2)) for dtype in DTYPES}
     tensors["scalar"] = torch.tensor(7)
     tensors["empty"] = torch.empty(0, 5)
-    tensors["name é \" \n"] = torch.arange(3)
+    tensors['name é " \n'] = torch.arange(3)
     return tensors
 
 
 def test_what_python_writes_comes_back_equal_through_our_reader_and_writer(tmp_path):
-    tensors, metadata = every_dtype(), {"format": "pt", "é \"": "\n"}
+    tensors, metadata = every_dtype(), {"format": "pt", 'é "': "\n"}
     save_file(tensors, tmp_path / "python", metadata)
     copy(tmp_path / "python", tmp_path / "ours")
     loaded = load_file(tmp_path / "ours")

@@ -12,7 +12,9 @@ import pytest
 from command_line import SMALL_MODEL, assert_refused, loci, make_place, newest, start, train, train_arguments
 
 # 16,384 rows of 16 values are 1 MiB: from there on a checkpoint holds what changed.
-RECIPE = SMALL_MODEL + """
+RECIPE = (
+    SMALL_MODEL
+    + """
 [table_optimizer]
 rule = "adam_row_moment"
 learning_rate = 1e-2
@@ -27,6 +29,7 @@ value_start = "zero"
 calibrate_at = 4
 calibrate_tokens = 128
 """
+)
 
 
 @pytest.fixture(scope="session")

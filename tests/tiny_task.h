@@ -31,8 +31,8 @@ struct TinyModule : torch::nn::Module {
 struct TinyOptions {
   int64_t width = 4;
   int64_t rows = 32;
-  std::set<int64_t> bad_steps;                 // the loss is NaN
-  std::function<void(int64_t)> before_step;    // for signals
+  std::set<int64_t> bad_steps;               // the loss is NaN
+  std::function<void(int64_t)> before_step;  // for signals
   std::string data_key = "tiny";
 };
 
@@ -84,14 +84,14 @@ class TinyTask : public Task {
     const int64_t tokens = inputs_.batch.per_micro_batch();
     const int64_t width = options_.width;
     const CounterRandom random(inputs_.seed, stream);
-    at::Tensor x = at::empty({tokens, width});              // [T, D]
+    at::Tensor x = at::empty({tokens, width});             // [T, D]
     at::Tensor index = at::empty({tokens, 2}, at::kLong);  // [T, K]
     for (int64_t t = 0; t < tokens; ++t) {
       const auto place = static_cast<uint64_t>((position + t) * (width + 2));
       for (int64_t d = 0; d < width; ++d) x[t][d] = random.normal(place + static_cast<uint64_t>(d));
       for (int64_t k = 0; k < 2; ++k) {
-        index[t][k] = static_cast<int64_t>(random.below(place + static_cast<uint64_t>(width + k),
-                                                        static_cast<uint64_t>(options_.rows)));
+        index[t][k] = static_cast<int64_t>(
+            random.below(place + static_cast<uint64_t>(width + k), static_cast<uint64_t>(options_.rows)));
       }
     }
     const at::Tensor read = table_->read(index, at::full({tokens, 2}, 0.5), use_);  // [T, D]

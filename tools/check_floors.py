@@ -65,7 +65,8 @@ def floor_offence(room: str, is_test: bool, include: str) -> str | None:
 def includes_as_a_kernel(header: Path, root: Path) -> bool:
     """Whether a header brings a kernel nothing that a kernel may not include, however deep."""
     return header.is_file() and all(
-        include in KERNEL_INCLUDES or includes_as_a_kernel(root / include[1:-1], root) for _, include in includes(header)
+        include in KERNEL_INCLUDES or includes_as_a_kernel(root / include[1:-1], root)
+        for _, include in includes(header)
     )
 
 

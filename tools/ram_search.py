@@ -1,6 +1,7 @@
 """A random search over the settings of neural random-access machines, as a recipe: every trial is an arm.
 
-Usage: python tools/ram_search.py TASK [--arms 24] [--seed 0] [--difficulty 6] [--seeds 16] [--updates 4000] > search.toml
+Usage: python tools/ram_search.py TASK [--arms 24] [--seed 0] [--difficulty 6] [--seeds 16]
+           [--updates 4000] > search.toml
        loci train search.toml --out OUT            the arms one after another, each with its seeds side by side
        loci train search.toml --out OUT --resume   after an interruption: finished arms are kept
 

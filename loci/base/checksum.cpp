@@ -23,7 +23,9 @@ std::string text_of(XXH128_hash_t hash) {
 
 }  // namespace
 
-std::string checksum(std::span<const std::byte> bytes) { return text_of(XXH3_128bits(bytes.data(), bytes.size())); }
+std::string checksum(std::span<const std::byte> bytes) {
+  return text_of(XXH3_128bits(bytes.data(), bytes.size()));
+}
 
 std::string checksum(const MappedFile& file) {
   constexpr size_t piece = size_t{16} << 20;

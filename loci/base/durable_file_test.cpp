@@ -73,7 +73,9 @@ TEST_F(DurableFileTest, SparseWritesGiveTheSameBytesAndHolesForRunsOfZeros) {
 }
 
 TEST_F(DurableFileTest, LeavesNothingWithoutCommit) {
-  { DurableFile(folder_ / "a").write("half"); }
+  {
+    DurableFile(folder_ / "a").write("half");
+  }
   EXPECT_THAT(names(folder_), testing::IsEmpty());
 }
 

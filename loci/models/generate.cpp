@@ -109,8 +109,8 @@ void generate(TransformerLm& model, std::vector<int64_t> prompt, const GenerateO
     }
     const std::vector<int64_t> next(text.end() - fresh, text.end());
     const at::Tensor logits = model.forward(at::tensor(next, at::kLong).unsqueeze(0), &cache);  // [1, fresh, V]
-    const int64_t token = sample_token(logits[0][-1], options.temperature, options.top_k,
-                                       random.uniform(static_cast<uint64_t>(i)));
+    const int64_t token =
+        sample_token(logits[0][-1], options.temperature, options.top_k, random.uniform(static_cast<uint64_t>(i)));
     text.push_back(token);
     fresh = 1;
     if (!on_token(token)) return;

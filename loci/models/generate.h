@@ -10,10 +10,10 @@
 namespace loci {
 
 struct GenerateOptions {
-  int64_t tokens = 100;     // new ones
-  double temperature = 1;   // 0: always the likeliest (equal: the lowest token)
-  int64_t top_k = 0;        // sample among the likeliest; 0: all
-  uint64_t seed = 0;        // the same seed gives the same tokens
+  int64_t tokens = 100;    // new ones
+  double temperature = 1;  // 0: always the likeliest (equal: the lowest token)
+  int64_t top_k = 0;       // sample among the likeliest; 0: all
+  uint64_t seed = 0;       // the same seed gives the same tokens
 };
 
 // Calls on_token for each new token; false ends the generation early. The prompt must hold at least one token. When the

@@ -35,7 +35,9 @@ using at::Tensor;
 constexpr double kNormEpsilon = 1e-5;
 constexpr double kStartStd = 0.02;
 
-Tensor norm(const Tensor& x, const Tensor& gain) { return at::layer_norm(x, {x.size(-1)}, gain, {}, kNormEpsilon); }
+Tensor norm(const Tensor& x, const Tensor& gain) {
+  return at::layer_norm(x, {x.size(-1)}, gain, {}, kNormEpsilon);
+}
 
 // exp(i * position / 10000^(2 j / e)), complex [context, e / 2] (Su et al. 2021, "RoFormer").
 Tensor rotation_table(int64_t context, int64_t head_width) {
@@ -69,11 +71,11 @@ struct TransformerLm::Layer : torch::nn::Module {
   // z [B, L, d], rotation [L, 1, 1, e / 2] -> [B, L, d].
   Tensor attention(const Tensor& z, const Tensor& rotation, KeyValueCache* cache) const {
     const int64_t batch = z.size(0), length = z.size(1), width = z.size(2), head_width = width / heads;
-    const Tensor mixed = at::linear(z, attention_in);                        // [B, L, 3d]
+    const Tensor mixed = at::linear(z, attention_in);  // [B, L, 3d]
     const auto parts = mixed.split_with_sizes({2 * width, width}, -1);
     const Tensor exact = parts[0].to(rotation.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat);
-    const Tensor turned = at::view_as_real(
-        at::view_as_complex(exact.view({batch, length, 2, heads, head_width / 2, 2})) * rotation);
+    const Tensor turned =
+        at::view_as_real(at::view_as_complex(exact.view({batch, length, 2, heads, head_width / 2, 2})) * rotation);
     const auto query_key = turned.view({batch, length, 2, heads, head_width}).to(mixed.scalar_type()).unbind(2);
     const Tensor query = query_key[0].transpose(1, 2);  // [B, h, L, e]
     Tensor key = query_key[1].transpose(1, 2);
@@ -105,8 +107,8 @@ TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed, const 
   check_options(options_);
   const int64_t d = options_.width, ffn = resolved_ffn_width(options_);
   const double residual_std = kStartStd / std::sqrt(2.0 * static_cast<double>(options_.layers));
-  const auto matrix = [&](torch::nn::Module& owner, const std::string& prefix, const std::string& name,
-                          int64_t rows, int64_t columns, double std) {
+  const auto matrix = [&](torch::nn::Module& owner, const std::string& prefix, const std::string& name, int64_t rows,
+                          int64_t columns, double std) {
     return owner.register_parameter(name, normal_start(seed, prefix + name, {rows, columns}, std));
   };
   embedding_ = matrix(*this, "", "embedding", options_.vocabulary, d, kStartStd);
@@ -210,7 +212,9 @@ std::vector<NamedParameter> TransformerLm::dense_parameters() {
   return result;
 }
 
-std::vector<TablePtr> TransformerLm::tables() const { return tables_; }
+std::vector<TablePtr> TransformerLm::tables() const {
+  return tables_;
+}
 
 std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> TransformerLm::memories() const {
   std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> result;

@@ -41,13 +41,13 @@ struct MemoryOptions {
   bool shared_table = false;
   MemoryPlacement placement = MemoryPlacement::parallel;
   int64_t rows = 16384;
-  int64_t value_width = 0;           // 0: the model's width
-  std::string value_dtype = "float32";   // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
-  TableHome home = TableHome::memory;    // "memory" | "mapped": in a file, where a table may be larger than memory
-  std::string value_start = "normal";    // "normal" (std D^-1/2) | "zero"
-  int64_t calibrate_at = -1;         // step at which each memory starts again from its inputs; -1: never
+  int64_t value_width = 0;              // 0: the model's width
+  std::string value_dtype = "float32";  // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
+  TableHome home = TableHome::memory;   // "memory" | "mapped": in a file, where a table may be larger than memory
+  std::string value_start = "normal";   // "normal" (std D^-1/2) | "zero"
+  int64_t calibrate_at = -1;            // step at which each memory starts again from its inputs; -1: never
   int64_t calibrate_tokens = 8192;
-  ProductKeyMemoryOptions layer;     // its fields stand directly in [model.memory]
+  ProductKeyMemoryOptions layer;  // its fields stand directly in [model.memory]
   void fields(ConfigFields& f);
 };
 
@@ -57,8 +57,8 @@ struct TransformerLmOptions {
   int64_t layers = 2;
   int64_t width = 128;
   int64_t heads = 4;
-  int64_t ffn_width = 0;   // 0: 4 * width
-  int64_t context = 128;   // longest sequence
+  int64_t ffn_width = 0;  // 0: 4 * width
+  int64_t context = 128;  // longest sequence
   double dropout = 0;
   bool has_memory = false;
   MemoryOptions memory;

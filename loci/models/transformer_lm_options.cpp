@@ -33,7 +33,8 @@ void check_memory(const TransformerLmOptions& options) {
     refuse("memory.value_start must be normal or zero", m.value_start);
   }
   if (m.layer.zero_output && (m.value_start == "zero" || m.calibrate_at >= 0)) {
-    refuse("only one factor may start at zero (values or output map), or nothing ever moves", "zero_output and zero values");
+    refuse("only one factor may start at zero (values or output map), or nothing ever moves",
+           "zero_output and zero values");
   }
   if (m.calibrate_at >= 0 && (m.kind != "product_key" || m.layer.query_net != "linear")) {
     refuse("memory.calibrate_at needs kind product_key and query_net linear",

@@ -31,8 +31,8 @@ TransformerLmOptions small(const std::function<void(TransformerLmOptions&)>& cha
   return options;
 }
 
-TransformerLmOptions with_memory(MemoryPlacement placement,
-                                 const std::function<void(TransformerLmOptions&)>& change = [](auto&) {}) {
+TransformerLmOptions with_memory(
+    MemoryPlacement placement, const std::function<void(TransformerLmOptions&)>& change = [](auto&) {}) {
   return small([&](TransformerLmOptions& o) {
     o.has_memory = true;
     o.memory.placement = placement;
@@ -72,7 +72,9 @@ Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOpti
   for (int64_t i = 0; i < o.layers; ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
     const auto parts = at::matmul(norm(x, layer + "attention_norm"), p.at(layer + "attention_in").t())
-                           .view({tokens.size(0), length, 3, o.heads, e}).permute({2, 0, 3, 1, 4}).unbind(0);
+                           .view({tokens.size(0), length, 3, o.heads, e})
+                           .permute({2, 0, 3, 1, 4})
+                           .unbind(0);
     const Tensor score = at::matmul(rotate(parts[0]), rotate(parts[1]).transpose(-1, -2)) / std::sqrt(double(e));
     const Tensor read = at::matmul(score.masked_fill(hidden_future, -INFINITY).softmax(-1), parts[2]);
     x = x + at::matmul(read.transpose(1, 2).flatten(2), p.at(layer + "attention_out").t());
@@ -287,7 +289,8 @@ TEST(TransformerLm, ImpossibleOptionsAreRefused) {
       {"memory.value_dtype", [](auto& o) { o.memory.value_dtype = "int3"; }},
       {"memory.value_start", [](auto& o) { o.memory.value_start = "one"; }},
       {"memory.width", [](auto& o) { o.memory.layer.width = 8; }},
-      {"zero", [](auto& o) {
+      {"zero",
+       [](auto& o) {
          o.memory.value_start = "zero", o.memory.layer.zero_output = true;
          o.memory.layer.output = OutputMap::projection;
        }},
@@ -306,10 +309,12 @@ TEST(TransformerLm, ImpossibleOptionsAreRefused) {
 }
 
 TEST(TransformerLm, AutocastRunsLinearLayersInBfloat16AndKeepsTheLossFloat32) {
-  TransformerLm model(with_memory(MemoryPlacement::parallel, [](auto& o) {
-    o.memory.layer.output = OutputMap::swilu;
-    o.memory.layer.query_norm = QueryNorm::batch;
-  }), 1);
+  TransformerLm model(with_memory(MemoryPlacement::parallel,
+                                  [](auto& o) {
+                                    o.memory.layer.output = OutputMap::swilu;
+                                    o.memory.layer.query_norm = QueryNorm::batch;
+                                  }),
+                      1);
   const Tensor tokens = some_tokens(3, 12);
   const double plain = model.loss(tokens, tokens).item<double>();
   at::autocast::set_autocast_enabled(at::kCPU, true);
@@ -331,10 +336,12 @@ TEST(TransformerLm, AutocastRunsLinearLayersInBfloat16AndKeepsTheLossFloat32) {
 }
 
 TEST(TransformerLm, MemoryInputsAreWhatTheMemoryReceivesAndChangeNothing) {
-  TransformerLm model(with_memory(MemoryPlacement::parallel, [](auto& o) {
-    o.memory.layers = {0, 1};
-    o.memory.layer.query_norm = QueryNorm::batch;
-  }), 1);
+  TransformerLm model(with_memory(MemoryPlacement::parallel,
+                                  [](auto& o) {
+                                    o.memory.layers = {0, 1};
+                                    o.memory.layer.query_norm = QueryNorm::batch;
+                                  }),
+                      1);
   const Tensor tokens = some_tokens(3, 12);
   const Tensor before = model.memories()[0].second->running_mean.clone();
   const auto inputs = model.memory_inputs(tokens);

@@ -8,7 +8,8 @@ namespace loci {
 
 // Legend: T tokens, C features. x [T, C]; gain, bias, running_mean, running_variance [C]; result [T, C].
 // All of one type, float32 or float64; x may be in bfloat16 beside float32, and then its gradient is.
-//   training and T >= 2:  (x - mean) / sqrt(variance + epsilon) * gain + bias with the batch's mean and biased variance;
+//   training and T >= 2:  (x - mean) / sqrt(variance + epsilon) * gain + bias with the batch's mean and biased
+//   variance;
 //                         running := (1 - momentum) * running + momentum * (mean, unbiased variance)
 //   otherwise:            the same with the running statistics, which stay as they are
 at::Tensor batch_norm(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& bias,

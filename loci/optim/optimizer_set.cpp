@@ -131,9 +131,13 @@ void OptimizerSet::zero_gradients() {
   for (const RowOptimizer& rows : rows_) rows.table()->zero_gradient();
 }
 
-std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state() const { return state_of(true); }
+std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state() const {
+  return state_of(true);
+}
 
-std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_beside_rows() const { return state_of(false); }
+std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_beside_rows() const {
+  return state_of(false);
+}
 
 std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_of(bool with_rows) const {
   std::vector<std::pair<std::string, at::Tensor>> named;

@@ -1,5 +1,5 @@
-// Every optimiser of a model as one: AdamW for dense parameters (the framework's fused kernel), a row optimiser for each
-// table, gradient clipping of either kind, the state to save.
+// Every optimiser of a model as one: AdamW for dense parameters (the framework's fused kernel), a row optimiser for
+// each table, gradient clipping of either kind, the state to save.
 #pragma once
 
 #include <ATen/core/Tensor.h>

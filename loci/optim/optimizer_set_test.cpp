@@ -73,8 +73,7 @@ TEST(OptimizerSet, EqualsAdamWOfTheFramework) {
     std::vector<Tensor> plain;
     for (const NamedParameter& p : model.named()) {
       plain.push_back(p.value.detach().clone().requires_grad_());
-      groups.emplace_back(std::vector<Tensor>{plain.back()},
-                          std::make_unique<torch::optim::AdamWOptions>(1e-3));
+      groups.emplace_back(std::vector<Tensor>{plain.back()}, std::make_unique<torch::optim::AdamWOptions>(1e-3));
     }
     torch::optim::AdamW theirs(groups, torch::optim::AdamWOptions(1e-3));
     for (int64_t step = 0; step < 12; ++step) {

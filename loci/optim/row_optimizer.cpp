@@ -18,7 +18,9 @@
 namespace loci {
 namespace {
 
-bool has_count(RowRule rule) { return rule == RowRule::adam || rule == RowRule::adam_row_moment; }
+bool has_count(RowRule rule) {
+  return rule == RowRule::adam || rule == RowRule::adam_row_moment;
+}
 
 // Of the moments [N, D].
 at::ScalarType moment_type(const RowOptimizerOptions& options, at::ScalarType dtype) {
@@ -82,15 +84,16 @@ void RowOptimizerOptions::fields(ConfigFields& f) {
   f.field("epsilon", epsilon, {.minimum = 0});
   f.field("weight_decay", weight_decay, {.minimum = 0});
   f.field("clip_norm", clip_norm, {.minimum = 0});
-  f.choice<RowRounding>("rounding", rounding,
-                        {{"stochastic", RowRounding::stochastic},
-                         {"nearest", RowRounding::nearest},
-                         {"master", RowRounding::master}});
+  f.choice<RowRounding>(
+      "rounding", rounding,
+      {{"stochastic", RowRounding::stochastic}, {"nearest", RowRounding::nearest}, {"master", RowRounding::master}});
   f.choice<RowMoments>("moments", moments, {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
   f.choice<RowPages>("pages", pages, {{"huge", RowPages::huge}, {"small", RowPages::small}});
 }
 
-bool PendingRows::finite() const { return !norm || std::isfinite(*norm); }
+bool PendingRows::finite() const {
+  return !norm || std::isfinite(*norm);
+}
 
 RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t seed)
     : table_(std::move(table)),
@@ -146,13 +149,14 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, doub
   const RowOrder& order = pending.gradient.order;
   if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};
   at::Tensor square_sum;
-  table_->write_rows(order.row, [&] {
-    square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update);
-  });
+  table_->write_rows(order.row,
+                     [&] { square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update); });
   return {order.row.size(0), norm_of(square_sum) / scale, false};
 }
 
-RowStep RowOptimizer::step(double rate_factor, double scale) { return apply(pending(scale), rate_factor, scale); }
+RowStep RowOptimizer::step(double rate_factor, double scale) {
+  return apply(pending(scale), rate_factor, scale);
+}
 
 std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::row_state() const {
   std::vector<std::pair<std::string, at::Tensor>> named;

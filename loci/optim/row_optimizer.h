@@ -14,7 +14,7 @@
 
 namespace loci {
 
-enum class RowMoments { float32, bfloat16 };   // bfloat16: half the memory, rounded by chance
+enum class RowMoments { float32, bfloat16 };  // bfloat16: half the memory, rounded by chance
 enum class RowPages { huge, small };
 
 struct RowOptimizerOptions {
@@ -22,9 +22,9 @@ struct RowOptimizerOptions {
   double learning_rate = 1e-3;  // constant: it does not follow the schedule of the dense parameters by default
   double beta1 = 0.9;
   double beta2 = 0.999;
-  double epsilon = 0;          // 0: the rule's own, 1e-8 (adagrad 1e-10)
-  double weight_decay = 0;     // decoupled, on touched rows
-  double clip_norm = 0;        // norm of this table's summed gradient; 0: off
+  double epsilon = 0;       // 0: the rule's own, 1e-8 (adagrad 1e-10)
+  double weight_decay = 0;  // decoupled, on touched rows
+  double clip_norm = 0;     // norm of this table's summed gradient; 0: off
   RowRounding rounding = RowRounding::stochastic;
   RowMoments moments = RowMoments::float32;
   RowPages pages = RowPages::huge;  // of the state; small: a row nobody touched costs nothing, and a step more time
@@ -62,8 +62,8 @@ class RowOptimizer {
   // The table gives the room (Table::row_storage): what nobody touched costs no memory.
   std::vector<std::pair<std::string, at::Tensor>> state() const;
   std::vector<std::pair<std::string, at::Tensor>> row_state() const;  // the part of it that has a place for every row
-  void clear_state();                             // all rows
-  void clear_state(const at::Tensor& row);        // [U] int64: re-initialised rows
+  void clear_state();                                                 // all rows
+  void clear_state(const at::Tensor& row);                            // [U] int64: re-initialised rows
   static int64_t state_bytes(int64_t rows, int64_t width, const RowOptimizerOptions& options, at::ScalarType dtype);
 
  private:

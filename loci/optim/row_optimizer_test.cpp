@@ -272,8 +272,8 @@ TEST(RowOptimizer, ASumThatOverflowsSkipsTheStep) {
     const TablePtr table = make_table();
     const Tensor before = table->values().detach().clone();
     RowOptimizer rows(table, {}, 0);
-    table->add_references({torch::full({3, 1}, 4, at::kLong), torch::full({3, 1}, weight),
-                           torch::full({3, kWidth}, grad), 0, 0});
+    table->add_references(
+        {torch::full({3, 1}, 4, at::kLong), torch::full({3, 1}, weight), torch::full({3, kWidth}, grad), 0, 0});
     const RowStep step = rows.step();
     EXPECT_TRUE(step.skipped);
     EXPECT_FALSE(std::isfinite(step.norm));
@@ -296,7 +296,7 @@ TEST(RowOptimizer, MomentsInBfloat16TrainLikeThoseInFloat32) {
     error.push_back((table->values() - 1).abs().max().item<double>());
     EXPECT_EQ(rows.state()[0].second.scalar_type(), moments == RowMoments::bfloat16 ? at::kBFloat16 : at::kFloat);
   }
-  EXPECT_LT(error[0], 0.1);           // from about 3
+  EXPECT_LT(error[0], 0.1);              // from about 3
   EXPECT_LT(error[1], error[0] + 0.02);  // a step of the learning rate
 }
 
@@ -428,8 +428,10 @@ TEST(RowOptimizer, ATableInAnotherGradientModeIsRefused) {
 
 TEST(RowOptimizer, ReadsItsOptionsFromAConfiguration) {
   RowOptimizerOptions options;
-  Config::from_text("rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\nmoments = \"bfloat16\"\n"
-                    "pages = \"small\"\n").read(options);
+  Config::from_text(
+      "rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\nmoments = \"bfloat16\"\n"
+      "pages = \"small\"\n")
+      .read(options);
   EXPECT_EQ(options.moments, RowMoments::bfloat16);
   EXPECT_EQ(options.pages, RowPages::small);
   EXPECT_EQ(options.rule, RowRule::adagrad);

@@ -8,9 +8,9 @@
 namespace loci {
 
 struct ScheduleOptions {
-  int64_t warmup = 50;         // steps
+  int64_t warmup = 50;           // steps
   std::string decay = "cosine";  // "cosine" | "constant"
-  double final_share = 0.1;    // of the peak, at the last step
+  double final_share = 0.1;      // of the peak, at the last step
   void fields(ConfigFields& f);
 };
 

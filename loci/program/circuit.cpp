@@ -26,8 +26,7 @@ bool is_name(std::string_view name) {
 // Messages are put together only when there is something to say: a table may have a million rows.
 void check_source(std::string_view who, const CircuitShape& shape, const Circuit& circuit, int source, int end,
                   const auto& what) {
-  require(
-      who, source < end, [&] { return fmt::format("{} must be 0..{}", what(), end - 1); }, source);
+  require(who, source < end, [&] { return fmt::format("{} must be 0..{}", what(), end - 1); }, source);
   require(
       who, source < shape.registers || circuit.modules[static_cast<size_t>(source - shape.registers)].kept,
       [&] { return what() + " must not be a pruned module"; }, source);
@@ -42,8 +41,7 @@ void check_module(std::string_view who, const CircuitShape& shape, const Circuit
     if (wires.kept && operand < module.operands) {
       check_source(who, shape, circuit, source, shape.registers + i, what);
     } else {
-      require(
-          who, source == 0, [&] { return what() + " is not used and must be 0"; }, source);
+      require(who, source == 0, [&] { return what() + " is not used and must be 0"; }, source);
     }
   }
 }
@@ -74,8 +72,7 @@ Circuit idle_circuit(const CircuitShape& shape) {
 
 void check_shape(std::string_view who, const CircuitShape& shape) {
   const auto check = [&](bool good, const auto& got, std::string_view expected) {
-    require(
-        who, good, [&] { return expected; }, got);
+    require(who, good, [&] { return expected; }, got);
   };
   check(shape.registers >= 1 && shape.registers <= kMaximumRegisters, shape.registers, "registers must be 1..20");
   check(!shape.modules.empty() && shape.modules.size() <= kMaximumModules, shape.modules.size(),

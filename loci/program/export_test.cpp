@@ -11,8 +11,8 @@
 #include "loci/program/export_cpp.h"
 #include "loci/program/export_dot.h"
 #include "loci/program/export_text.h"
-#include "tests/random_program.h"
 #include "loci/program/reference_programs.h"
+#include "tests/random_program.h"
 
 namespace loci {
 namespace {

@@ -8,8 +8,8 @@
 #include "loci/base/durable_file.h"
 #include "loci/data/ram/ram_tasks.h"
 #include "loci/program/prune.h"
-#include "tests/random_program.h"
 #include "loci/program/reference_programs.h"
+#include "tests/random_program.h"
 
 namespace loci {
 namespace {

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "loci/program/assemble.h"
-#include "tests/random_program.h"
 #include "loci/program/reference_programs.h"
+#include "tests/random_program.h"
 
 namespace loci {
 namespace {

@@ -46,7 +46,9 @@ class MappedTableTest : public testing::Test {
   fs::path saved(const at::Tensor& rows, const std::string& name = "m") const {
     const fs::path file = folder_ / "saved.safetensors";
     const at::Tensor plain = rows.detach().contiguous();
-    write_safetensors(file, {{name, dtype_of_tensor(plain), plain.sizes().vec(),
+    write_safetensors(file, {{name,
+                              dtype_of_tensor(plain),
+                              plain.sizes().vec(),
                               {static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()}}});
     return file;
   }
@@ -101,12 +103,12 @@ TEST_F(MappedTableTest, ServesInt8RowsWithTheirScale) {
   const auto bytes = [](const at::Tensor& t) {
     return std::span(static_cast<const std::byte*>(t.const_data_ptr()), t.nbytes());
   };
-  write_safetensors(file, {{"m", DType::I8, {9, 5}, bytes(quantised.values)},
-                           {"m.scale", DType::F32, {9}, bytes(quantised.scale)}});
+  write_safetensors(
+      file, {{"m", DType::I8, {9, 5}, bytes(quantised.values)}, {"m.scale", DType::F32, {9}, bytes(quantised.scale)}});
   // 45 bytes of rows leave the scale at an odd place, which no mapping can read.
   expect_error(ExitCode::input, "must be aligned", [&] { ServedTable(file, "m"); });
-  write_safetensors(file, {{"m.scale", DType::F32, {9}, bytes(quantised.scale)},
-                           {"m", DType::I8, {9, 5}, bytes(quantised.values)}});
+  write_safetensors(
+      file, {{"m.scale", DType::F32, {9}, bytes(quantised.scale)}, {"m", DType::I8, {9, 5}, bytes(quantised.values)}});
   auto table = std::make_shared<ServedTable>(file, "m");
   LocalTable local("m", 9, 5, {at::kChar});
   local.set_rows(0, rows);

@@ -52,7 +52,9 @@ DType dtype_of_scalar(at::ScalarType scalar) {
   fail(ExitCode::bug, "safetensors", "a tensor's type must exist in safetensors", c10::toString(scalar));
 }
 
-DType dtype_of_tensor(const at::Tensor& tensor) { return dtype_of_scalar(tensor.scalar_type()); }
+DType dtype_of_tensor(const at::Tensor& tensor) {
+  return dtype_of_scalar(tensor.scalar_type());
+}
 
 struct OwnFileTensor::Mapping {
   int descriptor = -1;
@@ -142,8 +144,8 @@ void PrivateFileTensor::allow_writes(const int64_t* row, int64_t count) {
       if (writable_[static_cast<size_t>(piece)]) continue;
       const int64_t size = std::min(piece_, length_ - piece * piece_);
       if (mprotect(begin_ + piece * piece_, static_cast<size_t>(size), PROT_READ | PROT_WRITE) != 0) {
-        fail(ExitCode::resources, "mapped rows", fmt::format("{} of memory must be available",
-                                                             format_bytes(static_cast<double>(size))), strerror(errno));
+        fail(ExitCode::resources, "mapped rows",
+             fmt::format("{} of memory must be available", format_bytes(static_cast<double>(size))), strerror(errno));
       }
       writable_[static_cast<size_t>(piece)] = true;
     }

@@ -34,7 +34,8 @@ at::Tensor zero_pages(std::string_view who, int64_t rows, int64_t width, at::Sca
   if (base == MAP_FAILED) refuse(who, bytes, strerror(errno));
   const auto address = (reinterpret_cast<uintptr_t>(base) + kHugePage - 1) / kHugePage * kHugePage;
   // Advice only: a system without huge pages gives small ones.
-  madvise(reinterpret_cast<void*>(address), length - kHugePage, page == PageSize::huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  madvise(reinterpret_cast<void*>(address), length - kHugePage,
+          page == PageSize::huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 
   const auto unmap = [base, length](void*) { munmap(base, length); };
   const std::vector<int64_t> sizes = width == 0 ? std::vector<int64_t>{rows} : std::vector<int64_t>{rows, width};

@@ -88,7 +88,8 @@ ReadBackground ReadBackground::load(const std::filesystem::path& path) {
   const SafetensorsReader file(path);
   const std::vector<int64_t> reading = numbers_of(file, kReading), batches = numbers_of(file, kBatches);
   const auto bad = [&](int64_t count) { return count < 0 || count > batches.front(); };
-  if (reading.empty() || batches.size() != 1 || batches.front() < 0 || std::any_of(reading.begin(), reading.end(), bad)) {
+  if (reading.empty() || batches.size() != 1 || batches.front() < 0 ||
+      std::any_of(reading.begin(), reading.end(), bad)) {
     fail(ExitCode::input, path.string(), "counts must be within 0 and one number of batches", "others");
   }
   ReadBackground background(static_cast<int64_t>(reading.size()));

@@ -1,5 +1,5 @@
-// Which rows a batch reads more than usual: the choice of rows for sparse memory finetuning, where a step trains the few
-// rows that its batch is about and leaves all others as they are.
+// Which rows a batch reads more than usual: the choice of rows for sparse memory finetuning, where a step trains the
+// few rows that its batch is about and leaves all others as they are.
 //
 //   score(i) = c(i) / sum of c * ln((B + 1) / (b(i) + 1))
 //
@@ -18,8 +18,8 @@ class ReadBackground {
  public:
   explicit ReadBackground(int64_t rows);  // throws Error (usage) below 1
 
-  // One batch of ordinary text, with all the rows that it read, in any order and as often as they were read. A row out of
-  // range throws Error (bug) and changes nothing.
+  // One batch of ordinary text, with all the rows that it read, in any order and as often as they were read. A row out
+  // of range throws Error (bug) and changes nothing.
   void add_batch(std::span<const int64_t> index);
   // The `most` rows of this batch with the largest scores, ascending; ties go to the lowest row. Fewer when the batch
   // read fewer.

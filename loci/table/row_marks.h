@@ -15,7 +15,7 @@ class RowMarks {
   void mark_all() { all_ = true; }
   void clear();
 
-  bool all() const { return all_; }  // the whole table was written
+  bool all() const { return all_; }   // the whole table was written
   std::vector<int64_t> rows() const;  // ascending; every row when all() is true
 
  private:

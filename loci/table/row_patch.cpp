@@ -56,8 +56,8 @@ std::vector<int64_t> rows_of(const SafetensorsReader& file, const RowBytes<std::
   if (!rows.empty()) std::memcpy(rows.data(), row.data(), row.size());
   for (size_t u = 0; u < rows.size(); ++u) {
     if (rows[u] < 0 || rows[u] >= table.rows || (u > 0 && rows[u] <= rows[u - 1])) {
-      fail(ExitCode::input, file.path().string(),
-           fmt::format("rows must ascend within 0 .. {}", table.rows - 1), std::to_string(rows[u]));
+      fail(ExitCode::input, file.path().string(), fmt::format("rows must ascend within 0 .. {}", table.rows - 1),
+           std::to_string(rows[u]));
     }
   }
   return rows;

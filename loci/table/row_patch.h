@@ -1,4 +1,5 @@
-// The rows in which two states of a table differ, as a file: what finetuning changed, to be handed on without the table.
+// The rows in which two states of a table differ, as a file: what finetuning changed, to be handed on without the
+// table.
 //
 // A patch holds the table's name, dtype and shape, the sums (XXH3-128) of all rows before and after, the changed rows
 // ascending ("row" [U] I64) and their new values ("values" [U, D] in the table's dtype).

@@ -266,18 +266,14 @@ TEST(Safetensors, EveryFlippedBitIsRefusedOrGivesAConsistentFile) {
 TEST(Safetensors, TheWriterRefusesWhatIsInconsistentAndLeavesNothing) {
   const TemporaryFolder folder;
   const auto four = bytes_of("abcd");
-  expect_error(ExitCode::bug, "must be distinct and not __metadata__, got \"a\"", [&] {
-    write_safetensors(folder / "f", {{"a", DType::F32, {}, four}, {"a", DType::F32, {}, four}});
-  });
-  expect_error(ExitCode::bug, "not __metadata__, got \"__metadata__\"", [&] {
-    write_safetensors(folder / "f", {{"__metadata__", DType::F32, {}, four}});
-  });
-  expect_error(ExitCode::bug, "must have the bytes of its shape, got 4 for F32 of [2]", [&] {
-    write_safetensors(folder / "f", {{"a", DType::F32, {2}, four}});
-  });
-  expect_error(ExitCode::bug, "must have the bytes of its shape", [&] {
-    write_safetensors(folder / "f", {{"a", DType::F32, {-1, -1}, four}});
-  });
+  expect_error(ExitCode::bug, "must be distinct and not __metadata__, got \"a\"",
+               [&] { write_safetensors(folder / "f", {{"a", DType::F32, {}, four}, {"a", DType::F32, {}, four}}); });
+  expect_error(ExitCode::bug, "not __metadata__, got \"__metadata__\"",
+               [&] { write_safetensors(folder / "f", {{"__metadata__", DType::F32, {}, four}}); });
+  expect_error(ExitCode::bug, "must have the bytes of its shape, got 4 for F32 of [2]",
+               [&] { write_safetensors(folder / "f", {{"a", DType::F32, {2}, four}}); });
+  expect_error(ExitCode::bug, "must have the bytes of its shape",
+               [&] { write_safetensors(folder / "f", {{"a", DType::F32, {-1, -1}, four}}); });
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 

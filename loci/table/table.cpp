@@ -51,9 +51,9 @@ struct Read : torch::autograd::Function<Read> {
     if (context->needs_input_grad(2)) input_gradient[2] = table_read_backward_weight(grad, values, index);
 
     const auto handle = context->saved_data["table"].toCapsule();
-    static_cast<TableHandle&>(*handle).table->add_references(
-        {index, weight.detach(), grad.detach().contiguous(), context->saved_data["pass"].toInt(),
-         context->saved_data["use"].toInt()});
+    static_cast<TableHandle&>(*handle).table->add_references({index, weight.detach(), grad.detach().contiguous(),
+                                                              context->saved_data["pass"].toInt(),
+                                                              context->saved_data["use"].toInt()});
     return input_gradient;
   }
 };
@@ -117,18 +117,20 @@ void Table::leave_gradient(RowReferences read) {
 
   const RowGradient sum = gradient();
   const Tensor value = sum.gradient.to(values().scalar_type());
-  Tensor grad = mode_ == GradientMode::dense
-                    ? at::zeros({rows_, width_}, value.options()).index_copy_(0, sum.row, value)
-                    : at::sparse_coo_tensor(sum.row.unsqueeze(0), value, {rows_, width_},
-                                            value.options().layout(at::kSparse),
-                                            /*is_coalesced=*/true);
+  Tensor grad =
+      mode_ == GradientMode::dense
+          ? at::zeros({rows_, width_}, value.options()).index_copy_(0, sum.row, value)
+          : at::sparse_coo_tensor(sum.row.unsqueeze(0), value, {rows_, width_}, value.options().layout(at::kSparse),
+                                  /*is_coalesced=*/true);
   const bool add = before.defined() && !ours;
   values().mutable_grad() = add ? before + grad : grad;
   left_ = add ? nullptr : grad.unsafeGetTensorImpl();
   left_version_ = grad._version();
 }
 
-RowGradient Table::gradient() const { return sum_references(references_, width_); }
+RowGradient Table::gradient() const {
+  return sum_references(references_, width_);
+}
 
 void Table::compact() {
   if (references_.size() < 2 || mode_ != GradientMode::references) return;

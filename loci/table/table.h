@@ -67,8 +67,8 @@ class Table : public std::enable_shared_from_this<Table> {
   // A layer's number, by which gradients of several layers are summed in a fixed order.
   int64_t register_use();
 
-  // [T, D] in weight's dtype: the weighted sums of rows (ops/table_read). Under autograd, backward gives the gradient of
-  // `weight` and leaves a row reference (index, weight, output gradient) here. `use` comes from register_use().
+  // [T, D] in weight's dtype: the weighted sums of rows (ops/table_read). Under autograd, backward gives the gradient
+  // of `weight` and leaves a row reference (index, weight, output gradient) here. `use` comes from register_use().
   at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use);
 
   void set_gradient_mode(GradientMode mode);  // int8 rows know `none` alone
@@ -78,8 +78,9 @@ class Table : public std::enable_shared_from_this<Table> {
   // them, row_patch.h writes down what changed.
   void set_trained_rows(const at::Tensor& mask);
   bool has_gradient() const { return !references_.empty(); }
-  // The sum of the pending references; they stay until zero_gradient(). In the modes `coalesced` and `dense`, clearing or
-  // changing values().grad(), as a torch::optim optimiser does, ends them too: later passes then add to what is there.
+  // The sum of the pending references; they stay until zero_gradient(). In the modes `coalesced` and `dense`, clearing
+  // or changing values().grad(), as a torch::optim optimiser does, ends them too: later passes then add to what is
+  // there.
   RowGradient gradient() const;
   // The same, not summed yet: for an optimiser that sums and updates in one pass.
   OrderedReferences ordered_references() const { return order_references(references_, width_); }
@@ -103,7 +104,7 @@ class Table : public std::enable_shared_from_this<Table> {
   int64_t rows_;
   int64_t width_;
   GradientMode mode_ = GradientMode::references;
-  at::Tensor trained_rows_;  // [N] bool; undefined: all
+  at::Tensor trained_rows_;     // [N] bool; undefined: all
   std::vector<int64_t> reads_;  // of each use under autograd since zero_gradient(): the number of its next pass
   std::vector<RowReferences> references_;
   // The values().grad() that the pending references gave, to tell whether somebody changed it since.
@@ -111,7 +112,7 @@ class Table : public std::enable_shared_from_this<Table> {
   int64_t left_version_ = 0;
   RowMarks changed_;
   int64_t known_version_ = 0;  // of values(), when the marks were right
-  std::mutex mutex_;  // backward may run on several threads
+  std::mutex mutex_;           // backward may run on several threads
 };
 
 using TablePtr = std::shared_ptr<Table>;

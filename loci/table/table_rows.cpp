@@ -12,7 +12,9 @@
 namespace loci {
 namespace {
 
-int64_t version_of(const at::Tensor& values) { return values.is_inference() ? 0 : int64_t{values._version()}; }
+int64_t version_of(const at::Tensor& values) {
+  return values.is_inference() ? 0 : int64_t{values._version()};
+}
 
 }  // namespace
 
@@ -32,9 +34,15 @@ void Table::initialise_normal(uint64_t seed, double std) {
     });
   };
   switch (values().scalar_type()) {
-    case at::kFloat: fill(values().mutable_data_ptr<float>()); break;
-    case at::kDouble: fill(values().mutable_data_ptr<double>()); break;
-    default: fill(values().mutable_data_ptr<at::BFloat16>()); break;
+    case at::kFloat:
+      fill(values().mutable_data_ptr<float>());
+      break;
+    case at::kDouble:
+      fill(values().mutable_data_ptr<double>());
+      break;
+    default:
+      fill(values().mutable_data_ptr<at::BFloat16>());
+      break;
   }
   values().unsafeGetTensorImpl()->bump_version();
   mark_all_changed();

@@ -44,7 +44,7 @@ void expect_same(const Usage& a, const Usage& b) {
   EXPECT_EQ(std::memcmp(a.state().data(), b.state().data(), a.state().size_bytes()), 0);
 }
 
-std::vector<int64_t> field_of(const Usage& usage, int64_t RowUsage::*field) {
+std::vector<int64_t> field_of(const Usage& usage, int64_t RowUsage::* field) {
   std::vector<int64_t> result;
   for (const RowUsage& row : usage.state()) result.push_back(row.*field);
   return result;

@@ -42,13 +42,21 @@ std::string hash_of(std::span<const std::byte> bytes) {
 
 nlohmann::json measures_of(int64_t layer, const Usage& usage) {
   const UsageMetrics m = usage.metrics();
-  return {{"layer", layer},         {"usage", m.usage},     {"usage_at_1", m.usage_at_1},
-          {"kl", m.kl},             {"gini", m.gini},       {"rows_50", m.rows_50},
-          {"rows_90", m.rows_90},   {"rows_99", m.rows_99}, {"collision", m.collision},
+  return {{"layer", layer},
+          {"usage", m.usage},
+          {"usage_at_1", m.usage_at_1},
+          {"kl", m.kl},
+          {"gini", m.gini},
+          {"rows_50", m.rows_50},
+          {"rows_90", m.rows_90},
+          {"rows_99", m.rows_99},
+          {"collision", m.collision},
           {"never_touched", m.never_touched}};
 }
 
-at::Tensor zeros_for(const Usage& usage, at::ScalarType type) { return at::zeros({usage.rows()}, type); }
+at::Tensor zeros_for(const Usage& usage, at::ScalarType type) {
+  return at::zeros({usage.rows()}, type);
+}
 
 }  // namespace
 
@@ -69,7 +77,9 @@ TransformerLmOptions LanguageModelPlan::model_for(int64_t vocabulary) const {
   return options;
 }
 
-std::unique_ptr<TaskPlan> language_model_plan() { return std::make_unique<LanguageModelPlan>(); }
+std::unique_ptr<TaskPlan> language_model_plan() {
+  return std::make_unique<LanguageModelPlan>();
+}
 
 LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskInputs& inputs)
     : plan_(plan),
@@ -79,15 +89,15 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       window_(plan.model.context),
       tokens_(open_data(plan, inputs)),
       data_key_(hash_of(tokens_.file.bytes())),
-      model_(std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed,
-                                             inputs.tables)),
+      model_(
+          std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
       window_ended_(at::zeros({1}, at::kLong)),
       batches_([this](int64_t position) { return training_batch(position); }) {
   if (model_->options().vocabulary < tokens_.tokenizer.vocabulary()) {
-    fail(ExitCode::usage, "language_model", fmt::format("model.vocabulary must be 0 or at least the tokenizer's {}",
-                                                        tokens_.tokenizer.vocabulary()),
+    fail(ExitCode::usage, "language_model",
+         fmt::format("model.vocabulary must be 0 or at least the tokenizer's {}", tokens_.tokenizer.vocabulary()),
          fmt::to_string(model_->options().vocabulary));
   }
   for (int64_t token = 0; token < tokens_.tokenizer.vocabulary(); ++token) {
@@ -112,8 +122,8 @@ LanguageModelTask::Batch LanguageModelTask::training_batch(int64_t position) con
 LanguageModelTask::Batch LanguageModelTask::validation_batch(int64_t index, int64_t* targets) const {
   const std::vector<int64_t> shape = {batch_.per_micro_batch(), window_};
   Batch batch{at::empty(shape, at::kLong), at::empty(shape, at::kLong)};
-  const int64_t count = evaluation_.fill(index, batch.input.mutable_data_ptr<int64_t>(),
-                                         batch.target.mutable_data_ptr<int64_t>());
+  const int64_t count =
+      evaluation_.fill(index, batch.input.mutable_data_ptr<int64_t>(), batch.target.mutable_data_ptr<int64_t>());
   if (targets != nullptr) *targets = count;
   return batch;
 }

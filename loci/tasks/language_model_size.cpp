@@ -12,8 +12,8 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kByteVocabulary = 257;  // the byte tokenizer's: the bytes and the end of a text
-constexpr int64_t kUsageBytes = 32;       // of a row's counters
+constexpr int64_t kByteVocabulary = 257;             // the byte tokenizer's: the bytes and the end of a text
+constexpr int64_t kUsageBytes = 32;                  // of a row's counters
 constexpr int64_t kLogitsAtOnce = int64_t{4} << 20;  // bytes, models/vocabulary_loss.cpp
 
 // In double: an estimate must not overflow, and a kibibyte does not matter.

@@ -50,7 +50,7 @@ class RamPlan : public TaskPlan {
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
   RamTask ram_task() const;
-  uint32_t tape_size() const;     // M in training
+  uint32_t tape_size() const;    // M in training
   std::string data_key() const;  // which checkpoints it may go on from: task, layout and M
 
   RamDataOptions data;

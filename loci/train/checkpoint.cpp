@@ -21,8 +21,11 @@ NamedTensors tensors_of(const torch::nn::Module& module) {
 }
 
 nlohmann::json to_json(const TrainerState& state) {
-  return {{"seconds", state.seconds},       {"skips", state.skips},           {"loss_sum", state.loss_sum},
-          {"loss_count", state.loss_count}, {"evaluation", state.evaluation}};
+  return {{"seconds", state.seconds},
+          {"skips", state.skips},
+          {"loss_sum", state.loss_sum},
+          {"loss_count", state.loss_count},
+          {"evaluation", state.evaluation}};
 }
 
 TrainerState state_of(const CheckpointReader& checkpoint) {

@@ -25,7 +25,7 @@ struct TrainerState {
   int64_t skips = 0;    // bad steps in a row
   double loss_sum = 0;  // since the last line of the log
   int64_t loss_count = 0;
-  nlohmann::json evaluation;  // the last one
+  nlohmann::json evaluation;             // the last one
   std::optional<CheckpointFiles> saved;  // the checkpoint that the tables' changed rows count from
 };
 

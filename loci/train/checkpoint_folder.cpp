@@ -33,7 +33,9 @@ constexpr size_t sum_size = 32;
   fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
 }
 
-std::string sum_of(std::string_view text) { return checksum(std::as_bytes(std::span(text.data(), text.size()))); }
+std::string sum_of(std::string_view text) {
+  return checksum(std::as_bytes(std::span(text.data(), text.size())));
+}
 
 void sync_file(const fs::path& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);

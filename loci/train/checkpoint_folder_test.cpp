@@ -312,9 +312,8 @@ TEST(CheckpointFolder, AKillAtAnyMomentLeavesAWholeCheckpoint) {
 TEST(CheckpointFolder, ExtraMembersDoNotHideTheManifestsOwn) {
   const TemporaryFolder run;
   for (const std::string key : {"step", "files", "format", "sum"}) {
-    expect_error(ExitCode::bug, "other names than the manifest's, got " + key, [&] {
-      CheckpointWriter(run.path(), 1).finish({{key, 1}}, 0);
-    });
+    expect_error(ExitCode::bug, "other names than the manifest's, got " + key,
+                 [&] { CheckpointWriter(run.path(), 1).finish({{key, 1}}, 0); });
   }
   EXPECT_THAT(names(run.path()), IsEmpty());
 }

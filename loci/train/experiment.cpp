@@ -1,7 +1,7 @@
 #include "loci/train/experiment.h"
 
-#include <fmt/ranges.h>
 #include <ATen/Parallel.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,7 +23,9 @@ nlohmann::json memory_json(const MemoryEstimate& estimate) {
   return json;
 }
 
-std::string threads_text(int64_t threads) { return threads == 1 ? "1 thread" : fmt::format("{} threads", threads); }
+std::string threads_text(int64_t threads) {
+  return threads == 1 ? "1 thread" : fmt::format("{} threads", threads);
+}
 
 }  // namespace
 
@@ -86,10 +88,10 @@ nlohmann::json Experiment::plan() const {
 }
 
 std::string Experiment::plan_text(const nlohmann::json& plan) {
-  std::string text = fmt::format("{}: seeds {}; level {}, {} of memory\n", plan["recipe"].get<std::string>(),
-                                 fmt::join(plan["seeds"].get<std::vector<int64_t>>(), ", "),
-                                 plan["level"].get<std::string>(),
-                                 format_bytes(plan["memory_available"].get<double>()));
+  std::string text =
+      fmt::format("{}: seeds {}; level {}, {} of memory\n", plan["recipe"].get<std::string>(),
+                  fmt::join(plan["seeds"].get<std::vector<int64_t>>(), ", "), plan["level"].get<std::string>(),
+                  format_bytes(plan["memory_available"].get<double>()));
   for (const nlohmann::json& arm : plan["arms"]) {
     const std::string steps =
         arm["steps"].is_null()

@@ -21,7 +21,7 @@ namespace loci {
 struct ExperimentOptions {
   std::filesystem::path out;
   std::filesystem::path data;
-  std::filesystem::path cache;     // where prepared data may be kept
+  std::filesystem::path cache;  // where prepared data may be kept
   bool resume = false;
   bool quiet = false;
   std::vector<std::string> arms;   // of the recipe; empty: all

@@ -6,8 +6,8 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/train/stop_signal.h"
-#include "tests/tiny_task.h"
 #include "tests/temporary_folder.h"
+#include "tests/tiny_task.h"
 
 namespace loci {
 namespace {
@@ -33,7 +33,9 @@ name = "timed"
 equal_time = {to = "wide", of = "base"}
 )";
 
-Recipe recipe() { return read_recipe(Config::from_text(kText, "recipe.toml"), {}, tiny_tasks()); }
+Recipe recipe() {
+  return read_recipe(Config::from_text(kText, "recipe.toml"), {}, tiny_tasks());
+}
 
 ExperimentOptions options_for(const fs::path& out) {
   ExperimentOptions options;

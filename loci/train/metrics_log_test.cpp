@@ -30,7 +30,9 @@ TEST(MetricsLog, ResumingDropsWhatCameAfterTheCheckpoint) {
   write_file_durably(folder / "m",
                      "{\"step\":1}\n{\"kind\":\"start\"}\n{\"step\":2}\n{\"kind\":\"evaluation\",\"step\":2}\n"
                      "{\"step\":3}\n{\"step\":4}\n");
-  { const MetricsLog log(folder / "m", 2); }
+  {
+    const MetricsLog log(folder / "m", 2);
+  }
   EXPECT_EQ(read_text_file(folder / "m"),
             "{\"step\":1}\n{\"kind\":\"start\"}\n{\"step\":2}\n{\"kind\":\"evaluation\",\"step\":2}\n");
 }
@@ -48,7 +50,9 @@ TEST(MetricsLog, EveryTornEndIsRepaired) {
 TEST(MetricsLog, LinesThatAreNoObjectsAreDropped) {
   const TemporaryFolder folder;
   write_file_durably(folder / "m", "{\"step\":1}\n" + std::string(5, '\0') + "\n[1]\n\n{\"step\":1}\n");
-  { const MetricsLog log(folder / "m", 9); }
+  {
+    const MetricsLog log(folder / "m", 9);
+  }
   EXPECT_EQ(read_text_file(folder / "m"), "{\"step\":1}\n{\"step\":1}\n");
 }
 
@@ -69,9 +73,8 @@ TEST(MetricsLog, AFullDiskIsALackOfResourcesAndLeavesNoHalfLine) {
     MetricsLog log(disk / "m", 0);
     log.write({{"step", 1}});
     before = read_text_file(disk / "m");
-    expect_error(ExitCode::resources, "m: the log must be writable, got No space left", [&] {
-      log.write({{"text", std::string(1 << 20, 'x')}});
-    });
+    expect_error(ExitCode::resources, "m: the log must be writable, got No space left",
+                 [&] { log.write({{"text", std::string(1 << 20, 'x')}}); });
   }
   EXPECT_EQ(read_text_file(disk / "m"), before);
   umount(disk.c_str());

@@ -160,7 +160,9 @@ RunSize RunConfig::size() const {
   return plan->size(batch(), table_optimizer, wants_bfloat16(train.precision));
 }
 
-int64_t RunConfig::steps() const { return train.steps_for(size().tokens_per_step); }
+int64_t RunConfig::steps() const {
+  return train.steps_for(size().tokens_per_step);
+}
 
 const Arm& Recipe::arm(const std::string& wanted) const {
   std::vector<std::string> names;

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "loci/base/durable_file.h"
-#include "tests/tiny_task.h"
 #include "tests/temporary_folder.h"
+#include "tests/tiny_task.h"
 
 namespace loci {
 namespace {
@@ -13,7 +13,9 @@ Recipe read(const std::string& text, const std::vector<std::string>& settings = 
   return read_recipe(Config::from_text(text, "recipe.toml"), settings, tiny_tasks());
 }
 
-int64_t rows_of(const Arm& arm) { return dynamic_cast<const TinyPlan&>(*arm.config.plan).model.rows; }
+int64_t rows_of(const Arm& arm) {
+  return dynamic_cast<const TinyPlan&>(*arm.config.plan).model.rows;
+}
 
 constexpr const char* kArms = R"(
 task = "tiny"

@@ -42,7 +42,9 @@ TEST(RunDirectory, IsOpenedAgainWithTheSameConfigurationHoweverItIsWritten) {
 
 TEST(RunDirectory, OfAnotherConfigurationIsRefusedNamingTheFirstKeyThatDiffers) {
   const TemporaryFolder folder;
-  { const RunDirectory run(folder.path(), config); }
+  {
+    const RunDirectory run(folder.path(), config);
+  }
   const auto open = [&folder](const std::string& text) { const RunDirectory run(folder.path(), text); };
   const std::string task = "task = \"language-model\"\n";
   expect_error(ExitCode::usage, "config.toml: the run was begun with model.width = 128 and must keep it, got 256",

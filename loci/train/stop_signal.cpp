@@ -35,6 +35,8 @@ StopSignal::~StopSignal() {
   sigaction(SIGTERM, &terminate_, nullptr);
 }
 
-int StopSignal::received() { return received_signal; }
+int StopSignal::received() {
+  return received_signal;
+}
 
 }  // namespace loci

@@ -19,7 +19,9 @@ constexpr const char* kRow = "row";
 constexpr size_t kGatherBytes = size_t{4} << 20;
 constexpr int64_t kSmallBytes = int64_t{1} << 20;  // below, a table is written anew each time
 
-std::string state_file(const Table& table) { return fmt::format("optimizer.{}.safetensors", table.name()); }
+std::string state_file(const Table& table) {
+  return fmt::format("optimizer.{}.safetensors", table.name());
+}
 
 std::string delta_file(const Table& table, int64_t step) {
   return fmt::format("table.{}.delta-{}.safetensors", table.name(), step);
@@ -133,8 +135,8 @@ std::span<const int64_t> delta_rows(const SafetensorsReader& file, const Table& 
                                      static_cast<size_t>(entry->shape[0]));
   for (size_t i = 0; i < row.size(); ++i) {
     if (row[i] < (i == 0 ? 0 : row[i - 1] + 1) || row[i] >= table.rows()) {
-      fail(ExitCode::input, file.path().string(),
-           fmt::format("rows must ascend within 0 .. {}", table.rows() - 1), fmt::to_string(row[i]));
+      fail(ExitCode::input, file.path().string(), fmt::format("rows must ascend within 0 .. {}", table.rows() - 1),
+           fmt::to_string(row[i]));
     }
   }
   return row;
@@ -169,7 +171,9 @@ void apply_delta(const std::filesystem::path& path, Table& table, const RowOptim
 
 }  // namespace
 
-std::string base_file(const std::string& table) { return fmt::format("table.{}.safetensors", table); }
+std::string base_file(const std::string& table) {
+  return fmt::format("table.{}.safetensors", table);
+}
 
 nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
                           const std::optional<CheckpointFiles>& before) {

@@ -50,8 +50,8 @@ TableMaker training_tables(fs::path folder, bool loaded) {
 TableMaker serving_tables(CheckpointReader checkpoint) {
   return [checkpoint = std::move(checkpoint)](const TableSpec& spec) -> TablePtr {
     const int64_t elements = checked_product("table " + spec.name, "rows x width", spec.rows, spec.width);
-    const int64_t bytes = checked_product("table " + spec.name, "bytes", elements,
-                                          static_cast<int64_t>(c10::elementSize(spec.dtype)));
+    const int64_t bytes =
+        checked_product("table " + spec.name, "bytes", elements, static_cast<int64_t>(c10::elementSize(spec.dtype)));
     if (!is_served_from_file(spec.home, spec.dtype, bytes)) {
       return std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
     }

@@ -30,8 +30,8 @@ void train(Table& table, RowOptimizer& rows, int64_t steps) {
     at::Tensor index = at::empty({16, 4}, at::kLong);  // [T, K]
     at::Tensor weight = at::empty({16, 4}, at::kFloat);
     for (int64_t i = 0; i < index.numel(); ++i) {
-      index.mutable_data_ptr<int64_t>()[i] = static_cast<int64_t>(
-          random.below(static_cast<uint64_t>(i), static_cast<uint64_t>(table.rows())));
+      index.mutable_data_ptr<int64_t>()[i] =
+          static_cast<int64_t>(random.below(static_cast<uint64_t>(i), static_cast<uint64_t>(table.rows())));
       weight.mutable_data_ptr<float>()[i] = static_cast<float>(random.normal(static_cast<uint64_t>(1000 + i)));
     }
     const at::Tensor y = table.read(index, weight, use);

@@ -13,7 +13,9 @@ namespace {
 
 constexpr size_t kPage = 4096;
 
-std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
 // Pages that are equal already stay untouched: mapped zero pages cost no memory until they are written.
 void copy_bytes(std::byte* to, std::span<const std::byte> from) {
@@ -34,7 +36,9 @@ std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors) {
   std::vector<SafetensorsTensor> result;
   for (const auto& [name, tensor] : tensors) {
     require_contiguous(name, tensor);
-    result.push_back({name, dtype_of_tensor(tensor), tensor.sizes().vec(),
+    result.push_back({name,
+                      dtype_of_tensor(tensor),
+                      tensor.sizes().vec(),
                       {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}});
   }
   return result;

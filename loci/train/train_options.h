@@ -18,8 +18,8 @@ enum class NanPolicy {
 struct TrainOptions {
   int64_t steps = 0;  // 0: as many as `tokens` ask for
   int64_t tokens = 1'000'000;
-  int64_t batch = 16;        // windows (or images) a step
-  int64_t accumulation = 1;  // micro-batches that a step's batch is cut into
+  int64_t batch = 16;              // windows (or images) a step
+  int64_t accumulation = 1;        // micro-batches that a step's batch is cut into
   std::string precision = "auto";  // "float32" | "bfloat16" | "auto": bfloat16 where the CPU multiplies it faster
   int64_t threads = 0;             // 0: all cores that the process may use
   int64_t log_every = 10;          // steps; 0: never, here and below

@@ -17,7 +17,9 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+bool due(int64_t step, int64_t every) {
+  return every > 0 && step % every == 0;
+}
 
 }  // namespace
 
@@ -178,9 +180,9 @@ void Trainer::show(const TrainerState& state, const StepResult& result) {
   const double left = done > 0 ? seconds / done * static_cast<double>(steps_ - state.step) : 0;
   std::string progress = task_.progress();
   if (progress.empty()) progress = fmt::format("loss {:.3f}  lr {:.1e}", result.loss, result.rate);
-  std::string line = fmt::format("{} step {}/{}  {}  {} tokens/s  {} left  {}", label_, state.step, steps_, progress,
-                                 format_count(rate), format_seconds(left),
-                                 format_bytes(static_cast<double>(resident_bytes())));
+  std::string line =
+      fmt::format("{} step {}/{}  {}  {} tokens/s  {} left  {}", label_, state.step, steps_, progress,
+                  format_count(rate), format_seconds(left), format_bytes(static_cast<double>(resident_bytes())));
   if (measures_.contains("usage")) {
     line += fmt::format("  usage {:.0f} %  KL {:.2f}", 100 * number_of(measures_["usage"]), number_of(measures_["kl"]));
   }

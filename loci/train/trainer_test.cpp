@@ -10,8 +10,8 @@
 #include "loci/base/durable_file.h"
 #include "loci/train/stop_signal.h"
 #include "loci/train/tensor_file.h"
-#include "tests/tiny_task.h"
 #include "tests/temporary_folder.h"
+#include "tests/tiny_task.h"
 
 namespace loci {
 namespace {

@@ -2,6 +2,8 @@
 
 namespace loci {
 
-std::string_view version() { return LOCI_VERSION; }
+std::string_view version() {
+  return LOCI_VERSION;
+}
 
 }  // namespace loci

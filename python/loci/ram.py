@@ -1,4 +1,4 @@
-"""The part of a report about neural random-access machines: levels and errors by seed, errors by length, the program."""
+"""The report's part on neural random-access machines: levels and errors by seed, errors by length, the program."""
 
 from __future__ import annotations
 
@@ -78,7 +78,11 @@ def length_figure(run: Run) -> bytes | None:
 
 def draw_errors(axes: Axes, seed: Record, kind: str, colour: str) -> None:
     listed = seed.get(kind)
-    rows = [(number(row.get("length")), number(row.get("cell_error"))) for row in listed] if isinstance(listed, list) else []
+    rows = (
+        [(number(row.get("length")), number(row.get("cell_error"))) for row in listed]
+        if isinstance(listed, list)
+        else []
+    )
     rows = sorted(row for row in rows if all(map(math.isfinite, row)))
     if rows:
         length, error = np.array(rows).T
@@ -143,7 +147,9 @@ def draw_circuit(axes: Axes, circuit: dict[str, Any], names: list[str], register
     end = len(kept) + 1.0
 
     def box(at: tuple[float, float], text: str, colour: str) -> None:
-        axes.text(*at, text, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "fc": colour, "ec": "#888888"})
+        axes.text(
+            *at, text, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "fc": colour, "ec": "#888888"}
+        )
 
     def wire(source: int, to: tuple[float, float], colour: str) -> None:
         arrow = {"arrowstyle": "->", "color": colour, "shrinkA": 12, "shrinkB": 12, "connectionstyle": "arc3,rad=0.08"}

@@ -140,8 +140,8 @@ def ram_sections(run: Run) -> str:
             section(
                 f"Machines of {name}: the program",
                 (image(circuits, "svg+xml", "circuits") if circuits else "") + listing,
-                "Of the best finished seed, after pruning: what runs for which registers that are zero. Blue and green: "
-                "first and second operand; orange: new registers.",
+                "Of the best finished seed, after pruning: what runs for which registers that are zero. Blue and "
+                "green: first and second operand; orange: new registers.",
             ),
         )
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
-
 from loci.report import main
 
 PYTHON = Path(__file__).resolve().parent.parent

@@ -43,12 +43,11 @@ struct Kernels {
 
 Kernels kernels(CpuLevel level) {
   using loci::at_level;
-  return {at_level(level, loci::base::product_key_select_kernel, loci::avx2::product_key_select_kernel,
-                   loci::avx512::product_key_select_kernel),
-          at_level(level, loci::base::product_key_scores, loci::avx2::product_key_scores,
-                   loci::avx512::product_key_scores),
-          at_level(level, loci::base::table_read_kernel, loci::avx2::table_read_kernel,
-                   loci::avx512::table_read_kernel)};
+  return {
+      at_level(level, loci::base::product_key_select_kernel, loci::avx2::product_key_select_kernel,
+               loci::avx512::product_key_select_kernel),
+      at_level(level, loci::base::product_key_scores, loci::avx2::product_key_scores, loci::avx512::product_key_scores),
+      at_level(level, loci::base::table_read_kernel, loci::avx2::table_read_kernel, loci::avx512::table_read_kernel)};
 }
 
 // The input's bytes, and behind them endless ones that depend on all of it: a short input makes a case of any size.

@@ -1,5 +1,5 @@
-// What memories share: query net and norm, weights, the read of rows, the output map, padding, counters. A kind of memory
-// adds its keys and how they are searched.
+// What memories share: query net and norm, weights, the read of rows, the output map, padding, counters. A kind of
+// memory adds its keys and how they are searched.
 //
 // Legend: T tokens (leading dimensions flattened), d width, H heads, K top_k, w width of half a query, R rows of the
 // table, D their width.
@@ -27,19 +27,19 @@ struct ProductKeyMemoryOptions {
   int64_t width = 0;  // d; 0 in a model's configuration: the model's
   int64_t heads = 4;
   int64_t top_k = 32;
-  int64_t key_width = 0;                // 2w, even; 0: width / 2 (rounded up to even), or width / heads without a net
-  std::string query_net = "linear";     // "linear" | "mlp" | "none" (needs width = heads * key_width)
-  std::vector<int64_t> query_hidden;    // hidden widths of "mlp"
+  int64_t key_width = 0;              // 2w, even; 0: width / 2 (rounded up to even), or width / heads without a net
+  std::string query_net = "linear";   // "linear" | "mlp" | "none" (needs width = heads * key_width)
+  std::vector<int64_t> query_hidden;  // hidden widths of "mlp"
   QueryNorm query_norm = QueryNorm::layer;
-  bool normalise_keys = false;          // qk-norm: unit halves and keys, a learned temperature per head
+  bool normalise_keys = false;  // qk-norm: unit halves and keys, a learned temperature per head
   WeightFunction weight = WeightFunction::softmax;
-  OutputMap output = OutputMap::none;   // none needs D = d
+  OutputMap output = OutputMap::none;  // none needs D = d
   RowAddressing addressing = RowAddressing::mask;
-  int64_t row_offset = 0;               // row = (address + offset) mod R
+  int64_t row_offset = 0;  // row = (address + offset) mod R
   double input_dropout = 0;
   double query_dropout = 0;
   double output_dropout = 0;
-  bool zero_output = false;             // projection, swilu: W_o starts at 0 (insertion into a trained model)
+  bool zero_output = false;  // projection, swilu: W_o starts at 0 (insertion into a trained model)
   void fields(ConfigFields& f);
 };
 
@@ -74,13 +74,14 @@ class MemoryLayer : public torch::nn::Module {
   bool count_usage() const { return count_usage_; }
   void set_step(int64_t step) { step_ = step; }  // dates the reads that are counted
 
-  // Parameters, public as in the framework's modules (calibrate.h and importers write them). Undefined where the options
-  // have no use for them.
-  std::vector<at::Tensor> query_weight;  // linear layers of the net, last one [H * 2w, d]; feature order (head, half, w)
+  // Parameters, public as in the framework's modules (calibrate.h and importers write them). Undefined where the
+  // options have no use for them.
+  std::vector<at::Tensor>
+      query_weight;  // linear layers of the net, last one [H * 2w, d]; feature order (head, half, w)
   std::vector<at::Tensor> query_bias;
-  at::Tensor norm_gain, norm_bias;            // [H, 2, w]
-  at::Tensor running_mean, running_variance;  // batch norm, [H, 2, w]
-  at::Tensor temperature;                     // [H], normalise_keys
+  at::Tensor norm_gain, norm_bias;                     // [H, 2, w]
+  at::Tensor running_mean, running_variance;           // batch norm, [H, 2, w]
+  at::Tensor temperature;                              // [H], normalise_keys
   at::Tensor output_weight, output_bias, gate_weight;  // [d, D], [d], [D, d]
 
  protected:

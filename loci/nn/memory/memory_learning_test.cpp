@@ -90,8 +90,7 @@ struct Memory {
   std::shared_ptr<ProductKeyMemory> layer;
 };
 
-Memory make_memory(
-    int64_t n, const std::function<void(ProductKeyMemoryOptions&)>& change = [](auto&) {}) {
+Memory make_memory(int64_t n, const std::function<void(ProductKeyMemoryOptions&)>& change = [](auto&) {}) {
   ProductKeyMemoryOptions options;
   options.width = kWidth;
   options.heads = 4;

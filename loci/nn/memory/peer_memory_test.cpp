@@ -5,8 +5,8 @@
 #include <torch/torch.h>
 
 #include "loci/base/check.h"
-#include "tests/memory_reference.h"
 #include "loci/table/local_table.h"
+#include "tests/memory_reference.h"
 
 namespace loci {
 namespace {
@@ -44,7 +44,8 @@ TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
   const auto truth = torch::autograd::grad({(expected * direction).sum()}, with_tables);
   const auto found = torch::autograd::grad({(y * direction).sum()}, inputs);
   for (size_t i = 0; i < inputs.size(); ++i) EXPECT_TRUE(torch::allclose(found[i], truth[i], 1e-8, 1e-10)) << i;
-  const std::vector<std::pair<TablePtr, Tensor>> tables = {{down, truth[inputs.size()]}, {up, truth[inputs.size() + 1]}};
+  const std::vector<std::pair<TablePtr, Tensor>> tables = {{down, truth[inputs.size()]},
+                                                           {up, truth[inputs.size() + 1]}};
   for (const auto& [table, gradient] : tables) {
     const RowGradient sum = table->gradient();
     const Tensor dense = at::zeros({14, 6}, at::kDouble).index_copy_(0, sum.row, sum.gradient);

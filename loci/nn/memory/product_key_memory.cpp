@@ -38,8 +38,7 @@ ProductKeyMemory::ProductKeyMemory(const std::string& name, ProductKeyMemoryOpti
 }
 
 std::tuple<at::Tensor, at::Tensor> ProductKeyMemory::search(const at::Tensor& query) {
-  const int64_t addresses =
-      options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
+  const int64_t addresses = options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
   return product_key_search(query, scaled_keys(keys1), scaled_keys(keys2), options().top_k, addresses);
 }
 

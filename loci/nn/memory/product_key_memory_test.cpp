@@ -11,8 +11,8 @@
 
 #include "loci/base/check.h"
 #include "loci/nn/memory/flat_key_memory.h"
-#include "tests/memory_reference.h"
 #include "loci/table/local_table.h"
+#include "tests/memory_reference.h"
 
 namespace loci {
 namespace {
@@ -39,9 +39,7 @@ std::vector<Case> cases() {
   using O = ProductKeyMemoryOptions;
   std::vector<Case> result = {
       {"default", small()},
-      {"mlp", small([](O& o) {
-         o.query_net = "mlp", o.query_hidden = {11, 5};
-       })},
+      {"mlp", small([](O& o) { o.query_net = "mlp", o.query_hidden = {11, 5}; })},
       {"no_net", small([](O& o) { o.query_net = "none", o.width = 16, o.key_width = 0; })},
       {"no_norm", small([](O& o) { o.query_norm = QueryNorm::none; })},
       {"rms", small([](O& o) { o.query_norm = QueryNorm::rms; })},

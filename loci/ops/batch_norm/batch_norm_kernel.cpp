@@ -6,11 +6,19 @@ namespace {
 // Two sums of a group of features stay in registers for a block of tokens.
 constexpr int64_t kGroup = 32, kBlock = 16;
 
-float square_root(float x) { return __builtin_sqrtf(x); }
-double square_root(double x) { return __builtin_sqrt(x); }
+float square_root(float x) {
+  return __builtin_sqrtf(x);
+}
+double square_root(double x) {
+  return __builtin_sqrt(x);
+}
 
-float real_of(float x) { return x; }
-double real_of(double x) { return x; }
+float real_of(float x) {
+  return x;
+}
+double real_of(double x) {
+  return x;
+}
 float real_of(uint16_t bfloat16) {
   const uint32_t bits = uint32_t{bfloat16} << 16;
   float x;
@@ -18,8 +26,12 @@ float real_of(uint16_t bfloat16) {
   return x;
 }
 
-void put(float x, float& to) { to = x; }
-void put(double x, double& to) { to = x; }
+void put(float x, float& to) {
+  to = x;
+}
+void put(double x, double& to) {
+  to = x;
+}
 void put(float real, uint16_t& bfloat16) {  // to the nearest, ties to even
   uint32_t bits;
   __builtin_memcpy(&bits, &real, sizeof bits);

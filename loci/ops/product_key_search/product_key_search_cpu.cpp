@@ -66,7 +66,7 @@ struct Search {
   Tensor query, keys[2];
   QueryElement element;
   int64_t T, H, w, n[2];
-  Tensor score, index;            // [T, H, K]
+  Tensor score, index;  // [T, H, K]
 
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
          CpuLevel level)
@@ -215,10 +215,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tens
       for (int which : {0, 1}) std::fill_n(sums[which], n[which] * w, Real{0});
       for (int64_t t = begin; t < end; t += kCollected) {
         const int64_t tokens = std::min(kCollected, end - t), at = t * H + h;
-        const int64_t wrong = kernel.collect(dense_index.const_data_ptr<int64_t>() + at * K,
-                                             dense_grad.const_data_ptr<Real>() + at * K, H * K, tokens, K, n[0], n[1],
-                                             selected.half[0], selected.half[1], selected.sums.data(),
-                                             selected.seen.data());
+        const int64_t wrong = kernel.collect(
+            dense_index.const_data_ptr<int64_t>() + at * K, dense_grad.const_data_ptr<Real>() + at * K, H * K, tokens,
+            K, n[0], n[1], selected.half[0], selected.half[1], selected.sums.data(), selected.seen.data());
         if (wrong >= 0) {
           bad = at * K + wrong;
           return;

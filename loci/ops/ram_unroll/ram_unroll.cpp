@@ -223,12 +223,9 @@ Results shapes_entry(const Tensor& parameters, const Tensor& tape, const Tensor&
   const c10::SymInt S = tape.sym_size(0), B = tape.sym_size(1);
   const auto type = parameters.options();
   const c10::SymInt P = with_gradient ? parameters.sym_size(1) : c10::SymInt(0);
-  return {at::empty_symint({S}, type),
-          at::empty_symint({S, B}, type),
-          at::empty_symint({S, B}, type),
-          at::empty_symint({S, B}, type.dtype(at::kInt)),
-          at::empty_symint({S, P}, type),
-          at::empty_symint({S}, type.dtype(at::kBool))};
+  return {at::empty_symint({S}, type),    at::empty_symint({S, B}, type),
+          at::empty_symint({S, B}, type), at::empty_symint({S, B}, type.dtype(at::kInt)),
+          at::empty_symint({S, P}, type), at::empty_symint({S}, type.dtype(at::kBool))};
 }
 
 RamUnrollOutput call(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions& options,

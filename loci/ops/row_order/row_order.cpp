@@ -57,8 +57,7 @@ RowOrder row_order_definition(at::TensorList index, at::TensorList weight) {
     row.push_back(index[i].reshape(-1));
     coefficient.push_back(weight[i].reshape(-1));
     const int64_t end = tokens + index[i].size(0);
-    source.push_back(
-        at::arange(tokens, end, index[i].options()).unsqueeze(1).expand(index[i].sizes()).reshape(-1));
+    source.push_back(at::arange(tokens, end, index[i].options()).unsqueeze(1).expand(index[i].sizes()).reshape(-1));
     tokens = end;
   }
   return order_references_definition("row_order", at::cat(row), at::cat(coefficient), at::cat(source));
@@ -77,12 +76,15 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
   m.def("row_order(Tensor[] index, Tensor[] weight) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) { m.impl("row_order", definition_entry); }
+TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
+  m.impl("row_order", definition_entry);
+}
 
 }  // namespace
 
 RowOrder row_order(at::TensorList index, at::TensorList weight) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_order", "")
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("loci::row_order", "")
                              .typed<Tensors(at::TensorList, at::TensorList)>();
   auto [row, begin, source, coefficient] = op.call(index, weight);
   return {row, begin, source, coefficient};

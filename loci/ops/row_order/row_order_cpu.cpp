@@ -15,7 +15,9 @@ namespace loci {
 
 using at::Tensor;
 
-int64_t reference_threads(int64_t size) { return std::clamp<int64_t>(size / 4096, 1, at::get_num_threads()); }
+int64_t reference_threads(int64_t size) {
+  return std::clamp<int64_t>(size / 4096, 1, at::get_num_threads());
+}
 
 RunParts framework_threads() {
   return [](int64_t parts, const std::function<void(int64_t)>& work) {
@@ -31,15 +33,14 @@ namespace {
 template <class T>
 Tensor as_tensor(std::unique_ptr<T[]> memory, int64_t size) {
   T* const data = memory.release();
-  return at::from_blob(data, {size}, [data](void*) { delete[] data; },
-                       at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
+  return at::from_blob(
+      data, {size}, [data](void*) { delete[] data; }, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
 }
 
 template <class Real>
 RowOrder sorted(const char* who, const std::vector<ReferenceList<Real>>& lists, int64_t sources, int64_t size) {
   TORCH_CHECK(sources <= std::numeric_limits<int32_t>::max(), who, ": sources must be below 2^31, got ", sources);
-  SortedReferences<Real> found =
-      sort_references<Real>(lists, sources, reference_threads(size), framework_threads());
+  SortedReferences<Real> found = sort_references<Real>(lists, sources, reference_threads(size), framework_threads());
   if (found.bad >= 0) {
     int64_t position = found.bad;
     size_t list = 0;
@@ -60,8 +61,8 @@ RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
   int64_t tokens = 0, size = 0;
   for (size_t i = 0; i < index.size(); ++i) {
     const Tensor row = index[i].contiguous(), coefficient = weight[i].contiguous();
-    lists.push_back({row.const_data_ptr<int64_t>(), coefficient.const_data_ptr<Real>(), nullptr, row.numel(), tokens,
-                     row.size(1)});
+    lists.push_back(
+        {row.const_data_ptr<int64_t>(), coefficient.const_data_ptr<Real>(), nullptr, row.numel(), tokens, row.size(1)});
     tokens += row.size(0);
     size += row.numel();
     kept.insert(kept.end(), {row, coefficient});
@@ -71,12 +72,14 @@ RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> row_order_cpu(at::TensorList index, at::TensorList weight) {
   check_row_order(index, weight);
-  const RowOrder order = weight[0].scalar_type() == at::kFloat ? row_order_of<float>(index, weight)
-                                                               : row_order_of<double>(index, weight);
+  const RowOrder order =
+      weight[0].scalar_type() == at::kFloat ? row_order_of<float>(index, weight) : row_order_of<double>(index, weight);
   return {order.row, order.begin, order.source, order.coefficient};
 }
 
-TORCH_LIBRARY_IMPL(loci, CPU, m) { m.impl("row_order", row_order_cpu); }
+TORCH_LIBRARY_IMPL(loci, CPU, m) {
+  m.impl("row_order", row_order_cpu);
+}
 
 }  // namespace
 
@@ -85,8 +88,12 @@ RowOrder order_references_cpu(const char* who, const Tensor& row, const Tensor& 
   const Tensor rows = row.contiguous(), coefficients = coefficient.contiguous(), index = source_index.contiguous();
   const auto run = [&](auto zero) {
     using Real = decltype(zero);
-    const ReferenceList<Real> list{rows.const_data_ptr<int64_t>(), coefficients.const_data_ptr<Real>(),
-                                   index.const_data_ptr<int64_t>(), rows.numel(), 0, 1};
+    const ReferenceList<Real> list{rows.const_data_ptr<int64_t>(),
+                                   coefficients.const_data_ptr<Real>(),
+                                   index.const_data_ptr<int64_t>(),
+                                   rows.numel(),
+                                   0,
+                                   1};
     return sorted<Real>(who, {list}, sources, rows.numel());
   };
   return coefficient.scalar_type() == at::kFloat ? run(0.0F) : run(0.0);

@@ -11,8 +11,8 @@ namespace {
 // Rows that are counted: so many at least, or so many times the references.
 constexpr int64_t kCountedRows = 1 << 16, kCountedShare = 4;
 constexpr int kLeastBinBits = 8, kMostBinsBits = 10;  // rows of a bin, which stay together; bins
-constexpr int64_t kRangeReferences = 4096;  // on average
-constexpr int kDigitBits = 11;  // of one pass: its counters stay in the first-level cache
+constexpr int64_t kRangeReferences = 4096;            // on average
+constexpr int kDigitBits = 11;                        // of one pass: its counters stay in the first-level cache
 
 // Position and row of a reference in one word, or in two where they do not fit.
 struct Packed {
@@ -158,8 +158,11 @@ class Sorter {
       });
     });
     const int64_t count = std::min(bins, std::max(parts_, size / kRangeReferences));
-    Ranges ranges{bin_bits, std::vector<int32_t>(bins), std::vector<int64_t>(count + 1, bins),
-                  std::vector<int64_t>(count + 1, size), {}};
+    Ranges ranges{bin_bits,
+                  std::vector<int32_t>(bins),
+                  std::vector<int64_t>(count + 1, bins),
+                  std::vector<int64_t>(count + 1, size),
+                  {}};
     int64_t before = 0, last = -1;
     for (int64_t bin = 0; bin < bins; ++bin) {
       const int64_t range = std::min(count - 1, before * count / std::max<int64_t>(1, size));

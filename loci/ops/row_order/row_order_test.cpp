@@ -28,7 +28,9 @@ Reads make_reads(const std::vector<std::pair<int64_t, int64_t>>& sizes, int64_t 
   return reads;
 }
 
-std::vector<Tensor> parts(const RowOrder& order) { return {order.row, order.begin, order.source, order.coefficient}; }
+std::vector<Tensor> parts(const RowOrder& order) {
+  return {order.row, order.begin, order.source, order.coefficient};
+}
 
 void expect_same(const RowOrder& got, const RowOrder& wanted) {
   const auto a = parts(got), b = parts(wanted);

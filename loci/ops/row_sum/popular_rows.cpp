@@ -63,7 +63,7 @@ std::vector<int64_t> row_tasks(const int64_t* begin, int64_t rows, int64_t row_c
     int64_t low = result.back(), high = rows;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      cost_before(middle) < total * task / tasks ? low = middle + 1 : high = middle;
+      cost_before(middle) < total* task / tasks ? low = middle + 1 : high = middle;
     }
     result.push_back(low);
   }

@@ -25,9 +25,9 @@ class PopularRows {
   const Real* block_sums(int64_t u) const;
 
  private:
-  std::vector<int64_t> row_;    // u of each, ascending
-  std::vector<int64_t> block_;  // its first block
-  std::unique_ptr<Real[]> sum_; // [B, D]
+  std::vector<int64_t> row_;     // u of each, ascending
+  std::vector<int64_t> block_;   // its first block
+  std::unique_ptr<Real[]> sum_;  // [B, D]
   int64_t width_;
 };
 

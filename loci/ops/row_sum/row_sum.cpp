@@ -57,10 +57,10 @@ void check_references(const char* who, const RowOrder& order, const Tensor& sour
               source.scalar_type(), ", got ", order.coefficient.scalar_type());
   TORCH_CHECK(order.row.scalar_type() == at::kLong && order.row.dim() == 1, who, ": row must be int64 [U], got ",
               order.row.scalar_type(), " ", order.row.sizes());
-  TORCH_CHECK(order.begin.scalar_type() == at::kLong && order.begin.dim() == 1 &&
-                  order.begin.size(0) == order.row.size(0) + 1,
-              who, ": begin must be int64 [", order.row.size(0) + 1, "], got ", order.begin.scalar_type(), " ",
-              order.begin.sizes());
+  TORCH_CHECK(
+      order.begin.scalar_type() == at::kLong && order.begin.dim() == 1 && order.begin.size(0) == order.row.size(0) + 1,
+      who, ": begin must be int64 [", order.row.size(0) + 1, "], got ", order.begin.scalar_type(), " ",
+      order.begin.sizes());
   TORCH_CHECK(order.coefficient.dim() == 1 && order.source.scalar_type() == at::kInt &&
                   order.source.sizes() == order.coefficient.sizes(),
               who, ": source of references must be int32 ", order.coefficient.sizes(), " like coefficient, got ",
@@ -120,10 +120,10 @@ TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
 
 std::tuple<at::Tensor, at::Tensor> row_sum(const at::Tensor& row, const at::Tensor& coefficient,
                                            const at::Tensor& source_index, const at::Tensor& source) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::row_sum", "")
-                             .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
-                                                               const Tensor&)>();
+  static const auto op =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("loci::row_sum", "")
+          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
   return op.call(row, coefficient, source_index, source);
 }
 

@@ -27,9 +27,13 @@ Case make_case(int64_t references, int64_t sources, int64_t width, int64_t rows,
   return c;
 }
 
-Sum sum_of(const Case& c) { return row_sum(c.row, c.coefficient, c.source_index, c.source); }
+Sum sum_of(const Case& c) {
+  return row_sum(c.row, c.coefficient, c.source_index, c.source);
+}
 
-Sum definition_of(const Case& c) { return row_sum_definition(c.row, c.coefficient, c.source_index, c.source); }
+Sum definition_of(const Case& c) {
+  return row_sum_definition(c.row, c.coefficient, c.source_index, c.source);
+}
 
 void expect_same(const Sum& got, const Sum& wanted) {
   EXPECT_TRUE(torch::equal(std::get<0>(got), std::get<0>(wanted)));

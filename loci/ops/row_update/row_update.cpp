@@ -26,7 +26,9 @@ void check_state(const char* who, const char* name, const Tensor& state, at::Int
   TORCH_CHECK(state.is_contiguous(), who, ": ", name, " must be contiguous, got strides ", state.strides());
 }
 
-bool counts(RowRule rule) { return rule == RowRule::adam || rule == RowRule::adam_row_moment; }
+bool counts(RowRule rule) {
+  return rule == RowRule::adam || rule == RowRule::adam_row_moment;
+}
 
 }  // namespace
 
@@ -107,7 +109,9 @@ void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint
 namespace {
 
 // Rounded correctly in float32: there the framework's own square root is off by a bit on some CPUs.
-Tensor square_root(const Tensor& x) { return x.to(at::kDouble).sqrt().to(x.scalar_type()); }
+Tensor square_root(const Tensor& x) {
+  return x.to(at::kDouble).sqrt().to(x.scalar_type());
+}
 
 // [U, D] float32 -> bfloat16, up or down by chance.
 Tensor rounded(const Tensor& value, const Tensor& row, uint64_t seed, int64_t step) {
@@ -226,14 +230,16 @@ TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("row_square_sum.order", order_square_sum_definition);
 }
 
-std::optional<Tensor> optional(const Tensor& t) { return t.defined() ? std::optional(t) : std::nullopt; }
+std::optional<Tensor> optional(const Tensor& t) {
+  return t.defined() ? std::optional(t) : std::nullopt;
+}
 
 }  // namespace
 
 void row_update(const Tensor& table, const RowState& state, const Tensor& row, const Tensor& gradient,
                 const RowUpdate& update) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_update_", "")
-                             .typed<RowUpdateSignature>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_update_", "").typed<RowUpdateSignature>();
   const at::AutoDispatchBelowADInplaceOrView below;  // the table is a leaf that requires gradients
   op.call(table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master), row,
           gradient, static_cast<int64_t>(update.rule), static_cast<int64_t>(update.rounding), update.rate, update.beta1,
@@ -244,8 +250,8 @@ void row_update(const Tensor& table, const RowState& state, const Tensor& row, c
 
 Tensor row_step(const Tensor& table, const RowState& state, const RowOrder& order, const Tensor& source,
                 const RowUpdate& update) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_step_", "")
-                             .typed<RowStepSignature>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_step_", "").typed<RowStepSignature>();
   const at::AutoDispatchBelowADInplaceOrView below;
   const Tensor square_sum =
       op.call(table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master),

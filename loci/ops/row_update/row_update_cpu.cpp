@@ -16,7 +16,9 @@ namespace {
 
 using at::Tensor;
 
-void* data_of(const Tensor& state, bool wanted) { return wanted ? state.mutable_data_ptr() : nullptr; }
+void* data_of(const Tensor& state, bool wanted) {
+  return wanted ? state.mutable_data_ptr() : nullptr;
+}
 
 template <class Real>
 RowUpdateArguments<Real> arguments_of(const Tensor& table, const RowState& state, const Tensor& row,

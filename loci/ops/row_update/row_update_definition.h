@@ -29,8 +29,8 @@ using RowStepSignature = at::Tensor(const at::Tensor& table, const std::optional
 // Of what both have in common; `gradient` is [U, D] of row_update.
 void check_row_update(const char* who, const at::Tensor& table, const RowState& state, const at::Tensor& row,
                       const RowUpdate& update);
-void check_row_update(const at::Tensor& table, const RowState& state, const at::Tensor& row,
-                      const at::Tensor& gradient, const RowUpdate& update);
+void check_row_update(const at::Tensor& table, const RowState& state, const at::Tensor& row, const at::Tensor& gradient,
+                      const RowUpdate& update);
 void check_row_step(const at::Tensor& table, const RowState& state, const RowOrder& order, const at::Tensor& source,
                     const RowUpdate& update);
 void row_update_definition(const at::Tensor& table, const RowState& state, const at::Tensor& row,
@@ -40,7 +40,9 @@ at::Tensor row_step_definition(const at::Tensor& table, const RowState& state, c
 at::Tensor row_square_sum_definition(const at::Tensor& gradient);
 
 // The seed of the random bits that round bfloat16 moments.
-inline uint64_t moment_seed(uint64_t seed) { return seed ^ 0x6d6f6d656e747321; }
+inline uint64_t moment_seed(uint64_t seed) {
+  return seed ^ 0x6d6f6d656e747321;
+}
 
 // 16 random bits for every column of a row.
 void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* bits);

@@ -24,8 +24,12 @@ struct RowNumbers {
   Real beta2, rest2;
 };
 
-float root_of(float x) { return __builtin_sqrtf(x); }
-double root_of(double x) { return __builtin_sqrt(x); }
+float root_of(float x) {
+  return __builtin_sqrtf(x);
+}
+double root_of(double x) {
+  return __builtin_sqrt(x);
+}
 
 // Eight partial sums in a fixed order: the bits depend on the width alone.
 template <class Real>
@@ -95,7 +99,9 @@ float float_of(uint32_t bits) {
   return x;
 }
 
-float widened(uint16_t row) { return float_of(static_cast<uint32_t>(row) << 16); }
+float widened(uint16_t row) {
+  return float_of(static_cast<uint32_t>(row) << 16);
+}
 
 // `yes` where the condition holds, without a branch: loops with one do not become vectors.
 uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
@@ -108,7 +114,9 @@ uint32_t narrowed_bits(uint32_t bits) {
   return choose((bits & 0x7fffffff) > 0x7f800000, 0x7fc0, (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-uint16_t narrowed(float x) { return static_cast<uint16_t>(narrowed_bits(bits_of(x))); }
+uint16_t narrowed(float x) {
+  return static_cast<uint16_t>(narrowed_bits(bits_of(x)));
+}
 
 void read(int64_t width, const uint16_t* __restrict row, float* __restrict value) {
   for (int64_t d = 0; d < width; ++d) value[d] = widened(row[d]);
@@ -344,9 +352,12 @@ class Updater {
     const int64_t width = a_.width, start = row * width;
     Real* of_row = static_cast<Real*>(a_.moment2) + row;
     switch (a_.update.rule) {
-      case RowRule::sgd: return sgd(numbers_, width, gradient, value);
-      case RowRule::adagrad: return adagrad(numbers_, width, gradient, value, of_row);
-      default: break;
+      case RowRule::sgd:
+        return sgd(numbers_, width, gradient, value);
+      case RowRule::adagrad:
+        return adagrad(numbers_, width, gradient, value, of_row);
+      default:
+        break;
     }
     const bool of_columns = a_.update.rule == RowRule::adam;
     if constexpr (sizeof(Real) == sizeof(float)) {

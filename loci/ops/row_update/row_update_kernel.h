@@ -22,12 +22,12 @@ struct RowUpdateArguments {
   int32_t* count;  // [N]
   float* master;   // [N, D]
   bool bfloat16_table, bfloat16_moments;
-  int64_t width;                      // D
-  const int64_t* row;                 // [U]
-  int64_t rows;                       // U
-  const Real* gradient;               // [U, D], or null: the sums of the references
-  RowSumArguments<Real> references;   // read where gradient is null
-  double* square_sum;                 // [U], or null
+  int64_t width;                     // D
+  const int64_t* row;                // [U]
+  int64_t rows;                      // U
+  const Real* gradient;              // [U, D], or null: the sums of the references
+  RowSumArguments<Real> references;  // read where gradient is null
+  double* square_sum;                // [U], or null
   RowUpdate update;
 };
 

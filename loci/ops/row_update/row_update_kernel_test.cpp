@@ -127,8 +127,14 @@ struct Table {
   std::vector<double> square;
 
   Table(const Case<Real>& c, int64_t rows)
-      : value(c.N * c.D), moment1(c.N * c.D), moment2(c.N * c.D), small_value(c.N * c.D, 0x3f80),
-        small1(c.N * c.D), small2(c.N * c.D), count(c.N), square(rows) {
+      : value(c.N * c.D),
+        moment1(c.N * c.D),
+        moment2(c.N * c.D),
+        small_value(c.N * c.D, 0x3f80),
+        small1(c.N * c.D),
+        small2(c.N * c.D),
+        count(c.N),
+        square(rows) {
     for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<Real>(i % 17) - 8;
     for (size_t i = 0; i < count.size(); ++i) count[i] = static_cast<int32_t>(i * 37 % 3000);
   }
@@ -140,7 +146,7 @@ struct Table {
     const bool adam = rule == RowRule::adam || rule == RowRule::adam_row_moment;
     a.table = small_table ? static_cast<void*>(small_value.data()) : value.data();
     a.moment1 = !adam ? nullptr : small_moments ? static_cast<void*>(small1.data()) : moment1.data();
-    a.moment2 = rule == RowRule::sgd                       ? nullptr
+    a.moment2 = rule == RowRule::sgd                     ? nullptr
                 : small_moments && rule == RowRule::adam ? static_cast<void*>(small2.data())
                                                          : moment2.data();
     a.count = adam ? count.data() : nullptr;

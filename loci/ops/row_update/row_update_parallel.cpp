@@ -43,8 +43,7 @@ void run_rows(Function<Real> function, const RowUpdateArguments<Real>& a, CpuLev
   std::vector<std::unique_ptr<Memory<Real>>> memory(threads);
   run_tasks(std::ssize(task) - 1, threads, run, [&](int64_t thread, int64_t t) {
     if (memory[thread] == nullptr) memory[thread] = std::make_unique<Memory<Real>>(a.width);
-    function(a, task[t], task[t + 1], block_sums, context,
-             {memory[thread]->scratch.get(), memory[thread]->bias.get()});
+    function(a, task[t], task[t + 1], block_sums, context, {memory[thread]->scratch.get(), memory[thread]->bias.get()});
   });
 }
 

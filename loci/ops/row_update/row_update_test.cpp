@@ -61,14 +61,16 @@ void expect_same_bits(const Case& got, const Case& wanted) {
   ASSERT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) {
     // The framework's square root of a float64 may be off by a bit.
-    const bool same = a[i].scalar_type() == at::kDouble ? torch::allclose(a[i], b[i], 1e-15, 1e-15)
-                                                        : torch::equal(a[i], b[i]);
+    const bool same =
+        a[i].scalar_type() == at::kDouble ? torch::allclose(a[i], b[i], 1e-15, 1e-15) : torch::equal(a[i], b[i]);
     EXPECT_TRUE(same) << "tensor " << i << " of rule " << static_cast<int>(got.update.rule) << ", rounding "
                       << static_cast<int>(got.update.rounding) << ", " << got.table.scalar_type();
   }
 }
 
-void run(const Case& c) { row_update(c.table, c.state, c.row, c.gradient, c.update); }
+void run(const Case& c) {
+  row_update(c.table, c.state, c.row, c.gradient, c.update);
+}
 
 TEST(RowUpdate, HasTheBitsOfTheDefinitionForEveryRuleDtypeAndSize) {
   torch::manual_seed(1);

@@ -28,9 +28,9 @@ namespace {
 void check_table_and_index(const char* who, const Tensor& table, const Tensor& index, const OptionalTensor& scale) {
   TORCH_CHECK(table.dim() == 2, who, ": table must have 2 dimensions [N, D], got ", table.dim());
   const auto type = table.scalar_type();
-  TORCH_CHECK(type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf ||
-                  type == at::kChar,
-              who, ": table must be float64, float32, bfloat16, float16 or int8, got ", type);
+  TORCH_CHECK(
+      type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kChar, who,
+      ": table must be float64, float32, bfloat16, float16 or int8, got ", type);
   TORCH_CHECK(scale.has_value() == (type == at::kChar), who, ": scale must be given for int8 rows alone, got ",
               scale.has_value() ? "one" : "none", " for a table of ", type);
   if (scale) {

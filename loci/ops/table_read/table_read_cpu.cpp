@@ -41,16 +41,11 @@ const TableReadKernel::OfRows& functions_of(at::ScalarType type, CpuLevel level)
 void run(const char* who, TableReadFunction function, const Tensor& table, const Tensor& index, const Tensor& factor,
          const std::optional<Tensor>& scale, Tensor& out) {
   const Tensor scales = scale ? scale->contiguous() : Tensor();
-  const TableReadArguments arguments{table.const_data_ptr(),
-                                     scale ? scales.const_data_ptr<float>() : nullptr,
-                                     table.size(0),
-                                     table.stride(0),
-                                     table.size(1),
-                                     index.const_data_ptr<int64_t>(),
-                                     index.size(0),
-                                     index.size(1),
-                                     factor.const_data_ptr(),
-                                     out.data_ptr()};
+  const TableReadArguments arguments{table.const_data_ptr(),  scale ? scales.const_data_ptr<float>() : nullptr,
+                                     table.size(0),           table.stride(0),
+                                     table.size(1),           index.const_data_ptr<int64_t>(),
+                                     index.size(0),           index.size(1),
+                                     factor.const_data_ptr(), out.data_ptr()};
   // About 64 thousand elements are worth a thread.
   const int64_t work = std::max<int64_t>(1, index.size(1) * table.size(1));
   std::atomic<int64_t> bad{-1};
@@ -91,8 +86,8 @@ Tensor table_read_backward_weight_cpu(const Tensor& grad, const Tensor& table, c
   check_table_read_backward_weight(grad, table, index, scale);
   if (!rows_are_dense(table)) return table_read_backward_weight_definition(grad, table, index, scale);
   Tensor out = at::empty(index.sizes(), grad.options());  // [T, K]
-  run("table_read_backward_weight", functions_of(table.scalar_type(), level).backward_weight, table,
-      index.contiguous(), grad.contiguous(), scale, out);
+  run("table_read_backward_weight", functions_of(table.scalar_type(), level).backward_weight, table, index.contiguous(),
+      grad.contiguous(), scale, out);
   return out;
 }
 

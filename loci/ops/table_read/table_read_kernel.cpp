@@ -115,7 +115,7 @@ struct Reader {
   static constexpr int64_t kLine = 64 / sizeof(Element);  // elements of a cache line
   static constexpr int64_t kPerLine = kLine < kLanes ? 1 : kLine / kLanes;
   static constexpr int64_t kStep = kPerLine * kLanes;
-  static constexpr int kTogether = 4;   // rows
+  static constexpr int kTogether = 4;  // rows
   // Positions ahead, of long and of short rows. With AVX-512 long ones go into the second-level cache, which can wait
   // for more lines than the first: a tenth quicker on a Xeon, but a third slower for short ones.
 #if defined(__AVX512F__)

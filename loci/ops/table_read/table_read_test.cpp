@@ -138,8 +138,8 @@ TEST(TableRead, FindsABadIndexInAnyPlace) {
   torch::manual_seed(7);
   const Inputs in = inputs_of({9, 13, 8, 6}, torch::kFloat);
   for (int64_t place = 0; place < 9 * 13; ++place) {
-    for (const int64_t bad : {int64_t{8}, int64_t{-1}, std::numeric_limits<int64_t>::min(),
-                              std::numeric_limits<int64_t>::max()}) {
+    for (const int64_t bad :
+         {int64_t{8}, int64_t{-1}, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()}) {
       const Tensor index = in.index.clone();
       index.view(-1)[place] = bad;
       const std::string expected = "index must be within 0 .. 7, got " + std::to_string(bad);
