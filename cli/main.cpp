@@ -15,7 +15,7 @@
 #include "cli/verbs.h"
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
-#include "loci/train/stop_signal.h"
+#include "loci/base/stop_signal.h"
 #include "loci/train/version.h"
 
 namespace loci::cli {

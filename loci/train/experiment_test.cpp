@@ -5,7 +5,7 @@
 #include <fstream>
 
 #include "loci/base/durable_file.h"
-#include "loci/train/stop_signal.h"
+#include "loci/base/stop_signal.h"
 #include "tests/temporary_folder.h"
 #include "tests/tiny_task.h"
 

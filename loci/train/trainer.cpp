@@ -7,8 +7,8 @@
 #include <limits>
 #include <utility>
 
+#include "loci/base/stop_signal.h"
 #include "loci/train/precision.h"
-#include "loci/train/stop_signal.h"
 
 namespace loci {
 namespace {
@@ -55,7 +55,7 @@ Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, Run
       bfloat16_(wants_bfloat16(options_.precision)) {}
 
 TrainerState Trainer::run(TrainerState state) {
-  const StopSignal signals;
+  const StopSignal signals("stopping after this step and saving");
   began_seconds_ = logged_seconds_ = state.seconds;
   began_step_ = logged_step_ = state.step;
   task_.module().train();

@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "loci/base/durable_file.h"
-#include "loci/train/stop_signal.h"
+#include "loci/base/stop_signal.h"
 #include "loci/train/tensor_file.h"
 #include "tests/temporary_folder.h"
 #include "tests/tiny_task.h"
