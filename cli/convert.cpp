@@ -108,7 +108,8 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   for (const auto& [name, facts] : manifest.at("files").items()) {
     const bool base = name.starts_with("table.") && name.find(".delta-") == std::string::npos;
     if (base) tables.push_back(name.substr(6, name.size() - 6 - std::string(".safetensors").size()));
-    if (!name.starts_with("table.") && !name.starts_with("optimizer.") && name != "usage.safetensors") {
+    if (!name.starts_with("table.") && !name.starts_with("optimizer.") && !name.starts_with("counters.") &&
+        name != "task.safetensors") {
       others.push_back(name);
     }
   }
@@ -122,7 +123,7 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   std::pair<uintmax_t, uintmax_t> bytes = {0, 0};
   for (const std::string& name : tables) {
     ServedTable table(run.checkpoint.file(base_file(name)), name);
-    load_table(run.checkpoint, table, nullptr);
+    load_table(run.checkpoint, table);
     const fs::path path = writer.file(base_file(name));
     if (dtype == "int8") {
       write_int8(path, table);

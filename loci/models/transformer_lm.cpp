@@ -25,6 +25,7 @@
 #include "loci/base/check.h"
 #include "loci/models/transformer_lm_options.h"
 #include "loci/models/vocabulary_loss.h"
+#include "loci/nn/evaluation_scope.h"
 #include "loci/nn/initialise.h"
 
 namespace loci {
@@ -174,7 +175,8 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
     cache->values.assign(layers_.size(), {});
   }
   const auto complex = embedding_.scalar_type() == at::kDouble ? at::kComplexDouble : at::kComplexFloat;
-  const Tensor rotation = rotation_.narrow(0, start, length).to(complex).unsqueeze(1).unsqueeze(1);
+  const auto like_parameters = embedding_.options().dtype(complex);
+  const Tensor rotation = rotation_.narrow(0, start, length).to(like_parameters).unsqueeze(1).unsqueeze(1);
 
   Tensor x = drop(at::embedding(embedding_, tokens), context);  // [B, L, d]
   for (const auto& layer : layers_) {
@@ -234,20 +236,9 @@ std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> TransformerLm::f
 
 std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
   const at::NoGradGuard guard;
-  const bool training = is_training();
-  std::vector<bool> counted;
-  eval();
-  for (const auto& layer : layers_) {
-    MemoryLayer* memory = layer->memory();
-    counted.push_back(memory != nullptr && memory->count_usage());
-    if (memory != nullptr) memory->set_count_usage(false);
-  }
+  const EvaluationScope evaluation(*this);
   std::vector<Tensor> result;
   hidden(tokens, nullptr, {}, &result);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    if (layers_[i]->memory() != nullptr) layers_[i]->memory()->set_count_usage(counted[i]);
-  }
-  train(training);
   return result;
 }
 

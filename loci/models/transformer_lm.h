@@ -91,8 +91,7 @@ class TransformerLm : public torch::nn::Module {
   // Product-key memories with the number of their layer (flat ones have counters of their own).
   std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> memories() const;
   std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> flat_memories() const;
-  // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode,
-  // nothing is counted.
+  // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode.
   std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
 
   // Copies parameters and buffers of a trained model, by name. Only names below a memory may be missing (insertion into
@@ -112,7 +111,9 @@ class TransformerLm : public torch::nn::Module {
   TransformerLmOptions options_;
   at::Tensor embedding_;   // [V, d]
   at::Tensor final_norm_;  // [d]
-  at::Tensor rotation_;    // [context, d / heads / 2] complex: exp(i * position * frequency)
+  // [context, d / heads / 2] complex128: exp(i * position * frequency). No buffer: Module::to(dtype) would drop its
+  // imaginary part. hidden() takes it to the parameters' device.
+  at::Tensor rotation_;
   std::vector<std::shared_ptr<Layer>> layers_;
   std::vector<TablePtr> tables_;
 };

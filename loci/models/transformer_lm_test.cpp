@@ -347,12 +347,25 @@ TEST(TransformerLm, MemoryInputsAreWhatTheMemoryReceivesAndChangeNothing) {
   const auto inputs = model.memory_inputs(tokens);
   EXPECT_TRUE(model.is_training());
   EXPECT_TRUE(torch::equal(model.memories()[0].second->running_mean, before));
-  EXPECT_EQ(model.memories()[0].second->evaluation_usage().metrics().reads, 0);
   ASSERT_EQ(inputs.size(), 2u);
   EXPECT_EQ(inputs[1].sizes(), (std::vector<int64_t>{36, 16}));
   // Layer norm with gain 1: mean 0, variance 1.
   EXPECT_LT(inputs[0].mean(-1).abs().max().item<double>(), 1e-5);
   EXPECT_NEAR(inputs[0].var(-1, false).mean().item<double>(), 1, 1e-1);
+}
+
+TEST(TransformerLm, AFailureLeavesTheModelInTraining) {
+  TransformerLm model(with_memory(MemoryPlacement::parallel), 1);
+  EXPECT_THROW(model.memory_inputs(at::zeros({1, 13}, at::kLong)), c10::Error);  // beyond the context
+  EXPECT_TRUE(model.is_training());
+}
+
+TEST(TransformerLm, RunsOnTheDeviceOfItsParameters) {
+  TransformerLm model(small(), 1);
+  model.to(at::kMeta);
+  const Tensor logits = model.forward(at::zeros({2, 5}, at::TensorOptions(at::kLong).device(at::kMeta)));
+  EXPECT_EQ(logits.sizes(), (std::vector<int64_t>{2, 5, 23}));
+  EXPECT_TRUE(logits.is_meta());
 }
 
 TEST(TransformerLm, BadTokensAreRefused) {

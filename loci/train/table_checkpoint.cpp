@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/table/mapped_table.h"
-#include "loci/train/tensor_file.h"
 
 namespace loci {
 namespace {
@@ -21,6 +21,10 @@ constexpr int64_t kSmallBytes = int64_t{1} << 20;  // below, a table is written 
 
 std::string state_file(const Table& table) {
   return fmt::format("optimizer.{}.safetensors", table.name());
+}
+
+std::string counter_file(const Table& table) {
+  return fmt::format("counters.{}.safetensors", table.name());
 }
 
 std::string delta_file(const Table& table, int64_t step) {
@@ -35,11 +39,12 @@ NamedTensors rows_of(const Table& table) {
 }
 
 // What a delta holds for each of its rows.
-NamedTensors parts_of(const Table& table, const RowOptimizer* rows) {
+NamedTensors parts_of(const Table& table, const RowOptimizer* rows, const NamedTensors& counters) {
   NamedTensors parts = {{"values", table.values()}};
   if (rows != nullptr) {
     for (const auto& part : rows->row_state()) parts.push_back(part);
   }
+  parts.insert(parts.end(), counters.begin(), counters.end());
   return parts;
 }
 
@@ -86,8 +91,9 @@ void write_delta(const std::filesystem::path& path, const Table& table, const Na
 // The files of a table in a checkpoint, as they go into the next one.
 class Chain {
  public:
-  Chain(const Table& table, const CheckpointFiles& before) : before_(before) {
+  Chain(const Table& table, bool counters, const CheckpointFiles& before) : before_(before) {
     names_ = {base_file(table.name()), state_file(table)};
+    if (counters) names_.push_back(counter_file(table));
     deltas = before.manifest.at("tables").at(table.name()).at("deltas");
     for (const nlohmann::json& delta : deltas) {
       names_.push_back(delta.at("file"));
@@ -106,20 +112,24 @@ class Chain {
 
 // The entry of a table whose changes alone were written, or nothing where a new base is due.
 std::optional<nlohmann::json> save_changes(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
-                                           const CheckpointFiles& before) {
+                                           const RowState& counters, const CheckpointFiles& before) {
   Table& table = *rows.table();
   const RowMarks& marks = table.changed_rows();
   const bool known = before.manifest.contains("tables") && before.manifest["tables"].contains(table.name());
   if (table.bytes() < kSmallBytes || marks.all() || !known) return std::nullopt;
-  const Chain chain(table, before);
-  const std::vector<int64_t> changed = marks.rows();
+  const Chain chain(table, !counters.tensors.empty(), before);
+  // A row may be read and counted without being written: frozen, or with a weight of 0.
+  const std::vector<int64_t> written = marks.rows();
+  std::vector<int64_t> changed;
+  std::set_union(written.begin(), written.end(), counters.changed.begin(), counters.changed.end(),
+                 std::back_inserter(changed));
   // Rows of deltas are as long as those of the base, so rows stand for bytes.
   if (chain.rows + std::ssize(changed) > table.rows() / 2) return std::nullopt;
   if (!chain.link_into(writer)) return std::nullopt;
   nlohmann::json deltas = chain.deltas;
   if (!changed.empty()) {
     const std::string name = delta_file(table, step);
-    write_delta(writer.file(name), table, parts_of(table, &rows), changed);
+    write_delta(writer.file(name), table, parts_of(table, &rows, counters.tensors), changed);
     deltas.push_back({{"file", name}, {"rows", changed.size()}});
   }
   return nlohmann::json{{"base", base_file(table.name())}, {"deltas", deltas}};
@@ -142,10 +152,11 @@ std::span<const int64_t> delta_rows(const SafetensorsReader& file, const Table& 
   return row;
 }
 
-void apply_delta(const std::filesystem::path& path, Table& table, const RowOptimizer* rows) {
+void apply_delta(const std::filesystem::path& path, Table& table, const RowOptimizer* rows,
+                 const NamedTensors& counters) {
   const SafetensorsReader file(path);
   const std::span<const int64_t> row = delta_rows(file, table);
-  const NamedTensors parts = parts_of(table, rows);
+  const NamedTensors parts = parts_of(table, rows, counters);
   for (const auto& [name, tensor] : parts) {
     const SafetensorsEntry* entry = file.find(name);
     std::vector<int64_t> shape = tensor.sizes().vec();
@@ -176,24 +187,29 @@ std::string base_file(const std::string& table) {
 }
 
 nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
-                          const std::optional<CheckpointFiles>& before) {
+                          const std::optional<CheckpointFiles>& before, const RowState& counters) {
   if (before) {
-    if (auto entry = save_changes(writer, step, rows, *before)) return *std::move(entry);
+    if (auto entry = save_changes(writer, step, rows, counters, *before)) return *std::move(entry);
   }
   const Table& table = *rows.table();
   write_safetensors(writer.file(base_file(table.name())), as_safetensors(rows_of(table)));
   write_safetensors(writer.file(state_file(table)), as_safetensors(rows.row_state()));
+  if (!counters.tensors.empty()) {
+    write_safetensors(writer.file(counter_file(table)), as_safetensors(counters.tensors));
+  }
   return {{"base", base_file(table.name())}, {"deltas", nlohmann::json::array()}};
 }
 
-void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* rows) {
+void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* rows,
+                const NamedTensors& counters) {
   const std::filesystem::path base = checkpoint.file(base_file(table.name()));
   const auto* served = dynamic_cast<const ServedTable*>(&table);
   if (served == nullptr || served->file() != base) load_tensors(base, rows_of(table));
   if (rows != nullptr) load_tensors(checkpoint.file(state_file(table)), rows->row_state());
+  if (!counters.empty()) load_tensors(checkpoint.file(counter_file(table)), counters);
   try {
     for (const std::string& name : deltas_of(checkpoint.manifest(), table.name())) {
-      apply_delta(checkpoint.file(name), table, rows);
+      apply_delta(checkpoint.file(name), table, rows, counters);
     }
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, checkpoint.path().string(), "the manifest must list the deltas of tables", error.what());

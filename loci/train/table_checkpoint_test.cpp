@@ -236,6 +236,31 @@ TEST(TableCheckpoint, RowsOfZerosCostLittleDisk) {
   EXPECT_LT(status.st_blocks * 512, 1 << 20);
 }
 
+// Counters of rows: those read are no subset of those written.
+TEST(TableCheckpoint, CountersGoWithTheRowsThatChanged) {
+  const TemporaryFolder folder;
+  Trained run(folder.path());
+  at::Tensor counters = at::zeros({kRows, 3}, at::kInt);
+  const auto save = [&](int64_t step, std::vector<int64_t> counted) {
+    for (const int64_t row : counted) counters[row].fill_(step);
+    CheckpointWriter writer(folder.path(), step);
+    const nlohmann::json entry = save_table(writer, step, *run.rows, run.saved, {{{"usage.0", counters}}, counted});
+    run.saved = writer.finish({{"tables", {{"m", entry}}}}, 0);
+    run.table->clear_changed_rows();
+    return entry;
+  };
+  run.train(1, 50);
+  save(1, {});
+  run.train(2, 1);
+  EXPECT_EQ(save(2, {7, kRows - 1}).at("deltas").at(0).at("rows"), 3);
+  EXPECT_EQ(save(3, {7}).at("deltas").at(1).at("rows"), 1);
+  Trained again(folder.path());
+  const at::Tensor loaded = at::ones_like(counters);
+  load_table(CheckpointReader(folder / "step-3"), *again.table, again.rows.get(), {{"usage.0", loaded}});
+  expect_equal(run, again);
+  EXPECT_TRUE(torch::equal(loaded, counters));
+}
+
 TEST(TableCheckpoint, AServedTableHasTheDeltasAndLeavesTheFiles) {
   const TemporaryFolder folder;
   Trained run(folder.path());
@@ -247,7 +272,7 @@ TEST(TableCheckpoint, AServedTableHasTheDeltasAndLeavesTheFiles) {
   const CheckpointReader checkpoint(folder / "step-3");
   ServedTable served(checkpoint.file(kBase), "m");
   EXPECT_FALSE(torch::equal(served.values(), run.table->values()));
-  load_table(checkpoint, served, nullptr);
+  load_table(checkpoint, served);
   EXPECT_TRUE(torch::equal(served.values(), run.table->values()));
   EXPECT_NO_THROW(CheckpointReader(folder / "step-3"));
 }

@@ -88,7 +88,7 @@ TEST(TableHome, ServesFromTheCheckpointWhatIsMapped) {
   for (const TableHome home : {TableHome::memory, TableHome::mapped}) {
     spec.home = home;
     const TablePtr table = serving_tables(checkpoint)(spec);
-    load_table(checkpoint, *table, nullptr);
+    load_table(checkpoint, *table);
     EXPECT_TRUE(same_bytes(table->values(), trained->values()));
     EXPECT_EQ(dynamic_cast<ServedTable*>(table.get()) != nullptr, home == TableHome::mapped);
     if (home == TableHome::mapped) {

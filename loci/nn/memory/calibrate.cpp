@@ -17,6 +17,7 @@
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
+#include "loci/nn/evaluation_scope.h"
 
 namespace loci {
 namespace {
@@ -36,13 +37,6 @@ class OneThread {
 
  private:
   int before_;
-};
-
-struct EvaluationMode {
-  explicit EvaluationMode(torch::nn::Module& module) : module(module), training(module.is_training()) { module.eval(); }
-  ~EvaluationMode() { module.train(training); }
-  torch::nn::Module& module;
-  bool training;
 };
 
 Tensor normal_matrix(const CounterRandom& random, int64_t rows, int64_t columns) {
@@ -100,7 +94,7 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
   }
   const at::NoGradGuard no_gradient;
   const OneThread one_thread;
-  const EvaluationMode evaluation(memory);
+  const EvaluationScope evaluation(memory);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Tensor x = inputs.to(at::kDouble).contiguous();
   if (!x.isfinite().all().item<bool>())
@@ -138,8 +132,6 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
     }
   }
   memory.table()->initialise_zero();
-  memory.training_usage().clear();
-  memory.evaluation_usage().clear();
 }
 
 }  // namespace loci

@@ -15,7 +15,7 @@ struct CalibrateOptions {
 //   per head and half: random orthonormal Q [d, w]; query weight rows (P Q)^T, bias -mu P Q; batch-norm running
 //   statistics those of the new queries; sub-keys: real half-queries (after the norm) of length 1; values 0
 // Needs query_net = "linear". Statistics are summed in double in token order: same bits for any thread count. The
-// caller clears optimiser state of what changed (OptimizerSet::clear_state).
+// caller clears optimiser state of what changed (OptimizerSet::clear_state) and counters of its rows.
 void calibrate(ProductKeyMemory& memory, const at::Tensor& inputs, const CalibrateOptions& options);
 
 }  // namespace loci

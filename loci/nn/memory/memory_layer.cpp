@@ -12,7 +12,9 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/graph_task.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <utility>
@@ -111,12 +113,7 @@ int64_t resolved_key_width(const ProductKeyMemoryOptions& options, int64_t width
 
 MemoryLayer::MemoryLayer(const std::string& who, const std::string& name, ProductKeyMemoryOptions options,
                          TablePtr table, int64_t addresses, uint64_t seed)
-    : torch::nn::Module(who),
-      options_(std::move(options)),
-      table_(std::move(table)),
-      addresses_(addresses),
-      training_usage_(table_->rows()),
-      evaluation_usage_(table_->rows()) {
+    : torch::nn::Module(who), options_(std::move(options)), table_(std::move(table)), addresses_(addresses) {
   options_.key_width = resolved_key_width(options_, options_.width);
   check_options(who, options_, *table_, addresses_);
   if (options_.top_k == 1 && options_.weight == WeightFunction::softmax) {
@@ -198,7 +195,7 @@ Tensor MemoryLayer::forward(const Tensor& x, const BlockContext& context) {
   return y.view(x.sizes());
 }
 
-MemoryLayer::Reads MemoryLayer::read_with_indices(const Tensor& x, const BlockContext& context) {
+MemoryReads MemoryLayer::read_with_indices(const Tensor& x, const BlockContext& context) {
   return look_up(drop(valid_tokens(x, context).x, options_.input_dropout, context), context);
 }
 
@@ -234,12 +231,12 @@ Tensor MemoryLayer::query(const Tensor& x) {
   return q;
 }
 
-MemoryLayer::Reads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
+MemoryReads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
   Tensor q = drop(query(x), options_.query_dropout, context);
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   if (options_.normalise_keys) q = unit(q);
 
-  Reads reads;
+  MemoryReads reads;
   auto [score, address] = search(q);
   switch (options_.weight) {
     case WeightFunction::softmax:
@@ -256,16 +253,27 @@ MemoryLayer::Reads MemoryLayer::look_up(const Tensor& x, const BlockContext& con
   reads.weight = reads.weight.to(type);
   reads.score = std::move(score);
   reads.index = rows_of(address);
-  if (count_usage_) count(reads);
   const int64_t tokens = x.size(0), count = options_.heads * options_.top_k;
   reads.output = read(x, reads.index.view({tokens, count}), reads.weight.view({tokens, count}));
+  tell_observers(reads);
   return reads;
 }
 
-void MemoryLayer::count(const Reads& reads) {
-  const Tensor index = reads.index.contiguous(), weight = reads.weight.detach().to(at::kFloat).contiguous();
-  usage().add(index.const_data_ptr<int64_t>(), weight.const_data_ptr<float>(), index.size(0), index.size(1),
-              index.size(2), step_);
+void MemoryLayer::add_observer(std::shared_ptr<ReadObserver> observer) {
+  observers_.push_back(std::move(observer));
+}
+
+void MemoryLayer::remove_observer(const ReadObserver* observer) {
+  const auto found =
+      std::find_if(observers_.begin(), observers_.end(), [&](const auto& o) { return o.get() == observer; });
+  if (found != observers_.end()) observers_.erase(found);
+}
+
+void MemoryLayer::tell_observers(const MemoryReads& reads) const {
+  // Within a backward pass the forward pass runs again, for activation checkpointing: its reads were told before.
+  if (observers_.empty() || torch::autograd::get_current_graph_task_id() != -1) return;
+  const MemoryReads told = {reads.output.detach(), reads.score.detach(), reads.index, reads.weight.detach()};
+  for (const auto& observer : observers_) observer->reads(told);
 }
 
 Tensor MemoryLayer::read(const Tensor&, const Tensor& index, const Tensor& weight) {
@@ -299,6 +307,15 @@ Tensor MemoryLayer::map_output(const Tensor& y, const Tensor& x) const {
 Tensor MemoryLayer::drop(const Tensor& x, double share, const BlockContext& context) const {
   if (share == 0 || !is_training()) return x;
   return x * at::empty_like(x).bernoulli_(1 - share, context.generator).div_(1 - share);
+}
+
+ObserverScope::ObserverScope(MemoryLayer& layer, std::shared_ptr<ReadObserver> observer)
+    : layer_(layer), observer_(observer.get()) {
+  layer_.add_observer(std::move(observer));
+}
+
+ObserverScope::~ObserverScope() {
+  layer_.remove_observer(observer_);
 }
 
 }  // namespace loci

@@ -7,14 +7,15 @@
 
 #include <torch/nn/module.h>
 
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "loci/base/config.h"
 #include "loci/nn/block_context.h"
+#include "loci/table/read_observer.h"
 #include "loci/table/table.h"
-#include "loci/table/usage.h"
 
 namespace loci {
 
@@ -51,14 +52,7 @@ class MemoryLayer : public torch::nn::Module {
   // x [..., d] -> [..., d], in x's dtype. Rows are summed in float32 (float64 for a float64 table), autocast or not.
   at::Tensor forward(const at::Tensor& x, const BlockContext& context = {});
 
-  // T: the tokens whose mask is true.
-  struct Reads {
-    at::Tensor output;  // [T, D] before the output map
-    at::Tensor score;   // [T, H, K]
-    at::Tensor index;   // [T, H, K] rows
-    at::Tensor weight;  // [T, H, K]
-  };
-  Reads read_with_indices(const at::Tensor& x, const BlockContext& context = {});
+  MemoryReads read_with_indices(const at::Tensor& x, const BlockContext& context = {});
 
   // norm(net(x)) for x [T, d]: [T, H, 2, w], float32 or float64.
   at::Tensor query(const at::Tensor& x);
@@ -66,13 +60,9 @@ class MemoryLayer : public torch::nn::Module {
   const ProductKeyMemoryOptions& options() const { return options_; }
   const TablePtr& table() const { return table_; }
   int64_t half_width() const { return options_.key_width / 2; }
-  // Counters of the rows read: one in training (window of the log, staleness), one in evaluation.
-  Usage& usage() { return is_training() ? training_usage_ : evaluation_usage_; }
-  Usage& training_usage() { return training_usage_; }
-  Usage& evaluation_usage() { return evaluation_usage_; }
-  void set_count_usage(bool on) { count_usage_ = on; }
-  bool count_usage() const { return count_usage_; }
-  void set_step(int64_t step) { step_ = step; }  // dates the reads that are counted
+  // Observers are told of every read, in the order in which they were given; none by default. See ObserverScope.
+  void add_observer(std::shared_ptr<ReadObserver> observer);
+  void remove_observer(const ReadObserver* observer);
 
   // Parameters, public as in the framework's modules (calibrate.h and importers write them). Undefined where the
   // options have no use for them.
@@ -103,8 +93,8 @@ class MemoryLayer : public torch::nn::Module {
     at::Tensor positions;  // [T] among all tokens; undefined: all are valid
   };
   Tokens valid_tokens(const at::Tensor& x, const BlockContext& context) const;
-  Reads look_up(const at::Tensor& x, const BlockContext& context);
-  void count(const Reads& reads);
+  MemoryReads look_up(const at::Tensor& x, const BlockContext& context);
+  void tell_observers(const MemoryReads& reads) const;
   at::Tensor map_output(const at::Tensor& y, const at::Tensor& x) const;
   at::Tensor rows_of(const at::Tensor& address) const;
   at::Tensor drop(const at::Tensor& x, double share, const BlockContext& context) const;
@@ -113,9 +103,21 @@ class MemoryLayer : public torch::nn::Module {
 
   ProductKeyMemoryOptions options_;
   TablePtr table_;
-  int64_t addresses_ = 0, use_ = 0, step_ = 0;
-  bool count_usage_ = true;
-  Usage training_usage_, evaluation_usage_;
+  int64_t addresses_ = 0, use_ = 0;
+  std::vector<std::shared_ptr<ReadObserver>> observers_;
+};
+
+// The layer has this observer until the end of the scope.
+class ObserverScope {
+ public:
+  ObserverScope(MemoryLayer& layer, std::shared_ptr<ReadObserver> observer);
+  ~ObserverScope();
+  ObserverScope(const ObserverScope&) = delete;
+  ObserverScope& operator=(const ObserverScope&) = delete;
+
+ private:
+  MemoryLayer& layer_;
+  const ReadObserver* observer_;
 };
 
 }  // namespace loci

@@ -10,6 +10,7 @@
 #include "loci/nn/memory/product_key_memory.h"
 #include "loci/optim/row_optimizer.h"
 #include "loci/table/local_table.h"
+#include "loci/table/usage.h"
 
 namespace loci {
 namespace {
@@ -66,14 +67,16 @@ struct Result {
 
 Result measure(const Data& data, ProductKeyMemory* memory, const std::function<Tensor(const Tensor&)>& logits) {
   const torch::NoGradGuard guard;
-  if (memory != nullptr) {
-    memory->eval();
-    memory->set_count_usage(true);
-  }
-  const double accuracy = logits(data.inputs).argmax(1).eq(data.classes).to(at::kDouble).mean().item<double>();
-  if (memory == nullptr) return {accuracy, 0, 0};
-  const UsageMetrics usage = memory->usage().metrics();
-  return {accuracy, usage.usage, usage.usage_at_1};
+  const auto accuracy = [&] {
+    return logits(data.inputs).argmax(1).eq(data.classes).to(at::kDouble).mean().item<double>();
+  };
+  if (memory == nullptr) return {accuracy(), 0, 0};
+  memory->eval();
+  const auto counters = std::make_shared<Usage>(memory->table()->rows());
+  const ObserverScope counting(*memory, counters);
+  const double found = accuracy();
+  const UsageMetrics usage = counters->metrics();
+  return {found, usage.usage, usage.usage_at_1};
 }
 
 void train(const Data& data, int64_t steps, int64_t batch, const std::function<Tensor(const Tensor&)>& logits,
@@ -99,9 +102,7 @@ Memory make_memory(int64_t n, const std::function<void(ProductKeyMemoryOptions&)
   change(options);
   auto table = std::make_shared<LocalTable>("values", n * n, kWidth);
   table->initialise_normal(1, 1 / std::sqrt(static_cast<double>(kWidth)));
-  auto layer = std::make_shared<ProductKeyMemory>("memory", options, table, 1);
-  layer->set_count_usage(false);
-  return {table, layer};
+  return {table, std::make_shared<ProductKeyMemory>("memory", options, table, 1)};
 }
 
 // Spec L1: `between` stands between the linear maps, as h + between(h).

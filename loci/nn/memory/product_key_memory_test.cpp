@@ -10,8 +10,10 @@
 #include <string>
 
 #include "loci/base/check.h"
+#include "loci/base/progress.h"
 #include "loci/nn/memory/flat_key_memory.h"
 #include "loci/table/local_table.h"
+#include "loci/table/usage.h"
 #include "tests/memory_reference.h"
 
 namespace loci {
@@ -180,6 +182,8 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       const Tensor x = all.clone().requires_grad_();
       const Tensor valid = all.view({10, 6}).index({mask}).clone().requires_grad_();  // [6, d]
 
+      const auto counted = std::make_shared<Usage>(14), alone = std::make_shared<Usage>(14);
+      const ObserverScope first(*padded.memory, counted), second(*plain.memory, alone);
       const Tensor y = padded.memory->forward(x, {.token_mask = mask.view({2, 5}), .generator = {}});
       const Tensor expected = plain.memory->forward(valid);
       EXPECT_TRUE(torch::equal(y.view({10, 6}).index({mask}), expected));
@@ -196,12 +200,8 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       for (size_t i = 0; i < plain.memory->buffers().size(); ++i) {
         EXPECT_TRUE(torch::equal(padded.memory->buffers()[i], plain.memory->buffers()[i]));
       }
-      const auto counted = padded.memory->usage().state(), alone = plain.memory->usage().state();
-      for (size_t i = 0; i < alone.size(); ++i) {
-        EXPECT_EQ(counted[i].reads, alone[i].reads);
-        EXPECT_EQ(counted[i].weight, alone[i].weight);
-      }
-      EXPECT_EQ(plain.memory->usage().metrics().reads, 6 * 2 * 3);
+      EXPECT_TRUE(torch::equal(counted->state(), alone->state()));
+      EXPECT_EQ(alone->metrics().reads, 6 * 2 * 3);
       EXPECT_TRUE(torch::equal(padded.table->gradient().row, plain.table->gradient().row));
       EXPECT_TRUE(torch::equal(padded.table->gradient().gradient, plain.table->gradient().gradient));
     }
@@ -338,6 +338,58 @@ TEST(ProductKeyMemory, AutocastLeavesSearchWeightsAndSumsInFloat32) {
   EXPECT_TRUE(torch::equal(plain.weight, cast.weight));
   EXPECT_TRUE(torch::equal(plain.output, cast.output));
   EXPECT_EQ(low.scalar_type(), at::kBFloat16);
+}
+
+TEST(MemoryLayer, WithoutObserversItHoldsNothingForTheRows) {
+  ProductKeyMemoryOptions options;
+  options.width = 1;
+  options.key_width = 2;
+  options.heads = 1;
+  const auto table = std::make_shared<LocalTable>("values", 1 << 22, 1);
+  const int64_t before = resident_bytes();
+  ProductKeyMemory memory("memory", options, table, 1);
+  EXPECT_LT(resident_bytes() - before, 1 << 24);
+}
+
+// The recomputation of activation checkpointing: `f` runs again within backward.
+struct Checkpointed : torch::autograd::Function<Checkpointed> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, MemoryLayer* memory) {
+    context->save_for_backward({x});
+    context->saved_data["memory"] = reinterpret_cast<int64_t>(memory);
+    return memory->forward(x);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradient) {
+    const at::AutoGradMode with_gradient(true);
+    const Tensor x = context->get_saved_variables()[0].detach().requires_grad_();
+    auto* const memory = reinterpret_cast<MemoryLayer*>(context->saved_data["memory"].toInt());
+    memory->forward(x).backward(gradient[0]);
+    return {x.grad(), Tensor()};
+  }
+};
+
+TEST(MemoryLayer, ObserversAreToldOfEachReadOnceUnderActivationCheckpointing) {
+  const auto [table, memory] = build<ProductKeyMemory>({"checkpointed", small()});
+  const auto usage = std::make_shared<Usage>(14);
+  const ObserverScope counting(*memory, usage);
+  const Tensor x = torch::randn({4, 6}, at::kDouble).requires_grad_();
+  Checkpointed::apply(x, memory.get()).sum().backward();
+  EXPECT_TRUE(x.grad().defined() && table->has_gradient());
+  EXPECT_EQ(usage->metrics().reads, 4 * 2 * 3);
+}
+
+TEST(MemoryLayer, AnObserverSeesTrainingAndEvaluationWhileItIsGiven) {
+  const auto [table, memory] = build<ProductKeyMemory>({"observed", small()});
+  const auto usage = std::make_shared<Usage>(14);
+  const Tensor x = torch::randn({4, 6}, at::kDouble);
+  {
+    const ObserverScope counting(*memory, usage);
+    memory->forward(x);
+    memory->eval();
+    memory->forward(x);
+  }
+  memory->forward(x);
+  EXPECT_EQ(usage->metrics().reads, 2 * 4 * 2 * 3);
 }
 
 TEST(ProductKeyMemory, ReadsWithoutGradientLeaveNoReferences) {
