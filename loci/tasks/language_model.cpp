@@ -14,6 +14,7 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
+#include "loci/nn/memory/calibrate.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -205,7 +206,7 @@ void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
 void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizers) {
   const auto memories = model_->memories();
   for (size_t i = 0; i < memories.size(); ++i) {
-    ProductKeyMemory& memory = *memories[i].second;
+    auto& memory = dynamic_cast<ProductKeyMemory&>(*memories[i].second);  // check_memory() refuses others
     std::vector<at::Tensor> inputs;
     for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += tokens_per_micro_batch()) {
       const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
@@ -214,10 +215,7 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
     CalibrateOptions options;
     options.seed = CounterRandom(seed_, "calibrate").bits(i);
     calibrate(memory, at::cat(inputs), options);
-    for (const at::Tensor& parameter : {memory.query_weight.back(), memory.query_bias.back(), memory.norm_gain,
-                                        memory.norm_bias, memory.temperature, memory.keys1, memory.keys2}) {
-      if (parameter.defined()) optimizers.clear_state(parameter);
-    }
+    for (const at::Tensor& parameter : calibrated_parameters(memory)) optimizers.clear_state(parameter);
     optimizers.rows_of(*memory.table()).clear_state();
     trained_[i].usage->clear();
   }
@@ -260,9 +258,6 @@ std::vector<std::pair<std::string, std::string>> LanguageModelTask::files() {
 std::vector<LanguageModelTask::Counted> LanguageModelTask::counters() const {
   std::vector<Counted> result;
   for (const auto& [layer, memory] : model_->memories()) {
-    result.push_back({layer, memory, std::make_shared<Usage>(memory->table()->rows())});
-  }
-  for (const auto& [layer, memory] : model_->flat_memories()) {
     result.push_back({layer, memory, std::make_shared<Usage>(memory->table()->rows())});
   }
   return result;

@@ -32,7 +32,7 @@ heads = 2
 top_k = 3
 key_width = 4
 query_norm = "batch"
-value_start = "zero"
+start = "zero_values"
 calibrate_tokens = 50
 [train]
 batch = 4

@@ -50,9 +50,11 @@ struct Project : torch::autograd::Function<Project> {
 
 }  // namespace
 
-PeerMemory::PeerMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr down, TablePtr up,
-                       uint64_t seed, PeerActivation activation)
-    : ProductKeyMemory(name, options, std::move(up), seed), down_(std::move(down)), activation_(activation) {
+PeerMemory::PeerMemory(const std::string& name, const ProductKeyMemoryOptions& options, TablePtr down, TablePtr up,
+                       uint64_t seed, PeerActivation activation, std::shared_ptr<QueryNet> query_net)
+    : ProductKeyMemory(name, options, std::move(up), seed, std::move(query_net)),
+      down_(std::move(down)),
+      activation_(activation) {
   const auto refuse = [](const std::string& expected, const std::string& got) {
     fail(ExitCode::usage, "PeerMemory", expected, got);
   };

@@ -16,8 +16,9 @@ enum class PeerActivation { gelu, relu };  // gelu: exact
 
 class PeerMemory : public ProductKeyMemory {
  public:
-  PeerMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr down, TablePtr up, uint64_t seed,
-             PeerActivation activation = PeerActivation::gelu);
+  // As ProductKeyMemory.
+  PeerMemory(const std::string& name, const ProductKeyMemoryOptions& options, TablePtr down, TablePtr up, uint64_t seed,
+             PeerActivation activation = PeerActivation::gelu, std::shared_ptr<QueryNet> query_net = nullptr);
 
   const TablePtr& down() const { return down_; }
   const TablePtr& up() const { return table(); }

@@ -13,13 +13,13 @@ namespace {
 
 using at::Tensor;
 
-TablePtr make_table(const std::string& name, int64_t rows, int64_t width) {
+TablePtr peer_table(const std::string& name, int64_t rows, int64_t width) {
   auto table = std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{.dtype = at::kDouble});
   table->initialise_normal(1, 1);
   return table;
 }
 
-ProductKeyMemoryOptions small() {
+ProductKeyMemoryOptions peer_options() {
   ProductKeyMemoryOptions options;
   options.width = 6;
   options.heads = 2;
@@ -30,8 +30,8 @@ ProductKeyMemoryOptions small() {
 
 TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
   torch::manual_seed(3);
-  const TablePtr down = make_table("down", 14, 6), up = make_table("up", 14, 6);
-  PeerMemory memory("peer", small(), down, up, 7);
+  const TablePtr down = peer_table("down", 14, 6), up = peer_table("up", 14, 6);
+  PeerMemory memory("peer", peer_options(), down, up, 7);
   memory.to(at::kDouble);
   const Tensor x = torch::randn({9, 6}, at::kDouble).requires_grad_(), direction = torch::randn({9, 6}, at::kDouble);
   const Tensor u = down->values().detach().clone().requires_grad_(), v = up->values().detach().clone().requires_grad_();
@@ -54,8 +54,8 @@ TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
 }
 
 TEST(PeerMemory, WithoutGradientLeavesNoReferences) {
-  const TablePtr down = make_table("down", 14, 6), up = make_table("up", 14, 6);
-  PeerMemory memory("peer", small(), down, up, 7);
+  const TablePtr down = peer_table("down", 14, 6), up = peer_table("up", 14, 6);
+  PeerMemory memory("peer", peer_options(), down, up, 7);
   memory.to(at::kDouble);
   const torch::NoGradGuard guard;
   memory.forward(torch::randn({9, 6}, at::kDouble));
@@ -64,10 +64,10 @@ TEST(PeerMemory, WithoutGradientLeavesNoReferences) {
 }
 
 TEST(PeerMemory, TablesThatDoNotFitAreRefused) {
-  const TablePtr up = make_table("up", 14, 6);
-  EXPECT_THROW(PeerMemory("peer", small(), nullptr, up, 7), Error);
-  EXPECT_THROW(PeerMemory("peer", small(), make_table("down", 13, 6), up, 7), Error);
-  EXPECT_THROW(PeerMemory("peer", small(), make_table("down", 14, 5), up, 7), Error);
+  const TablePtr up = peer_table("up", 14, 6);
+  EXPECT_THROW(PeerMemory("peer", peer_options(), nullptr, up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", peer_options(), peer_table("down", 13, 6), up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", peer_options(), peer_table("down", 14, 5), up, 7), Error);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "loci/base/check.h"
 #include "loci/base/progress.h"
 #include "loci/nn/memory/flat_key_memory.h"
+#include "loci/nn/memory/peer_memory.h"
 #include "loci/table/local_table.h"
 #include "loci/table/usage.h"
 #include "tests/memory_reference.h"
@@ -25,6 +26,7 @@ struct Case {
   std::string name;
   ProductKeyMemoryOptions options;
   int64_t rows = 14, value_width = 0;  // 0: the layer's
+  bool identity = false;               // no query net
 };
 
 ProductKeyMemoryOptions small(const std::function<void(ProductKeyMemoryOptions&)>& change = [](auto&) {}) {
@@ -41,8 +43,8 @@ std::vector<Case> cases() {
   using O = ProductKeyMemoryOptions;
   std::vector<Case> result = {
       {"default", small()},
-      {"mlp", small([](O& o) { o.query_net = "mlp", o.query_hidden = {11, 5}; })},
-      {"no_net", small([](O& o) { o.query_net = "none", o.width = 16, o.key_width = 0; })},
+      {"mlp", small([](O& o) { o.query_hidden = {11, 5}; })},
+      {"no_net", small([](O& o) { o.width = 16; }), 14, 0, /*identity=*/true},
       {"no_norm", small([](O& o) { o.query_norm = QueryNorm::none; })},
       {"rms", small([](O& o) { o.query_norm = QueryNorm::rms; })},
       {"batch", small([](O& o) { o.query_norm = QueryNorm::batch; })},
@@ -74,7 +76,8 @@ Built<Memory> build(const Case& c, at::ScalarType type = at::kDouble) {
   const int64_t width = c.value_width == 0 ? c.options.width : c.value_width;
   auto table = std::make_shared<LocalTable>("values", c.rows, width, LocalTableOptions{.dtype = type});
   table->initialise_normal(1, 1);
-  auto memory = std::make_shared<Memory>("memory", c.options, table, 7);
+  const auto net = c.identity ? std::make_shared<IdentityQueryNet>() : nullptr;
+  auto memory = std::make_shared<Memory>("memory", c.options, table, 7, net);
   memory->to(type);
   const torch::NoGradGuard guard;
   torch::manual_seed(5);
@@ -105,9 +108,8 @@ void expect_reference(const Case& c) {
   EXPECT_TRUE(torch::allclose(y, expected, 1e-10, 1e-11)) << (y - expected).abs().max();
   const auto found = torch::autograd::grad({(y * direction).sum()}, inputs, {}, {}, false, true);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (!found[i].defined()) {  // the query's last bias under batch norm is not asked, for example
-      EXPECT_TRUE(!truth[i].defined() || truth[i].abs().max().item<double>() < 1e-9) << i;
-    } else {
+    ASSERT_EQ(found[i].defined(), truth[i].defined()) << i;
+    if (found[i].defined()) {
       EXPECT_TRUE(torch::allclose(found[i], truth[i], 1e-8, 1e-9)) << i << (found[i] - truth[i]).abs().max();
     }
   }
@@ -240,7 +242,7 @@ TEST(ProductKeyMemory, SoftmaxOverOneRowGivesKeysAndQueryNetExactlyNoGradient) {
   const auto [table, memory] = build<ProductKeyMemory>({"one", small([](auto& o) { o.top_k = 1; })});
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("top_k = 1"));
   memory->forward(torch::randn({8, 6}, at::kDouble)).pow(2).sum().backward();
-  for (const Tensor& still : {memory->keys1, memory->keys2, memory->query_weight[0]}) {
+  for (const Tensor& still : {memory->keys1, memory->keys2, dynamic_cast<MlpQueryNet&>(*memory->query_net).weight[0]}) {
     EXPECT_TRUE(!still.grad().defined() || still.grad().abs().max().item<double>() == 0);
   }
   EXPECT_GT(table->gradient().gradient.abs().max().item<double>(), 0);
@@ -298,7 +300,9 @@ TEST(ProductKeyMemory, StartDependsOnSeedAndNameAlone) {
     options.width = 64;
     const ProductKeyMemory memory(name, options, table, seed);
     at::set_num_threads(before);
-    return at::cat({memory.keys1.flatten(), memory.keys2.flatten(), memory.query_weight[0].flatten()}).detach();
+    return at::cat({memory.keys1.flatten(), memory.keys2.flatten(),
+                    dynamic_cast<const MlpQueryNet&>(*memory.query_net).weight[0].flatten()})
+        .detach();
   };
   const Tensor first = start("a", 1, 1);
   EXPECT_TRUE(torch::equal(first, start("a", 1, 3)));
@@ -324,7 +328,7 @@ TEST(ProductKeyMemory, DropoutFollowsTheGeneratorAndEndsInEvaluation) {
 }
 
 TEST(ProductKeyMemory, AutocastLeavesSearchWeightsAndSumsInFloat32) {
-  const Case c{"autocast", small([](auto& o) { o.query_net = "none", o.width = 16, o.key_width = 0; })};
+  const Case c{"autocast", small([](auto& o) { o.width = 16; }), 14, 0, /*identity=*/true};
   const auto [table, memory] = build<ProductKeyMemory>(c, at::kFloat);
   const Tensor x = torch::randn({50, 16});
   const auto plain = memory->read_with_indices(x);
@@ -338,6 +342,61 @@ TEST(ProductKeyMemory, AutocastLeavesSearchWeightsAndSumsInFloat32) {
   EXPECT_TRUE(torch::equal(plain.weight, cast.weight));
   EXPECT_TRUE(torch::equal(plain.output, cast.output));
   EXPECT_EQ(low.scalar_type(), at::kBFloat16);
+}
+
+// Parameters, input and table may be of different types.
+TEST(MemoryLayer, TheOutputHasTheInputsTypeWhateverTheOthersAre) {
+  const std::vector<at::ScalarType> types = {at::kBFloat16, at::kFloat, at::kDouble};
+  for (const QueryNorm norm : {QueryNorm::none, QueryNorm::layer, QueryNorm::rms, QueryNorm::batch}) {
+    for (const OutputMap map : {OutputMap::none, OutputMap::projection, OutputMap::swilu}) {
+      for (const auto table_type : types) {
+        for (const auto type : types) {
+          const Case c{"types", small([&](auto& o) { o.query_norm = norm, o.output = map, o.normalise_keys = true; })};
+          const auto [table, memory] = build<ProductKeyMemory>(c, table_type);
+          memory->to(type);
+          for (const auto input_type : types) {
+            SCOPED_TRACE(c10::str(table_type, " rows, ", type, " parameters, ", input_type, " input"));
+            const Tensor x = torch::randn({5, 6}).to(input_type).requires_grad_();
+            const Tensor y = memory->forward(x);
+            EXPECT_EQ(y.scalar_type(), input_type);
+            y.to(at::kFloat).pow(2).sum().backward();
+            EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+            memory->eval();
+            EXPECT_EQ(memory->forward(x).scalar_type(), input_type);
+            memory->train();
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(MemoryLayer, RunningStatisticsOfAnotherTypeMoveToo) {
+  const Case c{"statistics", small([](auto& o) { o.query_norm = QueryNorm::batch, o.width = 16; }), 14, 0, true};
+  const auto [table, memory] = build<ProductKeyMemory>(c, at::kFloat);
+  memory->forward(torch::randn({50, 16}, at::kDouble) + 3);
+  EXPECT_NEAR(memory->norm.running_mean.mean().item<double>(), 0.3, 0.05);
+}
+
+// So that a wrapper may require a gradient of every parameter.
+TEST(MemoryLayer, EveryParameterGetsAGradient) {
+  for (const Case& c : cases()) {
+    if (c.options.top_k == 1) continue;
+    SCOPED_TRACE(c.name);
+    const auto [table, memory] = build<ProductKeyMemory>(c);
+    memory->forward(torch::randn({9, c.options.width}, at::kDouble)).pow(2).sum().backward();
+    for (const auto& parameter : memory->named_parameters()) {
+      EXPECT_TRUE(parameter.value().grad().defined()) << parameter.key();
+    }
+  }
+}
+
+TEST(MemoryLayer, StandsInASequential) {
+  const auto table = std::make_shared<LocalTable>("values", 14, 6);
+  torch::nn::Sequential network(torch::nn::Linear(3, 6), std::make_shared<ProductKeyMemory>("a", small(), table, 1),
+                                std::make_shared<FlatKeyMemory>("b", small(), table, 1),
+                                std::make_shared<PeerMemory>("c", small(), table, table, 1), torch::nn::Linear(6, 2));
+  EXPECT_EQ(network->forward(torch::randn({4, 3})).sizes(), (std::vector<int64_t>{4, 2}));
 }
 
 TEST(MemoryLayer, WithoutObserversItHoldsNothingForTheRows) {
@@ -407,11 +466,7 @@ TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
       {"key_width", [](O& o) { o.key_width = 5; }},
       {"top_k", [](O& o) { o.top_k = 0; }},
       {"top_k", [](O& o) { o.top_k = 15; }},
-      {"query_net", [](O& o) { o.query_net = "conv"; }},
-      {"query_net", [](O& o) { o.query_net = "none"; }},
-      {"query_hidden", [](O& o) { o.query_net = "mlp"; }},
-      {"query_hidden", [](O& o) { o.query_hidden = {3}; }},
-      {"zero_output", [](O& o) { o.zero_output = true; }},
+      {"query_hidden", [](O& o) { o.query_hidden = {3, 0}; }},
       {"row_offset", [](O& o) { o.row_offset = -1; }},
       {"dropout", [](O& o) { o.query_dropout = 1; }},
       {"table's width", [](O& o) { o.width = 4; }},
@@ -427,7 +482,11 @@ TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
     }
   }
   EXPECT_THROW(ProductKeyMemory("memory", small(), nullptr, 1), Error);
-  EXPECT_THROW(FlatKeyMemory("memory", small([](auto& o) { o.addressing = RowAddressing::modulo; }), table, 1), Error);
+  const auto net = std::make_shared<IdentityQueryNet>();
+  EXPECT_THROW(ProductKeyMemory("memory", small([](auto& o) { o.query_hidden = {3}; }), table, 1, net), Error);
+  ProductKeyMemory narrow("memory", small(), table, 1, net);  // 6 features where heads * key_width is 16
+  EXPECT_THROW(narrow.forward(at::ones({4, 6})), c10::Error);
+  EXPECT_THROW(ProductKeyMemory("memory", small(), table, 1).zero_output_map(), Error);
 }
 
 TEST(ProductKeyMemory, BadInputIsRefused) {
