@@ -53,7 +53,7 @@ struct Layer {
 
   explicit Layer(const Size& size) : autocast(size.autocast()) {
     auto local = std::make_shared<LocalTable>("table", size.rows, size.width, LocalTableOptions{size.dtype});
-    fill_rows(local->values().detach());
+    fill_rows(local->store().values().detach());
     table = local;
     ProductKeyMemoryOptions options;
     options.width = size.width;
@@ -86,7 +86,7 @@ struct Layer {
   // From the reads of x: their rows' gradient and the update.
   void update() {
     const int64_t T = x.size(0);
-    table->add_references({reads.index.view({T, -1}), reads.weight.view({T, -1}), grad, 0, 0});
+    table->store().references().add({reads.index.view({T, -1}), reads.weight.view({T, -1}), grad, 0, 0});
     optimizers->rows_of(*table).step();
   }
 

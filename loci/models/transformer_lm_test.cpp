@@ -10,6 +10,7 @@
 #include <string>
 
 #include "loci/base/check.h"
+#include "loci/table/row_store.h"
 
 namespace loci {
 namespace {
@@ -180,9 +181,9 @@ TEST(TransformerLm, TheFirstGradientOfAnInsertedMemoryIsInItsZeroFactorThenEvery
     const TablePtr table = model.tables().at(0);
     for (int step = 0; step < 2; ++step) {
       model.zero_grad();
-      table->zero_gradient();
+      table->store().references().clear();
       model.loss(tokens.narrow(1, 0, 11), tokens.narrow(1, 1, 11)).backward();
-      const RowGradient rows = table->gradient();
+      const RowGradient rows = table->store().references().sum();
       EXPECT_EQ(moved(rows.gradient), step == 1 || r.moves_first.empty());
       for (const auto& parameter : model.named_parameters()) {
         const auto at = parameter.key().find(".memory.");
@@ -194,7 +195,7 @@ TEST(TransformerLm, TheFirstGradientOfAnInsertedMemoryIsInItsZeroFactorThenEvery
       for (auto& parameter : model.parameters()) {
         if (parameter.grad().defined()) parameter.add_(parameter.grad(), -0.1);
       }
-      if (rows.row.numel() > 0) Tensor(table->values()).index_add_(0, rows.row, rows.gradient, -1);
+      if (rows.row.numel() > 0) Tensor(table->store().values()).index_add_(0, rows.row, rows.gradient, -1);
     }
   }
 }
@@ -239,7 +240,7 @@ TEST(TransformerLm, TablesAreListedOnceAndApartFromDenseParameters) {
     EXPECT_EQ(model.memories().size(), 2u);
     EXPECT_EQ(model.memories()[1].first, 1);
     for (const NamedParameter& p : model.dense_parameters()) {
-      for (const TablePtr& table : model.tables()) EXPECT_FALSE(p.value.is_alias_of(table->values()));
+      for (const TablePtr& table : model.tables()) EXPECT_FALSE(p.value.is_alias_of(table->store().values()));
       const bool matrix = p.value.dim() == 2;
       EXPECT_EQ(p.decay, matrix) << p.name;
     }
@@ -260,7 +261,7 @@ TEST(TransformerLm, APeerMemoryHasTwoTablesThatLearn) {
     EXPECT_EQ(model.tables()[1]->name(), shared ? "memory.down" : "layers.0.memory.down");
     const Tensor tokens = some_tokens(3, 12);
     model.loss(tokens, tokens).backward();
-    for (const TablePtr& table : model.tables()) EXPECT_TRUE(table->has_gradient()) << table->name();
+    for (const TablePtr& table : model.tables()) EXPECT_FALSE(table->store().references().empty()) << table->name();
   }
 }
 

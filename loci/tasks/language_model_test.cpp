@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "loci/table/row_store.h"
 #include "loci/tasks/all.h"
 #include "loci/train/trainer.h"
 #include "tests/temporary_folder.h"
@@ -113,7 +114,7 @@ TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
     return at::Tensor();
   }();
   const at::Tensor before = keys.detach().clone();
-  const at::Tensor values = task->tables()[0].first->values();
+  const at::Tensor values = task->tables()[0].first->store().values();
   for (int64_t step = 0; step < 3; ++step) {
     task->before_step(step, optimizers);
     EXPECT_EQ(keys.detach().norm(2, -1).allclose(at::ones({2, 5}), 1e-4, 1e-4), step == 2) << step;

@@ -73,7 +73,7 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
   extra["data"] = task.data_key();
   extra["tables"] = tables;
   state.saved = writer.finish(extra, keep_last);
-  for (const TablePtr& table : tables_of(task)) table->clear_changed_rows();
+  for (const TablePtr& table : tables_of(task)) table->store().clear_changed_rows();
 }
 
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
@@ -93,7 +93,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
   for (const TablePtr& table : tables) {
     const NamedTensors counters = task.row_state(*table, 0).tensors;
-    load_table(checkpoint, *table, &optimizers.rows_of(*table), counters);
+    load_table(checkpoint, table->store(), &optimizers.rows_of(*table), counters);
   }
   state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
   load_tensors(checkpoint.file(kTask), task.extra_state());
@@ -105,7 +105,7 @@ void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& mod
                 const std::vector<TablePtr>& tables) {
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(module));
-  for (const TablePtr& table : tables) load_table(checkpoint, *table);
+  for (const TablePtr& table : tables) load_table(checkpoint, table->store());
 }
 
 void load_model(const CheckpointReader& checkpoint, Task& task) {

@@ -10,7 +10,7 @@
 
 int main() {
   auto table = std::make_shared<loci::LocalTable>("memory", /*rows=*/1 << 16, /*width=*/64);
-  table->initialise_normal(/*seed=*/1, /*std=*/0.1);
+  table->store().initialise_normal(/*seed=*/1, /*std=*/0.1);
   loci::ProductKeyMemoryOptions options;
   options.width = 64;
   auto memory = std::make_shared<loci::ProductKeyMemory>("memory", options, table, /*seed=*/1);
@@ -19,5 +19,5 @@ int main() {
 
   std::printf("read [%ld, %ld] at level %s\n", static_cast<long>(y.size(0)), static_cast<long>(y.size(1)),
               loci::name_of(loci::cpu_level()).data());
-  return table->has_gradient() && memory->keys1.grad().defined() ? 0 : 1;
+  return !table->store().references().empty() && memory->keys1.grad().defined() ? 0 : 1;
 }

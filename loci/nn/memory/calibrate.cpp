@@ -19,6 +19,7 @@
 #include "loci/base/check.h"
 #include "loci/base/random.h"
 #include "loci/nn/evaluation_scope.h"
+#include "loci/table/row_store.h"
 
 namespace loci {
 namespace {
@@ -142,7 +143,7 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
       keys.copy_(draw_keys(query.select(1, h).select(1, p), keys.size(0), options.seed, stream));
     }
   }
-  memory.table()->initialise_zero();
+  memory.table()->store().initialise_zero();
 }
 
 std::vector<Tensor> calibrated_parameters(const ProductKeyMemory& memory) {

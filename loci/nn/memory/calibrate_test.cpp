@@ -27,7 +27,7 @@ CalibratedLayer make_layer(QueryNorm norm, int64_t rows = 4096, int64_t key_widt
   options.key_width = key_width;
   options.query_norm = norm;
   auto table = std::make_shared<LocalTable>("values", rows, 32);
-  table->initialise_normal(1, 1);
+  table->store().initialise_normal(1, 1);
   return {table, std::make_shared<ProductKeyMemory>("memory", options, table, 3)};
 }
 
@@ -58,7 +58,7 @@ TEST(Calibrate, WhitensQueriesAndKeepsThemSoForBatchNorm) {
 
 TEST(Calibrate, KeysAreRealHalfQueriesOfLengthOneAndValuesAreZeroInPlace) {
   const auto [table, memory] = make_layer(QueryNorm::layer);
-  const void* storage = table->values().const_data_ptr();
+  const void* storage = table->store().values().const_data_ptr();
   const Tensor x = correlated(500);
   calibrate(*memory, x, {.seed = 5});
   const Tensor query = memory->query(x).detach();
@@ -68,8 +68,8 @@ TEST(Calibrate, KeysAreRealHalfQueriesOfLengthOneAndValuesAreZeroInPlace) {
   const Tensor nearest = at::matmul(keys, unit.t()).argmax(1);  // [n1]
   EXPECT_TRUE(torch::allclose(keys, unit.index_select(0, nearest), 1e-4, 1e-5));
   EXPECT_EQ(std::get<0>(at::_unique(nearest)).numel(), keys.size(0));  // without replacement
-  EXPECT_TRUE(torch::equal(table->values(), at::zeros_like(table->values())));
-  EXPECT_EQ(table->values().const_data_ptr(), storage);
+  EXPECT_TRUE(torch::equal(table->store().values(), at::zeros_like(table->store().values())));
+  EXPECT_EQ(table->store().values().const_data_ptr(), storage);
 }
 
 TEST(Calibrate, FewerTokensThanSubKeysGiveDistinctKeysOfLengthOne) {

@@ -194,9 +194,8 @@ MemoryReads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
   Tensor q = dropout(query(x), options_.query_dropout, is_training(), context);
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   if (options_.normalise_keys) q = unit_vectors(q);
-  const auto type = table_->values().scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const auto [score, address] = search(q);
-  const Tensor weight = weights_of(score, options_.weight).to(type);
+  const Tensor weight = weights_of(score, options_.weight).to(table_->sum_dtype());
   const Tensor index = rows_of(address);
   const int64_t tokens = x.size(0), count = options_.heads * options_.top_k;
   const Tensor output = read(x, index.view({tokens, count}), weight.view({tokens, count}));

@@ -102,8 +102,16 @@ Memory make_memory(int64_t n, const std::function<void(ProductKeyMemoryOptions&)
   options.key_width = 32;
   change(options);
   auto table = std::make_shared<LocalTable>("values", n * n, kWidth);
-  table->initialise_normal(1, 1 / std::sqrt(static_cast<double>(kWidth)));
+  table->store().initialise_normal(1, 1 / std::sqrt(static_cast<double>(kWidth)));
   return {table, std::make_shared<ProductKeyMemory>("memory", options, table, 1)};
+}
+
+// A step of dense Adam on all rows, as the papers make it: what backward left becomes values().grad().
+void take_dense_gradient(Table& table) {
+  RowStore& rows = table.store();
+  const RowGradient sum = rows.references().sum();
+  rows.references().clear();
+  rows.values().mutable_grad() = at::zeros({table.rows(), table.width()}).index_copy_(0, sum.row, sum.gradient);
 }
 
 // Spec L1: `between` stands between the linear maps, as h + between(h).
@@ -117,16 +125,15 @@ double accuracy_between(const std::function<Tensor(const Tensor&)>& between, std
   Adam adam;
   for (const Tensor& parameter : parameters) adam.add(parameter, 1e-3);
   if (table) {
-    table->set_gradient_mode(GradientMode::dense);
-    adam.add(table->values(), 1e-2);
+    adam.add(table->store().values(), 1e-2);
   }
   const auto logits = [&](const Tensor& x) {
     const Tensor h = in(x);
     return out(h + between(h));
   };
   train(data, 600, 512, logits, [&] {
+    if (table) take_dense_gradient(*table);
     adam.step();
-    if (table) table->zero_gradient();
   });
   return measure(data, memory, logits).accuracy;
 }
@@ -151,16 +158,15 @@ Result learn_correlated(const std::function<void(ProductKeyMemoryOptions&)>& cha
   torch::manual_seed(seed);
   const Data data = correlated_inputs();
   const Memory memory = make_memory(128, change);
-  memory.table->set_gradient_mode(GradientMode::dense);
   torch::nn::Linear out(kWidth, kClasses);
   Adam adam;
   for (const auto& parameter : memory.layer->parameters()) adam.add(parameter, 1e-3);
   for (const auto& parameter : out->parameters()) adam.add(parameter, 1e-3);
-  adam.add(memory.table->values(), 1e-2);
+  adam.add(memory.table->store().values(), 1e-2);
   const auto logits = [&](const Tensor& x) { return out(memory.layer->forward(x)); };
   train(data, 400, 512, logits, [&] {
+    take_dense_gradient(*memory.table);
     adam.step();
-    memory.table->zero_gradient();
   });
   return measure(data, memory.layer.get(), logits);
 }
@@ -198,7 +204,7 @@ TEST(MemoryLearning, EveryRowOptimizerLearnsFromZeroValues) {
     torch::manual_seed(0);
     const Data data = plain_inputs(32);
     const Memory memory = make_memory(256);
-    memory.table->initialise_zero();
+    memory.table->store().initialise_zero();
     torch::nn::Linear in(32, kWidth), out(kWidth, kClasses);
     Adam adam;
     for (const auto& parameter : memory.layer->parameters()) adam.add(parameter, 1e-3);

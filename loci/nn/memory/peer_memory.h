@@ -29,7 +29,7 @@ class PeerMemory : public ProductKeyMemory {
  private:
   TablePtr down_;
   PeerActivation activation_;
-  int64_t down_use_ = 0, reads_ = 0;
+  int64_t down_use_ = 0;
 };
 
 }  // namespace loci

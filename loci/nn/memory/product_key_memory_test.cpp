@@ -75,7 +75,7 @@ template <class Memory>
 Built<Memory> build(const Case& c, at::ScalarType type = at::kDouble) {
   const int64_t width = c.value_width == 0 ? c.options.width : c.value_width;
   auto table = std::make_shared<LocalTable>("values", c.rows, width, LocalTableOptions{.dtype = type});
-  table->initialise_normal(1, 1);
+  table->store().initialise_normal(1, 1);
   const auto net = c.identity ? std::make_shared<IdentityQueryNet>() : nullptr;
   auto memory = std::make_shared<Memory>("memory", c.options, table, 7, net);
   memory->to(type);
@@ -86,7 +86,7 @@ Built<Memory> build(const Case& c, at::ScalarType type = at::kDouble) {
 }
 
 Tensor dense_gradient(const Table& table) {
-  const RowGradient sum = table.gradient();
+  const RowGradient sum = table.store().references().sum();
   return at::zeros({table.rows(), table.width()}, sum.gradient.options()).index_copy_(0, sum.row, sum.gradient);
 }
 
@@ -95,7 +95,7 @@ void expect_reference(const Case& c) {
   SCOPED_TRACE(c.name);
   const auto [table, memory] = build<Memory>(c);
   const Tensor x = torch::randn({9, c.options.width}, at::kDouble).requires_grad_();
-  const Tensor values = table->values().detach().clone().requires_grad_();
+  const Tensor values = table->store().values().detach().clone().requires_grad_();
   const Tensor direction = torch::randn({9, c.options.width}, at::kDouble);
   std::vector<Tensor> inputs = memory->parameters();
   inputs.push_back(x);
@@ -204,8 +204,10 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       }
       EXPECT_TRUE(torch::equal(counted->state(), alone->state()));
       EXPECT_EQ(alone->metrics().reads, 6 * 2 * 3);
-      EXPECT_TRUE(torch::equal(padded.table->gradient().row, plain.table->gradient().row));
-      EXPECT_TRUE(torch::equal(padded.table->gradient().gradient, plain.table->gradient().gradient));
+      EXPECT_TRUE(
+          torch::equal(padded.table->store().references().sum().row, plain.table->store().references().sum().row));
+      EXPECT_TRUE(torch::equal(padded.table->store().references().sum().gradient,
+                               plain.table->store().references().sum().gradient));
     }
   }
 }
@@ -216,7 +218,7 @@ TEST(ProductKeyMemory, AllTokensPaddedGivesZeroAndNoReferences) {
       memory->forward(torch::randn({4, 6}, at::kDouble), {.token_mask = at::zeros({4}, at::kBool), .generator = {}});
   EXPECT_TRUE(torch::equal(y, at::zeros({4, 6}, at::kDouble)));
   y.sum().backward();
-  EXPECT_TRUE(!table->has_gradient() || table->gradient().row.numel() == 0);
+  EXPECT_TRUE(table->store().references().empty() || table->store().references().sum().row.numel() == 0);
 }
 
 TEST(ProductKeyMemory, NoTokensAndOneTokenKeepTheShape) {
@@ -245,7 +247,7 @@ TEST(ProductKeyMemory, SoftmaxOverOneRowGivesKeysAndQueryNetExactlyNoGradient) {
   for (const Tensor& still : {memory->keys1, memory->keys2, dynamic_cast<MlpQueryNet&>(*memory->query_net).weight[0]}) {
     EXPECT_TRUE(!still.grad().defined() || still.grad().abs().max().item<double>() == 0);
   }
-  EXPECT_GT(table->gradient().gradient.abs().max().item<double>(), 0);
+  EXPECT_GT(table->store().references().sum().gradient.abs().max().item<double>(), 0);
 }
 
 TEST(ProductKeyMemory, ReadsOfAHeadAreTopK) {
@@ -258,7 +260,7 @@ TEST(ProductKeyMemory, ReadsOfAHeadAreTopK) {
 TEST(ProductKeyMemory, ATableSharedByThreeLayersGetsTheSumOfTheirGradients) {
   const Case c{"shared", small()};
   auto table = std::make_shared<LocalTable>("values", 14, 6, LocalTableOptions{.dtype = at::kDouble});
-  table->initialise_normal(1, 1);
+  table->store().initialise_normal(1, 1);
   std::vector<std::shared_ptr<ProductKeyMemory>> layers;
   for (const char* name : {"a", "b", "c"}) {
     layers.push_back(std::make_shared<ProductKeyMemory>(name, c.options, table, 7));
@@ -270,7 +272,7 @@ TEST(ProductKeyMemory, ATableSharedByThreeLayersGetsTheSumOfTheirGradients) {
   for (const auto& layer : layers) {
     layer->forward(x).pow(2).sum().backward();
     sum += dense_gradient(*table);
-    table->zero_gradient();
+    table->store().references().clear();
   }
   Tensor loss = at::zeros({}, at::kDouble);
   for (const auto& layer : layers) loss = loss + layer->forward(x).pow(2).sum();
@@ -281,14 +283,14 @@ TEST(ProductKeyMemory, ATableSharedByThreeLayersGetsTheSumOfTheirGradients) {
 TEST(ProductKeyMemory, TwoModelsInOneProcessDoNotMeet) {
   const auto one = build<ProductKeyMemory>({"one", small()}), two = build<ProductKeyMemory>({"two", small()});
   one.memory->forward(torch::randn({4, 6}, at::kDouble)).sum().backward();
-  EXPECT_TRUE(one.table->has_gradient());
-  EXPECT_FALSE(two.table->has_gradient());
+  EXPECT_FALSE(one.table->store().references().empty());
+  EXPECT_TRUE(two.table->store().references().empty());
   for (const auto& parameter : two.memory->parameters()) EXPECT_FALSE(parameter.grad().defined());
 }
 
 TEST(ProductKeyMemory, TheTableIsNoParameter) {
   const auto [table, memory] = build<ProductKeyMemory>({"names", small()});
-  for (const auto& parameter : memory->parameters()) EXPECT_FALSE(parameter.is_alias_of(table->values()));
+  for (const auto& parameter : memory->parameters()) EXPECT_FALSE(parameter.is_alias_of(table->store().values()));
 }
 
 TEST(ProductKeyMemory, StartDependsOnSeedAndNameAlone) {
@@ -433,7 +435,7 @@ TEST(MemoryLayer, ObserversAreToldOfEachReadOnceUnderActivationCheckpointing) {
   const ObserverScope counting(*memory, usage);
   const Tensor x = torch::randn({4, 6}, at::kDouble).requires_grad_();
   Checkpointed::apply(x, memory.get()).sum().backward();
-  EXPECT_TRUE(x.grad().defined() && table->has_gradient());
+  EXPECT_TRUE(x.grad().defined() && !table->store().references().empty());
   EXPECT_EQ(usage->metrics().reads, 4 * 2 * 3);
 }
 
@@ -455,7 +457,7 @@ TEST(ProductKeyMemory, ReadsWithoutGradientLeaveNoReferences) {
   const auto [table, memory] = build<ProductKeyMemory>({"plain", small()});
   const torch::NoGradGuard guard;
   memory->forward(torch::randn({4, 6}, at::kDouble));
-  EXPECT_FALSE(table->has_gradient());
+  EXPECT_TRUE(table->store().references().empty());
 }
 
 TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
