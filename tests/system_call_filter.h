@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <thread>
 
@@ -28,9 +29,11 @@ struct CallPattern {
 inline constexpr CallPattern kSharedMapping = {SYS_mmap, 3, MAP_SHARED | MAP_PRIVATE, MAP_SHARED};
 
 // Runs `action` in a thread of its own in which such a call has the `outcome` SECCOMP_RET_ERRNO | error or
-// SECCOMP_RET_TRAP (a SIGSYS). Returns false where the system allows no filters; then `action` did not run.
+// SECCOMP_RET_TRAP (a SIGSYS). What it throws is thrown here. Returns false where the system allows no filters; then
+// `action` did not run.
 inline bool run_filtered(const CallPattern& call, uint32_t outcome, const std::function<void()>& action) {
   bool allowed = false;
+  std::exception_ptr thrown;
   std::thread([&] {
     const auto argument = static_cast<uint32_t>(offsetof(seccomp_data, args) + call.argument * sizeof(uint64_t));
     sock_filter program[] = {
@@ -46,8 +49,13 @@ inline bool run_filtered(const CallPattern& call, uint32_t outcome, const std::f
     };
     const sock_fprog filter = {sizeof(program) / sizeof(program[0]), program};
     allowed = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
-    if (allowed) action();
+    try {
+      if (allowed) action();
+    } catch (...) {
+      thrown = std::current_exception();
+    }
   }).join();
+  if (thrown) std::rethrow_exception(thrown);
   return allowed;
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <latch>
 #include <thread>
 
 #include "loci/ops/table_read/table_read.h"
@@ -236,10 +237,12 @@ TEST(Table, TheOrderOfArrivalDoesNotChangeTheSum) {
 
 TEST(Table, ThreadsThatReadOneLayerGetPassesOfTheirOwn) {
   PendingReferences pending("memory", kWidth);
-  const int64_t use = pending.register_use(), each = 50'000;
+  const int64_t use = pending.register_use(), each = 2'000'000;
+  std::latch start(4);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
+      start.arrive_and_wait();
       for (int64_t n = 0; n < each; ++n) pending.next_pass(use);
     });
   }
