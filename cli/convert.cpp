@@ -1,6 +1,6 @@
 // loci convert: a run whose tables have smaller rows, for serving.
 //
-// Legend: N rows, D width.
+// Legend: R rows, D width.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -53,23 +53,23 @@ void append(SafetensorsWriter& file, const at::Tensor& tensor) {
   file.append({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
 }
 
-void write_bfloat16(const fs::path& path, const Table& table) {
-  SafetensorsWriter file(path, {{table.name(), DType::BF16, {table.rows(), table.width()}}});
+void write_bfloat16(const fs::path& path, const RowStore& table) {
+  SafetensorsWriter file(path, {{table.name(), DType::BF16, {table.rows_here(), table.width()}}});
   for_rows(table.values(), [&](const at::Tensor& rows) { append(file, rows.to(at::kBFloat16)); });
   file.commit();
 }
 
-// The scales stand where they are aligned: behind the rows, or before rows that do not end on a multiple of four bytes.
-void write_int8(const fs::path& path, const Table& table) {
-  const SafetensorsSpec values = {table.name(), DType::I8, {table.rows(), table.width()}};
-  const SafetensorsSpec scale = {table.name() + ".scale", DType::F32, {table.rows()}};
+// The scales must be aligned: they follow the rows, or precede rows whose size is no multiple of four bytes.
+void write_int8(const fs::path& path, const RowStore& table) {
+  const SafetensorsSpec values = {table.name(), DType::I8, {table.rows_here(), table.width()}};
+  const SafetensorsSpec scale = {table.name() + ".scale", DType::F32, {table.rows_here()}};
   const auto rows = [&](SafetensorsWriter& file) {
     for_rows(table.values(), [&](const at::Tensor& part) { append(file, quantise_rows(part).values); });
   };
   const auto scales = [&](SafetensorsWriter& file) {
     for_rows(table.values(), [&](const at::Tensor& part) { append(file, quantise_rows(part).scale); });
   };
-  if (table.rows() * table.width() % 4 == 0) {
+  if (table.values().numel() % 4 == 0) {
     SafetensorsWriter file(path, {values, scale});
     rows(file);
     scales(file);
@@ -108,7 +108,8 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   for (const auto& [name, facts] : manifest.at("files").items()) {
     const bool base = name.starts_with("table.") && name.find(".delta-") == std::string::npos;
     if (base) tables.push_back(name.substr(6, name.size() - 6 - std::string(".safetensors").size()));
-    if (!name.starts_with("table.") && !name.starts_with("optimizer.") && name != "usage.safetensors") {
+    if (!name.starts_with("table.") && !name.starts_with("optimizer.") && !name.starts_with("counters.") &&
+        name != "task.safetensors") {
       others.push_back(name);
     }
   }
@@ -121,16 +122,16 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   }
   std::pair<uintmax_t, uintmax_t> bytes = {0, 0};
   for (const std::string& name : tables) {
-    ServedTable table(run.checkpoint.file(base_file(name)), name);
-    load_table(run.checkpoint, table, nullptr);
+    const auto table = std::make_shared<ServedRows>(run.checkpoint.file(base_file(name)), name);
+    load_table(run.checkpoint, *table);
     const fs::path path = writer.file(base_file(name));
     if (dtype == "int8") {
-      write_int8(path, table);
+      write_int8(path, *table);
     } else {
-      write_bfloat16(path, table);
+      write_bfloat16(path, *table);
     }
     extra["tables"][name] = {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
-    bytes.first += fs::file_size(table.file());
+    bytes.first += fs::file_size(table->served_file());
     bytes.second += fs::file_size(path);
   }
   writer.finish(extra, 0);

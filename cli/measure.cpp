@@ -28,7 +28,10 @@ nlohmann::json chosen(const nlohmann::json& measures) {
 
 nlohmann::json measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
                        ProgressLine& progress) {
-  require_memory("eval", memory_of_parameters(run.config.size()));
+  const RunSize size = run.config.size();
+  MemoryEstimate needed = memory_of_parameters(size);
+  needed.emplace_back("counters of rows", size.counter_bytes);
+  require_memory("eval", needed);
   use_threads(run.config.train.threads);
   TaskInputs inputs;
   inputs.data = data;

@@ -53,7 +53,7 @@ heads = 2
 top_k = 4
 key_width = 8
 query_norm = "batch"
-value_start = "zero"
+start = "zero_values"
 calibrate_at = 4
 calibrate_tokens = 128
 [[arms]]

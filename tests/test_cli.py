@@ -127,7 +127,7 @@ def test_inspect_lists_tensors_of_a_run_and_of_a_file(place, trained):
     facts = json.loads(loci(place, "inspect", run, "--json").stdout)
     assert facts["arm"] == "memory"
     names = {pathlib.Path(file["file"]).name for file in facts["files"]}
-    assert {"model.safetensors", "optimizer.safetensors", "usage.safetensors", "manifest.json"} <= names
+    assert {"model.safetensors", "optimizer.safetensors", "task.safetensors", "manifest.json"} <= names
     file = loci(place, "inspect", run / "step-12" / "model.safetensors")
     assert file.returncode == 0 and "embedding" in file.stdout and "[257, 16]" in file.stdout
 

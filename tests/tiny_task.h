@@ -45,7 +45,7 @@ class TinyTask : public Task {
         table_(std::make_shared<LocalTable>("tiny.values", options_.rows, options_.width)),
         use_(table_->register_use()),
         steps_seen_(at::zeros({1}, at::kLong)) {
-    table_->initialise_normal(inputs.seed, 0.1);
+    table_->store().initialise_normal(inputs.seed, 0.1);
   }
 
   torch::nn::Module& module() override { return module_; }

@@ -29,7 +29,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
          S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
   }
   void* data = nullptr;
-  if (status.st_size > 0) data = mmap(nullptr, status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+  // Private: some file systems (FUSE with direct I/O) have no shared mappings. Pages are shared all the same.
+  if (status.st_size > 0) data = mmap(nullptr, status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   const int error = errno;
   close(descriptor);
   if (data == MAP_FAILED) refuse(error);

@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace loci {
 
 // Legend: T tokens, d width, V vocabulary. hidden [T, d], embedding [V, d], target [T] int64.
@@ -15,6 +17,7 @@ namespace loci {
 //
 // Measured at T = 2048, d = 128, V = 4096 on one thread of an AMD Zen 3: 0.12 CPU seconds forward and backward, of
 // which 0.107 are the three matrix products; the framework's linear and cross_entropy_loss take 0.195.
+constexpr int64_t kVocabularyLossLogits = int64_t{1} << 21;  // at once, at most (one token's if there are more)
 at::Tensor vocabulary_loss(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target);
 
 }  // namespace loci

@@ -63,7 +63,7 @@ OptimizerSet::OptimizerSet(std::vector<NamedParameter> dense, DenseOptimizerOpti
     if (!names.insert(table->name()).second) {
       fail(ExitCode::bug, kWho, "names of tables must differ", "twice " + table->name());
     }
-    rows_.emplace_back(std::move(table), options, seed);
+    rows_.emplace_back(table->store(), options, seed);
   }
 }
 
@@ -120,7 +120,7 @@ StepReport OptimizerSet::step(int64_t step, int64_t steps, double scale) {
     step_dense(report.rate, scale * (clip ? report.dense_norm / options_.clip_norm : 1));
   }
   for (size_t i = 0; i < rows_.size(); ++i) {
-    report.tables.push_back(rows_[i].apply(pending[i], /*rate_factor=*/1, scale, !report.skipped));
+    report.tables.push_back(rows_[i].apply(pending[i], scale, !report.skipped));
   }
   zero_gradients();
   return report;
@@ -128,7 +128,7 @@ StepReport OptimizerSet::step(int64_t step, int64_t steps, double scale) {
 
 void OptimizerSet::zero_gradients() {
   for (const Dense& dense : dense_) dense.parameter.value.mutable_grad().reset();
-  for (const RowOptimizer& rows : rows_) rows.table()->zero_gradient();
+  for (const RowOptimizer& rows : rows_) rows.rows().references().clear();
 }
 
 std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state() const {
@@ -148,7 +148,7 @@ std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_of(bool with
     named.emplace_back(prefix + ".count", dense.count);
   }
   for (const RowOptimizer& rows : rows_) {
-    const std::string prefix = "table." + rows.table()->name() + ".";
+    const std::string prefix = "table." + rows.rows().name() + ".";
     for (const auto& [name, tensor] : rows.state()) {
       if (with_rows || tensor.dim() == 0) named.emplace_back(prefix + name, tensor);
     }
@@ -171,7 +171,7 @@ RowOptimizer& OptimizerSet::rows_of(const Table& table) {
 
 const RowOptimizer& OptimizerSet::rows_of(const Table& table) const {
   for (const RowOptimizer& rows : rows_) {
-    if (rows.table().get() == &table) return rows;
+    if (&rows.rows() == &table.store()) return rows;
   }
   fail(ExitCode::bug, kWho, "table must be one of the set", table.name());
 }

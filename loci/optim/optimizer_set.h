@@ -10,6 +10,7 @@
 
 #include "loci/optim/row_optimizer.h"
 #include "loci/optim/schedule.h"
+#include "loci/table/table.h"
 
 namespace loci {
 

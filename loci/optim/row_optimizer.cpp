@@ -1,4 +1,4 @@
-// Legend: N rows, D width, U distinct rows.
+// Legend: R rows of the store, D width, U distinct rows.
 #include "loci/optim/row_optimizer.h"
 
 #include <ATen/Parallel.h>
@@ -22,7 +22,7 @@ bool has_count(RowRule rule) {
   return rule == RowRule::adam || rule == RowRule::adam_row_moment;
 }
 
-// Of the moments [N, D].
+// Of the moments [R, D].
 at::ScalarType moment_type(const RowOptimizerOptions& options, at::ScalarType dtype) {
   if (dtype == at::kDouble) return at::kDouble;
   return options.moments == RowMoments::bfloat16 ? at::kBFloat16 : at::kFloat;
@@ -32,7 +32,7 @@ bool has_master(const RowOptimizerOptions& options, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && options.rounding == RowRounding::master;
 }
 
-// The largest |x|; NaN where x has one. Without their sign, numbers are in the order of their bits, and NaN lies above.
+// The largest |x|; NaN where x has one. Numbers without a sign are in the order of their bits, NaN above all others.
 template <class Real, class Bits>
 double largest_of(const at::Tensor& x) {
   const at::Tensor dense = x.contiguous();
@@ -49,8 +49,8 @@ double largest_of(const at::Tensor& x) {
   return static_cast<double>(std::bit_cast<Real>(bits));
 }
 
-// Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN:
-// known from the largest of each. False where that is in doubt.
+// Whether the largest coefficient and the largest source show that no sum of their products, nor a sum of its squares
+// in double, is infinite or NaN. False where they do not show it.
 bool surely_finite(const OrderedReferences& gradient) {
   const bool narrow = gradient.source.scalar_type() == at::kFloat;
   const auto largest = narrow ? largest_of<float, int32_t> : largest_of<double, int64_t>;
@@ -95,49 +95,49 @@ bool PendingRows::finite() const {
   return !norm || std::isfinite(*norm);
 }
 
-RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t seed)
-    : table_(std::move(table)),
+RowOptimizer::RowOptimizer(RowStore& rows, RowOptimizerOptions options, uint64_t seed)
+    : rows_(rows.shared_from_this()),
       options_(options),
-      seed_(seed ^ stream_of("row_optimizer." + table_->name())),
+      seed_(seed ^ stream_of("row_optimizer." + rows.name())),
       steps_(at::zeros({}, at::kLong)) {
-  const std::string who = "row optimiser of table " + table_->name();
-  if (table_->gradient_mode() == GradientMode::coalesced || table_->gradient_mode() == GradientMode::dense) {
-    fail(ExitCode::usage, who, "gradient mode must be references or none", "one for torch::optim");
-  }
+  const std::string who = "row optimiser of table " + rows.name();
+  if (!rows.values().is_cpu()) fail(ExitCode::usage, who, "rows must be on cpu", rows.values().device().str());
   if (options_.epsilon == 0) options_.epsilon = options_.rule == RowRule::adagrad ? 1e-10 : 1e-8;
-  const auto dtype = table_->values().scalar_type();
+  const auto dtype = rows.values().scalar_type();
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const PageSize size = options_.pages == RowPages::huge ? PageSize::huge : PageSize::small;
-  const auto pages = [&](const char* what, int64_t width, at::ScalarType type) {
-    return table_->row_storage(what, width, type, size);
+  const auto storage = [&](const char* what, int64_t width, at::ScalarType type) {
+    return rows.row_storage(what, width, type, size);
   };
   if (has_count(options_.rule)) {
-    state_.moment1 = pages("moment1", table_->width(), moment_type(options_, dtype));
-    state_.count = pages("count", 0, at::kInt);
+    state_.moment1 = storage("moment1", rows.width(), moment_type(options_, dtype));
+    state_.count = storage("count", 0, at::kInt);
   }
-  if (options_.rule == RowRule::adam) state_.moment2 = pages("moment2", table_->width(), moment_type(options_, dtype));
+  if (options_.rule == RowRule::adam) state_.moment2 = storage("moment2", rows.width(), moment_type(options_, dtype));
   if (options_.rule == RowRule::adam_row_moment || options_.rule == RowRule::adagrad) {
-    state_.moment2 = pages("moment2", 0, real);
+    state_.moment2 = storage("moment2", 0, real);
   }
-  if (has_master(options_, dtype)) state_.master = pages("master", table_->width(), at::kFloat);
+  if (has_master(options_, dtype)) state_.master = storage("master", rows.width(), at::kFloat);
 }
 
 PendingRows RowOptimizer::pending(double scale) const {
-  PendingRows pending{table_->ordered_references(), std::nullopt};
+  PendingRows pending{rows_->references().ordered(), std::nullopt};
+  TORCH_CHECK(pending.gradient.source.is_cpu(), "row optimiser of table ", rows_->name(),
+              ": gradients must be on cpu like the rows, got ", pending.gradient.source.device());
   if (options_.clip_norm > 0 || !surely_finite(pending.gradient)) {
     pending.norm = norm_of(row_square_sum(pending.gradient.order, pending.gradient.source)) / scale;
   }
   return pending;
 }
 
-RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, double scale, bool wanted) {
-  table_->zero_gradient();
+RowStep RowOptimizer::apply(const PendingRows& pending, double scale, bool wanted) {
+  rows_->references().clear();
   if (!wanted || !pending.finite()) return {0, pending.norm.value_or(0), true};
   const bool clip = options_.clip_norm > 0 && *pending.norm > options_.clip_norm;
   RowUpdate update;
   update.rule = options_.rule;
   update.rounding = options_.rounding;
-  update.rate = options_.learning_rate * rate_factor;
+  update.rate = options_.learning_rate;
   update.beta1 = options_.beta1;
   update.beta2 = options_.beta2;
   update.epsilon = options_.epsilon;
@@ -149,13 +149,13 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, doub
   const RowOrder& order = pending.gradient.order;
   if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};
   at::Tensor square_sum;
-  table_->write_rows(order.row,
-                     [&] { square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update); });
+  rows_->write_rows(order.row,
+                    [&] { square_sum = row_step(rows_->values(), state_, order, pending.gradient.source, update); });
   return {order.row.size(0), norm_of(square_sum) / scale, false};
 }
 
-RowStep RowOptimizer::step(double rate_factor, double scale) {
-  return apply(pending(scale), rate_factor, scale);
+RowStep RowOptimizer::step(double scale) {
+  return apply(pending(scale), scale);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::row_state() const {
@@ -174,12 +174,13 @@ std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::state() const {
 }
 
 void RowOptimizer::clear_state() {
-  for (const auto& [name, state] : row_state()) table_->clear_storage(state);
-  table_->mark_all_changed();
+  rows_->write_all([&] {
+    for (const auto& [name, state] : row_state()) rows_->clear_storage(state);
+  });
 }
 
 void RowOptimizer::clear_state(const at::Tensor& row) {
-  table_->write_rows(row, [&] {
+  rows_->write_rows(row, [&] {
     for (const auto& [name, state] : row_state()) at::Tensor(state).index_fill_(0, row, 0);
   });
 }

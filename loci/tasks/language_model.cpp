@@ -9,9 +9,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <iterator>
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
+#include "loci/nn/memory/calibrate.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -54,9 +57,17 @@ nlohmann::json measures_of(int64_t layer, const Usage& usage) {
           {"never_touched", m.never_touched}};
 }
 
-at::Tensor zeros_for(const Usage& usage, at::ScalarType type) {
-  return at::zeros({usage.rows()}, type);
-}
+// Observes every memory of the list until the end of its life.
+class CountingScope {
+ public:
+  template <class List>
+  explicit CountingScope(const List& list) {
+    for (const auto& counted : list) scopes_.emplace_back(*counted.memory, counted.usage);
+  }
+
+ private:
+  std::deque<ObserverScope> scopes_;
+};
 
 }  // namespace
 
@@ -93,6 +104,8 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
           std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
+      trained_(counters()),
+      counted_from_(at::zeros({1}, at::kLong)),
       window_ended_(at::zeros({1}, at::kLong)),
       batches_([this](int64_t position) { return training_batch(position); }) {
   if (model_->options().vocabulary < tokens_.tokenizer.vocabulary()) {
@@ -134,11 +147,13 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(static_cast<uint64_t>(position));
   BlockContext context;
   context.generator = at::detail::createCPUGenerator(dropout_seed);
+  const CountingScope counting(trained_);
   return model_->loss(batch.input, batch.target, context);
 }
 
 nlohmann::json LanguageModelTask::evaluate() {
-  for (const auto& [layer, memory] : memories()) memory->evaluation_usage().clear();
+  const std::vector<Counted> counted = counters();
+  const CountingScope counting(counted);
   const int64_t all = evaluation_.batches();
   const int64_t per_batch = tokens_per_micro_batch();
   const int64_t limit = plan_.data.evaluation_tokens;
@@ -162,9 +177,7 @@ nlohmann::json LanguageModelTask::evaluate() {
                            {"bits_per_byte", nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
                            {"tokens", tokens},
                            {"memories", nlohmann::json::array()}};
-  for (const auto& [layer, memory] : memories()) {
-    result["memories"].push_back(measures_of(layer, memory->evaluation_usage()));
-  }
+  for (const auto& [layer, memory, usage] : counted) result["memories"].push_back(measures_of(layer, *usage));
   return result;
 }
 
@@ -177,10 +190,13 @@ int64_t LanguageModelTask::infer(int64_t position) {
 // The counters of a logged window stay until the next step, so that a checkpoint between them holds them.
 void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
   if (window_ended_.item<int64_t>() != 0) {
-    for (const auto& [layer, memory] : memories()) memory->training_usage().reset_window();
+    counted_from_.fill_(step);
     window_ended_.zero_();
   }
-  for (const auto& [layer, memory] : memories()) memory->set_step(step);
+  for (const auto& [layer, memory, usage] : trained_) {
+    usage->begin_window(counted_from_.item<int64_t>());
+    usage->set_step(step);
+  }
   const TransformerLmOptions& options = model_->options();
   if (options.has_memory && options.memory.calibrate_at == step) calibrate_memories(step, optimizers);
 }
@@ -190,7 +206,7 @@ void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
 void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizers) {
   const auto memories = model_->memories();
   for (size_t i = 0; i < memories.size(); ++i) {
-    ProductKeyMemory& memory = *memories[i].second;
+    auto& memory = dynamic_cast<ProductKeyMemory&>(*memories[i].second);  // check_memory() refuses others
     std::vector<at::Tensor> inputs;
     for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += tokens_per_micro_batch()) {
       const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
@@ -199,73 +215,51 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
     CalibrateOptions options;
     options.seed = CounterRandom(seed_, "calibrate").bits(i);
     calibrate(memory, at::cat(inputs), options);
-    for (const at::Tensor& parameter : {memory.query_weight.back(), memory.query_bias.back(), memory.norm_gain,
-                                        memory.norm_bias, memory.temperature, memory.keys1, memory.keys2}) {
-      if (parameter.defined()) optimizers.clear_state(parameter);
-    }
+    for (const at::Tensor& parameter : calibrated_parameters(memory)) optimizers.clear_state(parameter);
     optimizers.rows_of(*memory.table()).clear_state();
+    trained_[i].usage->clear();
   }
 }
 
 nlohmann::json LanguageModelTask::training_measures() {
+  window_ended_.fill_(1);
+  if (trained_.empty()) return nlohmann::json::object();
   double usage = 0;
   double kl = 0;
-  const auto list = memories();
-  for (const auto& [layer, memory] : list) {
-    const UsageMetrics metrics = memory->training_usage().metrics();
-    usage += metrics.usage / static_cast<double>(list.size());
-    kl += metrics.kl / static_cast<double>(list.size());
+  for (const Counted& counted : trained_) {
+    const auto [share, divergence] = counted.usage->usage_and_kl();
+    usage += share;
+    kl += divergence;
   }
-  window_ended_.fill_(1);
-  if (list.empty()) return nlohmann::json::object();
-  return {{"usage", usage}, {"kl", kl}};
+  const auto count = static_cast<double>(trained_.size());
+  return {{"usage", usage / count}, {"kl", kl / count}};
+}
+
+RowCounters LanguageModelTask::row_state(const Table& table, int64_t since) {
+  RowCounters state;
+  for (const auto& [layer, memory, usage] : trained_) {
+    if (memory->table().get() != &table) continue;
+    state.tensors.emplace_back(fmt::format("usage.{}", layer), usage->state());
+    const std::vector<int64_t> before = std::move(state.changed), touched = usage->touched_since(since);
+    state.changed.clear();
+    std::set_union(before.begin(), before.end(), touched.begin(), touched.end(), std::back_inserter(state.changed));
+  }
+  return state;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> LanguageModelTask::extra_state() {
-  std::vector<std::pair<std::string, at::Tensor>> result = {{"window_ended", window_ended_}};
-  for (const auto& [layer, memory] : memories()) {
-    UsageTensors& tensors = usage_tensors_[layer];
-    const Usage& usage = memory->training_usage();
-    if (!tensors.reads.defined()) {
-      tensors = {zeros_for(usage, at::kLong), zeros_for(usage, at::kLong), zeros_for(usage, at::kDouble),
-                 zeros_for(usage, at::kLong)};
-    }
-    const auto rows = usage.state();
-    for (size_t i = 0; i < rows.size(); ++i) {
-      tensors.reads.mutable_data_ptr<int64_t>()[i] = rows[i].reads;
-      tensors.top_reads.mutable_data_ptr<int64_t>()[i] = rows[i].top_reads;
-      tensors.weight.mutable_data_ptr<double>()[i] = rows[i].weight;
-      tensors.last_touch.mutable_data_ptr<int64_t>()[i] = rows[i].last_touch;
-    }
-    result.emplace_back(fmt::format("{}.reads", layer), tensors.reads);
-    result.emplace_back(fmt::format("{}.top_reads", layer), tensors.top_reads);
-    result.emplace_back(fmt::format("{}.weight", layer), tensors.weight);
-    result.emplace_back(fmt::format("{}.last_touch", layer), tensors.last_touch);
-  }
-  return result;
-}
-
-void LanguageModelTask::extra_state_loaded() {
-  for (const auto& [layer, memory] : memories()) {
-    const UsageTensors& tensors = usage_tensors_.at(layer);
-    const auto rows = memory->training_usage().state();
-    for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i] = {.reads = tensors.reads.const_data_ptr<int64_t>()[i],
-                 .top_reads = tensors.top_reads.const_data_ptr<int64_t>()[i],
-                 .weight = tensors.weight.const_data_ptr<double>()[i],
-                 .last_touch = tensors.last_touch.const_data_ptr<int64_t>()[i]};
-    }
-  }
+  return {{"counted_from", counted_from_}, {"window_ended", window_ended_}};
 }
 
 std::vector<std::pair<std::string, std::string>> LanguageModelTask::files() {
   return {{kTokenizerFile, tokens_.tokenizer.save()}};
 }
 
-std::vector<std::pair<int64_t, MemoryLayer*>> LanguageModelTask::memories() {
-  std::vector<std::pair<int64_t, MemoryLayer*>> result;
-  for (const auto& [layer, memory] : model_->memories()) result.emplace_back(layer, memory.get());
-  for (const auto& [layer, memory] : model_->flat_memories()) result.emplace_back(layer, memory.get());
+std::vector<LanguageModelTask::Counted> LanguageModelTask::counters() const {
+  std::vector<Counted> result;
+  for (const auto& [layer, memory] : model_->memories()) {
+    result.push_back({layer, memory, std::make_shared<Usage>(memory->table()->rows())});
+  }
   return result;
 }
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "loci/data/text/batches.h"
 #include "loci/data/text/token_cache.h"
 #include "loci/models/transformer_lm.h"
+#include "loci/table/usage.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/read_ahead.h"
 #include "loci/train/recipe.h"
@@ -58,8 +58,8 @@ class LanguageModelTask : public Task {
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
   nlohmann::json training_measures() override;
+  RowCounters row_state(const Table& table, int64_t since) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
-  void extra_state_loaded() override;
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return data_key_; }
 
@@ -67,13 +67,16 @@ class LanguageModelTask : public Task {
   struct Batch {
     at::Tensor input, target;  // [B, L] int64
   };
-  struct UsageTensors {
-    at::Tensor reads, top_reads, weight, last_touch;  // [R], the counters of a memory
+  // A memory and what counts its reads.
+  struct Counted {
+    int64_t layer;
+    std::shared_ptr<MemoryLayer> memory;
+    std::shared_ptr<Usage> usage;
   };
+  std::vector<Counted> counters() const;         // new ones, which hold nothing yet
   Batch training_batch(int64_t position) const;  // position = step * accumulation + micro
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;
   void calibrate_memories(int64_t step, OptimizerSet& optimizers);
-  std::vector<std::pair<int64_t, MemoryLayer*>> memories();
 
   LanguageModelPlan plan_;
   BatchShape batch_;
@@ -86,8 +89,9 @@ class LanguageModelTask : public Task {
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
-  std::map<int64_t, UsageTensors> usage_tensors_;  // by layer
-  at::Tensor window_ended_;                        // [1] int64: the counters were logged and begin anew
+  std::vector<Counted> trained_;  // by the losses since the last logged step
+  at::Tensor counted_from_;       // [1] int64: step at which that window began
+  at::Tensor window_ended_;       // [1] int64: the counters were logged and begin anew
   ReadAhead<Batch> batches_;
 };
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "loci/table/row_store.h"
 #include "loci/tasks/all.h"
 #include "loci/train/trainer.h"
 #include "tests/temporary_folder.h"
@@ -32,7 +33,7 @@ heads = 2
 top_k = 3
 key_width = 4
 query_norm = "batch"
-value_start = "zero"
+start = "zero_values"
 calibrate_tokens = 50
 [train]
 batch = 4
@@ -113,7 +114,7 @@ TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
     return at::Tensor();
   }();
   const at::Tensor before = keys.detach().clone();
-  const at::Tensor values = task->tables()[0].first->values();
+  const at::Tensor values = task->tables()[0].first->store().values();
   for (int64_t step = 0; step < 3; ++step) {
     task->before_step(step, optimizers);
     EXPECT_EQ(keys.detach().norm(2, -1).allclose(at::ones({2, 5}), 1e-4, 1e-4), step == 2) << step;
@@ -134,11 +135,13 @@ TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
 TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
   const auto task = make();
   OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  // What a run that is resumed from here has counted.
   const auto reads = [&] {
-    for (const auto& [name, tensor] : task->extra_state()) {
-      if (name == "0.reads") return tensor.sum().item<int64_t>();
-    }
-    return int64_t{-1};
+    const RowCounters state = task->row_state(*task->tables()[0].first, 0);
+    EXPECT_EQ(state.tensors[0].first, "usage.0");
+    const int64_t begin = task->extra_state()[0].second.item<int64_t>();
+    const at::Tensor counts = state.tensors[0].second.select(1, 0).bitwise_and(0x7fffffff);
+    return (counts * (state.tensors[0].second.select(1, 2) > begin)).sum().item<int64_t>();
   };
   task->before_step(0, optimizers);
   task->loss(0, 0);
@@ -147,6 +150,30 @@ TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
   EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
   task->before_step(1, optimizers);
   EXPECT_EQ(reads(), 0);
+}
+
+TEST_F(LanguageModel, RowStateNamesTheRowsReadSinceACheckpoint) {
+  const auto task = make();
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  const Table& table = *task->tables()[0].first;
+  task->before_step(0, optimizers);
+  task->loss(0, 0);
+  task->before_step(1, optimizers);
+  EXPECT_GT(task->row_state(table, 0).changed.size(), 5u);
+  EXPECT_TRUE(task->row_state(table, 1).changed.empty());
+}
+
+TEST_F(LanguageModel, AnEvaluationAndInferenceLeaveTheCountersOfTraining) {
+  const auto task = make();
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  task->before_step(0, optimizers);
+  task->loss(0, 0);
+  const Table& table = *task->tables()[0].first;
+  const at::Tensor before = task->row_state(table, 0).tensors[0].second.clone();
+  EXPECT_GT(before.sum().item<int64_t>(), 0);
+  EXPECT_GT(evaluate(*task, false)["memories"][0]["usage"].get<double>(), 0);
+  task->infer(0);
+  EXPECT_TRUE(before.equal(task->row_state(table, 0).tensors[0].second));
 }
 
 TEST_F(LanguageModel, TheDataKeyFollowsTheText) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kModel = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
-constexpr const char* kUsage = "usage.safetensors";
+constexpr const char* kTask = "task.safetensors";
 
 NamedTensors tensors_of(const torch::nn::Module& module) {
   NamedTensors tensors;
@@ -44,6 +44,10 @@ TrainerState state_of(const CheckpointReader& checkpoint) {
   }
 }
 
+int64_t step_of(const CheckpointFiles& checkpoint) {
+  return checkpoint.manifest.at("step").get<int64_t>();
+}
+
 std::vector<TablePtr> tables_of(Task& task) {
   std::vector<TablePtr> tables;
   for (const auto& [table, options] : task.tables()) tables.push_back(table);
@@ -58,17 +62,18 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
   write_safetensors(writer.file(kModel), as_safetensors(tensors_of(task.module())));
   nlohmann::json tables = nlohmann::json::object();
   for (const TablePtr& table : tables_of(task)) {
-    tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved);
+    const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
+    tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved, counters);
   }
   write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state_beside_rows()));
-  write_safetensors(writer.file(kUsage), as_safetensors(task.extra_state()));
+  write_safetensors(writer.file(kTask), as_safetensors(task.extra_state()));
   for (const auto& [name, content] : task.files()) write_file_durably(writer.file(name), content);
   nlohmann::json extra = facts;
   extra["trainer"] = to_json(state);
   extra["data"] = task.data_key();
   extra["tables"] = tables;
   state.saved = writer.finish(extra, keep_last);
-  for (const TablePtr& table : tables_of(task)) table->clear_changed_rows();
+  for (const TablePtr& table : tables_of(task)) table->store().clear_changed_rows();
 }
 
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
@@ -86,9 +91,12 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(task.module()));
   load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
-  for (const TablePtr& table : tables) load_table(checkpoint, *table, &optimizers.rows_of(*table));
+  for (const TablePtr& table : tables) {
+    const NamedTensors counters = task.row_state(*table, 0).tensors;
+    load_table(checkpoint, table->store(), &optimizers.rows_of(*table), counters);
+  }
   state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
-  load_tensors(checkpoint.file(kUsage), task.extra_state());
+  load_tensors(checkpoint.file(kTask), task.extra_state());
   task.extra_state_loaded();
   return state;
 }
@@ -97,7 +105,7 @@ void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& mod
                 const std::vector<TablePtr>& tables) {
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(module));
-  for (const TablePtr& table : tables) load_table(checkpoint, *table, nullptr);
+  for (const TablePtr& table : tables) load_table(checkpoint, table->store());
 }
 
 void load_model(const CheckpointReader& checkpoint, Task& task) {

@@ -1,6 +1,6 @@
 // A run's state as a checkpoint: parameters and buffers (model.safetensors), tables and their state
-// (table_checkpoint.h), state of the dense optimiser (optimizer.safetensors), counters (usage.safetensors), the task's
-// files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
+// (table_checkpoint.h), state of the dense optimiser (optimizer.safetensors) and of the task (task.safetensors), the
+// task's files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
 #pragma once
 
 #include <torch/nn/module.h>

@@ -26,9 +26,10 @@ void check_served(const ServedTable& table, const TableSpec& spec) {
   const auto text = [](int64_t rows, int64_t width, at::ScalarType dtype) {
     return fmt::format("{} [{}, {}]", c10::toString(dtype), rows, width);
   };
-  const std::string is = text(table.rows(), table.width(), table.values().scalar_type());
+  const std::string is = text(table.rows(), table.width(), table.dtype());
   const std::string wanted = text(spec.rows, spec.width, spec.dtype);
-  if (is != wanted) fail(ExitCode::input, table.file().string(), fmt::format("{} must be {}", spec.name, wanted), is);
+  if (is != wanted)
+    fail(ExitCode::input, table.store().served_file().string(), fmt::format("{} must be {}", spec.name, wanted), is);
 }
 
 }  // namespace
@@ -42,7 +43,7 @@ TableMaker training_tables(fs::path folder, bool loaded) {
     } else {
       table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
     }
-    if (!loaded) start_rows(*table, spec);
+    if (!loaded) start_rows(table->store(), spec);
     return table;
   };
 }

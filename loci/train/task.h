@@ -19,6 +19,12 @@
 
 namespace loci {
 
+// Tensors [N, ...] with a value for each row of a table, such as counters, that checkpoints hold with the rows.
+struct RowCounters {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  std::vector<int64_t> changed;  // rows in which they differ from the checkpoint before, ascending
+};
+
 // Bytes that a run will need, by purpose ("dense parameters", "tables", "row optimiser state", "activations" ...),
 // beside the program itself.
 using MemoryEstimate = std::vector<std::pair<std::string, int64_t>>;
@@ -51,7 +57,9 @@ class Task {
   // What the progress line and the log add to loss and rate, over the steps since the last call: {"usage", "kl"}.
   virtual nlohmann::json training_measures() { return nlohmann::json::object(); }
 
-  // Tensors beyond parameters, buffers and tables (counters ...), to save and to copy into.
+  // What belongs to a table's rows beside their values and optimiser state. `since`: the step of the checkpoint before.
+  virtual RowCounters row_state(const Table& table, int64_t since) { return (void)table, (void)since, RowCounters{}; }
+  // Tensors beyond parameters, buffers, tables and what belongs to rows, to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> extra_state() { return {}; }
   // Called after extra_state() was copied into, for state that is no tensor.
   virtual void extra_state_loaded() {}
@@ -74,7 +82,8 @@ struct RunSize {
   int64_t parameters_table = 0;
   int64_t tokens_per_step = 0;
   MemoryEstimate memory;
-  MemoryEstimate disk = {};  // working files of tables that are mapped
+  MemoryEstimate disk = {};   // working files of tables that are mapped
+  int64_t counter_bytes = 0;  // what an evaluation counts of rows, at most
 };
 
 // What a task is made of, beside its own sections of the configuration.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "loci/base/stop_signal.h"
+#include "loci/nn/evaluation_scope.h"
 #include "loci/train/precision.h"
 
 namespace loci {
@@ -28,16 +29,10 @@ double number_of(const nlohmann::json& value) {
 }
 
 nlohmann::json evaluate(Task& task, bool bfloat16) {
-  const bool training = task.module().is_training();
-  task.module().eval();
-  nlohmann::json measures;
-  {
-    const c10::InferenceMode no_gradient;
-    const PrecisionGuard precision(bfloat16);
-    measures = task.evaluate();
-  }
-  task.module().train(training);
-  return measures;
+  const EvaluationScope evaluation(task.module());
+  const c10::InferenceMode no_gradient;
+  const PrecisionGuard precision(bfloat16);
+  return task.evaluate();
 }
 
 Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
@@ -132,7 +127,9 @@ void Trainer::note_bad_step(TrainerState& state, double loss) {
 }
 
 void Trainer::log_step(TrainerState& state, double rate) {
+  const double begin = now();
   measures_ = task_.training_measures();
+  state.seconds += now() - begin;  // part of what a memory costs
   const double seconds = state.seconds - logged_seconds_;
   const int64_t tokens = (state.step - logged_step_) * tokens_per_step_;
   nlohmann::json line = {{"kind", "train"},

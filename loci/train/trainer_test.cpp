@@ -133,7 +133,8 @@ TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
   const at::Tensor a = whole->dense_parameters()[0].value, b = halves->dense_parameters()[0].value;
   EXPECT_FALSE(a.equal(at::eye(4) * 0.5));
   EXPECT_TRUE(a.allclose(b, 1e-5, 1e-6));
-  EXPECT_TRUE(whole->tables()[0].first->values().allclose(halves->tables()[0].first->values(), 1e-5, 1e-6));
+  EXPECT_TRUE(
+      whole->tables()[0].first->store().values().allclose(halves->tables()[0].first->store().values(), 1e-5, 1e-6));
 }
 
 TEST(Trainer, NanStopsTheRunAndKeepsTheLastCheckpoint) {

@@ -142,26 +142,41 @@ def read_counts(run: Run) -> dict[str, Counts]:
     """The row read counts of the newest checkpoint that has them, by layer."""
     steps = [(int(p.name[5:]), p) for p in run.path.glob("step-*") if p.name[5:].isdigit()]
     for _, folder in sorted(steps, reverse=True):
-        file = folder / "usage.safetensors"
-        if file.is_file():
-            return load_reads(file, run.notes)
+        if any(folder.glob("counters.*.safetensors")):
+            return load_reads(folder, run.notes)
     return {}
 
 
-def load_reads(file: Path, notes: list[str]) -> dict[str, Counts]:
+def load_reads(folder: Path, notes: list[str]) -> dict[str, Counts]:
+    """Reads in the last window, [N] by layer: the base of each table's counters with its deltas applied."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
+    reads: dict[str, Counts] = {}
+    file = folder / "task.safetensors"
     try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        notes.append(f"{file.parent.name}/{file.name} could not be read: {error}")
+        counted_from = int(_tensors(file, "counted_from")["counted_from"][0])
+        for file in sorted(folder.glob("counters.*.safetensors")):
+            table = file.name.removeprefix("counters.").removesuffix(".safetensors")
+            counters = _tensors(file, "usage.")  # [N, 3] int32 each, loci/table/usage.h
+            deltas = {int(p.name.split("-")[-1].split(".")[0]): p for p in folder.glob(f"table.{table}.delta-*")}
+            for _, file in sorted(deltas.items()):
+                row = _tensors(file, "row")["row"]
+                for name, changed in _tensors(file, "usage.").items():
+                    counters[name][row] = changed
+            for name, values in counters.items():
+                counts = np.where(values[:, 2] > counted_from, values[:, 0] & 0x7FFFFFFF, 0)
+                reads[name.removeprefix("usage.")] = counts.astype(np.int64)
+    except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
+        notes.append(f"{folder.name}/{file.name} could not be read: {error}")
         return {}
-    return {
-        name.removesuffix(".reads"): counts.astype(np.int64).ravel()
-        for name, counts in sorted(tensors.items())
-        if name.endswith(".reads") and counts.size > 0
-    }
+    return dict(sorted(reads.items()))
+
+
+def _tensors(file: Path, prefix: str) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith(prefix)}
 
 
 def read_summary(file: Path) -> list[Record]:

@@ -50,8 +50,22 @@ def write_run(folder: Path, rows: list[dict[str, Any]], reads: np.ndarray | None
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if reads is not None:
         (folder / "step-200").mkdir()
-        save_file({"1.reads": reads.astype(np.int64)}, folder / "step-200/usage.safetensors")
+        write_reads(folder / "step-200", reads)
     return folder
+
+
+def write_reads(folder: Path, reads: np.ndarray) -> None:
+    """Counters of layer 1 as the trainer writes them: a base, whose even rows a delta replaces."""
+    counters = np.zeros((reads.size, 3), np.int32)
+    counters[:, 0] = reads
+    counters[:, 2] = 190
+    changed = np.arange(0, reads.size, 2)
+    base = counters.copy()
+    base[changed] = (5, 0, 100)
+    table = "layers.1.memory.values"
+    save_file({"usage.1": base}, folder / f"counters.{table}.safetensors")
+    save_file({"row": changed, "usage.1": counters[changed]}, folder / f"table.{table}.delta-200.safetensors")
+    save_file({"counted_from": np.array([150])}, folder / "task.safetensors")
 
 
 def row_reads(rows: int = 16384, spread: float = 1.5, seed: int = 1) -> np.ndarray:

@@ -92,12 +92,13 @@ def test_a_killed_run_is_shown_with_what_it_has(tmp_path: Path) -> None:
     log = run / "metrics.jsonl"
     log.write_bytes(log.read_bytes()[:-30] + b"\xff\xfe")
     (run / "step-200").mkdir()
-    (run / "step-200/usage.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    (run / "step-200/task.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    (run / "step-200/counters.m.safetensors").touch()
     (run / "step-oops").mkdir()
     assert main([str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "1 line of metrics.jsonl could not be read" in page
-    assert "step-200/usage.safetensors could not be read" in page
+    assert "step-200/task.safetensors could not be read" in page
     assert "the run has not ended" in page
 
 
