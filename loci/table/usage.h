@@ -68,7 +68,7 @@ class Usage : public ReadObserver {
   // metrics().usage and .kl alone, in one pass over the rows: for a line of the log.
   std::pair<double, double> usage_and_kl() const;
   // Forgets everything but step and window, and frees the memory.
-  void clear() { state_ = {}; }
+  void clear() { state_.reset(); }
 
   int64_t rows() const { return rows_; }
   // [N, 3] int32: the RowUsage of each row, to save and to copy into.
