@@ -48,7 +48,7 @@ int main() {
   const std::vector<int64_t> rows =
       background->unusual_rows({index.const_data_ptr<int64_t>(), static_cast<size_t>(index.numel())}, /*most=*/100);
   table->set_trained_rows(torch::zeros({kRows}, torch::kBool).index_fill(0, torch::tensor(rows), true));
-  loci::RowOptimizer optimizer(table, {.rule = loci::RowRule::sgd, .learning_rate = 20}, /*seed=*/1);
+  loci::RowOptimizer optimizer(table->store(), {.rule = loci::RowRule::sgd, .learning_rate = 20}, /*seed=*/1);
   for (int step = 0; step < 200; ++step) {
     torch::mse_loss(memory.forward(x), target).backward();
     optimizer.step();

@@ -320,6 +320,24 @@ TEST(Table, RowsChangedBetweenForwardAndBackwardAreRefused) {
   }
 }
 
+// docs/tables.md: an update without RowOptimizer.
+TEST(Table, ARuleOfOnesOwnChangesAndMarksTheRowsThatWereRead) {
+  auto table = make_table();
+  RowStore& rows = table->store();
+  rows.clear_changed_rows();
+  const Tensor before = rows.values().detach().clone(), index = torch::tensor({{7, 3}, {7, 9}});
+  table->read(index, torch::ones({2, 2}), table->register_use()).sum().backward();
+  const RowGradient sum = rows.references().sum();
+  rows.write_rows(sum.row, [&] { rows.values().detach().index_add_(0, sum.row, sum.gradient, -0.5); });
+  rows.references().clear();
+  EXPECT_THAT(rows.changed_rows().rows(), testing::ElementsAre(3, 7, 9));
+  Tensor expected = before.clone();
+  expected[3] -= 0.5;
+  expected[7] -= 1;
+  expected[9] -= 0.5;
+  EXPECT_TRUE(torch::equal(rows.values(), expected));
+}
+
 TEST(Table, WritesOutsideTheRowsAreRefused) {
   auto table = make_table();
   for (const int64_t bad : {int64_t{-1}, kRows}) {

@@ -235,8 +235,8 @@ nlohmann::json LanguageModelTask::training_measures() {
   return {{"usage", usage / count}, {"kl", kl / count}};
 }
 
-RowState LanguageModelTask::row_state(const Table& table, int64_t since) {
-  RowState state;
+RowCounters LanguageModelTask::row_state(const Table& table, int64_t since) {
+  RowCounters state;
   for (const auto& [layer, memory, usage] : trained_) {
     if (memory->table().get() != &table) continue;
     state.tensors.emplace_back(fmt::format("usage.{}", layer), usage->state());

@@ -58,7 +58,7 @@ class LanguageModelTask : public Task {
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
   nlohmann::json training_measures() override;
-  RowState row_state(const Table& table, int64_t since) override;
+  RowCounters row_state(const Table& table, int64_t since) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return data_key_; }

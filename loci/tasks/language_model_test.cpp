@@ -137,7 +137,7 @@ TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
   OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
   // What a run that is resumed from here has counted.
   const auto reads = [&] {
-    const RowState state = task->row_state(*task->tables()[0].first, 0);
+    const RowCounters state = task->row_state(*task->tables()[0].first, 0);
     EXPECT_EQ(state.tensors[0].first, "usage.0");
     const int64_t begin = task->extra_state()[0].second.item<int64_t>();
     const at::Tensor counts = state.tensors[0].second.select(1, 0).bitwise_and(0x7fffffff);

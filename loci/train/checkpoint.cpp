@@ -62,7 +62,7 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
   write_safetensors(writer.file(kModel), as_safetensors(tensors_of(task.module())));
   nlohmann::json tables = nlohmann::json::object();
   for (const TablePtr& table : tables_of(task)) {
-    const RowState counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
+    const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
     tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved, counters);
   }
   write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state_beside_rows()));

@@ -111,7 +111,7 @@ class Chain {
 
 // Writes what changed since `before`. Returns the table's entry, or nothing where a new base is due.
 std::optional<nlohmann::json> save_changes(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
-                                           const RowState& counters, const CheckpointFiles& before) {
+                                           const RowCounters& counters, const CheckpointFiles& before) {
   RowStore& rows = optimizer.rows();
   const RowMarks& marks = rows.changed_rows();
   const bool known = before.manifest.contains("tables") && before.manifest["tables"].contains(rows.name());
@@ -186,7 +186,7 @@ std::string base_file(const std::string& table) {
 }
 
 nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
-                          const std::optional<CheckpointFiles>& before, const RowState& counters) {
+                          const std::optional<CheckpointFiles>& before, const RowCounters& counters) {
   if (before) {
     if (auto entry = save_changes(writer, step, optimizer, counters, *before)) return *std::move(entry);
   }

@@ -28,7 +28,7 @@ std::string base_file(const std::string& table);
 // Writes the optimiser's rows and state, and what a task counts of the rows, into a checkpoint. `before`: the
 // checkpoint since which the rows count as changed. Returns the table's entry of the manifest.
 nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
-                          const std::optional<CheckpointFiles>& before, const RowState& counters = {});
+                          const std::optional<CheckpointFiles>& before, const RowCounters& counters = {});
 
 // Copies the rows, and with `optimizer` its state and the counters, into the tensors that exist. Rows that are mapped
 // from this checkpoint's base get its deltas alone. Afterwards no row counts as changed. Throws Error (input).

@@ -20,7 +20,7 @@
 namespace loci {
 
 // Tensors [N, ...] with a value for each row of a table, such as counters, that checkpoints hold with the rows.
-struct RowState {
+struct RowCounters {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   std::vector<int64_t> changed;  // rows in which they differ from the checkpoint before, ascending
 };
@@ -58,7 +58,7 @@ class Task {
   virtual nlohmann::json training_measures() { return nlohmann::json::object(); }
 
   // What belongs to a table's rows beside their values and optimiser state. `since`: the step of the checkpoint before.
-  virtual RowState row_state(const Table& table, int64_t since) { return (void)table, (void)since, RowState{}; }
+  virtual RowCounters row_state(const Table& table, int64_t since) { return (void)table, (void)since, RowCounters{}; }
   // Tensors beyond parameters, buffers, tables and what belongs to rows, to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> extra_state() { return {}; }
   // Called after extra_state() was copied into, for state that is no tensor.

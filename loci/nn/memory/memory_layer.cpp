@@ -15,6 +15,7 @@
 #include "loci/base/check.h"
 #include "loci/nn/dropout.h"
 #include "loci/nn/initialise.h"
+#include "loci/nn/memory/table_archive.h"
 
 namespace loci {
 namespace {
@@ -179,6 +180,16 @@ Tensor MemoryLayer::forward(const Tensor& x, const BlockContext& context) {
 MemoryReads MemoryLayer::read_with_indices(const Tensor& x, const BlockContext& context) {
   const Tensor input = dropout(valid_tokens(x, context).x, options_.input_dropout, is_training(), context);
   return look_up(input, context);
+}
+
+void MemoryLayer::save(torch::serialize::OutputArchive& archive) const {
+  torch::nn::Module::save(archive);
+  write_tables(tables(), archive);
+}
+
+void MemoryLayer::load(torch::serialize::InputArchive& archive) {
+  torch::nn::Module::load(archive);
+  read_tables(archive, tables());
 }
 
 Tensor MemoryLayer::query(const Tensor& x) {

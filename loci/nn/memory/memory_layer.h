@@ -64,6 +64,9 @@ class MemoryLayer : public torch::nn::Module {
   // Observers are told of every read, in the order in which they were given; none by default. See ObserverScope.
   void add_observer(std::shared_ptr<ReadObserver> observer);
   void remove_observer(const ReadObserver* observer);
+  // torch::save and torch::load of a network include the rows of its tables (table_archive.h).
+  void save(torch::serialize::OutputArchive& archive) const override;
+  void load(torch::serialize::InputArchive& archive) override;
   // The output map's weight becomes 0, so that the layer adds nothing at first (insertion into a trained model).
   void zero_output_map();
 
@@ -84,6 +87,9 @@ class MemoryLayer : public torch::nn::Module {
   virtual std::tuple<at::Tensor, at::Tensor> search(const at::Tensor& query) = 0;
   // x [T, d], index, weight [T, H * K] -> [T, D]. Autocast is off.
   virtual at::Tensor read(const at::Tensor& x, const at::Tensor& index, const at::Tensor& weight);
+
+  // All tables that the layer reads.
+  virtual std::vector<TablePtr> tables() const { return {table_}; }
 
   // keys [..., w] in `type`, as they are or of length 1 times the temperature of their head ([H, S, w], [H, S, 2, w]).
   at::Tensor scaled_keys(const at::Tensor& keys, at::ScalarType type) const;

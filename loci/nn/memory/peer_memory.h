@@ -25,6 +25,7 @@ class PeerMemory : public ProductKeyMemory {
 
  protected:
   at::Tensor read(const at::Tensor& x, const at::Tensor& index, const at::Tensor& weight) override;
+  std::vector<TablePtr> tables() const override { return {table(), down_}; }
 
  private:
   TablePtr down_;
