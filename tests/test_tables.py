@@ -208,8 +208,8 @@ def test_convert_writes_a_run_that_serves(place, trained, tmp_path, rows, dtype,
     assert facts["bytes_after"] < share * facts["bytes_before"]
     before = json.loads(loci(place, "eval", trained, "--data", place / "text", "--json").stdout)["loss"]
     after = json.loads(loci(place, "eval", out, "--data", place / "text", "--json").stdout)["loss"]
-    assert (facts["loss_before"], facts["loss_after"]) == (before, after)
-    assert facts["loss_change"] == after - before and 0 < abs(after - before) < 0.01
+    assert (facts["measures_before"]["loss"], facts["measures_after"]["loss"]) == (before, after)
+    assert 0 < abs(after - before) < 0.01
     assert loci(place, "generate", out, "--tokens", 20).returncode == 0
     inspected = json.loads(loci(place, "inspect", out, "--json").stdout)
     tensors = {tensor["name"]: tensor["dtype"] for file in inspected["files"] for tensor in file.get("tensors", [])}

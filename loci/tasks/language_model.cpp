@@ -40,8 +40,7 @@ std::string hash_of(std::span<const std::byte> bytes) {
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
-nlohmann::json measures_of(int64_t layer, const Usage& usage) {
-  const UsageMetrics m = usage.metrics();
+nlohmann::json facts_of(int64_t layer, const UsageMetrics& m) {
   return {{"layer", layer},
           {"usage", m.usage},
           {"usage_at_1", m.usage_at_1},
@@ -140,7 +139,7 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
 nlohmann::json LanguageModelTask::evaluate() {
   for (const auto& [layer, memory] : memories()) memory->evaluation_usage().clear();
   const int64_t all = evaluation_.batches();
-  const int64_t per_batch = tokens_per_micro_batch();
+  const int64_t per_batch = units_per_micro_batch();
   const int64_t limit = plan_.data.evaluation_tokens;
   const int64_t wanted = limit == 0 ? all : std::clamp<int64_t>((limit + per_batch - 1) / per_batch, 1, all);
   double nats = 0;
@@ -158,20 +157,48 @@ nlohmann::json LanguageModelTask::evaluate() {
       if (target[t] >= 0) bytes += token_bytes_[static_cast<size_t>(target[t])];
     }
   }
-  nlohmann::json result = {{"loss", nats / static_cast<double>(tokens)},
-                           {"bits_per_byte", nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
-                           {"tokens", tokens},
-                           {"memories", nlohmann::json::array()}};
-  for (const auto& [layer, memory] : memories()) {
-    result["memories"].push_back(measures_of(layer, memory->evaluation_usage()));
+  Evaluation result{
+      {nats / static_cast<double>(tokens), nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
+      {{"tokens", tokens}, {"memories", nlohmann::json::array()}}};
+  double usage = 0;
+  double kl = 0;
+  const auto list = memories();
+  for (const auto& [layer, memory] : list) {
+    const UsageMetrics metrics = memory->evaluation_usage().metrics();
+    usage += metrics.usage / static_cast<double>(list.size());
+    kl += metrics.kl / static_cast<double>(list.size());
+    result.details["memories"].push_back(facts_of(layer, metrics));
   }
+  if (!list.empty()) result.values.insert(result.values.end(), {usage, kl});
   return result;
+}
+
+std::vector<Measure> LanguageModelTask::measures() const {
+  std::vector<Measure> measures = {
+      {"loss", 3, true, "nats", "what the model misses of the validation text, in nats per token"},
+      {"bits_per_byte", 3, true, "bits", "the same in bits per byte of text, comparable between tokenizers"}};
+  if (model_->options().has_memory) {
+    measures.push_back({"usage", 0, false, "%", "share of the memory's rows that the validation text reads"});
+    measures.push_back({"kl", 2, true, "nats", "how unevenly it reads them: 0 when every row carries the same weight"});
+  }
+  return measures;
+}
+
+// Of the counters that the last evaluation left.
+Account LanguageModelTask::account(const AccountOptions& options) {
+  Account account = Task::account(options);
+  for (const auto& [layer, memory] : memories()) {
+    const UsageMetrics m = memory->evaluation_usage().metrics();
+    account.text += fmt::format("memory in layer {}: usage {:.1f} %, as first {:.1f} %, KL {:.3f}, Gini {:.3f}\n",
+                                layer, 100 * m.usage, 100 * m.usage_at_1, m.kl, m.gini);
+  }
+  return account;
 }
 
 int64_t LanguageModelTask::infer(int64_t position) {
   const Batch batch = validation_batch(position % std::max<int64_t>(1, evaluation_.batches() - 1));
   model_->forward(batch.input);
-  return tokens_per_micro_batch();
+  return units_per_micro_batch();
 }
 
 // The counters of a logged window stay until the next step, so that a checkpoint between them holds them.
@@ -192,7 +219,7 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
   for (size_t i = 0; i < memories.size(); ++i) {
     ProductKeyMemory& memory = *memories[i].second;
     std::vector<at::Tensor> inputs;
-    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += tokens_per_micro_batch()) {
+    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += units_per_micro_batch()) {
       const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
       inputs.push_back(model_->memory_inputs(batch.input)[i]);
     }
@@ -207,7 +234,8 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
   }
 }
 
-nlohmann::json LanguageModelTask::training_measures() {
+// A window with fewer steps reads fewer rows: its numbers would say nothing.
+nlohmann::json LanguageModelTask::training_measures(bool whole) {
   double usage = 0;
   double kl = 0;
   const auto list = memories();
@@ -218,6 +246,7 @@ nlohmann::json LanguageModelTask::training_measures() {
   }
   window_ended_.fill_(1);
   if (list.empty()) return nlohmann::json::object();
+  if (!whole) return {{"usage", nullptr}, {"kl", nullptr}};
   return {{"usage", usage}, {"kl", kl}};
 }
 
@@ -262,6 +291,13 @@ std::vector<std::pair<std::string, std::string>> LanguageModelTask::files() {
   return {{kTokenizerFile, tokens_.tokenizer.save()}};
 }
 
+nlohmann::json LanguageModelTask::data_facts() const {
+  return {{"training files", tokens_.train_files},        {"training bytes", tokens_.train_bytes},
+          {"training tokens", tokens_.train.size()},      {"validation files", tokens_.validation_files},
+          {"validation bytes", tokens_.validation_bytes}, {"validation tokens", tokens_.validation.size()},
+          {"vocabulary", tokens_.tokenizer.vocabulary()}};
+}
+
 std::vector<std::pair<int64_t, MemoryLayer*>> LanguageModelTask::memories() {
   std::vector<std::pair<int64_t, MemoryLayer*>> result;
   for (const auto& [layer, memory] : model_->memories()) result.emplace_back(layer, memory.get());
@@ -295,6 +331,20 @@ int64_t LanguageModelPlan::data_bytes(const std::filesystem::path& folder) const
   }
   // Two bytes a token; a token of a small BPE vocabulary is worth 3 to 4 bytes of text.
   return static_cast<int64_t>(tokenizer.kind == "bytes" ? 2 * bytes : 2 * bytes / 3);
+}
+
+std::string LanguageModelPlan::data_settings() const {
+  return Config::write(data) + Config::write(tokenizer);
+}
+
+void LanguageModelPlan::convert_tables(const std::string& dtype) {
+  if (!model.has_memory) fail(ExitCode::usage, "convert", "RUN must be a model with a memory", "one without");
+  const std::string is = model.memory.value_dtype;
+  if (is == dtype || is == "int8") {
+    fail(ExitCode::usage, "convert",
+         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
+  }
+  model.memory.value_dtype = dtype;
 }
 
 std::unique_ptr<Task> LanguageModelPlan::make(const TaskInputs& inputs) const {

@@ -31,8 +31,11 @@ class LanguageModelPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override;
   void check() const override;
+  std::string unit() const override { return "tokens"; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
   int64_t data_bytes(const std::filesystem::path& folder) const override;
+  std::string data_settings() const override;
+  void convert_tables(const std::string& dtype) override;
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
   // The model that this plan means with a tokenizer of so many tokens.
@@ -53,15 +56,19 @@ class LanguageModelTask : public Task {
   std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
   at::Tensor loss(int64_t step, int64_t micro) override;
-  int64_t tokens_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
-  nlohmann::json evaluate() override;
+  std::string unit() const override { return plan_.unit(); }
+  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
+  std::vector<Measure> measures() const override;
+  Evaluation evaluate() override;
+  Account account(const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
-  nlohmann::json training_measures() override;
+  nlohmann::json training_measures(bool whole) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   void extra_state_loaded() override;
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return data_key_; }
+  nlohmann::json data_facts() const override;
 
  private:
   struct Batch {

@@ -82,7 +82,7 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
   RunSize size;
   size.parameters_dense = dense;
   size.parameters_table = table;
-  size.tokens_per_step = batch.batch * options.context;
+  size.units_per_step = batch.batch * options.context;
   size.memory = {{"dense parameters", whole(4.0 * static_cast<double>(dense))},
                  {"dense gradients", whole(4.0 * static_cast<double>(dense))},
                  {"dense optimiser state", whole(8.0 * static_cast<double>(dense))},

@@ -236,6 +236,11 @@ CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_
   }
 }
 
+void CheckpointReader::refuse_member(const std::string& name, const std::string& reason) const {
+  fail(ExitCode::input, (folder_ / manifest_name).string(),
+       fmt::format("the manifest's member \"{}\" must be of its type", name), reason);
+}
+
 bool CheckpointReader::has(std::string_view name) const {
   return manifest_.at("files").contains(std::string(name));
 }

@@ -4,7 +4,9 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <ctime>
 #include <fstream>
 
 #include "loci/base/cpu_level.h"
@@ -34,43 +36,58 @@ void restart_peak_memory() {
   std::ofstream("/proc/self/clear_refs") << 5;
 }
 
-std::optional<double> mean_over_memories(const nlohmann::json& evaluation, const char* key) {
-  const nlohmann::json memories = evaluation.value("memories", nlohmann::json::array());
-  if (memories.empty()) return std::nullopt;
-  double sum = 0;
-  for (const auto& memory : memories) sum += number_of(memory.at(key));
-  return sum / static_cast<double>(memories.size());
-}
-
-RunResult result_of(const RunConfig& config, const RunSize& size, const TrainerState& state) {
+Summary result_of(const RunConfig& config, const std::string& as_long_as, const RunSize& size, const Task& task,
+                  const TrainerState& state) {
   RunResult result;
   result.arm = config.arm;
   result.seed = config.seed;
+  result.as_long_as = as_long_as;
   result.parameters_dense = size.parameters_dense;
   result.parameters_table = size.parameters_table;
-  result.train_tokens = state.step * size.tokens_per_step;
+  result.units = state.step * size.units_per_step;
   result.seconds = state.seconds;
-  result.loss = number_of(state.evaluation.at("loss"));
-  result.bits_per_byte = number_of(state.evaluation.at("bits_per_byte"));
-  result.text = state.evaluation.value("text", "");
-  result.usage = mean_over_memories(state.evaluation, "usage");
-  result.kl = mean_over_memories(state.evaluation, "kl");
-  return result;
+  for (const Measure& measure : task.measures()) {
+    result.measures[measure.name] = number_of(state.evaluation.at("measures").at(measure.name));
+  }
+  return {config.task, task.unit(), task.measures(), {result}};
 }
 
-nlohmann::json start_line(const RunConfig& config, const RunSize& size, int threads, const TrainerState& state) {
+// "2026-11-29T08:20:00Z"
+std::string utc_time() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts = {};
+  gmtime_r(&now, &parts);
+  std::array<char, 32> text = {};
+  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts)};
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+  }
+  return "unknown";
+}
+
+nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Task& task, int threads,
+                          const TrainerState& state) {
   return {{"kind", "start"},
           {"task", config.task},
           {"arm", config.arm},
           {"seed", config.seed},
           {"step", state.step},
           {"steps", config.steps()},
-          {"tokens_per_step", size.tokens_per_step},
+          {"unit", task.unit()},
+          {"units_per_step", size.units_per_step},
+          {"measures", task.measures()},
           {"parameters_dense", size.parameters_dense},
           {"parameters_table", size.parameters_table},
           {"threads", threads},
           {"level", name_of(cpu_level())},
           {"precision", wants_bfloat16(config.train.precision) ? "bfloat16" : "float32"},
+          {"time", utc_time()},
+          {"cpu", cpu_name()},
+          {"data", task.data_facts()},
           {"loci", version()},
           {"torch", TORCH_VERSION},
           {"memory_estimate_bytes", total_bytes(size.memory)}};
@@ -91,25 +108,25 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-// Tokens per second of forward passes in evaluation mode.
+// Units per second of forward passes in evaluation mode.
 double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(bfloat16);
   task.module().eval();
   task.infer(0);  // caches, generated code
-  int64_t tokens = 0;
+  int64_t units = 0;
   const double begin = now();
   double seconds = 0;
   for (int64_t position = 0; seconds < least_seconds; ++position) {
-    tokens += task.infer(position);
+    units += task.infer(position);
     seconds = now() - begin;
   }
-  return static_cast<double>(tokens) / seconds;
+  return static_cast<double>(units) / seconds;
 }
 
 }  // namespace
 
-RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& progress) {
+Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& progress) {
   const RunConfig config = resolve(place);
   const fs::path folder = folder_of(config.arm, config.seed);
   const std::string label = fmt::format("[{}/{}] {} seed {}", number, places_.size(), config.arm, config.seed);
@@ -129,50 +146,32 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
   TrainerState state;
   if (run.latest()) {
     const CheckpointReader checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
-    if (checkpoint.manifest().value("threads", threads) != threads) {
+    if (const int before = checkpoint.member("threads", threads); before != threads) {
       progress.finish(fmt::format("{}: {} threads now, {} before: the numbers may differ in the last bits", label,
-                                  threads, checkpoint.manifest().value("threads", 0)));
+                                  threads, before));
     }
     state = load_checkpoint(checkpoint, *task, optimizers);
   }
   restart_peak_memory();
   MetricsLog log = run.metrics(state.step);
-  const nlohmann::json start = start_line(config, size, threads, state);
+  const nlohmann::json start = start_line(config, size, *task, threads, state);
   log.write(start);
   Trainer trainer(*task, optimizers, config.train, run, log, facts_of(start), progress, label);
   state = trainer.run(state);
   log.write({{"kind", "end"},
              {"step", state.step},
-             {"tokens", state.step * size.tokens_per_step},
+             {"units", state.step * size.units_per_step},
              {"seconds", state.seconds},
              {"peak_memory_bytes", peak_resident_bytes()}});
-  const RunResult result = result_of(config, size, state);
-  write_file_durably(folder / kResultFile, to_json(result).dump(2) + "\n");
-  progress.finish(fmt::format("{}: loss {:.4f}, {} tokens in {}", label, result.loss,
-                              format_count(static_cast<double>(result.train_tokens)), format_seconds(result.seconds)));
+  const std::string as_long_as = place.arm->equal_time ? place.arm->equal_time->to : "";
+  const Summary result = result_of(config, as_long_as, size, *task, state);
+  write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
+  const RunResult& run_result = result.runs.front();
+  const Measure& first = result.measures.front();
+  progress.finish(fmt::format(
+      "{}: {} {}, {} {} in {}", label, title_of(first), shown(first, run_result.measures.at(first.name), true),
+      format_count(static_cast<double>(run_result.units)), result.unit, format_seconds(run_result.seconds)));
   return result;
-}
-
-// What the summary holds of runs that this call was not asked for stays in it.
-std::vector<RunResult> Experiment::with_earlier(const std::vector<RunResult>& results) const {
-  std::vector<RunResult> all = results;
-  const fs::path path = options_.out / "summary.json";
-  if (fs::exists(path)) {
-    for (const nlohmann::json& row : parse_json(path)) {
-      const RunResult earlier = run_result(row, path.string());
-      const bool known = std::any_of(all.begin(), all.end(), [&](const RunResult& result) {
-        return result.arm == earlier.arm && result.seed == earlier.seed;
-      });
-      if (!known && fs::exists(folder_of(earlier.arm, earlier.seed) / kResultFile)) all.push_back(earlier);
-    }
-  }
-  const auto place_of = [this](const std::string& name) {
-    return std::find_if(recipe_.arms.begin(), recipe_.arms.end(), [&](const Arm& arm) { return arm.name == name; });
-  };
-  std::stable_sort(all.begin(), all.end(), [&](const RunResult& a, const RunResult& b) {
-    return std::pair(a.seed, place_of(a.arm)) < std::pair(b.seed, place_of(b.arm));
-  });
-  return all;
 }
 
 // In rounds over all runs, so that a machine that speeds up or slows down meanwhile treats them alike. Models that do
@@ -207,7 +206,7 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
         speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16, options_.inference_seconds));
       }
     }
-    for (size_t i = 0; i < models.size(); ++i) results[begin + i].tokens_per_second_inference = median(speeds[i]);
+    for (size_t i = 0; i < models.size(); ++i) results[begin + i].units_per_second_inference = median(speeds[i]);
   }
 }
 

@@ -14,11 +14,8 @@
 
 namespace loci {
 
-// A number of a log; NaN for null, which JSON writes for it.
-double number_of(const nlohmann::json& value);
-
-// Measures in evaluation mode, without gradients, in the precision of the run.
-nlohmann::json evaluate(Task& task, bool bfloat16);
+// In evaluation mode, without gradients, in the precision of the run.
+Evaluation evaluate(Task& task, bool bfloat16);
 
 class Trainer {
  public:
@@ -51,7 +48,7 @@ class Trainer {
   nlohmann::json facts_;
   ProgressLine& progress_;
   std::string label_;
-  int64_t tokens_per_step_;
+  int64_t units_per_step_;
   int64_t steps_;
   bool bfloat16_;
   double began_seconds_ = 0;  // state.seconds when this process began
