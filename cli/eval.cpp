@@ -24,7 +24,7 @@ struct EvalArguments {
   bool quiet = false;
 };
 
-std::string text_of(const std::vector<Measure>& measures, const Evaluation& evaluation) {
+std::string measures_text(const std::vector<Measure>& measures, const Evaluation& evaluation) {
   size_t width = 0;
   for (const Measure& measure : measures) width = std::max(width, measure.name.size());
   std::string text;
@@ -49,7 +49,7 @@ void eval(const EvalArguments& arguments) {
   }
   progress.finish();
   const std::vector<Measure> measures = measured.task->measures();
-  if (!arguments.json) return print(text_of(measures, measured.evaluation) + account.text);
+  if (!arguments.json) return print(measures_text(measures, measured.evaluation) + account.text);
   nlohmann::json result = evaluation_json(measures, measured.evaluation);
   result.update({{"task", run.config.task},
                  {"checkpoint", run.checkpoint.path().string()},

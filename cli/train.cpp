@@ -43,7 +43,8 @@ void train(const TrainArguments& arguments) {
   Experiment experiment(std::move(recipe), arguments.options);
   const nlohmann::json plan = experiment.plan();
   if (arguments.dry_run) {
-    print(arguments.json ? plan.dump(2) + "\n" : Experiment::plan_text(plan));
+    print(arguments.json ? plan.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
+                         : Experiment::plan_text(plan));
     return;
   }
   const bool needs_data = experiment.recipe().arms.front().config.plan->needs_data();
@@ -54,7 +55,7 @@ void train(const TrainArguments& arguments) {
   if (!arguments.options.quiet) note(Experiment::plan_text(plan));
   const Summary summary = experiment.run();
   if (arguments.json) {
-    print(nlohmann::json(summary).dump(2) + "\n");
+    print(summary_text(summary));
   } else {
     const auto file = arguments.options.out / "summary.json";
     print(comparison_text(summary) + fmt::format("\nWritten: {}\n", file.string()));

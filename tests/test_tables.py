@@ -206,8 +206,8 @@ def test_convert_writes_a_run_that_serves(place, trained, tmp_path, rows, dtype,
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts["bytes_after"] < share * facts["bytes_before"]
-    before = json.loads(loci(place, "eval", trained, "--data", place / "text", "--json").stdout)["loss"]
-    after = json.loads(loci(place, "eval", out, "--data", place / "text", "--json").stdout)["loss"]
+    before = json.loads(loci(place, "eval", trained, "--data", place / "text", "--json").stdout)["measures"]["loss"]
+    after = json.loads(loci(place, "eval", out, "--data", place / "text", "--json").stdout)["measures"]["loss"]
     assert (facts["measures_before"]["loss"], facts["measures_after"]["loss"]) == (before, after)
     assert 0 < abs(after - before) < 0.01
     assert loci(place, "generate", out, "--tokens", 20).returncode == 0

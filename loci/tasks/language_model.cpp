@@ -19,11 +19,12 @@ namespace {
 
 constexpr const char* kTokenizerFile = "tokenizer.model";
 
-TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
+std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
   if (inputs.training && plan.model.has_memory && plan.model.memory.value_dtype == "int8") {
     fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
          "int8");
   }
+  if (auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened)) return opened;
   TokenData tokens = inputs.checkpoint.empty()
                          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
                          : open_tokens(inputs.data, plan.data.text,
@@ -32,7 +33,7 @@ TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
   if (tokens.rebuilt) {
     for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   }
-  return tokens;
+  return std::make_shared<const OpenedText>(std::move(tokens));
 }
 
 std::string hash_of(std::span<const std::byte> bytes) {
@@ -86,7 +87,8 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       rows_(inputs.rows),
       seed_(inputs.seed),
       window_(plan.model.context),
-      tokens_(open_data(plan, inputs)),
+      opened_(open_data(plan, inputs)),
+      tokens_(opened_->tokens),
       data_key_(hash_of(tokens_.file.bytes())),
       model_(
           std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
@@ -136,7 +138,7 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   return model_->loss(batch.input, batch.target, context);
 }
 
-nlohmann::json LanguageModelTask::evaluate() {
+Evaluation LanguageModelTask::evaluate() {
   for (const auto& [layer, memory] : memories()) memory->evaluation_usage().clear();
   const int64_t all = evaluation_.batches();
   const int64_t per_batch = units_per_micro_batch();

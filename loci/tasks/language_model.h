@@ -48,6 +48,12 @@ class LanguageModelPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> language_model_plan();
 
+// The tokens of a data folder.
+struct OpenedText : OpenedData {
+  explicit OpenedText(TokenData data) : tokens(std::move(data)) {}
+  TokenData tokens;
+};
+
 class LanguageModelTask : public Task {
  public:
   LanguageModelTask(const LanguageModelPlan& plan, const TaskInputs& inputs);
@@ -68,6 +74,7 @@ class LanguageModelTask : public Task {
   void extra_state_loaded() override;
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return data_key_; }
+  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
   nlohmann::json data_facts() const override;
 
  private:
@@ -87,7 +94,8 @@ class LanguageModelTask : public Task {
   RowOptimizerOptions rows_;
   uint64_t seed_;
   int64_t window_;
-  TokenData tokens_;
+  std::shared_ptr<const OpenedText> opened_;
+  const TokenData& tokens_;
   std::string data_key_;
   std::vector<int64_t> token_bytes_;  // by token
   std::shared_ptr<TransformerLm> model_;

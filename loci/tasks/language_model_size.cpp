@@ -7,14 +7,14 @@
 #include <limits>
 
 #include "loci/models/transformer_lm_options.h"
+#include "loci/models/vocabulary_loss.h"
 #include "loci/tasks/language_model.h"
 
 namespace loci {
 namespace {
 
-constexpr int64_t kByteVocabulary = 257;             // the byte tokenizer's: the bytes and the end of a text
-constexpr int64_t kUsageBytes = 32;                  // of a row's counters
-constexpr int64_t kLogitsAtOnce = int64_t{4} << 20;  // bytes, models/vocabulary_loss.cpp
+constexpr int64_t kByteVocabulary = 257;  // the byte tokenizer's: the bytes and the end of a text
+constexpr int64_t kUsageBytes = 32;       // of a row's counters
 
 // In double: an estimate must not overflow, and a kibibyte does not matter.
 int64_t whole(double bytes) {
@@ -77,7 +77,8 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
   const auto tokens = static_cast<double>(batch.per_micro_batch() * options.context);
   const auto d = static_cast<double>(options.width);
   double activations = tokens * (static_cast<double>(options.layers) * layer_bytes(options, small) + 16 * d);
-  const double loss = 3.0 * kLogitsAtOnce + tokens * d * 8 + static_cast<double>(options.vocabulary) * d * 8;
+  const double loss = 3.0 * 4 * static_cast<double>(vocabulary_loss_logits(options.vocabulary)) + tokens * d * 8 +
+                      static_cast<double>(options.vocabulary) * d * 8;
 
   RunSize size;
   size.parameters_dense = dense;

@@ -120,7 +120,7 @@ std::string better(const Measure& measure) {
   return measure.lower_is_better ? "lower is better" : "higher is better";
 }
 
-std::vector<Column> columns_of(const Summary& summary, const std::string& first, const Runs& first_runs) {
+std::vector<Column> comparison_columns(const Summary& summary, const std::string& first, const Runs& first_runs) {
   const std::string& unit = summary.unit;
   std::vector<Column> columns = {
       {"arm", "", [](const Runs& runs) { return runs.front()->arm; }},
@@ -229,6 +229,12 @@ std::string verdict(const Summary& summary) {
                   names.front(), arms.runs.at(names.front()));
 }
 
+std::string summary_text(const Summary& summary) {
+  nlohmann::json json = summary;
+  json["verdict"] = verdict(summary);
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
 std::string comparison_text(const Summary& summary) {
   const Arms arms(summary);
   if (arms.names.empty()) return "";
@@ -236,7 +242,9 @@ std::string comparison_text(const Summary& summary) {
   for (const auto& [name, runs] : arms.runs) seeds = std::max(seeds, runs.size());
   const std::string of_seeds =
       seeds > 1 ? fmt::format(" (mean ± standard deviation of {} seeds, differences paired by seed)", seeds) : "";
-  const auto columns = [&](const std::string& first) { return columns_of(summary, first, arms.runs.at(first)); };
+  const auto columns = [&](const std::string& first) {
+    return comparison_columns(summary, first, arms.runs.at(first));
+  };
   const std::vector<std::string> names = arms.of_equal_units();
   std::string text;
   if (!names.empty()) {

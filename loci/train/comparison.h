@@ -15,4 +15,7 @@ std::string comparison_text(const Summary& summary);
 // Empty where there is nothing to compare.
 std::string verdict(const Summary& summary);
 
+// The summary and its verdict, as summary.json and `--json` show them.
+std::string summary_text(const Summary& summary);
+
 }  // namespace loci

@@ -8,16 +8,16 @@
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/train/comparison.h"
 #include "loci/train/folder_lock.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
+#include "loci/train/text_table.h"
 
 namespace loci {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
 
 nlohmann::json memory_json(const MemoryEstimate& estimate) {
   nlohmann::json json = nlohmann::json::object();
@@ -94,12 +94,13 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
                                   : fmt::format("{} steps of {} {}", arm["steps"].get<int64_t>(),
                                                 arm["units_per_step"].get<int64_t>(), arm["unit"].get<std::string>());
     const double table = arm["parameters_table"].get<double>();
-    text += fmt::format("  {}: {} dense parameters{}; {}; {}, {}; {}\n", arm["arm"].get<std::string>(),
-                        format_count(arm["parameters_dense"].get<double>()),
-                        table > 0 ? fmt::format(", {} in tables", format_count(table)) : "", steps,
-                        threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>(),
-                        arm["memory_text"].get<std::string>());
-    if (arm.contains("disk_text")) text += fmt::format("    mapped: {}\n", arm["disk_text"].get<std::string>());
+    text += wrapped(fmt::format("  {}: {} dense parameters{}; {}; {}, {}", arm["arm"].get<std::string>(),
+                                format_count(arm["parameters_dense"].get<double>()),
+                                table > 0 ? fmt::format(", {} in tables", format_count(table)) : "", steps,
+                                threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
+                    4);
+    text += wrapped(fmt::format("    memory: {}", arm["memory_text"].get<std::string>()), 6);
+    if (arm.contains("disk_text")) text += wrapped(fmt::format("    disk: {}", arm["disk_text"].get<std::string>()), 6);
   }
   return text;
 }
@@ -130,7 +131,7 @@ Summary Experiment::add_to_summary(const Summary& results) const {
   std::stable_sort(summary.runs.begin(), summary.runs.end(), [&](const RunResult& a, const RunResult& b) {
     return std::pair(a.seed, place_of(a.arm)) < std::pair(b.seed, place_of(b.arm));
   });
-  write_file_durably(summary_path(), nlohmann::json(summary).dump(2, ' ', false, kReplace) + "\n");
+  write_file_durably(summary_path(), summary_text(summary));
   return summary;
 }
 

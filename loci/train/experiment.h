@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,13 +68,16 @@ class Experiment {
   TaskInputs inputs_of(const RunConfig& config, ProgressLine* progress) const;
   std::filesystem::path summary_path() const { return options_.out / "summary.json"; }
   Summary add_to_summary(const Summary& results) const;
+  void record_data(const RunConfig& config, const Task& task) const;
+  void tell_pace(size_t place, double step_seconds, ProgressLine& progress) const;
   void measure_inference(std::vector<RunResult>& results, ProgressLine& progress);
 
   Recipe recipe_;
   ExperimentOptions options_;
   std::vector<const Arm*> arms_;
   std::vector<Place> places_;
-  int64_t program_bytes_ = 0;  // before anything was allocated
+  int64_t program_bytes_ = 0;                                        // before anything was allocated
+  std::map<std::string, std::shared_ptr<const OpenedData>> opened_;  // what runs were trained on, by data settings
 };
 
 }  // namespace loci

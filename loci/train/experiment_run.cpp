@@ -15,6 +15,7 @@
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
+#include "loci/train/run_data.h"
 #include "loci/train/table_home.h"
 #include "loci/train/version.h"
 
@@ -25,7 +26,7 @@ namespace fs = std::filesystem;
 
 constexpr int kInferenceRounds = 5;
 
-double now() {
+double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
@@ -115,11 +116,11 @@ double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   task.module().eval();
   task.infer(0);  // caches, generated code
   int64_t units = 0;
-  const double begin = now();
+  const double begin = wall_seconds();
   double seconds = 0;
   for (int64_t position = 0; seconds < least_seconds; ++position) {
     units += task.infer(position);
-    seconds = now() - begin;
+    seconds = wall_seconds() - begin;
   }
   return static_cast<double>(units) / seconds;
 }
@@ -141,6 +142,8 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   TaskInputs inputs = inputs_of(config, &progress);
   inputs.tables = training_tables(work.path(), run.latest().has_value());
   const auto task = config.plan->make(inputs);
+  record_data(config, *task);
+  opened_[config.plan->data_settings()] = task->opened_data();
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
   TrainerState state;
@@ -157,6 +160,7 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   const nlohmann::json start = start_line(config, size, *task, threads, state);
   log.write(start);
   Trainer trainer(*task, optimizers, config.train, run, log, facts_of(start), progress, label);
+  if (number == 1) trainer.on_pace([&](double seconds) { tell_pace(number - 1, seconds, progress); });
   state = trainer.run(state);
   log.write({{"kind", "end"},
              {"step", state.step},
@@ -174,6 +178,32 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   return result;
 }
 
+// A task that makes its data itself has them from its configuration, which the run keeps anyway.
+void Experiment::record_data(const RunConfig& config, const Task& task) const {
+  if (!config.plan->needs_data()) return;
+  record_run_data(options_.out, folder_of(config.arm, config.seed),
+                  {config.plan->data_settings(), task.data_key(), task.data_facts()},
+                  [&task](const std::string& before) { return task.data_changes(before); });
+}
+
+// What all runs will take, from the first one's pace: an arm's step costs as its dense parameters do. Memories and
+// attention make that rough, so it is called so.
+void Experiment::tell_pace(size_t place, double step_seconds, ProgressLine& progress) const {
+  const auto cost = [](const Arm& arm) {
+    const RunSize size = arm.config.size();
+    return static_cast<double>(size.units_per_step) * static_cast<double>(std::max<int64_t>(1, size.parameters_dense));
+  };
+  const double of_this = cost(*places_[place].arm);
+  double seconds = 0;
+  for (const Place& other : places_) {
+    const Arm& arm = other.arm->equal_time ? recipe_.arm(other.arm->equal_time->to) : *other.arm;
+    seconds += static_cast<double>(arm.config.steps()) * step_seconds * cost(arm) / of_this;
+  }
+  progress.finish(
+      fmt::format("Training will take roughly {} in all: {}.", format_seconds(seconds),
+                  places_.size() == 1 ? "1 run" : fmt::format("{} runs, one after another", places_.size())));
+}
+
 // In rounds over all runs, so that a machine that speeds up or slows down meanwhile treats them alike. Models that do
 // not fit into half of the memory together are measured one after another.
 void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine& progress) {
@@ -188,7 +218,11 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
     TaskInputs inputs = inputs_of(config, &progress);
     inputs.tables = serving_tables(checkpoint);
     inputs.training = false;
+    if (const auto opened = opened_.find(config.plan->data_settings()); opened != opened_.end()) {
+      inputs.opened = opened->second;  // the folder may have changed since
+    }
     Loaded loaded{config.plan->make(inputs), wants_bfloat16(config.train.precision), config.train.threads};
+    record_data(config, *loaded.task);
     load_model(checkpoint, *loaded.task);
     return loaded;
   };

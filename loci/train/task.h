@@ -24,6 +24,11 @@ namespace loci {
 // optimiser state", "activations" ...).
 using MemoryEstimate = std::vector<std::pair<std::string, int64_t>>;
 
+// Data that a task has opened. It stays as it is, whatever happens to the folder that it came from.
+struct OpenedData {
+  virtual ~OpenedData() = default;
+};
+
 // What `loci eval` may ask of a task beyond its measures.
 struct AccountOptions {
   std::vector<int64_t> lengths;  // of instances, for a task whose instances have a length
@@ -78,6 +83,10 @@ class Task {
   virtual std::vector<std::pair<std::string, std::string>> files() { return {}; }
   // Names the training data: a run goes on only with the data that it began with.
   virtual std::string data_key() const { return ""; }
+  // For other tasks of the same data settings in this process; or null.
+  virtual std::shared_ptr<const OpenedData> opened_data() const { return nullptr; }
+  // What is different between that data and the data of another key, as far as it is known; or empty.
+  virtual std::string data_changes(const std::string& key_before) const { return (void)key_before, ""; }
   // What a reader may want to know of that data: files, bytes, units.
   virtual nlohmann::json data_facts() const { return nlohmann::json::object(); }
 };
@@ -101,7 +110,8 @@ struct RunSize {
 // What a task is made of, in addition to its own sections of the configuration.
 struct TaskInputs {
   std::filesystem::path data;
-  std::filesystem::path cache;       // where prepared data may be kept
+  std::shared_ptr<const OpenedData> opened;  // used instead of `data`; or null
+  std::filesystem::path cache;               // where prepared data may be kept
   std::filesystem::path checkpoint;  // its task files (the tokenizer) are used instead of making them anew; or empty
   uint64_t seed = 0;
   BatchShape batch;

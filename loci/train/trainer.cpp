@@ -12,9 +12,13 @@
 namespace loci {
 namespace {
 
-double now() {
+double clock_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+// The first step makes caches and generated code. After these, a pace says something.
+constexpr int64_t kPaceSteps = 5;
+constexpr double kPaceSeconds = 2;
 
 bool due(int64_t step, int64_t every) {
   return every > 0 && step % every == 0;
@@ -57,9 +61,9 @@ TrainerState Trainer::run(TrainerState state) {
   const auto over = [&] { return state.step == steps_ || task_.finished(); };
   bool saved = over() && !state.evaluation.is_null();
   while (!over()) {
-    const double begin = now();
+    const double begin = clock_seconds();
     const StepResult result = train_step(state.step);
-    state.seconds += now() - begin;
+    state.seconds += clock_seconds() - begin;
     if (!result.good) {
       note_bad_step(state, result.loss);
     } else {
@@ -162,6 +166,7 @@ void Trainer::evaluate_and_log(TrainerState& state) {
 }
 
 void Trainer::save(TrainerState& state) {
+  log_.sync();
   save_checkpoint(run_, task_, optimizers_, state, facts_, options_.keep_last);
 }
 
@@ -170,6 +175,9 @@ void Trainer::show(const TrainerState& state, const StepResult& result) {
   const auto done = static_cast<double>(state.step - began_step_);
   const double rate = seconds > 0 ? done * static_cast<double>(units_per_step_) / seconds : 0;
   const double left = done > 0 ? seconds / done * static_cast<double>(steps_ - state.step) : 0;
+  if (on_pace_ && state.step - began_step_ >= kPaceSteps && seconds >= kPaceSeconds) {
+    std::exchange(on_pace_, nullptr)(seconds / done);
+  }
   std::string progress = task_.progress();
   if (progress.empty()) progress = fmt::format("loss {:.3f}  lr {:.1e}", result.loss, result.rate);
   std::string line =

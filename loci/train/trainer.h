@@ -3,7 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
@@ -22,6 +24,9 @@ class Trainer {
   // `facts` go into the manifest of every checkpoint; `label` begins every progress line.
   Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
           nlohmann::json facts, ProgressLine& progress, std::string label);
+
+  // Is told once, after the first steps, how many seconds a step takes.
+  void on_pace(std::function<void(double)> tell) { on_pace_ = std::move(tell); }
 
   // Trains from `state` to the last step and returns the state there, with the final evaluation. Throws Error (numbers)
   // by the NaN policy and Interrupted after a signal, the run saved.
@@ -56,6 +61,7 @@ class Trainer {
   double logged_seconds_ = 0;  // at the last line of the log
   int64_t logged_step_ = 0;
   nlohmann::json measures_;
+  std::function<void(double)> on_pace_;
 };
 
 }  // namespace loci

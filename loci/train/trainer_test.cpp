@@ -4,9 +4,15 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
 #include "loci/train/tensor_file.h"
@@ -191,6 +197,33 @@ TEST(Checkpoint, OtherModelsAndOtherDataAreRefused) {
   other.task.data_key = "others";
   expect_error(ExitCode::input, "must have been trained on the data \"others\", got \"tiny\"",
                [&] { train_in(folder / "run", other); });
+}
+
+// A manifest changed by hand, with the sum of what it says now.
+void rewrite_manifest(const fs::path& step, const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json manifest = nlohmann::json::parse(read_text_file(step / "manifest.json"));
+  manifest.erase("sum");
+  change(manifest);
+  std::string body = manifest.dump(2);
+  body.resize(body.size() - 2);  // "\n}"
+  const std::string sum = checksum(std::as_bytes(std::span(body.data(), body.size())));
+  write_file_durably(step / "manifest.json", body + ",\n  \"sum\": \"" + sum + "\"\n}\n");
+}
+
+TEST(Checkpoint, ManifestsOfWrongTypesAreRefused) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 1;
+  const std::vector<std::pair<std::string, nlohmann::json>> changes = {
+      {"step", "nine"},  {"files", {1}}, {"files", {{"model.safetensors", 3}}},
+      {"data", {1, 2}},  {"trainer", 7}, {"trainer", {{"seconds", "x"}}},
+      {"tables", {1, 2}}};
+  for (const auto& [name, value] : changes) {
+    fs::remove_all(folder / "run");
+    train_in(folder / "run", setting);
+    rewrite_manifest(*newest_step_folder(folder / "run"), [&](nlohmann::json& manifest) { manifest[name] = value; });
+    expect_error(ExitCode::input, "anifest", [&] { train_in(folder / "run", setting); });
+  }
 }
 
 TEST(Checkpoint, EveryFlippedByteIsFound) {

@@ -154,6 +154,7 @@ def slots_figure(counts: Counts) -> bytes:
     grid = slot_grid(counts)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.06)
         left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
         colours = matplotlib.colormaps["viridis"].with_extremes(bad="#D9D9D9")
         shown = np.ma.masked_less_equal(np.nan_to_num(grid), 0)
@@ -166,7 +167,7 @@ def slots_figure(counts: Counts) -> bytes:
         left.set_xlabel("second sub-key")
         left.set_ylabel("first sub-key")
         left.set_title("reads of each row; grey: never", loc="left", fontsize=10, color="#555555")
-        figure.colorbar(image, ax=left, label="reads")
+        figure.colorbar(image, ax=left)  # a label would touch that of the right panel; the title says it
 
         ordered = np.sort(counts)[::-1]
         touched = int(np.count_nonzero(ordered))

@@ -130,10 +130,11 @@ def write_page(out: Path, text: str) -> None:
 
 def page(experiments: list[Experiment], runs: list[Run]) -> str:
     names = ", ".join(printable(experiment.path.resolve().name) for experiment in experiments)
+    machines = [ram_sections(run) for run in runs if ram.is_ram(run)]  # first, for they may add notes
     sections = [
         *(comparison_section(group, runs) for group in by_task(experiments)),
         notes(runs),
-        *(ram_sections(run) for run in runs if ram.is_ram(run)),
+        *machines,
         curve_sections(runs),
         section(
             "Use of the memories",
