@@ -225,7 +225,9 @@ CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_
   manifest_ = read_manifest(path);
   try {
     step_ = manifest_.at("step").get<int64_t>();
-    for (const auto& [name, facts] : manifest_.at("files").items()) {
+    const nlohmann::json& files = manifest_.at("files");
+    if (!files.is_object()) refuse_member("files", files.type_name());
+    for (const auto& [name, facts] : files.items()) {
       if (!is_plain_name(name)) {
         fail(ExitCode::input, path.string(), "names of files must stay in the folder", nlohmann::json(name).dump());
       }
