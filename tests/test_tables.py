@@ -60,7 +60,7 @@ def trained(place):
 def test_a_mapped_table_trains_to_the_same_bits(place, trained, tmp_path):
     result = train(place, tmp_path / "out", *settings("model.memory.home=mapped"))
     assert result.returncode == 0, result.stderr
-    assert "mapped:" in result.stderr
+    assert "disk:" in result.stderr
     run = run_of(tmp_path / "out")
     assert tensors_of(run) == tensors_of(trained)
     assert not (run / "work").exists()
