@@ -19,7 +19,6 @@
 #include "loci/table/mapped_table.h"
 #include "loci/table/quantise.h"
 #include "loci/tasks/all.h"
-#include "loci/tasks/language_model.h"
 #include "loci/train/table_checkpoint.h"
 
 namespace loci::cli {
@@ -85,16 +84,7 @@ void write_int8(const fs::path& path, const RowStore& table) {
 // The configuration of the run to come, checked: its plan has the new type.
 RunConfig converted_config(const RunArgument& run, const std::string& dtype) {
   RunConfig config = read_run_config(run.folder / "config.toml", all_tasks());
-  auto* plan = dynamic_cast<LanguageModelPlan*>(config.plan.get());
-  if (plan == nullptr || !plan->model.has_memory) {
-    fail(ExitCode::usage, "convert", "RUN must be a language model with a memory", "one without");
-  }
-  const std::string is = plan->model.memory.value_dtype;
-  if (is == dtype || is == "int8") {
-    fail(ExitCode::usage, "convert",
-         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
-  }
-  plan->model.memory.value_dtype = dtype;
+  config.plan->convert_tables(dtype);
   return config;
 }
 
@@ -142,9 +132,10 @@ std::string text_of(const nlohmann::json& facts) {
   std::string text =
       fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
                   format_bytes(facts["bytes_after"].get<double>()), format_bytes(facts["bytes_before"].get<double>()));
-  if (facts.contains("loss_before")) {
-    text += fmt::format("loss {:.4f} before, {:.4f} after, change {:+.5f} nats\n", facts["loss_before"].get<double>(),
-                        facts["loss_after"].get<double>(), facts["loss_change"].get<double>());
+  for (const auto& [name, before] : facts.value("measures_before", nlohmann::json::object()).items()) {
+    const double is = number_of(facts["measures_after"][name]);
+    text += fmt::format("{} {:.4f} before, {:.4f} after, change {:+.5f}\n", name, number_of(before), is,
+                        is - number_of(before));
   }
   return text + fmt::format("Written: {}\n", facts["out"].get<std::string>());
 }
@@ -157,10 +148,11 @@ void convert(const ConvertArguments& arguments) {
   if (fs::exists(out)) fail(ExitCode::usage, "convert", "--out must be a new folder", out.string() + ", which exists");
   ProgressLine progress(arguments.quiet);
   nlohmann::json facts = {{"run", run.folder.string()}, {"out", out.string()}, {"table", dtype}};
-  const auto loss_of = [&](const RunArgument& any) {
-    return measure(any, arguments.data, arguments.cache, progress).at("loss").get<double>();
+  const auto measures_of = [&](const RunArgument& any) {
+    const Measured measured = measure(any, arguments.data, arguments.cache, progress);
+    return evaluation_json(measured.task->measures(), measured.evaluation).at("measures");
   };
-  const double before = arguments.data.empty() ? 0 : loss_of(run);
+  if (!arguments.data.empty()) facts["measures_before"] = measures_of(run);
   progress.show("writing the tables");
   std::error_code error;
   if (!fs::create_directories(out, error)) {
@@ -176,8 +168,7 @@ void convert(const ConvertArguments& arguments) {
     throw;
   }
   if (!arguments.data.empty()) {
-    const double after = loss_of(find_run(out));
-    facts.update({{"loss_before", before}, {"loss_after", after}, {"loss_change", after - before}});
+    facts["measures_after"] = measures_of(find_run(out));
   }
   progress.finish();
   print(arguments.json ? facts.dump() + "\n" : text_of(facts));
@@ -193,7 +184,7 @@ void add_convert(CLI::App& program, Action& action) {
       ->required()
       ->check(CLI::IsMember({"int8", "bf16"}));
   verb->add_option("--out", arguments->out, "Folder for the new run")->required();
-  verb->add_option("--data", arguments->data, "Folder with the data: show the loss before and after");
+  verb->add_option("--data", arguments->data, "Folder with the data: show the measures before and after");
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");

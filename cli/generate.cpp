@@ -23,6 +23,7 @@ struct GenerateArguments {
 
 void generate_text(const GenerateArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
+  require_verb(run, "generate");
   require_memory("generate", memory_of_parameters(run.config.size()));
   use_threads(run.config.train.threads);
   const LoadedLanguageModel loaded = load_language_model(run.config, run.checkpoint);

@@ -52,7 +52,7 @@ int64_t disk_bytes(const fs::path& path) {
 // Every table as base and deltas, with the rows that changed since the base.
 nlohmann::json tables_of(const CheckpointReader& checkpoint) {
   nlohmann::json list = nlohmann::json::array();
-  const nlohmann::json tables = checkpoint.manifest().value("tables", nlohmann::json::object());
+  const nlohmann::json tables = checkpoint.member("tables", nlohmann::json::object());
   for (const auto& [name, entry] : tables.items()) {
     const fs::path base = checkpoint.file(entry.at("base").get<std::string>());
     nlohmann::json facts = {{"name", name},

@@ -75,8 +75,7 @@ void run(int argc, char** argv) {
   Action action;
   add_train(program, action);
   add_eval(program, action);
-  add_generate(program, action);
-  add_program(program, action);
+  add_task_verbs(program, action);
   add_convert(program, action);
   add_inspect(program, action);
   add_doctor(program, action);

@@ -47,6 +47,7 @@ struct Chosen {
 
 Chosen choose(const ProgramArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
+  require_verb(run, "program");
   Chosen chosen{load_ram(run.config, run.checkpoint), 0};
   const std::vector<uint64_t>& seeds = chosen.ram.machine->seeds();
   chosen.index = chosen.ram.best;

@@ -1,6 +1,10 @@
 #include "cli/run_argument.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "cli/output.h"
@@ -51,7 +55,23 @@ RunArgument find_run(const fs::path& path) {
   }
   const fs::path run = is_run(plain) ? plain : only_run(plain);
   RunConfig config = read_run_config(run / "config.toml", all_tasks());
-  return {run, open_latest(run, [](const std::string& line) { note(line + "\n"); }, kSumLimit), std::move(config)};
+  std::vector<std::string> damaged;
+  const auto notice = [&damaged](const std::string& line) {
+    note(line + "\n");
+    damaged.push_back(line);
+  };
+  CheckpointReader checkpoint = open_latest(run, notice, kSumLimit);
+  return {run, std::move(checkpoint), std::move(config), std::move(damaged)};
+}
+
+void require_verb(const RunArgument& run, const std::string& verb) {
+  std::vector<std::string> with;
+  for (const TaskKind& kind : all_tasks()) {
+    if (std::find(kind.verbs.begin(), kind.verbs.end(), verb) == kind.verbs.end()) continue;
+    if (kind.name == run.config.task) return;
+    with.push_back(kind.name);
+  }
+  fail(ExitCode::usage, verb, fmt::format("RUN must be of the task {}", fmt::join(with, " or ")), run.config.task);
 }
 
 fs::path default_cache() {

@@ -13,6 +13,7 @@
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
 #include "loci/tasks/all.h"
+#include "loci/train/comparison.h"
 #include "loci/train/experiment.h"
 
 namespace loci::cli {
@@ -42,7 +43,8 @@ void train(const TrainArguments& arguments) {
   Experiment experiment(std::move(recipe), arguments.options);
   const nlohmann::json plan = experiment.plan();
   if (arguments.dry_run) {
-    print(arguments.json ? plan.dump(2) + "\n" : Experiment::plan_text(plan));
+    print(arguments.json ? plan.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
+                         : Experiment::plan_text(plan));
     return;
   }
   const bool needs_data = experiment.recipe().arms.front().config.plan->needs_data();
@@ -51,14 +53,12 @@ void train(const TrainArguments& arguments) {
                                              needs_data ? "--data DIR and " : "", needs_data ? "are" : "is"));
   }
   if (!arguments.options.quiet) note(Experiment::plan_text(plan));
-  const std::vector<RunResult> results = experiment.run();
-  const auto summary = arguments.options.out / "summary.json";
+  const Summary summary = experiment.run();
   if (arguments.json) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const RunResult& result : results) list.push_back(to_json(result));
-    print(list.dump(2) + "\n");
+    print(summary_text(summary));
   } else {
-    print(comparison_text(results, experiment.recipe()) + fmt::format("\nWritten: {}\n", summary.string()));
+    const auto file = arguments.options.out / "summary.json";
+    print(comparison_text(summary) + fmt::format("\nWritten: {}\n", file.string()));
   }
 }
 

@@ -40,18 +40,21 @@ def test_train_writes_runs_and_a_comparison(trained):
     assert "At equal training tokens" in result.stdout
     assert "At equal training time" in result.stdout
     summary = json.loads((out / "summary.json").read_text())
-    assert [row["arm"] for row in summary] == ["base", "memory", "base-equal-time"]
-    for row in summary:
-        assert list(sorted(row)) == sorted(
-            ["arm", "seed", "parameters_dense", "parameters_table", "train_tokens", "seconds", "loss", "bits_per_byte",
-             "tokens_per_second_inference", "usage", "kl"]
-        )  # fmt: skip
-        assert (row["usage"] is None) == (row["arm"] != "memory")
-        assert row["tokens_per_second_inference"] > 0
-    assert summary[1]["parameters_table"] == 64 * 16
-    assert summary[0]["train_tokens"] == 12 * 4 * 16
-    seconds = {row["arm"]: row["seconds"] for row in summary}
-    steps = summary[2]["train_tokens"] / 64
+    runs = summary["runs"]
+    assert (summary["task"], summary["unit"]) == ("language_model", "tokens")
+    assert [measure["name"] for measure in summary["measures"]] == ["loss", "bits_per_byte", "usage", "kl"]
+    assert [row["arm"] for row in runs] == ["base", "memory", "base-equal-time"]
+    assert [row["as_long_as"] for row in runs] == [None, None, "memory"]
+    for row in runs:
+        assert ("usage" in row["measures"]) == (row["arm"] == "memory")
+        assert row["units_per_second_inference"] > 0
+    assert runs[1]["parameters_table"] == 64 * 16
+    assert runs[0]["units"] == 12 * 4 * 16
+    assert summary["verdict"].startswith("At the same training time, memory is ")
+    assert summary["verdict"] in result.stdout
+    assert re.search(r"^  loss  +what the model misses .* in nats per token; lower is better$", result.stdout, re.M)
+    seconds = {row["arm"]: row["seconds"] for row in runs}
+    steps = runs[2]["units"] / 64
     assert steps == max(1, round(12 * seconds["memory"] / seconds["base"]))
 
 
@@ -60,19 +63,12 @@ def test_the_log_has_a_line_of_each_kind(trained):
     kinds = [line["kind"] for line in lines]
     assert kinds == ["start"] + ["train"] * 6 + ["evaluation", "end"]
     assert lines[0]["parameters_dense"] > 0 and lines[0]["threads"] == 1 and lines[0]["level"]
-    assert {
-        "step",
-        "tokens",
-        "seconds",
-        "loss",
-        "learning_rate",
-        "tokens_per_second",
-        "memory_bytes",
-        "usage",
-        "kl",
-    } <= (lines[1].keys())
-    assert lines[-2]["tokens"] == lines[-3]["tokens"] == 12 * 64  # trained on, beside those evaluated
-    memory = lines[-2]["memories"][0]
+    assert lines[0]["cpu"] and lines[0]["time"].endswith("Z") and lines[0]["unit"] == "tokens"
+    assert lines[0]["data"]["training files"] + lines[0]["data"]["validation files"] == 12
+    assert {"step", "units", "seconds", "loss", "learning_rate", "units_per_second", "memory_bytes", "usage",
+            "kl"} <= lines[1].keys()  # fmt: skip
+    assert lines[-2]["units"] == lines[-3]["units"] == 12 * 64
+    memory = lines[-2]["details"]["memories"][0]
     assert {"layer", "usage", "usage_at_1", "kl", "gini", "rows_50", "rows_90", "rows_99", "collision",
             "never_touched"} <= memory.keys()  # fmt: skip
 
@@ -80,10 +76,8 @@ def test_the_log_has_a_line_of_each_kind(trained):
 def test_json_on_standard_output_is_the_summary(place, trained):
     result = train(place, trained[0], "--resume", "--json", "--quiet")
     assert result.returncode == 0 and result.stderr == ""
-    rows = json.loads(result.stdout)
-    assert [row["loss"] for row in rows] == [
-        row["loss"] for row in json.loads((trained[0] / "summary.json").read_text())
-    ]
+    shown, written = json.loads(result.stdout), json.loads((trained[0] / "summary.json").read_text())
+    assert shown == written
 
 
 def test_dry_run_tells_the_size_and_writes_nothing(place, tmp_path):
@@ -101,13 +95,13 @@ def test_eval_measures_what_training_measured(place, trained):
     result = loci(place, "eval", trained[0] / "memory" / "seed-0", "--data", place / "text", "--json")
     assert result.returncode == 0, result.stderr
     measures = json.loads(result.stdout)
-    assert sorted(measures) == ["bits_per_byte", "loss", "memories", "tokens"]
-    assert sorted(measures["memories"][0]) == ["gini", "kl", "layer", "usage", "usage_at_1"]
+    assert sorted(measures) == ["account", "checkpoint", "damaged", "details", "measures", "task"]
+    assert measures["checkpoint"].endswith("memory/seed-0/step-12") and measures["damaged"] == []
     summary = json.loads((trained[0] / "summary.json").read_text())
-    assert measures["loss"] == summary[1]["loss"]
-    assert measures["memories"][0]["usage"] == summary[1]["usage"]
+    assert measures["measures"] == summary["runs"][1]["measures"]
+    assert measures["details"]["memories"][0]["usage"] == measures["measures"]["usage"]
     base = loci(place, "eval", trained[0] / "base" / "seed-0" / "step-12", "--data", place / "text", "--json")
-    assert json.loads(base.stdout)["memories"] == []
+    assert json.loads(base.stdout)["details"]["memories"] == []
 
 
 def test_generate_repeats_itself_with_the_same_seed(place, trained):
@@ -283,8 +277,10 @@ def test_damaged_checkpoints_are_refused(place, trained, tmp_path):
         path.write_bytes(good)
     assert loci(place, "generate", step, "--tokens", 1).returncode == 0
     path.write_bytes(b"")
-    older = loci(place, "generate", run, "--tokens", 1)
+    older = loci(place, "eval", run, "--data", place / "text", "--json")
     assert older.returncode == 0 and "step-12 is damaged and left out" in older.stderr
+    measures = json.loads(older.stdout)
+    assert measures["checkpoint"].endswith("step-9") and "step-12 is damaged" in measures["damaged"][0]
 
 
 def test_a_checkpoint_of_another_model_is_refused(place, trained, tmp_path):

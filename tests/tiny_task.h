@@ -51,7 +51,11 @@ class TinyTask : public Task {
   torch::nn::Module& module() override { return module_; }
   std::vector<NamedParameter> dense_parameters() override { return {{.name = "weight", .value = module_.weight}}; }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {{table_, inputs_.rows}}; }
-  int64_t tokens_per_micro_batch() const override { return inputs_.batch.per_micro_batch(); }
+  std::string unit() const override { return "images"; }
+  int64_t units_per_micro_batch() const override { return inputs_.batch.per_micro_batch(); }
+  std::vector<Measure> measures() const override {
+    return {{"distance", 3, true, "cm", "how far it is off"}, {"hits", 0, false, "%", "how often it is right"}};
+  }
 
   at::Tensor loss(int64_t step, int64_t micro) override {
     if (options_.bad_steps.count(step) > 0) {
@@ -60,20 +64,18 @@ class TinyTask : public Task {
     steps_seen_ += 1;
     return loss_of(step * inputs_.batch.batch + micro * inputs_.batch.per_micro_batch(), "train");
   }
-  nlohmann::json evaluate() override {
+  Evaluation evaluate() override {
     const double value = loss_of(0, "validation").item<double>();
-    return {{"loss", value},
-            {"bits_per_byte", value / 2},
-            {"memories", {{{"layer", 0}, {"usage", 0.5}, {"usage_at_1", 0.25}, {"kl", 1.5}, {"gini", 0.3}}}}};
+    return {{value, 0.5}, {{"inner", {1, 2}}}};
   }
   int64_t infer(int64_t position) override {
     loss_of(position, "validation");
-    return tokens_per_micro_batch();
+    return units_per_micro_batch();
   }
   void before_step(int64_t step, OptimizerSet&) override {
     if (options_.before_step) options_.before_step(step);
   }
-  nlohmann::json training_measures() override { return {{"usage", 0.5}, {"kl", 1.5}}; }
+  nlohmann::json training_measures(bool whole) override { return {{"hits", whole ? nlohmann::json(0.5) : nullptr}}; }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"0.reads", steps_seen_}}; }
   std::vector<std::pair<std::string, std::string>> files() override { return {{"alphabet.txt", "abc"}}; }
   std::string data_key() const override { return options_.data_key; }
@@ -111,10 +113,11 @@ class TinyTask : public Task {
 class TinyPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override { f.section("model", model); }
+  std::string unit() const override { return "images"; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions&, bool) const override {
     return {.parameters_dense = model.width * model.width,
             .parameters_table = model.rows * model.width,
-            .tokens_per_step = batch.batch,
+            .units_per_step = batch.batch,
             .memory = {{"table", 4 * model.rows * model.width}}};
   }
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override {

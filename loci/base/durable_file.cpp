@@ -9,6 +9,7 @@
 #include <cstring>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "loci/base/check.h"
 
@@ -123,6 +124,20 @@ std::string read_text_file(const std::filesystem::path& path) {
   }
   close(descriptor);
   return text;
+}
+
+std::error_code create_folders_durably(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::vector<std::filesystem::path> missing;
+  for (auto path = std::filesystem::absolute(folder, error); !error && !std::filesystem::exists(path, error);) {
+    if (!path.filename().empty()) missing.push_back(path);
+    path = path.parent_path();
+  }
+  for (auto path = missing.rbegin(); !error && path != missing.rend(); ++path) {
+    std::filesystem::create_directory(*path, error);
+    if (!error) sync_folder(path->parent_path());
+  }
+  return error;
 }
 
 void sync_folder(const std::filesystem::path& folder) {

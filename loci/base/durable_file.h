@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 namespace loci {
 
@@ -35,5 +36,7 @@ void write_file_durably(const std::filesystem::path& path, std::string_view text
 // The whole file as text. Throws Error (input).
 std::string read_text_file(const std::filesystem::path& path);
 void sync_folder(const std::filesystem::path& folder);
+// Makes the folder and those above it that are missing, each synced into its parent. The error is that of the system.
+std::error_code create_folders_durably(const std::filesystem::path& folder);
 
 }  // namespace loci

@@ -40,9 +40,8 @@ struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
       dw = at::zeros(embedding.sizes(), embedding.options().dtype(exact));
     }
     double loss = 0;
-    // Logits of a chunk are 8 MiB in float32. Smaller chunks split the matrix products, larger ones leave the last
-    // cache.
-    const int64_t chunk = std::clamp<int64_t>(kVocabularyLossLogits / vocabulary, 1, std::max<int64_t>(1, tokens));
+    const int64_t chunk =
+        std::clamp<int64_t>(vocabulary_loss_logits(vocabulary) / vocabulary, 1, std::max<int64_t>(1, tokens));
     const Tensor products = at::empty({chunk, vocabulary}, x.options());
     const Tensor buffer = at::empty({chunk, vocabulary}, x.options().dtype(exact));
     for (int64_t begin = 0; begin < tokens; begin += chunk) {

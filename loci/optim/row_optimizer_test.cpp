@@ -289,7 +289,7 @@ TEST(RowOptimizer, AGradientWhoseSquareOverflowsSkipsTheStep) {
     for (const RowRule rule : kRules) {
       const TablePtr table = make_table();
       const Tensor row = torch::tensor({4}, at::kLong), before = table->store().values().detach().clone();
-      RowOptimizer rows(table, {.rule = rule, .clip_norm = clip_norm}, 0);
+      RowOptimizer rows(table->store(), {.rule = rule, .clip_norm = clip_norm}, 0);
       leave(*table, row, torch::full({1, kWidth}, 3e19F));
       const RowStep huge = rows.step();
       EXPECT_TRUE(huge.skipped);

@@ -22,11 +22,12 @@ namespace {
 
 constexpr const char* kTokenizerFile = "tokenizer.model";
 
-TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
+std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
   if (inputs.training && plan.model.has_memory && plan.model.memory.value_dtype == "int8") {
     fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
          "int8");
   }
+  if (auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened)) return opened;
   TokenData tokens = inputs.checkpoint.empty()
                          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
                          : open_tokens(inputs.data, plan.data.text,
@@ -35,7 +36,7 @@ TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
   if (tokens.rebuilt) {
     for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   }
-  return tokens;
+  return std::make_shared<const OpenedText>(std::move(tokens));
 }
 
 std::string hash_of(std::span<const std::byte> bytes) {
@@ -43,8 +44,7 @@ std::string hash_of(std::span<const std::byte> bytes) {
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
-nlohmann::json measures_of(int64_t layer, const Usage& usage) {
-  const UsageMetrics m = usage.metrics();
+nlohmann::json facts_of(int64_t layer, const UsageMetrics& m) {
   return {{"layer", layer},
           {"usage", m.usage},
           {"usage_at_1", m.usage_at_1},
@@ -98,7 +98,8 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       rows_(inputs.rows),
       seed_(inputs.seed),
       window_(plan.model.context),
-      tokens_(open_data(plan, inputs)),
+      opened_(open_data(plan, inputs)),
+      tokens_(opened_->tokens),
       data_key_(hash_of(tokens_.file.bytes())),
       model_(
           std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
@@ -151,11 +152,11 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   return model_->loss(batch.input, batch.target, context);
 }
 
-nlohmann::json LanguageModelTask::evaluate() {
+Evaluation LanguageModelTask::evaluate() {
   const std::vector<Counted> counted = counters();
   const CountingScope counting(counted);
   const int64_t all = evaluation_.batches();
-  const int64_t per_batch = tokens_per_micro_batch();
+  const int64_t per_batch = units_per_micro_batch();
   const int64_t limit = plan_.data.evaluation_tokens;
   const int64_t wanted = limit == 0 ? all : std::clamp<int64_t>((limit + per_batch - 1) / per_batch, 1, all);
   double nats = 0;
@@ -173,18 +174,50 @@ nlohmann::json LanguageModelTask::evaluate() {
       if (target[t] >= 0) bytes += token_bytes_[static_cast<size_t>(target[t])];
     }
   }
-  nlohmann::json result = {{"loss", nats / static_cast<double>(tokens)},
-                           {"bits_per_byte", nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
-                           {"tokens", tokens},
-                           {"memories", nlohmann::json::array()}};
-  for (const auto& [layer, memory, usage] : counted) result["memories"].push_back(measures_of(layer, *usage));
+  Evaluation result{
+      {nats / static_cast<double>(tokens), nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
+      {{"tokens", tokens}, {"memories", nlohmann::json::array()}}};
+  double usage = 0;
+  double kl = 0;
+  const auto count = static_cast<double>(counted.size());
+  for (const auto& [layer, memory, counts] : counted) {
+    const UsageMetrics metrics = counts->metrics();
+    usage += metrics.usage / count;
+    kl += metrics.kl / count;
+    result.details["memories"].push_back(facts_of(layer, metrics));
+  }
+  if (!counted.empty()) result.values.insert(result.values.end(), {usage, kl});
+  evaluated_memories_ = result.details["memories"];
   return result;
+}
+
+std::vector<Measure> LanguageModelTask::measures() const {
+  std::vector<Measure> measures = {
+      {"loss", 3, true, "nats", "what the model misses of the validation text, in nats per token"},
+      {"bits_per_byte", 3, true, "bits", "the same in bits per byte of text, comparable between tokenizers"}};
+  if (model_->options().has_memory) {
+    measures.push_back({"usage", 0, false, "%", "share of the memory's rows that the validation text reads"});
+    measures.push_back({"kl", 2, true, "nats", "how unevenly it reads them: 0 when every row carries the same weight"});
+  }
+  return measures;
+}
+
+// Of the memories, as the last evaluation counted their reads.
+Account LanguageModelTask::account(const AccountOptions& options) {
+  Account account = Task::account(options);
+  for (const nlohmann::json& memory : evaluated_memories_) {
+    const auto value = [&](const char* key) { return memory.at(key).get<double>(); };
+    account.text += fmt::format("memory in layer {}: usage {:.1f} %, as first {:.1f} %, KL {:.3f}, Gini {:.3f}\n",
+                                memory.at("layer").get<int64_t>(), 100 * value("usage"), 100 * value("usage_at_1"),
+                                value("kl"), value("gini"));
+  }
+  return account;
 }
 
 int64_t LanguageModelTask::infer(int64_t position) {
   const Batch batch = validation_batch(position % std::max<int64_t>(1, evaluation_.batches() - 1));
   model_->forward(batch.input);
-  return tokens_per_micro_batch();
+  return units_per_micro_batch();
 }
 
 // The counters of a logged window stay until the next step, so that a checkpoint between them holds them.
@@ -208,7 +241,7 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
   for (size_t i = 0; i < memories.size(); ++i) {
     auto& memory = dynamic_cast<ProductKeyMemory&>(*memories[i].second);  // check_memory() refuses others
     std::vector<at::Tensor> inputs;
-    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += tokens_per_micro_batch()) {
+    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += units_per_micro_batch()) {
       const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
       inputs.push_back(model_->memory_inputs(batch.input)[i]);
     }
@@ -221,9 +254,11 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
   }
 }
 
-nlohmann::json LanguageModelTask::training_measures() {
+// A window with fewer steps reads fewer rows: its numbers would say nothing.
+nlohmann::json LanguageModelTask::training_measures(bool whole) {
   window_ended_.fill_(1);
   if (trained_.empty()) return nlohmann::json::object();
+  if (!whole) return {{"usage", nullptr}, {"kl", nullptr}};
   double usage = 0;
   double kl = 0;
   for (const Counted& counted : trained_) {
@@ -253,6 +288,13 @@ std::vector<std::pair<std::string, at::Tensor>> LanguageModelTask::extra_state()
 
 std::vector<std::pair<std::string, std::string>> LanguageModelTask::files() {
   return {{kTokenizerFile, tokens_.tokenizer.save()}};
+}
+
+nlohmann::json LanguageModelTask::data_facts() const {
+  return {{"training files", tokens_.train_files},        {"training bytes", tokens_.train_bytes},
+          {"training tokens", tokens_.train.size()},      {"validation files", tokens_.validation_files},
+          {"validation bytes", tokens_.validation_bytes}, {"validation tokens", tokens_.validation.size()},
+          {"vocabulary", tokens_.tokenizer.vocabulary()}};
 }
 
 std::vector<LanguageModelTask::Counted> LanguageModelTask::counters() const {
@@ -289,6 +331,20 @@ int64_t LanguageModelPlan::data_bytes(const std::filesystem::path& folder) const
   }
   // Two bytes a token; a token of a small BPE vocabulary is worth 3 to 4 bytes of text.
   return static_cast<int64_t>(tokenizer.kind == "bytes" ? 2 * bytes : 2 * bytes / 3);
+}
+
+std::string LanguageModelPlan::data_settings() const {
+  return Config::write(data) + Config::write(tokenizer);
+}
+
+void LanguageModelPlan::convert_tables(const std::string& dtype) {
+  if (!model.has_memory) fail(ExitCode::usage, "convert", "RUN must be a model with a memory", "one without");
+  const std::string is = model.memory.value_dtype;
+  if (is == dtype || is == "int8") {
+    fail(ExitCode::usage, "convert",
+         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
+  }
+  model.memory.value_dtype = dtype;
 }
 
 std::unique_ptr<Task> LanguageModelPlan::make(const TaskInputs& inputs) const {

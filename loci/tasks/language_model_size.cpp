@@ -73,13 +73,13 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
   const auto tokens = static_cast<double>(batch.per_micro_batch() * options.context);
   const auto d = static_cast<double>(options.width);
   double activations = tokens * (static_cast<double>(options.layers) * layer_bytes(options, small) + 16 * d);
-  const auto logits = static_cast<double>(std::max(kVocabularyLossLogits, options.vocabulary));
-  const double loss = 3 * 4 * logits + tokens * d * 8 + static_cast<double>(options.vocabulary) * d * 8;
+  const double loss = 3.0 * 4 * static_cast<double>(vocabulary_loss_logits(options.vocabulary)) + tokens * d * 8 +
+                      static_cast<double>(options.vocabulary) * d * 8;
 
   RunSize size;
   size.parameters_dense = dense;
   size.parameters_table = table;
-  size.tokens_per_step = batch.batch * options.context;
+  size.units_per_step = batch.batch * options.context;
   size.memory = {{"dense parameters", whole(4.0 * static_cast<double>(dense))},
                  {"dense gradients", whole(4.0 * static_cast<double>(dense))},
                  {"dense optimiser state", whole(8.0 * static_cast<double>(dense))},

@@ -77,14 +77,16 @@ TEST_F(LanguageModel, LossIsAFunctionOfStepAndSeed) {
 
 TEST_F(LanguageModel, EvaluationCountsEveryTokenOfTheValidationPartOnce) {
   const auto task = make();
-  const nlohmann::json measures = evaluate(*task, false);
-  const int64_t tokens = measures["tokens"];
+  const Evaluation measured = evaluate(*task, false);
+  const int64_t tokens = measured.details["tokens"];
   EXPECT_EQ((tokens + 1) % 202, 0);  // whole files of 201 bytes and their end; the first token is no target
   // A byte is a token but for the ends of text, which have no bytes.
-  const double nats = measures["loss"].get<double>() * static_cast<double>(tokens);
+  const double nats = measured.values[0] * static_cast<double>(tokens);
   const double bytes = static_cast<double>((tokens + 1) / 202 * 201 - 1);
-  EXPECT_NEAR(measures["bits_per_byte"].get<double>(), nats / std::log(2.0) / bytes, 1e-9);
-  EXPECT_EQ(measures["memories"].size(), 1u);
+  EXPECT_NEAR(measured.values[1], nats / std::log(2.0) / bytes, 1e-9);
+  EXPECT_EQ(measured.details["memories"].size(), 1u);
+  EXPECT_EQ(measured.details["memories"][0]["usage"], measured.values[2]);
+  EXPECT_EQ(measured.values.size(), task->measures().size());
   EXPECT_TRUE(task->module().is_training());
 }
 
@@ -98,10 +100,12 @@ TEST_F(LanguageModel, EvaluationChangesNothing) {
   };
   task->loss(0, 0).backward();
   const auto before = state();
-  const nlohmann::json first = evaluate(*task, false);
+  const Evaluation first = evaluate(*task, false);
   const auto after = state();
   for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(before[i].equal(after[i])) << i;
-  EXPECT_EQ(evaluate(*task, false), first);
+  const Evaluation second = evaluate(*task, false);
+  EXPECT_EQ(second.values, first.values);
+  EXPECT_EQ(second.details, first.details);
 }
 
 TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
@@ -146,7 +150,7 @@ TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
   task->before_step(0, optimizers);
   task->loss(0, 0);
   EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
-  EXPECT_GT(task->training_measures()["usage"].get<double>(), 0);
+  EXPECT_GT(task->training_measures(true)["usage"].get<double>(), 0);
   EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
   task->before_step(1, optimizers);
   EXPECT_EQ(reads(), 0);

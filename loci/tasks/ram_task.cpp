@@ -82,7 +82,7 @@ RunSize RamPlan::size(const BatchShape& batch, const RowOptimizerOptions&, bool)
   const int64_t lanes = T * (M * M + model.registers * M + 3 * O + 8 * model.width);
   return {.parameters_dense = S * P,
           .parameters_table = 0,
-          .tokens_per_step = S * batch.batch,
+          .units_per_step = S * batch.batch,
           .memory = {{"dense parameters", 4 * S * P},
                      {"optimiser state", 4 * 6 * S * P},
                      {"gradients", 4 * (blocks + S) * P},
@@ -253,7 +253,7 @@ std::string RamLearning::progress() const {
                      seeds_.count(RamPhase::finished), plan_.search.seeds, level, plan_.data.difficulty, error);
 }
 
-nlohmann::json RamLearning::training_measures() {
+nlohmann::json RamLearning::training_measures(bool) {
   nlohmann::json seeds = nlohmann::json::array();
   for (size_t s = 0; s < seeds_.states().size(); ++s) {
     const RamSeedState& state = seeds_.states()[s];
@@ -267,17 +267,10 @@ nlohmann::json RamLearning::training_measures() {
 
 namespace {
 
-struct Rate {
-  int64_t hits = 0, trials = 0;
-  std::string text() const {
-    const Interval interval = wilson_interval(hits, trials);
-    return fmt::format("{}/{} [{:.2f}, {:.2f}]", hits, trials, interval.low, interval.high);
-  }
-  nlohmann::json json() const {
-    const Interval interval = wilson_interval(hits, trials);
-    return {{"seeds", hits}, {"of", trials}, {"interval", {interval.low, interval.high}}};
-  }
-};
+nlohmann::json rate_json(int64_t hits, int64_t trials) {
+  const Interval interval = wilson_interval(hits, trials);
+  return {{"seeds", hits}, {"of", trials}, {"interval", {interval.low, interval.high}}};
+}
 
 double largest_error(const std::vector<RamError>& errors) {
   double largest = 0;
@@ -287,17 +280,24 @@ double largest_error(const std::vector<RamError>& errors) {
 
 }  // namespace
 
-// Solved: no soft error on 1000 instances of the last level. Generalises: none at lengths up to 50 either. Discretises:
-// the discrete machine makes none at any length.
-nlohmann::json RamLearning::evaluate() {
+std::vector<Measure> RamLearning::measures() const {
+  const std::string of = fmt::format("of {}", plan_.search.seeds);
+  return {{"exact", 0, false, of, "machines whose discrete program makes no error at any length up to 50"},
+          {"solved", 0, false, of, fmt::format("machines without an error at length {}", plan_.data.difficulty)},
+          {"generalises", 0, false, of, "solved machines without an error at lengths up to 50"},
+          {"error", 4, true, "", "share of wrong cells at the last length, mean over the machines"}};
+}
+
+// Solved: no soft error on 1000 instances of the last level. Generalises: none at lengths up to 50 either. Exact:
+// solved, and the discrete machine makes none at any length.
+Evaluation RamLearning::evaluate() {
   const int64_t D = plan_.data.difficulty;
   const std::vector<int64_t> far = {std::min<int64_t>(2 * D, 50), 50};
-  Rate solved, generalises, exact;
+  int64_t solved = 0, generalises = 0, exact = 0;
   nlohmann::json seeds = nlohmann::json::array();
-  double loss = 0, best_key = 1e9;
+  double mean_error = 0, best_key = 1e9;
   int64_t best = 0;
   const int64_t S = plan_.search.seeds;
-  solved.trials = generalises.trials = exact.trials = S;
   for (int64_t s = 0; s < S; ++s) {
     const RamSeedState& state = seeds_.states()[static_cast<size_t>(s)];
     const auto soft =
@@ -316,28 +316,55 @@ nlohmann::json RamLearning::evaluate() {
     if (is_solved) {
       const auto further = soft_errors(*machine_, s, task_, far, {.instances = 256});
       for (const auto& row : to_json(further)) entry["soft"].push_back(row);
-      generalises.hits += largest_error(further) == 0;
+      generalises += largest_error(further) == 0;
       key += largest_error(further);
     }
     const bool is_exact = is_solved && largest_error(discrete) == 0;
     entry["exact"] = is_exact;
-    solved.hits += is_solved;
-    exact.hits += is_exact;
-    loss += soft[0].cell_error() / static_cast<double>(S);
-    if (key < best_key) best_key = key, best = s;
+    solved += is_solved;
+    exact += is_exact;
+    mean_error += soft[0].cell_error() / static_cast<double>(S);
+    if (key < best_key) {
+      best_key = key;
+      best = s;
+    }
     seeds.push_back(std::move(entry));
   }
-  const std::string text = fmt::format(
-      "{}: solved at length {}: {} of the seeds; generalises to 50: {}; exact when discretised: {}\nbest seed: {}\n",
-      task_.name, D, solved.text(), generalises.text(), exact.text(), machine_->seeds()[static_cast<size_t>(best)]);
-  return {{"loss", loss},
-          {"bits_per_byte", nullptr},
-          {"seeds", seeds},
-          {"solved", solved.json()},
-          {"generalises", generalises.json()},
-          {"exact", exact.json()},
-          {"best", best},
-          {"text", text}};
+  return {{static_cast<double>(exact), static_cast<double>(solved), static_cast<double>(generalises), mean_error},
+          {{"seeds", seeds},
+           {"solved", rate_json(solved, S)},
+           {"generalises", rate_json(generalises, S)},
+           {"exact", rate_json(exact, S)},
+           {"best", best}}};
+}
+
+// Every seed at every length, as it was trained and discretised.
+Account RamLearning::account(const AccountOptions& options) {
+  const std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{5, 10, 20, 50} : options.lengths;
+  for (const int64_t length : lengths) {
+    if (length >= task_.minimum_difficulty) continue;
+    fail(ExitCode::usage, "--lengths",
+         fmt::format("lengths of {} must be at least {}", task_.name, task_.minimum_difficulty),
+         fmt::to_string(length));
+  }
+  Account account;
+  account.json["seeds"] = nlohmann::json::array();
+  account.text = "seed  length  soft cell error  soft instance error  discrete cell error  discrete instance error\n";
+  const auto share = [](const RamError& e) {
+    return static_cast<double>(e.wrong_instances) / static_cast<double>(e.instances);
+  };
+  for (int64_t s = 0; s < plan_.search.seeds; ++s) {
+    const uint64_t name = machine_->seeds()[static_cast<size_t>(s)];
+    options.progress->show(fmt::format("evaluating seed {} of {}", s + 1, plan_.search.seeds));
+    const auto soft = soft_errors(*machine_, s, task_, lengths, {});
+    const auto discrete = discrete_errors(*machine_, s, task_, lengths, {.instances = 1000});
+    account.json["seeds"].push_back({{"seed", name}, {"soft", to_json(soft)}, {"discrete", to_json(discrete)}});
+    for (size_t i = 0; i < soft.size(); ++i) {
+      account.text += fmt::format("{:4}  {:6}  {:15.4f}  {:19.4f}  {:19.4f}  {:23.4f}\n", name, soft[i].length,
+                                  soft[i].cell_error(), share(soft[i]), discrete[i].cell_error(), share(discrete[i]));
+    }
+  }
+  return account;
 }
 
 int64_t RamLearning::infer(int64_t position) {
@@ -376,19 +403,15 @@ std::string RamLearning::data_key() const {
 LoadedRam load_ram(const RunConfig& config, const CheckpointReader& checkpoint) {
   const auto* plan = dynamic_cast<const RamPlan*>(config.plan.get());
   if (plan == nullptr) fail(ExitCode::usage, "program", "RUN must be of the task ram", config.task);
-  const std::string data = checkpoint.manifest().value("data", "");
-  if (data != plan->data_key()) {
-    fail(ExitCode::input, checkpoint.path().string(),
-         fmt::format("the checkpoint must be of the task in config.toml, \"{}\"", plan->data_key()),
-         fmt::format("\"{}\"", data));
-  }
+  require_data(checkpoint, plan->data_key());
   LoadedRam loaded;
   loaded.task = plan->ram_task();
   loaded.machine = std::make_shared<NeuralRam>(plan->model, seed_list(*plan, static_cast<uint64_t>(config.seed)));
   load_model(checkpoint, *loaded.machine, {});
-  const nlohmann::json evaluation =
-      checkpoint.manifest().value("trainer", nlohmann::json::object()).value("evaluation", nlohmann::json());
-  if (evaluation.is_object()) loaded.best = evaluation.value("best", int64_t{0});
+  // The manifest may have been changed by hand: what is no index counts as none.
+  const auto pointer = nlohmann::json::json_pointer("/trainer/evaluation/details/best");
+  const nlohmann::json& manifest = checkpoint.manifest();
+  if (manifest.contains(pointer) && manifest.at(pointer).is_number_integer()) manifest.at(pointer).get_to(loaded.best);
   return loaded;
 }
 

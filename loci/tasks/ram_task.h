@@ -45,6 +45,7 @@ class RamPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override;
   void check() const override;
+  std::string unit() const override { return "instances"; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
   bool needs_data() const override { return false; }
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
@@ -69,14 +70,17 @@ class RamLearning : public Task {
   torch::nn::Module& module() override { return *machine_; }
   std::vector<NamedParameter> dense_parameters() override { return {}; }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {}; }
-  int64_t tokens_per_micro_batch() const override { return plan_.search.seeds * batch_; }
+  std::string unit() const override { return plan_.unit(); }
+  int64_t units_per_micro_batch() const override { return plan_.search.seeds * batch_; }
+  std::vector<Measure> measures() const override;
   at::Tensor loss(int64_t step, int64_t micro) override;
   StepReport update(int64_t step, int64_t steps, OptimizerSet& optimizers, double divisor) override;
   bool finished() const override;
   std::string progress() const override;
-  nlohmann::json evaluate() override;
+  Evaluation evaluate() override;
+  Account account(const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
-  nlohmann::json training_measures() override;
+  nlohmann::json training_measures(bool whole) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   void extra_state_loaded() override { seeds_.unpack(); }
   std::vector<std::pair<std::string, std::string>> files() override;

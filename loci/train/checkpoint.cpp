@@ -76,12 +76,16 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
   for (const TablePtr& table : tables_of(task)) table->store().clear_changed_rows();
 }
 
+void require_data(const CheckpointReader& checkpoint, const std::string& data_key) {
+  const auto trained_on = checkpoint.member("data", std::string());
+  if (trained_on == data_key) return;
+  fail(ExitCode::input, checkpoint.path().string(),
+       fmt::format("the checkpoint must have been trained on the data \"{}\"", data_key),
+       fmt::format("\"{}\"", trained_on));
+}
+
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
-  const std::string data = checkpoint.manifest().value("data", "");
-  if (data != task.data_key()) {
-    fail(ExitCode::input, checkpoint.path().string(), "a run that goes on must have the data it began with",
-         "data of another content");
-  }
+  require_data(checkpoint, task.data_key());
   if (checkpoint.manifest().contains("converted")) {
     fail(ExitCode::usage, checkpoint.path().string(), "a run that goes on must have been trained",
          "one that loci convert made for serving");

@@ -33,6 +33,9 @@ struct TrainerState {
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last);
 
+// Throws Error (input) unless the checkpoint was trained on the data of this key.
+void require_data(const CheckpointReader& checkpoint, const std::string& data_key);
+
 // Throws Error (input) when the checkpoint is of another model or other data.
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers);
 

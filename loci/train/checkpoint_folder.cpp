@@ -225,7 +225,9 @@ CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_
   manifest_ = read_manifest(path);
   try {
     step_ = manifest_.at("step").get<int64_t>();
-    for (const auto& [name, facts] : manifest_.at("files").items()) {
+    const nlohmann::json& files = manifest_.at("files");
+    if (!files.is_object()) refuse_member("files", files.type_name());
+    for (const auto& [name, facts] : files.items()) {
       if (!is_plain_name(name)) {
         fail(ExitCode::input, path.string(), "names of files must stay in the folder", nlohmann::json(name).dump());
       }
@@ -234,6 +236,11 @@ CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, path.string(), "the manifest must hold step and files with bytes and xxh3_128", error.what());
   }
+}
+
+void CheckpointReader::refuse_member(const std::string& name, const std::string& reason) const {
+  fail(ExitCode::input, (folder_ / manifest_name).string(),
+       fmt::format("the manifest's member \"{}\" must be of its type", name), reason);
 }
 
 bool CheckpointReader::has(std::string_view name) const {

@@ -72,4 +72,11 @@ void MetricsLog::write(const nlohmann::json& line) {
   }
 }
 
+void MetricsLog::sync() {
+  while (fsync(descriptor_) != 0) {
+    if (errno == EINVAL) return;  // a pipe or a device cannot be synced
+    if (errno != EINTR) refuse(path_, errno);
+  }
+}
+
 }  // namespace loci

@@ -161,7 +161,7 @@ RunSize RunConfig::size() const {
 }
 
 int64_t RunConfig::steps() const {
-  return train.steps_for(size().tokens_per_step);
+  return train.steps_for(size().units_per_step);
 }
 
 const Arm& Recipe::arm(const std::string& wanted) const {

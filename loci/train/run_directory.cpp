@@ -58,8 +58,7 @@ void require_equal(const Leaves& begun, const Leaves& wanted, const std::string&
 }  // namespace
 
 RunDirectory::RunDirectory(fs::path path, std::string_view config) : path_(std::move(path)) {
-  std::error_code error;
-  fs::create_directories(path_, error);
+  const std::error_code error = create_folders_durably(path_);
   descriptor_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor_ < 0) {
     const int reason = error ? error.value() : errno;

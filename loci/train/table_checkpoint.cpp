@@ -54,9 +54,10 @@ int64_t row_bytes(const at::Tensor& tensor) {
 // The names of a table's deltas in a manifest. Throws nlohmann's exceptions.
 std::vector<std::string> deltas_of(const nlohmann::json& manifest, const std::string& table) {
   std::vector<std::string> names;
-  const auto tables = manifest.find("tables");
-  if (tables == manifest.end() || !tables->contains(table)) return names;
-  for (const nlohmann::json& delta : tables->at(table).at("deltas")) names.push_back(delta.at("file"));
+  const auto& tables = manifest.at("tables").get_ref<const nlohmann::json::object_t&>();
+  const auto entry = tables.find(table);
+  if (entry == tables.end()) return names;
+  for (const nlohmann::json& delta : entry->second.at("deltas")) names.push_back(delta.at("file"));
   return names;
 }
 

@@ -27,9 +27,9 @@ void TrainOptions::check() const {
   }
 }
 
-int64_t TrainOptions::steps_for(int64_t tokens_per_step) const {
+int64_t TrainOptions::steps_for(int64_t units_per_step) const {
   if (steps > 0) return steps;
-  return std::max<int64_t>(1, (tokens + tokens_per_step / 2) / tokens_per_step);
+  return std::max<int64_t>(1, (tokens + units_per_step / 2) / units_per_step);
 }
 
 }  // namespace loci

@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "loci/base/stop_signal.h"
@@ -14,9 +13,13 @@
 namespace loci {
 namespace {
 
-double now() {
+double clock_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+// The first step makes caches and generated code. After these, a pace says something.
+constexpr int64_t kPaceSteps = 5;
+constexpr double kPaceSeconds = 2;
 
 bool due(int64_t step, int64_t every) {
   return every > 0 && step % every == 0;
@@ -24,11 +27,7 @@ bool due(int64_t step, int64_t every) {
 
 }  // namespace
 
-double number_of(const nlohmann::json& value) {
-  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
-}
-
-nlohmann::json evaluate(Task& task, bool bfloat16) {
+Evaluation evaluate(Task& task, bool bfloat16) {
   const EvaluationScope evaluation(task.module());
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(bfloat16);
@@ -45,8 +44,8 @@ Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, Run
       facts_(std::move(facts)),
       progress_(progress),
       label_(std::move(label)),
-      tokens_per_step_(task.tokens_per_micro_batch() * options_.accumulation),
-      steps_(options_.steps_for(tokens_per_step_)),
+      units_per_step_(task.units_per_micro_batch() * options_.accumulation),
+      steps_(options_.steps_for(units_per_step_)),
       bfloat16_(wants_bfloat16(options_.precision)) {}
 
 TrainerState Trainer::run(TrainerState state) {
@@ -57,9 +56,9 @@ TrainerState Trainer::run(TrainerState state) {
   const auto over = [&] { return state.step == steps_ || task_.finished(); };
   bool saved = over() && !state.evaluation.is_null();
   while (!over()) {
-    const double begin = now();
+    const double begin = clock_seconds();
     const StepResult result = train_step(state.step);
-    state.seconds += now() - begin;
+    state.seconds += clock_seconds() - begin;
     if (!result.good) {
       note_bad_step(state, result.loss);
     } else {
@@ -128,23 +127,20 @@ void Trainer::note_bad_step(TrainerState& state, double loss) {
 
 void Trainer::log_step(TrainerState& state, double rate) {
   const double begin = now();
-  measures_ = task_.training_measures();
+  measures_ = task_.training_measures(due(state.step, options_.log_every));
   state.seconds += now() - begin;  // part of what a memory costs
   const double seconds = state.seconds - logged_seconds_;
-  const int64_t tokens = (state.step - logged_step_) * tokens_per_step_;
+  const int64_t units = (state.step - logged_step_) * units_per_step_;
   nlohmann::json line = {{"kind", "train"},
                          {"step", state.step},
-                         {"tokens", state.step * tokens_per_step_},
+                         {"units", state.step * units_per_step_},
                          {"seconds", state.seconds},
                          {"loss", nullptr},
                          {"learning_rate", rate},
-                         {"tokens_per_second", seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0},
-                         {"memory_bytes", resident_bytes()},
-                         {"usage", nullptr},
-                         {"kl", nullptr}};
+                         {"units_per_second", seconds > 0 ? static_cast<double>(units) / seconds : 0.0},
+                         {"memory_bytes", resident_bytes()}};
   if (state.loss_count > 0) line["loss"] = state.loss_sum / static_cast<double>(state.loss_count);
   line.update(measures_);
-  if (!due(state.step, options_.log_every)) line["usage"] = line["kl"] = nullptr;  // a shorter window reads fewer rows
   log_.write(line);
   state.loss_sum = 0;
   state.loss_count = 0;
@@ -154,34 +150,39 @@ void Trainer::log_step(TrainerState& state, double rate) {
 
 void Trainer::evaluate_and_log(TrainerState& state) {
   progress_.show(fmt::format("{} step {}/{}  evaluating", label_, state.step, steps_));
-  state.evaluation = evaluate(task_, bfloat16_);
-  nlohmann::json line = state.evaluation;  // its "tokens" were evaluated, those of the log were trained on
-  if (line.contains("tokens")) line["evaluation_tokens"] = line["tokens"];
+  const Evaluation evaluation = evaluate(task_, bfloat16_);
+  state.evaluation = evaluation_json(task_.measures(), evaluation);
+  nlohmann::json line = state.evaluation;
   line.update({{"kind", "evaluation"},
                {"step", state.step},
-               {"tokens", state.step * tokens_per_step_},
+               {"units", state.step * units_per_step_},
                {"seconds", state.seconds}});
   log_.write(line);
-  const double loss = number_of(state.evaluation.at("loss"));
-  if (options_.nan_policy == NanPolicy::stop && !std::isfinite(loss)) note_bad_step(state, loss);
+  const double first = evaluation.values.front();
+  if (options_.nan_policy == NanPolicy::stop && !std::isfinite(first)) note_bad_step(state, first);
 }
 
 void Trainer::save(TrainerState& state) {
+  log_.sync();
   save_checkpoint(run_, task_, optimizers_, state, facts_, options_.keep_last);
 }
 
 void Trainer::show(const TrainerState& state, const StepResult& result) {
   const double seconds = state.seconds - began_seconds_;
   const auto done = static_cast<double>(state.step - began_step_);
-  const double rate = seconds > 0 ? done * static_cast<double>(tokens_per_step_) / seconds : 0;
+  const double rate = seconds > 0 ? done * static_cast<double>(units_per_step_) / seconds : 0;
   const double left = done > 0 ? seconds / done * static_cast<double>(steps_ - state.step) : 0;
+  if (on_pace_ && state.step - began_step_ >= kPaceSteps && seconds >= kPaceSeconds) {
+    std::exchange(on_pace_, nullptr)(seconds / done);
+  }
   std::string progress = task_.progress();
   if (progress.empty()) progress = fmt::format("loss {:.3f}  lr {:.1e}", result.loss, result.rate);
   std::string line =
-      fmt::format("{} step {}/{}  {}  {} tokens/s  {} left  {}", label_, state.step, steps_, progress,
-                  format_count(rate), format_seconds(left), format_bytes(static_cast<double>(resident_bytes())));
-  if (measures_.contains("usage")) {
-    line += fmt::format("  usage {:.0f} %  KL {:.2f}", 100 * number_of(measures_["usage"]), number_of(measures_["kl"]));
+      fmt::format("{} step {}/{}  {}  {} {}/s  {} left  {}", label_, state.step, steps_, progress, format_count(rate),
+                  task_.unit(), format_seconds(left), format_bytes(static_cast<double>(resident_bytes())));
+  for (const Measure& measure : task_.measures()) {
+    if (measure.name == "loss" || !measures_.contains(measure.name)) continue;  // the loss is shown already
+    line += fmt::format("  {} {}", title_of(measure), shown(measure, number_of(measures_[measure.name])));
   }
   progress_.show(line);
 }

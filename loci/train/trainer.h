@@ -3,7 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
@@ -14,17 +16,17 @@
 
 namespace loci {
 
-// A number of a log; NaN for null, which JSON writes for it.
-double number_of(const nlohmann::json& value);
-
-// Measures in evaluation mode, without gradients, in the precision of the run.
-nlohmann::json evaluate(Task& task, bool bfloat16);
+// In evaluation mode, without gradients, in the precision of the run.
+Evaluation evaluate(Task& task, bool bfloat16);
 
 class Trainer {
  public:
   // `facts` go into the manifest of every checkpoint; `label` begins every progress line.
   Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
           nlohmann::json facts, ProgressLine& progress, std::string label);
+
+  // Is told once, after the first steps, how many seconds a step takes.
+  void on_pace(std::function<void(double)> tell) { on_pace_ = std::move(tell); }
 
   // Trains from `state` to the last step and returns the state there, with the final evaluation. Throws Error (numbers)
   // by the NaN policy and Interrupted after a signal, the run saved.
@@ -51,7 +53,7 @@ class Trainer {
   nlohmann::json facts_;
   ProgressLine& progress_;
   std::string label_;
-  int64_t tokens_per_step_;
+  int64_t units_per_step_;
   int64_t steps_;
   bool bfloat16_;
   double began_seconds_ = 0;  // state.seconds when this process began
@@ -59,6 +61,7 @@ class Trainer {
   double logged_seconds_ = 0;  // at the last line of the log
   int64_t logged_step_ = 0;
   nlohmann::json measures_;
+  std::function<void(double)> on_pace_;
 };
 
 }  // namespace loci

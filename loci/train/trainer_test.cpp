@@ -4,9 +4,15 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
 #include "loci/train/tensor_file.h"
@@ -63,18 +69,17 @@ std::vector<nlohmann::json> log_of(const fs::path& folder) {
   std::ifstream file(folder / "metrics.jsonl");
   for (std::string line; std::getline(file, line);) {
     lines.push_back(nlohmann::json::parse(line));
-    for (const char* key : {"seconds", "tokens_per_second", "memory_bytes"}) lines.back().erase(key);
+    for (const char* key : {"seconds", "units_per_second", "memory_bytes"}) lines.back().erase(key);
   }
   return lines;
 }
 
-TEST(Trainer, LogsNoUsageOfAWindowThatIsNotWhole) {
+TEST(Trainer, TellsTheTaskThatTheLastWindowIsNotWhole) {
   const TemporaryFolder folder;
   train_in(folder.path(), Setting());  // 20 steps, a line every 3
   for (const auto& line : log_of(folder.path())) {
     if (line["kind"] != "train") continue;
-    EXPECT_EQ(line["usage"].is_null(), line["step"] == 20) << line;
-    EXPECT_EQ(line["kl"].is_null(), line["step"] == 20) << line;
+    EXPECT_EQ(line["hits"].is_null(), line["step"] == 20) << line;
   }
 }
 
@@ -87,14 +92,14 @@ TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {
   const auto log = log_of(folder / "run");
   double first = 0, last = 0;
   for (const auto& line : log) {
-    if (line["kind"] == "evaluation" && line["step"] == 299) first = line["loss"];
-    if (line["kind"] == "evaluation" && line["step"] == 300) last = line["loss"];
+    if (line["kind"] == "evaluation" && line["step"] == 299) first = line["measures"]["distance"];
+    if (line["kind"] == "evaluation" && line["step"] == 300) last = line["measures"]["distance"];
     if (line["kind"] == "train" && line["step"] == 3) {
-      EXPECT_GT(line["loss"].get<double>(), state.evaluation["loss"].get<double>());
+      EXPECT_GT(line["loss"].get<double>(), state.evaluation["measures"]["distance"].get<double>());
     }
   }
   EXPECT_GT(first, 0);
-  EXPECT_EQ(last, state.evaluation["loss"].get<double>());
+  EXPECT_EQ(last, state.evaluation["measures"]["distance"].get<double>());
   EXPECT_EQ(state.step, 300);
   EXPECT_GT(state.seconds, 0);
 }
@@ -191,7 +196,35 @@ TEST(Checkpoint, OtherModelsAndOtherDataAreRefused) {
   expect_error(ExitCode::input, "weight must be F32 [5, 5]", [&] { train_in(folder / "run", other); });
   other = setting;
   other.task.data_key = "others";
-  expect_error(ExitCode::input, "data it began with", [&] { train_in(folder / "run", other); });
+  expect_error(ExitCode::input, "must have been trained on the data \"others\", got \"tiny\"",
+               [&] { train_in(folder / "run", other); });
+}
+
+// A manifest changed by hand, with the sum of what it says now.
+void rewrite_manifest(const fs::path& step, const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json manifest = nlohmann::json::parse(read_text_file(step / "manifest.json"));
+  manifest.erase("sum");
+  change(manifest);
+  std::string body = manifest.dump(2);
+  body.resize(body.size() - 2);  // "\n}"
+  const std::string sum = checksum(std::as_bytes(std::span(body.data(), body.size())));
+  write_file_durably(step / "manifest.json", body + ",\n  \"sum\": \"" + sum + "\"\n}\n");
+}
+
+TEST(Checkpoint, ManifestsOfWrongTypesAreRefused) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 1;
+  const std::vector<std::pair<std::string, nlohmann::json>> changes = {
+      {"step", "nine"},  {"files", {1}}, {"files", {{"model.safetensors", 3}}},
+      {"data", {1, 2}},  {"trainer", 7}, {"trainer", {{"seconds", "x"}}},
+      {"tables", {1, 2}}};
+  for (const auto& [name, value] : changes) {
+    fs::remove_all(folder / "run");
+    train_in(folder / "run", setting);
+    rewrite_manifest(*newest_step_folder(folder / "run"), [&](nlohmann::json& manifest) { manifest[name] = value; });
+    expect_error(ExitCode::input, "anifest", [&] { train_in(folder / "run", setting); });
+  }
 }
 
 TEST(Checkpoint, EveryFlippedByteIsFound) {
