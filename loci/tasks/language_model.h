@@ -73,7 +73,7 @@ class LanguageModelTask : public Task {
   RowCounters row_state(const Table& table, int64_t since) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   std::vector<std::pair<std::string, std::string>> files() override;
-  std::string data_key() const override { return data_key_; }
+  std::string data_key() const override { return tokens_.key; }
   std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
   nlohmann::json data_facts() const override;
 
@@ -99,7 +99,6 @@ class LanguageModelTask : public Task {
   int64_t window_;
   std::shared_ptr<const OpenedText> opened_;
   const TokenData& tokens_;
-  std::string data_key_;
   std::vector<int64_t> token_bytes_;  // by token
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
