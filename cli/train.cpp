@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/arguments.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
@@ -26,7 +27,7 @@ struct TrainArguments {
   bool json = false;
 };
 
-constexpr const char* examples =
+constexpr const char* kTrainExamples =
     "Examples:\n"
     "  loci train recipes/language-model-demo/small.toml --data DIR --out out\n"
     "  loci train recipes/ram-access/small.toml --out out/access\n"
@@ -42,8 +43,8 @@ void train(const TrainArguments& arguments) {
   Experiment experiment(std::move(recipe), arguments.options);
   const nlohmann::json plan = experiment.plan();
   if (arguments.dry_run) {
-    print(arguments.json ? plan.dump(2) + "\n" : Experiment::plan_text(plan));
-    return;
+    if (arguments.json) return print_json(plan, 2);
+    return print(Experiment::plan_text(plan));
   }
   const bool needs_data = experiment.recipe().arms.front().config.plan->needs_data();
   if ((needs_data && arguments.options.data.empty()) || arguments.options.out.empty()) {
@@ -56,9 +57,9 @@ void train(const TrainArguments& arguments) {
   if (arguments.json) {
     nlohmann::json list = nlohmann::json::array();
     for (const RunResult& result : results) list.push_back(to_json(result));
-    print(list.dump(2) + "\n");
+    print_json(list, 2);
   } else {
-    print(comparison_text(results, experiment.recipe()) + fmt::format("\nWritten: {}\n", summary.string()));
+    print(comparison_text(results, experiment.recipe()) + fmt::format("\nWritten: {}\n", printable(summary.string())));
   }
 }
 
@@ -74,13 +75,14 @@ void add_train(CLI::App& program, Action& action) {
       ->allow_extra_args(false);
   verb->add_option("--arm", arguments->options.arms, "Only this arm; may stand several times")->allow_extra_args(false);
   verb->add_option("--seed", arguments->options.seeds, "Only this seed; may stand several times")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->check(whole_number(0));
   verb->add_flag("--resume", arguments->options.resume, "Go on with the runs in OUT: finished ones are kept");
   verb->add_option("--cache", arguments->options.cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--dry-run", arguments->dry_run, "Only show parameters, memory, threads and steps");
   verb->add_flag("--json", arguments->json, "Results as JSON on standard output");
   verb->add_flag("--quiet", arguments->options.quiet, "No progress");
-  verb->footer(examples);
+  verb->footer(kTrainExamples);
   verb->callback([arguments, &action] {
     action = [arguments] {
       if (arguments->options.cache.empty()) arguments->options.cache = default_cache();

@@ -4,11 +4,11 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
@@ -22,10 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kInferenceRounds = 5;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // The peak of a run's training alone, where the kernel lets a process begin its high-water mark anew; what earlier runs
 // and the opening of the data left in the heap goes back to the system.
@@ -98,11 +94,11 @@ double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   task.module().eval();
   task.infer(0);  // caches, generated code
   int64_t tokens = 0;
-  const double begin = now();
+  const double begin = monotonic_seconds();
   double seconds = 0;
   for (int64_t position = 0; seconds < least_seconds; ++position) {
     tokens += task.infer(position);
-    seconds = now() - begin;
+    seconds = monotonic_seconds() - begin;
   }
   return static_cast<double>(tokens) / seconds;
 }
@@ -114,7 +110,7 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
   const fs::path folder = folder_of(config.arm, config.seed);
   const std::string label = fmt::format("[{}/{}] {} seed {}", number, places_.size(), config.arm, config.seed);
   RunDirectory run(folder, Config::write(config));
-  if (fs::exists(folder / kResultFile)) {
+  if (path_exists(folder / kResultFile)) {
     progress.finish(fmt::format("{}: finished already", label));
     return finished_result(config.arm, config.seed, config.arm);
   }
@@ -157,13 +153,13 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
 std::vector<RunResult> Experiment::with_earlier(const std::vector<RunResult>& results) const {
   std::vector<RunResult> all = results;
   const fs::path path = options_.out / "summary.json";
-  if (fs::exists(path)) {
+  if (path_exists(path)) {
     for (const nlohmann::json& row : parse_json(path)) {
       const RunResult earlier = run_result(row, path.string());
       const bool known = std::any_of(all.begin(), all.end(), [&](const RunResult& result) {
         return result.arm == earlier.arm && result.seed == earlier.seed;
       });
-      if (!known && fs::exists(folder_of(earlier.arm, earlier.seed) / kResultFile)) all.push_back(earlier);
+      if (!known && path_exists(folder_of(earlier.arm, earlier.seed) / kResultFile)) all.push_back(earlier);
     }
   }
   const auto place_of = [this](const std::string& name) {

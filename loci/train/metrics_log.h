@@ -18,6 +18,8 @@ class MetricsLog {
 
   // Appends one line; NaN and infinity become null. A full disk throws Error (resources) and leaves no half line.
   void write(const nlohmann::json& line);
+  // What was written reaches the disk: before a checkpoint does, whose log would lack lines after a power cut.
+  void sync();
 
  private:
   std::filesystem::path path_;

@@ -2,7 +2,6 @@
 
 #include <c10/core/InferenceMode.h>
 
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -12,10 +11,6 @@
 
 namespace loci {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 bool due(int64_t step, int64_t every) {
   return every > 0 && step % every == 0;
@@ -62,9 +57,9 @@ TrainerState Trainer::run(TrainerState state) {
   const auto over = [&] { return state.step == steps_ || task_.finished(); };
   bool saved = over() && !state.evaluation.is_null();
   while (!over()) {
-    const double begin = now();
+    const double begin = monotonic_seconds();
     const StepResult result = train_step(state.step);
-    state.seconds += now() - begin;
+    state.seconds += monotonic_seconds() - begin;
     if (!result.good) {
       note_bad_step(state, result.loss);
     } else {
@@ -170,6 +165,7 @@ void Trainer::evaluate_and_log(TrainerState& state) {
 }
 
 void Trainer::save(TrainerState& state) {
+  log_.sync();
   save_checkpoint(run_, task_, optimizers_, state, facts_, options_.keep_last);
 }
 

@@ -12,7 +12,7 @@
 
 #include "loci/base/check.h"
 #include "loci/base/mapped_file.h"
-#include "loci/data/text/utf8.h"
+#include "loci/base/utf8.h"
 
 namespace loci {
 namespace {
