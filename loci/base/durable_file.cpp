@@ -20,7 +20,7 @@ namespace {
 // journal, mounted with `discard`, took over 1 ms a piece.
 constexpr size_t kHole = size_t{256} << 10;
 
-constexpr size_t kMostText = size_t{1} << 30;
+constexpr size_t kMostText = size_t{256} << 20;
 constexpr size_t kMostName = 200;  // of the 255 bytes that a name may have: the temporary one is longer
 constexpr std::string_view kWritable = "the file must be writable";
 constexpr std::string_view kReadable = "the file must be readable";

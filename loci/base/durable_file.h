@@ -41,7 +41,7 @@ class DurableFile {
 void write_file_durably(const std::filesystem::path& path, std::string_view text, ExitCode fault = ExitCode::input);
 // Copies through a mapping, with holes for long runs of zeros.
 void copy_file_durably(const std::filesystem::path& from, const std::filesystem::path& to);
-// The whole file as text, of at most 1 GiB (a device may never end). Throws Error (input).
+// The whole file as text, of at most 256 MiB (a device may never end). Throws Error (input).
 std::string read_text_file(const std::filesystem::path& path);
 
 }  // namespace loci

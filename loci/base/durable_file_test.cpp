@@ -103,7 +103,7 @@ TEST_F(DurableFileTest, NamesThePathAndTheReasonOfAFailure) {
   expect_error(ExitCode::input, "must name a file", [&] { write_file_durably(folder_ / "", ""); });
   expect_error(ExitCode::input, "No such file", [&] { read_text_file(folder_ / "missing"); });
   expect_error(ExitCode::input, "Is a directory", [&] { read_text_file(folder_); });
-  expect_error(ExitCode::input, "the file must be at most 1073741824 bytes of text, got more",
+  expect_error(ExitCode::input, "the file must be at most 268435456 bytes of text, got more",
                [&] { read_text_file("/dev/zero"); });
   EXPECT_THAT(names(folder_), testing::ElementsAre("full"));
 }

@@ -54,7 +54,8 @@ TEST(Safetensors, NamesAndSizesOfDTypes) {
     ASSERT_NE(dtype_of(name), DType::unknown) << name;
     EXPECT_EQ(name_of(dtype_of(name)), name);
     EXPECT_EQ(bits_of(dtype_of(name)), bits) << name;
-    if (bits % 8 == 0) EXPECT_EQ(size_of(dtype_of(name)), bits / 8) << name;
+    if (bits % 8 != 0) continue;
+    EXPECT_EQ(size_of(dtype_of(name)), bits / 8) << name;
   }
   EXPECT_EQ(name_of(DType::BOOL), "BOOL");
   EXPECT_EQ(name_of(DType::C64), "C64");
