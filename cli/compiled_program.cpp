@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <string>
 
-#include "cli/run_argument.h"
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/paths.h"

@@ -141,7 +141,7 @@ void add_inspect(CLI::App& program, Action& action) {
   verb->add_flag("--json", *json, "Print JSON");
   verb->footer(
       "Examples:\n  loci inspect out/memory/seed-0\n"
-      "  loci inspect out/memory/seed-0/step-489/model.safetensors --json");
+      "  loci inspect out/memory/seed-0/step-100/model.safetensors --json");
   verb->callback([path, json, &action] {
     action = [path, json] {
       const bool folder = kind_of(*path) == PathKind::folder;

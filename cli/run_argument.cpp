@@ -63,11 +63,4 @@ fs::path default_cache() {
   return temporary_folder() / "loci";
 }
 
-fs::path temporary_folder() {
-  std::error_code error;
-  fs::path folder = fs::temp_directory_path(error);
-  if (error) fail_path(folder, "TMPDIR must be a folder", error.value(), ExitCode::usage);
-  return folder;
-}
-
 }  // namespace loci::cli

@@ -21,7 +21,4 @@ RunArgument find_run(const std::filesystem::path& path);
 // $XDG_CACHE_HOME/loci, ~/.cache/loci, or a folder in the system's temporary one.
 std::filesystem::path default_cache();
 
-// $TMPDIR, or /tmp. Throws Error (usage) when it is no folder.
-std::filesystem::path temporary_folder();
-
 }  // namespace loci::cli

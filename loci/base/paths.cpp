@@ -77,6 +77,13 @@ fs::path canonical_path(const fs::path& path) {
   return result;
 }
 
+fs::path temporary_folder() {
+  std::error_code error;
+  fs::path folder = fs::temp_directory_path(error);
+  if (error) fail(ExitCode::usage, "TMPDIR", "it must be a folder", error.message());
+  return folder;
+}
+
 std::vector<fs::path> entries_of(const fs::path& folder) {
   std::vector<fs::path> entries;
   std::error_code error;

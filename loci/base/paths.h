@@ -34,6 +34,9 @@ std::filesystem::path behind_links(const std::filesystem::path& path, ExitCode f
 // The same path without links and dots; it must exist.
 std::filesystem::path canonical_path(const std::filesystem::path& path);
 
+// $TMPDIR, or /tmp. Throws Error (usage) when it is no folder.
+std::filesystem::path temporary_folder();
+
 // What is in a folder, sorted.
 std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder);
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import errno
 import html
 import os
 import sys
@@ -78,10 +79,21 @@ def all_runs(experiments: list[Experiment]) -> list[Run]:
 
 
 def write_page(out: Path, text: str) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, out)
+    """Replaces a file at once. A link stays, its target is written; a device or a pipe is written into."""
+    if out.exists() and not out.is_file():
+        out.write_text(text, encoding="utf-8")
+        return
+    target = Path(os.path.realpath(out))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(out))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name[:200]}.part-{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def page(experiments: list[Experiment], runs: list[Run]) -> str:
