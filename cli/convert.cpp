@@ -16,6 +16,7 @@
 #include "cli/verbs.h"
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/table/mapped_table.h"
 #include "loci/table/quantise.h"
 #include "loci/tasks/all.h"
@@ -89,8 +90,7 @@ RunConfig converted_config(const RunArgument& run, const std::string& dtype) {
 }
 
 // All that serving needs of the checkpoint, with other tables. Returns the bytes of the tables' files before and after.
-std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const std::string& dtype,
-                                                 const fs::path& out) {
+std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::string& dtype, const fs::path& out) {
   const nlohmann::json& manifest = run.checkpoint.manifest();
   CheckpointWriter writer(out, run.checkpoint.step());
   std::vector<std::string> others;
@@ -110,7 +110,7 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   for (const auto& [key, value] : manifest.items()) {
     if (!extra.contains(key) && key != "format" && key != "step" && key != "files" && key != "sum") extra[key] = value;
   }
-  std::pair<uintmax_t, uintmax_t> bytes = {0, 0};
+  std::pair<int64_t, int64_t> bytes = {0, 0};
   for (const std::string& name : tables) {
     const auto table = std::make_shared<ServedRows>(run.checkpoint.file(base_file(name)), name);
     load_table(run.checkpoint, *table);
@@ -121,14 +121,14 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
       write_bfloat16(path, *table);
     }
     extra["tables"][name] = {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
-    bytes.first += fs::file_size(table->served_file());
-    bytes.second += fs::file_size(path);
+    bytes.first += file_bytes(table->served_file());
+    bytes.second += file_bytes(path);
   }
   writer.finish(extra, 0);
   return bytes;
 }
 
-std::string text_of(const nlohmann::json& facts) {
+std::string convert_text(const nlohmann::json& facts) {
   std::string text =
       fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
                   format_bytes(facts["bytes_after"].get<double>()), format_bytes(facts["bytes_before"].get<double>()));
@@ -137,7 +137,7 @@ std::string text_of(const nlohmann::json& facts) {
     text += fmt::format("{} {:.4f} before, {:.4f} after, change {:+.5f}\n", name, number_of(before), is,
                         is - number_of(before));
   }
-  return text + fmt::format("Written: {}\n", facts["out"].get<std::string>());
+  return text + fmt::format("Written: {}\n", printable(facts["out"].get<std::string>()));
 }
 
 void convert(const ConvertArguments& arguments) {
@@ -145,7 +145,8 @@ void convert(const ConvertArguments& arguments) {
   const fs::path out = arguments.out;
   const RunArgument run = find_run(arguments.run);
   const RunConfig config = converted_config(run, dtype);
-  if (fs::exists(out)) fail(ExitCode::usage, "convert", "--out must be a new folder", out.string() + ", which exists");
+  if (path_exists(out, ExitCode::usage))
+    fail(ExitCode::usage, "convert", "--out must be a new folder", out.string() + ", which exists");
   ProgressLine progress(arguments.quiet);
   nlohmann::json facts = {{"run", run.folder.string()}, {"out", out.string()}, {"table", dtype}};
   const auto measures_of = [&](const RunArgument& any) {
@@ -154,24 +155,23 @@ void convert(const ConvertArguments& arguments) {
   };
   if (!arguments.data.empty()) facts["measures_before"] = measures_of(run);
   progress.show("writing the tables");
-  std::error_code error;
-  if (!fs::create_directories(out, error)) {
-    fail(ExitCode::input, out.string(), "the folder must be writable", error.message());
-  }
+  make_folders(out, ExitCode::usage);
   try {
     const auto [from, to] = write_checkpoint(run, dtype, out);
     facts["bytes_before"] = from;
     facts["bytes_after"] = to;
     write_file_durably(out / "config.toml", Config::write(config));
   } catch (...) {
-    fs::remove_all(out, error);
+    std::error_code ignored;
+    fs::remove_all(out, ignored);
     throw;
   }
   if (!arguments.data.empty()) {
     facts["measures_after"] = measures_of(find_run(out));
   }
   progress.finish();
-  print(arguments.json ? facts.dump() + "\n" : text_of(facts));
+  if (arguments.json) return print_json(facts);
+  print(convert_text(facts));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/arguments.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
@@ -27,11 +28,11 @@ struct TrainArguments {
   bool json = false;
 };
 
-constexpr const char* examples =
+constexpr const char* kTrainExamples =
     "Examples:\n"
     "  loci train recipes/language-model-demo/small.toml --data DIR --out out\n"
     "  loci train recipes/ram-access/small.toml --out out/access\n"
-    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=4e6\n"
+    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=1e5\n"
     "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
     "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
     "\n"
@@ -43,9 +44,8 @@ void train(const TrainArguments& arguments) {
   Experiment experiment(std::move(recipe), arguments.options);
   const nlohmann::json plan = experiment.plan();
   if (arguments.dry_run) {
-    print(arguments.json ? plan.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
-                         : Experiment::plan_text(plan));
-    return;
+    if (arguments.json) return print_json(plan, 2);
+    return print(Experiment::plan_text(plan));
   }
   const bool needs_data = experiment.recipe().arms.front().config.plan->needs_data();
   if ((needs_data && arguments.options.data.empty()) || arguments.options.out.empty()) {
@@ -58,7 +58,7 @@ void train(const TrainArguments& arguments) {
     print(summary_text(summary));
   } else {
     const auto file = arguments.options.out / "summary.json";
-    print(comparison_text(summary) + fmt::format("\nWritten: {}\n", file.string()));
+    print(comparison_text(summary) + fmt::format("\nWritten: {}\n", printable(file.string())));
   }
 }
 
@@ -74,13 +74,14 @@ void add_train(CLI::App& program, Action& action) {
       ->allow_extra_args(false);
   verb->add_option("--arm", arguments->options.arms, "Only this arm; may stand several times")->allow_extra_args(false);
   verb->add_option("--seed", arguments->options.seeds, "Only this seed; may stand several times")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->check(whole_number(0));
   verb->add_flag("--resume", arguments->options.resume, "Go on with the runs in OUT: finished ones are kept");
   verb->add_option("--cache", arguments->options.cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--dry-run", arguments->dry_run, "Only show parameters, memory, threads and steps");
   verb->add_flag("--json", arguments->json, "Results as JSON on standard output");
   verb->add_flag("--quiet", arguments->options.quiet, "No progress");
-  verb->footer(examples);
+  verb->footer(kTrainExamples);
   verb->callback([arguments, &action] {
     action = [arguments] {
       if (arguments->options.cache.empty()) arguments->options.cache = default_cache();

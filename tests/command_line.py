@@ -85,13 +85,14 @@ def command(*arguments):
     return [str(LOCI), *map(str, arguments)]
 
 
-def environment(place):
-    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+def environment(place, variables=None):
+    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), **(variables or {})}
 
 
-def loci(place, *arguments, **more):
+def loci(place, *arguments, variables=None, **more):
+    environ = environment(place, variables)
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=300, env=environment(place), check=False, **more
+        command(*arguments), capture_output=True, text=True, timeout=300, env=environ, check=False, **more
     )
 
 

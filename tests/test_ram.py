@@ -1,12 +1,13 @@
 """Neural random-access machines on the command line: train, look at the program, run it, and each kind of bad input."""
 
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
-from command_line import ROOT, assert_refused, loci, newest
+from command_line import LOCI, ROOT, assert_refused, loci, newest
 
 RECIPE = """
 task = "ram"
@@ -111,6 +112,24 @@ def test_the_program_is_printed_in_every_form(place, tmp_path, form):
         command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", tmp_path / "main.cpp", "-o", tmp_path / "main"]
         subprocess.run(command, check=True)
         assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
+
+
+def test_a_program_is_written_into_devices_pipes_and_links(place, tmp_path):
+    printed = loci(place, "program", place / "out")
+    assert printed.returncode == 0, printed.stderr
+    result = loci(place, "program", place / "out", "--out", "/dev/stdout")
+    assert (result.returncode, result.stdout) == (0, printed.stdout), result.stderr
+    with open(tmp_path / "log", "ab") as log:  # as the shell's >>: what was there stays
+        log.write(b"before\n")
+        log.flush()
+        assert subprocess.run([LOCI, "program", place / "out", "--out", "/dev/stdout"], stdout=log).returncode == 0
+    assert (tmp_path / "log").read_text() == "before\n" + printed.stdout
+    assert loci(place, "program", place / "out", "--out", "/dev/null").returncode == 0
+    assert pathlib.Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to("target")
+    assert loci(place, "program", place / "out", "--out", tmp_path / "link").returncode == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == printed.stdout
+    assert_refused(loci(place, "program", place / "out", "--out", "/dev/full"), 4, "/dev/full", "No space left")
 
 
 def test_the_program_runs_on_a_tape_and_is_verified(place):

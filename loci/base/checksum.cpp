@@ -13,7 +13,7 @@
 namespace loci {
 namespace {
 
-std::string text_of(XXH128_hash_t hash) {
+std::string digits_of(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
   std::string text;
@@ -24,7 +24,7 @@ std::string text_of(XXH128_hash_t hash) {
 }  // namespace
 
 std::string checksum(std::span<const std::byte> bytes) {
-  return text_of(XXH3_128bits(bytes.data(), bytes.size()));
+  return digits_of(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
 std::string checksum(const MappedFile& file) {
@@ -55,7 +55,7 @@ void Checksum::add(std::span<const std::byte> bytes) {
 }
 
 std::string Checksum::text() const {
-  return text_of(XXH3_128bits_digest(&state_->hash));
+  return digits_of(XXH3_128bits_digest(&state_->hash));
 }
 
 }  // namespace loci

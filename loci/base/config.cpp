@@ -265,13 +265,7 @@ std::optional<toml::table> parse_value(std::string_view text) {
 }  // namespace
 
 Config Config::from_file(const std::filesystem::path& path) {
-  std::string text;
-  try {
-    text = read_text_file(path);
-  } catch (const Error& error) {
-    throw Error(ExitCode::usage, error.what());
-  }
-  return from_text(text, path.string());
+  return from_text(read_text_file(path), path.string());
 }
 
 Config Config::from_text(std::string_view text, std::string_view name) {
@@ -356,27 +350,6 @@ std::string Config::text_of(ConfigFields& fields) {
   std::string text = dynamic_cast<Writer&>(fields).text();
   if (text.starts_with('\n')) text.erase(0, 1);
   return text;
-}
-
-std::string nearest_word(std::string_view word, const std::vector<std::string>& known) {
-  std::string nearest;
-  size_t least = std::min<size_t>(3, (word.size() + 1) / 2) + 1;
-  for (const std::string& candidate : known) {
-    std::vector<size_t> row(candidate.size() + 1);
-    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = std::exchange(row[0], i);
-      for (size_t j = 1; j < row.size(); ++j) {
-        const size_t replaced = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
-        diagonal = std::exchange(row[j], std::min({replaced, row[j] + 1, row[j - 1] + 1}));
-      }
-    }
-    if (row.back() < least) {
-      least = row.back();
-      nearest = candidate;
-    }
-  }
-  return nearest;
 }
 
 }  // namespace loci

@@ -22,6 +22,7 @@
 #include <toml++/toml.h>
 
 #include "loci/base/check.h"
+#include "loci/base/nearest_word.h"
 
 namespace loci {
 
@@ -84,7 +85,7 @@ class ConfigFields {
   virtual void end_section() = 0;
 };
 
-// A TOML document. Errors (usage) name the file, the line and the key.
+// A TOML document. Errors (usage; input when the file cannot be read) name the file, the line and the key.
 class Config {
  public:
   Config() = default;
@@ -128,8 +129,5 @@ class Config {
   std::string name_ = "config";
   std::map<std::string, std::string> places_;  // "file:line" by dotted key: copies of toml nodes lose their lines
 };
-
-// The word of `known` with the least edit distance to `word`, or "" when none is near.
-std::string nearest_word(std::string_view word, const std::vector<std::string>& known);
 
 }  // namespace loci

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <functional>
 
+#include "tests/temporary_folder.h"
+
 namespace loci {
 namespace {
 
@@ -128,8 +130,8 @@ TEST(ConfigTest, RefusesBrokenTomlAndMissingFiles) {
     EXPECT_EQ(error.code(), ExitCode::usage);
     EXPECT_THAT(error.what(), testing::StartsWith("r.toml:2: the file must be TOML, got "));
   }
-  expect_refused("no/such.toml: the file must be readable, got No such file or directory",
-                 [] { Config::from_file("no/such.toml"); });
+  expect_error(ExitCode::input, "no/such.toml: the file must be readable, got No such file or directory",
+               [] { Config::from_file("no/such.toml"); });
   EXPECT_THROW(Config::from_text(std::string("a = \"\xFF\"", 8)), Error);
   EXPECT_THROW(Config::from_text(std::string("a\0 = 1", 6)), Error);
   EXPECT_THROW(Config::from_text("a = " + std::string(100000, '[')), Error);

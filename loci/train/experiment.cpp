@@ -8,6 +8,7 @@
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/train/comparison.h"
 #include "loci/train/folder_lock.h"
 #include "loci/train/memory_check.h"
@@ -85,7 +86,7 @@ nlohmann::json Experiment::plan() const {
 
 std::string Experiment::plan_text(const nlohmann::json& plan) {
   std::string text =
-      fmt::format("{}: seeds {}; level {}, {} of memory\n", plan["recipe"].get<std::string>(),
+      fmt::format("{}: seeds {}; level {}, {} of memory\n", printable(plan["recipe"].get<std::string>()),
                   fmt::join(plan["seeds"].get<std::vector<int64_t>>(), ", "), plan["level"].get<std::string>(),
                   format_bytes(plan["memory_available"].get<double>()));
   for (const nlohmann::json& arm : plan["arms"]) {
@@ -160,7 +161,7 @@ void Experiment::check_out() const {
   if (options_.resume) return;
   for (const Place& place : places_) {
     const fs::path folder = folder_of(place.arm->name, place.seed);
-    if (fs::exists(folder)) {
+    if (path_exists(folder, ExitCode::usage)) {
       fail(ExitCode::usage, "train", "--out must be a new folder, or --resume be given",
            folder.string() + ", which exists");
     }
@@ -169,7 +170,7 @@ void Experiment::check_out() const {
 
 Summary Experiment::finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const {
   const fs::path path = folder_of(arm, seed) / kResultFile;
-  if (!fs::exists(path)) {
+  if (!path_exists(path)) {
     fail(ExitCode::usage, "train", fmt::format("arm {} needs a finished run of {} with seed {}", for_arm, arm, seed),
          "none in " + options_.out.string());
   }
@@ -187,17 +188,19 @@ RunConfig Experiment::resolve(const Place& place) const {
   RunConfig config = recipe_.run(*place.arm, place.seed);
   if (!place.arm->equal_time) return config;
   const fs::path begun = folder_of(place.arm->name, place.seed) / "config.toml";
-  if (fs::exists(begun)) {
+  if (path_exists(begun)) {
     struct Steps {
       TrainOptions train;
       void fields(ConfigFields& f) { f.section("train", train); }
     } steps;
-    const Config text = Config::from_file(begun);
-    std::vector<std::string> others;
-    for (const auto& [key, node] : text.table()) {
-      if (key.str() != "train") others.emplace_back(key.str());
-    }
-    text.read(steps, others);
+    as_input([&] {
+      const Config text = Config::from_file(begun);
+      std::vector<std::string> others;
+      for (const auto& [key, node] : text.table()) {
+        if (key.str() != "train") others.emplace_back(key.str());
+      }
+      text.read(steps, others);
+    });
     config.train.steps = steps.train.steps;
     return config;
   }

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <ctime>
 #include <fstream>
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
@@ -25,10 +25,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kInferenceRounds = 5;
-
-double wall_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // The peak of a run's training alone, where the kernel lets a process begin its high-water mark anew; what earlier runs
 // and the opening of the data left in the heap goes back to the system.
@@ -116,11 +112,11 @@ double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   task.module().eval();
   task.infer(0);  // caches, generated code
   int64_t units = 0;
-  const double begin = wall_seconds();
+  const double begin = monotonic_seconds();
   double seconds = 0;
   for (int64_t position = 0; seconds < least_seconds; ++position) {
     units += task.infer(position);
-    seconds = wall_seconds() - begin;
+    seconds = monotonic_seconds() - begin;
   }
   return static_cast<double>(units) / seconds;
 }
@@ -132,7 +128,7 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   const fs::path folder = folder_of(config.arm, config.seed);
   const std::string label = fmt::format("[{}/{}] {} seed {}", number, places_.size(), config.arm, config.seed);
   RunDirectory run(folder, Config::write(config));
-  if (fs::exists(folder / kResultFile)) {
+  if (path_exists(folder / kResultFile)) {
     progress.finish(fmt::format("{}: finished already", label));
     return finished_result(config.arm, config.seed, config.arm);
   }

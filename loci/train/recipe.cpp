@@ -208,7 +208,7 @@ Recipe read_recipe(Config config, const std::vector<std::string>& settings, cons
 }
 
 RunConfig read_run_config(const std::filesystem::path& path, const std::vector<TaskKind>& tasks) {
-  try {
+  return as_input([&] {
     const Config text = Config::from_file(path);
     struct Head {
       std::string task;
@@ -224,9 +224,7 @@ RunConfig read_run_config(const std::filesystem::path& path, const std::vector<T
     text.read(config);
     check(config);
     return config;
-  } catch (const Error& error) {
-    throw Error(ExitCode::input, error.what());
-  }
+  });
 }
 
 }  // namespace loci

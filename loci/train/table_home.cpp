@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/paths.h"
 #include "loci/base/progress.h"
 #include "loci/table/local_table.h"
 #include "loci/table/mapped_table.h"
@@ -12,14 +13,6 @@ namespace loci {
 namespace {
 
 namespace fs = std::filesystem;
-
-void make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!error) return;
-  const bool full = error == std::errc::no_space_on_device;
-  fail(full ? ExitCode::resources : ExitCode::input, folder.string(), "the folder must be writable", error.message());
-}
 
 // The served table must be the one that the model wants.
 void check_served(const ServedTable& table, const TableSpec& spec) {
@@ -38,7 +31,7 @@ TableMaker training_tables(fs::path folder, bool loaded) {
   return [folder = std::move(folder), loaded](const TableSpec& spec) -> TablePtr {
     TablePtr table;
     if (spec.home == TableHome::mapped) {
-      make_folder(folder);
+      make_folders(folder);
       table = std::make_shared<MappedTable>(spec.name, spec.rows, spec.width, spec.dtype, folder);
     } else {
       table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
@@ -69,7 +62,7 @@ bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes) {
 WorkFolder::WorkFolder(fs::path path) : path_(std::move(path)) {
   std::error_code error;
   fs::remove_all(path_, error);
-  if (error) fail(ExitCode::input, path_.string(), "what a killed process left must be removable", error.message());
+  if (error) fail_path(path_, "what a killed process left must be removable", error.value());
 }
 
 WorkFolder::~WorkFolder() {

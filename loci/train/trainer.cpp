@@ -2,7 +2,6 @@
 
 #include <c10/core/InferenceMode.h>
 
-#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -12,10 +11,6 @@
 
 namespace loci {
 namespace {
-
-double clock_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // The first step makes caches and generated code. After these, a pace says something.
 constexpr int64_t kPaceSteps = 5;
@@ -56,9 +51,9 @@ TrainerState Trainer::run(TrainerState state) {
   const auto over = [&] { return state.step == steps_ || task_.finished(); };
   bool saved = over() && !state.evaluation.is_null();
   while (!over()) {
-    const double begin = clock_seconds();
+    const double begin = monotonic_seconds();
     const StepResult result = train_step(state.step);
-    state.seconds += clock_seconds() - begin;
+    state.seconds += monotonic_seconds() - begin;
     if (!result.good) {
       note_bad_step(state, result.loss);
     } else {
@@ -126,9 +121,9 @@ void Trainer::note_bad_step(TrainerState& state, double loss) {
 }
 
 void Trainer::log_step(TrainerState& state, double rate) {
-  const double begin = now();
+  const double begin = monotonic_seconds();
   measures_ = task_.training_measures(due(state.step, options_.log_every));
-  state.seconds += now() - begin;  // part of what a memory costs
+  state.seconds += monotonic_seconds() - begin;  // part of what a memory costs
   const double seconds = state.seconds - logged_seconds_;
   const int64_t units = (state.step - logged_step_) * units_per_step_;
   nlohmann::json line = {{"kind", "train"},

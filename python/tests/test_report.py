@@ -52,6 +52,30 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+def test_out_is_written_into_where_it_is_no_plain_file(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1, steps=20, evaluations=2))
+    command = [sys.executable, "-m", "loci.report", str(run), "--out"]
+    piped = subprocess.run([*command, "/dev/stdout"], cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert piped.returncode == 0 and "</html>" in piped.stdout, piped.stderr
+    assert main([str(run), "--out", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to("page.html")
+    for _ in range(2):
+        assert main([str(run), "--out", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and "</html>" in (tmp_path / "page.html").read_text()
+    (tmp_path / "loop").symlink_to("loop")
+    assert main([str(run), "--out", str(tmp_path / "loop")]) == 4
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1, steps=20, evaluations=2))
+    full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from loci.report import main"
+    command = [sys.executable, "-c", f"{full}; sys.exit(main(sys.argv[1:]))", str(run), "--out", str(tmp_path / "p")]
+    result = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert (result.returncode, len(result.stderr.splitlines())) == (4, 1), result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     rows = [("base", 1, 4.0), ("base", 2, 5.0), ("memory", 2, 4.5), ("memory", 3, 1.0)]
     for arm, seed, _ in rows:

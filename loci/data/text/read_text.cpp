@@ -3,7 +3,7 @@
 #include "loci/base/checksum.h"
 #include "loci/data/text/input_file.h"
 #include "loci/data/text/text_folder.h"
-#include "loci/data/text/utf8.h"
+#include "loci/base/utf8.h"
 
 namespace loci {
 namespace {

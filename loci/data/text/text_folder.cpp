@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/utf8.h"
 #include "loci/data/text/input_file.h"
-#include "loci/data/text/utf8.h"
 
 namespace loci {
 namespace {

@@ -16,8 +16,8 @@
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
+#include "loci/base/utf8.h"
 #include "loci/data/text/encode_texts.h"
-#include "loci/data/text/utf8.h"
 
 namespace loci {
 namespace {

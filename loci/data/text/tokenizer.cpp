@@ -8,8 +8,8 @@
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
+#include "loci/base/utf8.h"
 #include "loci/data/text/piece_module.h"
-#include "loci/data/text/utf8.h"
 
 namespace loci {
 namespace {

@@ -1,4 +1,4 @@
-#include "loci/data/text/utf8.h"
+#include "loci/base/utf8.h"
 
 namespace loci {
 
