@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/nn/memory/calibrate.h"
 #include "loci/nn/memory/flat_key_memory.h"
 #include "loci/nn/memory/product_key_memory.h"

@@ -48,20 +48,24 @@ void check_memory(const TransformerLmOptions& options) {
 }  // namespace
 
 void MemoryOptions::fields(ConfigFields& f) {
-  f.choice("kind", kind, {"product_key", "flat"});
-  f.field("layers", layers);
-  f.field("shared_table", shared_table);
-  f.choice("placement", placement,
+  f.choice("kind", kind, "product keys, or a full search over one key for each row", {"product_key", "flat"});
+  f.field("layers", layers, "layers that get a memory, from 0; negative numbers count from the end");
+  f.field("shared_table", shared_table, "one table for all layers instead of one for each");
+  f.choice("placement", placement, "in place of the feed-forward block, parallel to it, or after it",
            {{"replace", MemoryPlacement::replace},
             {"parallel", MemoryPlacement::parallel},
             {"after", MemoryPlacement::after}});
-  f.field("rows", rows, {.minimum = 1, .maximum = int64_t{1} << 48});
-  f.field("value_width", value_width, {.minimum = 0});
-  f.choice("value_dtype", value_dtype, {"float32", "bfloat16", "int8"});
-  f.choice<TableHome>("home", home, {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
-  f.choice("value_start", value_start, {"normal", "zero"});
-  f.field("calibrate_at", calibrate_at, {.minimum = -1});
-  f.field("calibrate_tokens", calibrate_tokens, {.minimum = 2});
+  f.field("rows", rows, "rows of a table", {.minimum = 1, .maximum = int64_t{1} << 48});
+  f.field("value_width", value_width, "width of a row; 0: the model's", {.minimum = 0, .maximum = 1 << 20});
+  f.choice("value_dtype", value_dtype, "type of the rows; int8 serves only (loci convert)",
+           {"float32", "bfloat16", "int8"});
+  f.choice<TableHome>("home", home, "where the rows are: in memory, or in a file that may be larger than memory",
+                      {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
+  f.choice("value_start", value_start, "first values of the rows", {"normal", "zero"});
+  f.field("calibrate_at", calibrate_at, "step at which queries and keys start again from the inputs; -1: never",
+          {.minimum = -1, .maximum = int64_t{1} << 40});
+  f.field("calibrate_tokens", calibrate_tokens, "tokens whose inputs are used to calibrate",
+          {.minimum = 2, .maximum = int64_t{1} << 32});
   layer.fields(f);
 }
 
@@ -71,13 +75,16 @@ c10::ScalarType value_type(const MemoryOptions& options) {
 }
 
 void TransformerLmOptions::fields(ConfigFields& f) {
-  f.field("vocabulary", vocabulary, {.minimum = 0});
-  f.field("layers", layers, {.minimum = 1});
-  f.field("width", width, {.minimum = 2});
-  f.field("heads", heads, {.minimum = 1});
-  f.field("ffn_width", ffn_width, {.minimum = 0});
-  f.field("context", context, {.minimum = 1});
-  f.field("dropout", dropout, {.minimum = 0, .maximum = 1});
+  constexpr int64_t most = 1 << 20;
+  f.field("vocabulary", vocabulary, "tokens of the embedding; 0: as many as the tokenizer has",
+          {.minimum = 0, .maximum = int64_t{1} << 31});
+  f.field("layers", layers, "layers of attention and feed-forward", {.minimum = 1, .maximum = 1 << 16});
+  f.field("width", width, "width of the residual stream, a multiple of 2 * heads", {.minimum = 2, .maximum = most});
+  f.field("heads", heads, "heads of the attention", {.minimum = 1, .maximum = most});
+  f.field("ffn_width", ffn_width, "hidden width of the feed-forward blocks; 0: 4 * width",
+          {.minimum = 0, .maximum = int64_t{1} << 24});
+  f.field("context", context, "tokens of the longest sequence", {.minimum = 1, .maximum = 1 << 30});
+  f.field("dropout", dropout, "dropout of the residual branches", {.minimum = 0, .maximum = 1});
   f.optional_section("memory", has_memory, memory);
 }
 
@@ -103,7 +110,7 @@ void check_options(const TransformerLmOptions& options) {
   check_at_least_one("layers", options.layers);
   check_at_least_one("heads", options.heads);
   check_at_least_one("context", options.context);
-  if (options.width < 2 || options.width % (2 * options.heads) != 0) {
+  if (options.width < 2 || options.heads > options.width || options.width % (2 * options.heads) != 0) {
     refuse("width must be a multiple of 2 * heads (rotary positions turn pairs)",
            fmt::format("width {}, heads {}", options.width, options.heads));
   }

@@ -12,6 +12,7 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
+#include "loci/base/stop_signal.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -62,7 +63,8 @@ at::Tensor zeros_for(const Usage& usage, at::ScalarType type) {
 
 void LanguageModelData::fields(ConfigFields& f) {
   text.fields(f);
-  f.field("evaluation_tokens", evaluation_tokens, {.minimum = 0});
+  f.field("evaluation_tokens", evaluation_tokens, "tokens of the validation part that are measured; 0: all",
+          {.minimum = 0});
 }
 
 void LanguageModelPlan::fields(ConfigFields& f) {
@@ -147,6 +149,7 @@ nlohmann::json LanguageModelTask::evaluate() {
   int64_t tokens = 0;
   int64_t bytes = 0;
   for (int64_t i = 0; i < wanted; ++i) {
+    StopSignal::check("stopped while the model was evaluated");
     int64_t targets = 0;
     const Batch batch = validation_batch(i * all / wanted, &targets);
     BlockContext context;

@@ -181,8 +181,8 @@ nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptim
     if (auto entry = save_changes(writer, step, rows, *before)) return *std::move(entry);
   }
   const Table& table = *rows.table();
-  write_safetensors(writer.file(base_file(table.name())), as_safetensors(rows_of(table)));
-  write_safetensors(writer.file(state_file(table)), as_safetensors(rows.row_state()));
+  write_tensors(writer.file(base_file(table.name())), rows_of(table));
+  write_tensors(writer.file(state_file(table)), rows.row_state());
   return {{"base", base_file(table.name())}, {"deltas", nlohmann::json::array()}};
 }
 

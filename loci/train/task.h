@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/table_maker.h"
@@ -100,6 +100,8 @@ class TaskPlan {
   virtual RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const = 0;
   // Memory that the prepared data will take, from a look at the folder's files alone; 0: unknown.
   virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
+  // False for a task that updates its parameters itself: it has neither [optimizer] nor [table_optimizer].
+  virtual bool uses_optimizers() const { return true; }
   // False for a task that makes its data itself.
   virtual bool needs_data() const { return true; }
   virtual std::unique_ptr<Task> make(const TaskInputs& inputs) const = 0;

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 
 namespace loci {
 

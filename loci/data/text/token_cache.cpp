@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/config.h"
 #include "loci/base/durable_file.h"
 
 namespace loci {

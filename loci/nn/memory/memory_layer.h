@@ -11,7 +11,7 @@
 #include <tuple>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/nn/block_context.h"
 #include "loci/table/table.h"
 #include "loci/table/usage.h"
