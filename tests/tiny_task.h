@@ -31,7 +31,9 @@ struct TinyModule : torch::nn::Module {
 struct TinyOptions {
   int64_t width = 4;
   int64_t rows = 32;
-  std::set<int64_t> bad_steps;               // the loss is NaN
+  std::set<int64_t> bad_steps;  // the loss is NaN
+  bool bad_evaluation = false;
+  std::function<void()> before_evaluation;   // for signals
   std::function<void(int64_t)> before_step;  // for signals
   std::string data_key = "tiny";
 };
@@ -65,7 +67,9 @@ class TinyTask : public Task {
     return loss_of(step * inputs_.batch.batch + micro * inputs_.batch.per_micro_batch(), "train");
   }
   Evaluation evaluate() override {
-    const double value = loss_of(0, "validation").item<double>();
+    if (options_.before_evaluation) options_.before_evaluation();
+    const double value =
+        options_.bad_evaluation ? std::numeric_limits<double>::infinity() : loss_of(0, "validation").item<double>();
     return {{value, 0.5}, {{"inner", {1, 2}}}};
   }
   int64_t infer(int64_t position) override {
@@ -127,12 +131,19 @@ class TinyPlan : public TaskPlan {
     return std::make_unique<TinyTask>(options, inputs);
   }
 
+  struct Noise {
+    double deviation = 0;
+    void fields(ConfigFields& f) { f.field("deviation", deviation, "of nothing at all", {.minimum = 0}); }
+  };
   struct Model {
     int64_t width = 4;
     int64_t rows = 32;
+    bool has_noise = false;
+    Noise noise;
     void fields(ConfigFields& f) {
-      f.field("width", width, {.minimum = 1});
-      f.field("rows", rows, {.minimum = 1});
+      f.field("width", width, "width of a row", {.minimum = 1});
+      f.field("rows", rows, "rows of the table", {.minimum = 1});
+      f.optional_section("noise", has_noise, noise);
     }
   } model;
   inline static TinyOptions hooks;  // what the tests in this process want to happen

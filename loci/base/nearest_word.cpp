@@ -1,6 +1,7 @@
 #include "loci/base/nearest_word.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 namespace loci {

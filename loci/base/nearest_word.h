@@ -1,4 +1,4 @@
-// For messages: what a misspelt word was meant to be.
+// Spelling help for messages about unknown words.
 #pragma once
 
 #include <string>

@@ -24,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/nn/memory/memory_slot.h"
 #include "loci/optim/optimizer_set.h"
 

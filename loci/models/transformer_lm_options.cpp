@@ -20,13 +20,16 @@ void check_at_least_one(const char* name, int64_t value) {
 }  // namespace
 
 void TransformerLmOptions::fields(ConfigFields& f) {
-  f.field("vocabulary", vocabulary, {.minimum = 0});
-  f.field("layers", layers, {.minimum = 1});
-  f.field("width", width, {.minimum = 2});
-  f.field("heads", heads, {.minimum = 1});
-  f.field("ffn_width", ffn_width, {.minimum = 0});
-  f.field("context", context, {.minimum = 1});
-  f.field("dropout", dropout, {.minimum = 0, .maximum = 1});
+  constexpr int64_t most = 1 << 20;
+  f.field("vocabulary", vocabulary, "tokens of the embedding; 0: as many as the tokenizer has",
+          {.minimum = 0, .maximum = int64_t{1} << 31});
+  f.field("layers", layers, "layers of attention and feed-forward", {.minimum = 1, .maximum = 1 << 16});
+  f.field("width", width, "width of the residual stream, a multiple of 2 * heads", {.minimum = 2, .maximum = most});
+  f.field("heads", heads, "heads of the attention", {.minimum = 1, .maximum = most});
+  f.field("ffn_width", ffn_width, "hidden width of the feed-forward blocks; 0: 4 * width",
+          {.minimum = 0, .maximum = int64_t{1} << 24});
+  f.field("context", context, "tokens of the longest sequence", {.minimum = 1, .maximum = 1 << 30});
+  f.field("dropout", dropout, "dropout of the residual branches", {.minimum = 0, .maximum = 1});
   f.optional_section("memory", has_memory, memory);
 }
 
@@ -39,8 +42,8 @@ void check_model_options(const TransformerLmOptions& options) {
   check_at_least_one("layers", options.layers);
   check_at_least_one("heads", options.heads);
   check_at_least_one("context", options.context);
-  if (options.width < 2 || options.width % (2 * options.heads) != 0) {
-    refuse("width must be a multiple of 2 * heads (rotary positions rotate pairs)",
+  if (options.width < 2 || options.heads > options.width || options.width % (2 * options.heads) != 0) {
+    refuse("width must be a multiple of 2 * heads (rotary positions turn pairs)",
            fmt::format("width {}, heads {}", options.width, options.heads));
   }
   if (options.ffn_width < 0) refuse("ffn_width must be at least 0", std::to_string(options.ffn_width));

@@ -79,22 +79,24 @@ double norm_of(const at::Tensor& square_sum) {  // [U]
 }  // namespace
 
 void RowOptimizerOptions::fields(ConfigFields& f) {
-  f.choice<RowRule>("rule", rule,
+  f.choice<RowRule>("rule", rule, "update rule of the rows",
                     {{"adam", RowRule::adam},
                      {"adam_row_moment", RowRule::adam_row_moment},
                      {"adagrad", RowRule::adagrad},
                      {"sgd", RowRule::sgd}});
-  f.field("learning_rate", learning_rate, {.minimum = 0});
-  f.field("beta1", beta1, {.minimum = 0, .maximum = 0.999999});
-  f.field("beta2", beta2, {.minimum = 0, .maximum = 0.999999});
-  f.field("epsilon", epsilon, {.minimum = 0});
-  f.field("weight_decay", weight_decay, {.minimum = 0});
-  f.field("clip_norm", clip_norm, {.minimum = 0});
+  f.field("learning_rate", learning_rate, "learning rate of the rows, constant", {.minimum = 0});
+  f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
+  f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});
+  f.field("epsilon", epsilon, "added to the root of the second moment; 0: the rule's own", {.minimum = 0});
+  f.field("weight_decay", weight_decay, "decoupled weight decay of the rows that a step touches", {.minimum = 0});
+  f.field("clip_norm", clip_norm, "largest norm of a table's gradient; 0: not clipped", {.minimum = 0});
   f.choice<RowRounding>(
-      "rounding", rounding,
+      "rounding", rounding, "how bfloat16 rows are rounded: by chance, to the nearest, or from a float32 copy",
       {{"stochastic", RowRounding::stochastic}, {"nearest", RowRounding::nearest}, {"master", RowRounding::master}});
-  f.choice<RowMoments>("moments", moments, {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
-  f.choice<RowPages>("pages", pages, {{"huge", RowPages::huge}, {"small", RowPages::small}});
+  f.choice<RowMoments>("moments", moments, "type of the moments",
+                       {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
+  f.choice<RowPages>("pages", pages, "memory pages of the state; small: rows that no step touched take no memory",
+                     {{"huge", RowPages::huge}, {"small", RowPages::small}});
 }
 
 bool PendingRows::finite() const {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/ops/row_update/row_update.h"
 #include "loci/table/row_store.h"
 

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "loci/base/check.h"
+#include "loci/base/config.h"
 #include "loci/base/progress.h"
 #include "loci/ops/row_sum/row_sum_definition.h"
 #include "loci/ops/row_update/row_update_definition.h"

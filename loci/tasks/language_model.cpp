@@ -13,6 +13,7 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
+#include "loci/base/stop_signal.h"
 #include "loci/nn/memory/calibrate.h"
 #include "loci/train/table_home.h"
 
@@ -65,7 +66,8 @@ class CountingScope {
 
 void LanguageModelData::fields(ConfigFields& f) {
   text.fields(f);
-  f.field("evaluation_tokens", evaluation_tokens, {.minimum = 0});
+  f.field("evaluation_tokens", evaluation_tokens, "tokens of the validation part that are measured; 0: all",
+          {.minimum = 0});
 }
 
 void LanguageModelPlan::fields(ConfigFields& f) {
@@ -154,6 +156,7 @@ Evaluation LanguageModelTask::evaluate() {
   int64_t tokens = 0;
   int64_t bytes = 0;
   for (int64_t i = 0; i < wanted; ++i) {
+    StopSignal::check("stopped while the model was evaluated");
     int64_t targets = 0;
     const Batch batch = validation_batch(i * all / wanted, &targets);
     BlockContext context;

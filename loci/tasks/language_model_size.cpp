@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "loci/base/check.h"
 #include "loci/models/transformer_lm_options.h"
 #include "loci/models/vocabulary_loss.h"
 #include "loci/table/usage.h"
@@ -34,8 +35,9 @@ double layer_bytes(const TransformerLmOptions& options, double small) {
 
 // The same of one memory.
 double memory_bytes(const MemoryOptions& memory, int64_t width, double small) {
-  const auto features = static_cast<double>(memory.layer.heads * resolved_key_width(memory.layer, width));
-  const auto reads = static_cast<double>(memory.layer.heads * memory.layer.top_k);
+  const double features =
+      static_cast<double>(memory.layer.heads) * static_cast<double>(resolved_key_width(memory.layer, width));
+  const double reads = static_cast<double>(memory.layer.heads) * static_cast<double>(memory.layer.top_k);
   const auto value = static_cast<double>(memory.resolved_value_width(width));
   const double peer = memory.kind == MemoryKind::peer ? reads * 12 + static_cast<double>(width) * 4 : 0;
   return features * (small + 8) + reads * 16 + value * 8 + peer;
@@ -44,7 +46,8 @@ double memory_bytes(const MemoryOptions& memory, int64_t width, double small) {
 // The calibration of one memory: inputs and queries in double (nn/calibrate.cpp).
 double calibration_bytes(const MemoryOptions& memory, int64_t width) {
   if (memory.calibrate_at < 0) return 0;
-  const auto features = static_cast<double>(memory.layer.heads * resolved_key_width(memory.layer, width));
+  const double features =
+      static_cast<double>(memory.layer.heads) * static_cast<double>(resolved_key_width(memory.layer, width));
   return static_cast<double>(memory.calibrate_tokens) * 16 * (static_cast<double>(width) + features);
 }
 
@@ -70,7 +73,7 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
   const TransformerLmOptions options = model_for(tokenizer.kind == "bytes" ? kByteVocabulary : tokenizer.vocabulary);
   const auto [dense, table] = TransformerLm::count_parameters(options);
   const double small = bfloat16 ? 2 : 4;
-  const auto tokens = static_cast<double>(batch.per_micro_batch() * options.context);
+  const auto tokens = static_cast<double>(batch.per_micro_batch()) * static_cast<double>(options.context);
   const auto d = static_cast<double>(options.width);
   double activations = tokens * (static_cast<double>(options.layers) * layer_bytes(options, small) + 16 * d);
   const double loss = 3.0 * 4 * static_cast<double>(vocabulary_loss_logits(options.vocabulary)) + tokens * d * 8 +
@@ -79,10 +82,9 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
   RunSize size;
   size.parameters_dense = dense;
   size.parameters_table = table;
-  size.units_per_step = batch.batch * options.context;
+  size.units_per_step = checked_product("config", "tokens of a step", batch.batch, options.context);
   size.memory = {{"dense parameters", whole(4.0 * static_cast<double>(dense))},
                  {"dense gradients", whole(4.0 * static_cast<double>(dense))},
-                 {"dense optimiser state", whole(8.0 * static_cast<double>(dense))},
                  {"loss", whole(loss)}};
   if (options.has_memory) {
     const MemoryOptions& memory = options.memory;
@@ -90,7 +92,7 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     const auto layers = static_cast<double>(memory.layers.size());
     const double tables = memory.shared_table ? 1 : layers;
     const auto all_rows = static_cast<double>(memory.rows);
-    const double reads = tokens * static_cast<double>(memory.layer.heads * memory.layer.top_k);
+    const double reads = tokens * static_cast<double>(memory.layer.heads) * static_cast<double>(memory.layer.top_k);
     const double distinct = std::min(all_rows, reads * static_cast<double>(batch.accumulation));
     activations += layers * tokens * memory_bytes(memory, options.width, small) + search_bytes(memory, tokens);
     activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps

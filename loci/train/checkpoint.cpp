@@ -23,9 +23,11 @@ NamedTensors tensors_of(const torch::nn::Module& module) {
 nlohmann::json to_json(const TrainerState& state) {
   return {{"seconds", state.seconds},
           {"skips", state.skips},
+          {"all_skips", state.all_skips},
           {"loss_sum", state.loss_sum},
           {"loss_count", state.loss_count},
-          {"evaluation", state.evaluation}};
+          {"evaluation", state.evaluation},
+          {"evaluated_step", state.evaluated_step}};
 }
 
 TrainerState state_of(const CheckpointReader& checkpoint) {
@@ -35,9 +37,11 @@ TrainerState state_of(const CheckpointReader& checkpoint) {
     state.step = checkpoint.step();
     json.at("seconds").get_to(state.seconds);
     json.at("skips").get_to(state.skips);
+    json.at("all_skips").get_to(state.all_skips);
     json.at("loss_sum").get_to(state.loss_sum);
     json.at("loss_count").get_to(state.loss_count);
     state.evaluation = json.at("evaluation");
+    json.at("evaluated_step").get_to(state.evaluated_step);
     return state;
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, checkpoint.path().string(), "the manifest must hold the trainer's state", error.what());
@@ -59,14 +63,14 @@ std::vector<TablePtr> tables_of(Task& task) {
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last) {
   CheckpointWriter writer(run.path(), state.step);
-  write_safetensors(writer.file(kModel), as_safetensors(tensors_of(task.module())));
+  write_tensors(writer.file(kModel), tensors_of(task.module()));
   nlohmann::json tables = nlohmann::json::object();
   for (const TablePtr& table : tables_of(task)) {
     const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
     tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved, counters);
   }
-  write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state_beside_rows()));
-  write_safetensors(writer.file(kTask), as_safetensors(task.extra_state()));
+  write_tensors(writer.file(kOptimizer), optimizers.state_beside_rows());
+  write_tensors(writer.file(kTask), task.extra_state());
   for (const auto& [name, content] : task.files()) write_file_durably(writer.file(name), content);
   nlohmann::json extra = facts;
   extra["trainer"] = to_json(state);

@@ -20,12 +20,14 @@ namespace loci {
 // What a checkpoint holds beside tensors. A task's loss is a pure function of step and seed, so the step is also the
 // position of the data and of every generator.
 struct TrainerState {
-  int64_t step = 0;     // steps done
-  double seconds = 0;   // of training; evaluation and checkpoints are not counted
-  int64_t skips = 0;    // bad steps in a row
-  double loss_sum = 0;  // since the last line of the log
+  int64_t step = 0;       // steps done
+  double seconds = 0;     // of training; evaluation and checkpoints are not counted
+  int64_t skips = 0;      // bad steps in a row
+  int64_t all_skips = 0;  // of the whole run
+  double loss_sum = 0;    // since the last line of the log
   int64_t loss_count = 0;
   nlohmann::json evaluation;             // the last one
+  int64_t evaluated_step = -1;           // after which it was made
   std::optional<CheckpointFiles> saved;  // the checkpoint that the tables' changed rows count from
 };
 

@@ -47,8 +47,21 @@ Experiment::Experiment(Recipe recipe, ExperimentOptions options)
     const auto& wanted = options_.arms;
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), arm.name) != wanted.end()) arms_.push_back(&arm);
   }
+  const auto once = [](const char* option, auto values) {  // given twice, a run would count as two
+    std::sort(values.begin(), values.end());
+    const auto twice = std::adjacent_find(values.begin(), values.end());
+    if (twice != values.end())
+      fail(ExitCode::usage, option, "each must be given once", fmt::format("{} twice", *twice));
+  };
+  once("--arm", options_.arms);
+  once("--seed", options_.seeds);
   for (const int64_t seed : options_.seeds.empty() ? recipe_.seeds : options_.seeds) {
-    if (seed < 0) fail(ExitCode::usage, "--seed", "a seed must be at least 0", fmt::to_string(seed));
+    if (std::find(recipe_.seeds.begin(), recipe_.seeds.end(), seed) == recipe_.seeds.end()) {
+      fail(ExitCode::usage, "--seed",
+           fmt::format("the seed must be one of the recipe's {} (--set seeds=[{}] changes them)",
+                       fmt::join(recipe_.seeds, ", "), seed),
+           fmt::to_string(seed));
+    }
     for (const Arm* arm : arms_) places_.push_back({arm, seed});
   }
 }

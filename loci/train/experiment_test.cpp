@@ -32,8 +32,8 @@ name = "timed"
 equal_time = {to = "wide", of = "base"}
 )";
 
-Recipe recipe() {
-  return read_recipe(Config::from_text(kText, "recipe.toml"), {}, tiny_tasks());
+Recipe recipe(const std::vector<std::string>& settings = {}) {
+  return read_recipe(Config::from_text(kText, "recipe.toml"), settings, tiny_tasks());
 }
 
 ExperimentOptions options_for(const fs::path& out) {
@@ -101,16 +101,21 @@ TEST(Experiment, ChosenArmsAndSeeds) {
   const TemporaryFolder folder;
   auto options = options_for(folder / "out");
   options.arms = {"base"};
-  options.seeds = {7};
+  options.seeds = {1};
   const auto results = Experiment(recipe(), options).run();
   ASSERT_EQ(results.runs.size(), 1u);
-  EXPECT_EQ(results.runs[0].seed, 7);
-  options.seeds = {0, 7};
+  EXPECT_EQ(results.runs[0].seed, 1);
+  options.seeds = {0, 1};
   options.arms = {"wide"};
   EXPECT_EQ(Experiment(recipe(), options).run().runs.size(), 3u);  // the summary keeps the earlier run
   options.arms = {"timed"};
   options.seeds = {8};
-  expect_error(ExitCode::usage, "arm timed needs a finished run of wide", [&] { Experiment(recipe(), options).run(); });
+  expect_error(ExitCode::usage, "arm timed needs a finished run of wide",
+               [&] { Experiment(recipe({"seeds=[8]"}), options).run(); });
+  expect_error(ExitCode::usage, "must be one of the recipe's 0, 1", [&] { Experiment(recipe(), options); });
+  options.seeds = {1, 1};
+  expect_error(ExitCode::usage, "--seed: each must be given once, got 1 twice", [&] { Experiment(recipe(), options); });
+  options.seeds = {1};
   options.arms = {"none"};
   expect_error(ExitCode::usage, "one of base, wide, timed", [&] { Experiment(recipe(), options); });
 }

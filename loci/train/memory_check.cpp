@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "loci/base/check.h"
 #include "loci/base/progress.h"
 
 namespace loci {

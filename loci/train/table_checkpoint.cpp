@@ -192,11 +192,9 @@ nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptim
     if (auto entry = save_changes(writer, step, optimizer, counters, *before)) return *std::move(entry);
   }
   const RowStore& rows = optimizer.rows();
-  write_safetensors(writer.file(base_file(rows.name())), as_safetensors(base_parts(rows)));
-  write_safetensors(writer.file(state_file(rows.name())), as_safetensors(optimizer.row_state()));
-  if (!counters.tensors.empty()) {
-    write_safetensors(writer.file(counter_file(rows.name())), as_safetensors(counters.tensors));
-  }
+  write_tensors(writer.file(base_file(rows.name())), base_parts(rows));
+  write_tensors(writer.file(state_file(rows.name())), optimizer.row_state());
+  if (!counters.tensors.empty()) write_tensors(writer.file(counter_file(rows.name())), counters.tensors);
   return {{"base", base_file(rows.name())}, {"deltas", nlohmann::json::array()}};
 }
 

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/table_maker.h"
@@ -142,6 +142,8 @@ class TaskPlan {
   virtual RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const = 0;
   // Memory that the prepared data will take, from a look at the folder's files alone; 0: unknown.
   virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
+  // False for a task that updates its parameters itself: it has neither [optimizer] nor [table_optimizer].
+  virtual bool uses_optimizers() const { return true; }
   // False for a task that makes its data itself.
   virtual bool needs_data() const { return true; }
   // The settings that decide what is read of a data folder, as text. Runs that share them must see the same data.

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 
 namespace loci {
 

@@ -43,14 +43,26 @@ Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, Run
       steps_(options_.steps_for(units_per_step_)),
       bfloat16_(wants_bfloat16(options_.precision)) {}
 
+bool Trainer::over(const TrainerState& state) const {
+  return state.step >= steps_ || task_.finished();
+}
+
+bool Trainer::evaluation_due(const TrainerState& state) const {
+  if (state.evaluated_step == state.step) return false;
+  return over(state) || (state.step > 0 && due(state.step, options_.evaluate_every));
+}
+
 TrainerState Trainer::run(TrainerState state) {
   const StopSignal signals("stopping after this step and saving");
   began_seconds_ = logged_seconds_ = state.seconds;
   began_step_ = logged_step_ = state.step;
   task_.module().train();
-  const auto over = [&] { return state.step == steps_ || task_.finished(); };
-  bool saved = over() && !state.evaluation.is_null();
-  while (!over()) {
+  if (evaluation_due(state)) {  // a signal had come before it
+    evaluate_and_log(state);
+    save(state);
+  }
+  bool saved = true;
+  while (!over(state)) {
     const double begin = monotonic_seconds();
     const StepResult result = train_step(state.step);
     state.seconds += monotonic_seconds() - begin;
@@ -62,24 +74,28 @@ TrainerState Trainer::run(TrainerState state) {
       ++state.loss_count;
     }
     ++state.step;
-    const bool last = over();
-    if (due(state.step, options_.log_every) || last) log_step(state, result.rate);
+    refuse_mostly_skipped(state);
+    if (due(state.step, options_.log_every) || over(state)) log_step(state, result.rate);
     show(state, result);
-    if (due(state.step, options_.evaluate_every) || last) evaluate_and_log(state);
-    const int stop = StopSignal::received();
-    saved = due(state.step, options_.checkpoint_every) || last || stop != 0;
-    if (saved) save(state);
-    if (stop != 0) {
-      progress_.finish();
-      throw Interrupted(stop, fmt::format("stopped after step {} and saved in {}; --resume goes on", state.step,
-                                          run_.path().string()));
+    stop_if_asked(state);  // before an evaluation, for whoever sends a signal may wait for seconds only
+    if (evaluation_due(state)) {
+      evaluate_and_log(state);
+      stop_if_asked(state);
     }
+    saved = due(state.step, options_.checkpoint_every);
+    if (saved) save(state);
   }
-  if (!saved) {
-    evaluate_and_log(state);
-    save(state);
-  }
+  if (!saved) save(state);
   return state;
+}
+
+void Trainer::stop_if_asked(TrainerState& state) {
+  const int signal = StopSignal::received();
+  if (signal == 0) return;
+  save(state);
+  progress_.finish();
+  throw Interrupted(
+      signal, fmt::format("stopped after step {} and saved in {}; --resume goes on", state.step, run_.path().string()));
 }
 
 Trainer::StepResult Trainer::train_step(int64_t step) {
@@ -105,19 +121,38 @@ Trainer::StepResult Trainer::train_step(int64_t step) {
   return result;
 }
 
-void Trainer::note_bad_step(TrainerState& state, double loss) {
-  ++state.skips;
-  const bool stop = options_.nan_policy == NanPolicy::stop;
-  progress_.finish(stop ? ""
-                        : fmt::format("{}: step {} skipped: {}", label_, state.step,
-                                      std::isfinite(loss) ? "a gradient is not finite" : "the loss is not finite"));
-  if (!stop && state.skips <= options_.most_skips) return;
+std::string Trainer::last_checkpoint() const {
   const auto latest = run_.latest();
-  const std::string where = latest ? fmt::format("the last checkpoint is {}", latest->string()) : "no checkpoint yet";
+  return latest ? fmt::format("the last checkpoint is {}", latest->string()) : "no checkpoint yet";
+}
+
+void Trainer::fail_not_finite(const TrainerState& state, double loss, const std::string& after) const {
   const std::string got = std::isfinite(loss) ? "a gradient that is not finite" : fmt::format("{}", loss);
   fail(ExitCode::numbers, fmt::format("train {}", label_), "the loss must be finite",
-       fmt::format("{} at step {}{} ({})", got, state.step,
-                   stop ? "" : fmt::format(" after {} skipped steps in a row", state.skips - 1), where));
+       fmt::format("{} at step {}{} ({})", got, state.step, after, last_checkpoint()));
+}
+
+void Trainer::note_bad_step(TrainerState& state, double loss) {
+  ++state.skips;
+  ++state.all_skips;
+  if (options_.nan_policy == NanPolicy::stop) {
+    progress_.finish();
+    fail_not_finite(state, loss, "");
+  }
+  progress_.finish(fmt::format("{}: step {} skipped: {}", label_, state.step,
+                               std::isfinite(loss) ? "a gradient is not finite" : "the loss is not finite"));
+  if (state.skips <= options_.most_skips) return;
+  fail_not_finite(state, loss, fmt::format(" after {} skipped steps in a row", state.skips - 1));
+}
+
+// A run that skips more than half of its steps did not train, whatever most_skips allows in a row. In a long run that
+// is told before the end.
+void Trainer::refuse_mostly_skipped(const TrainerState& state) const {
+  constexpr int64_t few_steps = 100;
+  if (2 * state.all_skips <= state.step || (state.step < few_steps && !over(state))) return;
+  progress_.finish();
+  fail(ExitCode::numbers, fmt::format("train {}", label_), "at least half of the steps must have finite numbers",
+       fmt::format("{} of {} skipped ({})", state.all_skips, state.step, last_checkpoint()));
 }
 
 void Trainer::log_step(TrainerState& state, double rate) {
@@ -145,7 +180,14 @@ void Trainer::log_step(TrainerState& state, double rate) {
 
 void Trainer::evaluate_and_log(TrainerState& state) {
   progress_.show(fmt::format("{} step {}/{}  evaluating", label_, state.step, steps_));
-  const Evaluation evaluation = evaluate(task_, bfloat16_);
+  Evaluation evaluation;
+  try {
+    evaluation = evaluate(task_, bfloat16_);
+  } catch (const Interrupted&) {
+    stop_if_asked(state);
+    throw;
+  }
+  state.evaluated_step = state.step;
   state.evaluation = evaluation_json(task_.measures(), evaluation);
   nlohmann::json line = state.evaluation;
   line.update({{"kind", "evaluation"},
@@ -154,7 +196,9 @@ void Trainer::evaluate_and_log(TrainerState& state) {
                {"seconds", state.seconds}});
   log_.write(line);
   const double first = evaluation.values.front();
-  if (options_.nan_policy == NanPolicy::stop && !std::isfinite(first)) note_bad_step(state, first);
+  if (std::isfinite(first) || (options_.nan_policy == NanPolicy::skip && !over(state))) return;
+  progress_.finish();
+  fail_not_finite(state, first, "");
 }
 
 void Trainer::save(TrainerState& state) {

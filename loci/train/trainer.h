@@ -39,7 +39,13 @@ class Trainer {
     bool good = false;
   };
   StepResult train_step(int64_t step);
+  bool over(const TrainerState& state) const;
+  bool evaluation_due(const TrainerState& state) const;
+  void stop_if_asked(TrainerState& state);  // after a signal: saves and throws Interrupted
+  std::string last_checkpoint() const;
+  [[noreturn]] void fail_not_finite(const TrainerState& state, double loss, const std::string& after) const;
   void note_bad_step(TrainerState& state, double loss);
+  void refuse_mostly_skipped(const TrainerState& state) const;
   void log_step(TrainerState& state, double rate);
   void evaluate_and_log(TrainerState& state);
   void save(TrainerState& state);

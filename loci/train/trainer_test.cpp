@@ -74,6 +74,14 @@ std::vector<nlohmann::json> log_of(const fs::path& folder) {
   return lines;
 }
 
+void expect_interrupted(const std::function<void()>& action) {
+  try {
+    action();
+    ADD_FAILURE() << "not stopped";
+  } catch (const Interrupted&) {
+  }
+}
+
 TEST(Trainer, TellsTheTaskThatTheLastWindowIsNotWhole) {
   const TemporaryFolder folder;
   train_in(folder.path(), Setting());  // 20 steps, a line every 3
@@ -127,6 +135,54 @@ TEST(Trainer, AStoppedRunGoesOnWithTheSameBitsAndTheSameLog) {
   EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
 }
 
+// A signal asks for seconds, an evaluation may take minutes: it is made up for when the run goes on.
+TEST(Trainer, ASignalSavesBeforeAnEvaluationThatIsDue) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.evaluate_every = 5;
+  train_in(folder / "whole", setting);
+  // After steps 5, 10 and the last; with how many evaluations before it, those made up for among them.
+  for (const auto& [stop_at, wanted] : std::map<int64_t, int>{{4, 0}, {9, 1}, {19, 2}}) {
+    Setting stopped = setting;
+    stopped.task.before_step = [stop_at = stop_at](int64_t step) {
+      if (step == stop_at) raise(SIGTERM);
+    };
+    int evaluations = 0;
+    stopped.task.before_evaluation = [&evaluations] { ++evaluations; };
+    expect_interrupted([&] { train_in(folder / "broken", stopped); });
+    EXPECT_EQ(evaluations, wanted) << stop_at;
+    EXPECT_EQ(open_latest(folder / "broken", {}).step(), stop_at + 1);
+  }
+  train_in(folder / "broken", setting);
+  EXPECT_EQ(tensor_bytes(folder / "broken"), tensor_bytes(folder / "whole"));
+  EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+}
+
+TEST(Trainer, ASignalEndsAnEvaluationThatHeedsIt) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.evaluate_every = 5;
+  train_in(folder / "whole", setting);
+  Setting stopped = setting;
+  stopped.task.before_evaluation = [] {
+    raise(SIGINT);
+    StopSignal::check("stopped while it was evaluated");
+  };
+  expect_interrupted([&] { train_in(folder / "broken", stopped); });
+  EXPECT_EQ(open_latest(folder / "broken", {}).step(), 5);
+  train_in(folder / "broken", setting);
+  EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+}
+
+// A hand-edited checkpoint.
+TEST(Trainer, AStateBeyondTheLastStepIsOver) {
+  const TemporaryFolder folder;
+  Setting setting;
+  train_in(folder / "run", setting);
+  setting.train.steps = 12;
+  EXPECT_EQ(train_in(folder / "run", setting).step, 20);
+}
+
 TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
   const TemporaryFolder folder;
   Setting setting;
@@ -162,15 +218,58 @@ TEST(Trainer, NanIsSkippedByPolicyUntilItComesTooOften) {
   expect_error(ExitCode::numbers, "after 2 skipped steps in a row", [&] { train_in(folder / "stopped", setting); });
 }
 
+TEST(Trainer, ARunThatSkipsMostOfItsStepsFailsWhateverMostSkipsAllows) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.nan_policy = NanPolicy::skip;
+  setting.train.most_skips = 1000;
+  for (int64_t step = 1; step <= 10; ++step) setting.task.bad_steps.insert(step);
+  EXPECT_EQ(train_in(folder / "half", setting).step, 20);
+  setting.task.bad_steps.insert(11);
+  expect_error(ExitCode::numbers, "at least half of the steps must have finite numbers, got 11 of 20 skipped",
+               [&] { train_in(folder / "short", setting); });
+  setting.train.steps = 100000;
+  for (int64_t step = 12; step < 70; ++step) setting.task.bad_steps.insert(step);
+  expect_error(ExitCode::numbers, "got 69 of 100 skipped", [&] { train_in(folder / "long", setting); });
+}
+
+TEST(Trainer, SkipsAreCountedOverInterruptions) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.nan_policy = NanPolicy::skip;
+  setting.train.most_skips = 1000;
+  for (int64_t step = 0; step < 11; ++step) setting.task.bad_steps.insert(step);
+  Setting stopped = setting;
+  stopped.task.before_step = [](int64_t step) {
+    if (step == 12) raise(SIGTERM);
+  };
+  expect_interrupted([&] { train_in(folder / "run", stopped); });
+  expect_error(ExitCode::numbers, "got 11 of 20 skipped", [&] { train_in(folder / "run", setting); });
+}
+
+TEST(Trainer, ALastEvaluationThatIsNotFiniteFailsUnderEitherPolicy) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.task.bad_evaluation = true;
+  setting.train.evaluate_every = 5;
+  expect_error(ExitCode::numbers, "got inf at step 5", [&] { train_in(folder / "stop", setting); });
+  setting.train.nan_policy = NanPolicy::skip;
+  expect_error(ExitCode::numbers, "got inf at step 20", [&] { train_in(folder / "skip", setting); });
+}
+
 TEST(Trainer, ASkippedStepChangesNothing) {
   const TemporaryFolder folder;
   Setting setting;
-  setting.train.steps = 1;
+  setting.train.steps = 2;
   setting.train.nan_policy = NanPolicy::skip;
-  setting.task.bad_steps = {0};
-  std::unique_ptr<TinyTask> task;
-  train_in(folder / "run", setting, &task);
-  EXPECT_TRUE(task->dense_parameters()[0].value.equal(at::eye(4) * 0.5));
+  setting.task.bad_steps = {1};
+  std::unique_ptr<TinyTask> skipped, one;
+  train_in(folder / "skipped", setting, &skipped);
+  setting.train.steps = 1;
+  setting.task.bad_steps = {};
+  train_in(folder / "one", setting, &one);
+  EXPECT_TRUE(skipped->dense_parameters()[0].value.equal(one->dense_parameters()[0].value));
+  EXPECT_TRUE(skipped->tables()[0].first->values().equal(one->tables()[0].first->values()));
 }
 
 TEST(Trainer, OldCheckpointsGo) {
@@ -249,7 +348,7 @@ TEST(Checkpoint, EveryFlippedByteIsFound) {
 TEST(TensorFile, CopiesIntoTheStorageThatExists) {
   const TemporaryFolder folder;
   const at::Tensor a = at::rand({100, 50}), b = at::randint(100, {7}, at::kLong);
-  write_safetensors(folder / "x", as_safetensors({{"a", a}, {"b", b}}));
+  write_tensors(folder / "x", {{"a", a}, {"b", b}});
   const at::Tensor c = at::zeros({100, 50}), d = at::zeros({7}, at::kLong);
   const void* before = c.const_data_ptr();
   load_tensors(folder / "x", {{"a", c}, {"b", d}});
@@ -258,10 +357,25 @@ TEST(TensorFile, CopiesIntoTheStorageThatExists) {
   EXPECT_TRUE(d.equal(b));
 }
 
+TEST(TensorFile, ChannelsLastTensorsAreRowMajorInTheFileAndKeepTheirStrides) {
+  const TemporaryFolder folder;
+  const at::Tensor rows = at::rand({2, 3, 4, 5});
+  const at::Tensor last = rows.contiguous(at::MemoryFormat::ChannelsLast);
+  write_tensors(folder / "rows", {{"w", rows}});
+  write_tensors(folder / "last", {{"w", last}});
+  EXPECT_EQ(read_text_file(folder / "rows"), read_text_file(folder / "last"));
+  const at::Tensor target = at::zeros_like(last);
+  const int64_t version = target._version();
+  load_tensors(folder / "rows", {{"w", target}});
+  EXPECT_TRUE(target.equal(rows));
+  EXPECT_TRUE(target.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_GT(target._version(), version);
+}
+
 TEST(TensorFile, MissingExtraAndMisshapenTensorsAreRefusedUntouched) {
   const TemporaryFolder folder;
   const at::Tensor a = at::ones({2, 3});
-  write_safetensors(folder / "x", as_safetensors({{"a", a}}));
+  write_tensors(folder / "x", {{"a", a}});
   const at::Tensor target = at::zeros({2, 3});
   const auto refused = [&](const std::string& part, const NamedTensors& targets) {
     expect_error(ExitCode::input, part, [&] { load_tensors(folder / "x", targets); });

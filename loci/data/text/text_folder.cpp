@@ -163,10 +163,12 @@ void cut_dominant_file(TextFileList& list) {
 }  // namespace
 
 void TextFolderOptions::fields(ConfigFields& f) {
-  f.field("extensions", extensions);
-  f.choice("encoding_errors", encoding_errors, {"replace", "error"});
-  f.field("validation_share", validation_share, {.minimum = 0, .maximum = 0.9});
-  f.field("split_seed", split_seed, {.minimum = 0});
+  f.field("extensions", extensions, "extensions of the files to read, such as \".py\"; empty: every text file");
+  f.choice("encoding_errors", encoding_errors, "what becomes of invalid bytes: U+FFFD, or the file is refused",
+           {"replace", "error"});
+  f.field("validation_share", validation_share, "share of the files that are held out for validation",
+          {.minimum = 0, .maximum = 0.9});
+  f.field("split_seed", split_seed, "seed that decides which files are held out", {.minimum = 0});
 }
 
 TextFileList list_text_files(const fs::path& path, const TextFolderOptions& options) {

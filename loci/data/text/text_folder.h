@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
 #include "loci/data/text/text_inventory.h"
 

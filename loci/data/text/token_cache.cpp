@@ -9,6 +9,7 @@
 
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
+#include "loci/base/config.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
 #include "loci/data/text/cache_folder.h"

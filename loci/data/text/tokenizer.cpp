@@ -165,10 +165,15 @@ struct Tokenizer::State {
 };
 
 void TokenizerOptions::fields(ConfigFields& f) {
-  f.choice("kind", kind, {"bpe", "bytes"});
-  f.field("vocabulary", vocabulary, {.minimum = 512, .maximum = 1'000'000});
-  f.field("training_bytes", training_bytes, {.minimum = 1000, .maximum = 1'000'000'000});
-  f.field("character_coverage", character_coverage, {.minimum = 0.5, .maximum = 1});
+  f.choice("kind", kind, "byte-pair encoding learned from the training text, or one token a byte", {"bpe", "bytes"});
+  f.when(kind == "bpe", "tokenizer.kind is \"bpe\"", [&] {
+    f.field("vocabulary", vocabulary, "most tokens; fewer are made of a small text",
+            {.minimum = 512, .maximum = 1'000'000});
+    f.field("training_bytes", training_bytes, "bytes of an even sample of the training text to learn from",
+            {.minimum = 1000, .maximum = 1'000'000'000});
+    f.field("character_coverage", character_coverage, "share of the characters that get a token of their own",
+            {.minimum = 0.5, .maximum = 1});
+  });
 }
 
 Tokenizer Tokenizer::train(const TokenizerOptions& options, int64_t total_bytes, const TextSource& next) {

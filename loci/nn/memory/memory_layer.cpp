@@ -66,24 +66,27 @@ std::vector<int64_t> net_widths(const MemoryLayerOptions& options) {
 }  // namespace
 
 void MemoryLayerOptions::fields(ConfigFields& f) {
-  f.field("width", width, {.minimum = 0});
-  f.field("heads", heads, {.minimum = 1});
-  f.field("top_k", top_k, {.minimum = 1});
-  f.field("key_width", key_width, {.minimum = 0});
-  f.field("query_hidden", query_hidden, {.minimum = 1});
+  constexpr int64_t most = 1 << 20;
+  f.field("width", width, "width of the inputs; 0: the model's", {.minimum = 0, .maximum = most});
+  f.field("heads", heads, "independent searches of a token", {.minimum = 1, .maximum = most});
+  f.field("top_k", top_k, "rows that a head reads", {.minimum = 1, .maximum = most});
+  f.field("key_width", key_width, "width of a whole key, even; 0: half of the layer's width",
+          {.minimum = 0, .maximum = most});
+  f.field("query_hidden", query_hidden, "widths of the hidden layers of the query net; none: one linear map",
+          {.minimum = 1, .maximum = most});
   f.choice(
-      "query_norm", query_norm,
+      "query_norm", query_norm, "normalisation of the queries",
       {{"none", QueryNorm::none}, {"layer", QueryNorm::layer}, {"rms", QueryNorm::rms}, {"batch", QueryNorm::batch}});
-  f.field("normalise_keys", normalise_keys);
+  f.field("normalise_keys", normalise_keys, "unit queries and keys with a learned temperature for each head");
   f.choice(
-      "weight", weight,
+      "weight", weight, "scores to weights",
       {{"softmax", WeightFunction::softmax}, {"relu", WeightFunction::relu}, {"sigmoid", WeightFunction::sigmoid}});
-  f.choice("output", output,
+  f.choice("output", output, "map from the sum of rows to the model's width",
            {{"none", OutputMap::none}, {"projection", OutputMap::projection}, {"swilu", OutputMap::swilu}});
-  f.field("row_offset", row_offset, {.minimum = 0});
-  f.field("input_dropout", input_dropout, {.minimum = 0, .maximum = 1});
-  f.field("query_dropout", query_dropout, {.minimum = 0, .maximum = 1});
-  f.field("output_dropout", output_dropout, {.minimum = 0, .maximum = 1});
+  f.field("row_offset", row_offset, "added to every address before it is wrapped around", {.minimum = 0});
+  f.field("input_dropout", input_dropout, "dropout of the layer's inputs", {.minimum = 0, .maximum = 1});
+  f.field("query_dropout", query_dropout, "dropout of the queries", {.minimum = 0, .maximum = 1});
+  f.field("output_dropout", output_dropout, "dropout of the layer's outputs", {.minimum = 0, .maximum = 1});
 }
 
 int64_t resolved_key_width(const MemoryLayerOptions& options, int64_t width) {

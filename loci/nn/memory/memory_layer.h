@@ -19,7 +19,7 @@
 #include <tuple>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/nn/block_context.h"
 #include "loci/nn/memory/memory_formula.h"
 #include "loci/nn/memory/query_net.h"

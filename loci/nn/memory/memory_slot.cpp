@@ -32,24 +32,28 @@ std::vector<TableSpec> table_specs(const MemoryOptions& m, const std::string& pr
 }  // namespace
 
 void MemoryOptions::fields(ConfigFields& f) {
-  f.choice("kind", kind,
+  f.choice("kind", kind, "product keys, a full search over one key for each row, or PEER's experts",
            {{"product_key", MemoryKind::product_key}, {"flat", MemoryKind::flat}, {"peer", MemoryKind::peer}});
-  f.field("layers", layers);
-  f.field("shared_table", shared_table);
-  f.choice("placement", placement,
+  f.field("layers", layers, "layers that get a memory, from 0; negative numbers count from the end");
+  f.field("shared_table", shared_table, "one table for all layers instead of one for each");
+  f.choice("placement", placement, "in place of the feed-forward block, parallel to it, or after it",
            {{"replace", MemoryPlacement::replace},
             {"parallel", MemoryPlacement::parallel},
             {"after", MemoryPlacement::after}});
-  f.field("rows", rows, {.minimum = 1, .maximum = int64_t{1} << 48});
-  f.field("value_width", value_width, {.minimum = 0});
-  f.choice("value_dtype", value_dtype, {"float32", "bfloat16", "int8"});
-  f.choice<TableHome>("home", home, {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
-  f.choice("start", start,
+  f.field("rows", rows, "rows of a table", {.minimum = 1, .maximum = int64_t{1} << 48});
+  f.field("value_width", value_width, "width of a row; 0: the model's", {.minimum = 0, .maximum = 1 << 20});
+  f.choice("value_dtype", value_dtype, "type of the rows; int8 serves only (loci convert)",
+           {"float32", "bfloat16", "int8"});
+  f.choice<TableHome>("home", home, "where the rows are: in memory, or in a file that may be larger than memory",
+                      {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
+  f.choice("start", start, "what starts at zero: nothing, the rows, or the output map (into a trained model)",
            {{"normal", MemoryStart::normal},
             {"zero_values", MemoryStart::zero_values},
             {"zero_output", MemoryStart::zero_output}});
-  f.field("calibrate_at", calibrate_at, {.minimum = -1});
-  f.field("calibrate_tokens", calibrate_tokens, {.minimum = 2});
+  f.field("calibrate_at", calibrate_at, "step at which queries and keys start again from the inputs; -1: never",
+          {.minimum = -1, .maximum = int64_t{1} << 40});
+  f.field("calibrate_tokens", calibrate_tokens, "tokens whose inputs are used to calibrate",
+          {.minimum = 2, .maximum = int64_t{1} << 32});
   layer.fields(f);
 }
 

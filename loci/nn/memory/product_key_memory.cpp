@@ -29,7 +29,8 @@ SubKeys sub_keys_for(int64_t rows) {
 
 void ProductKeyMemoryOptions::fields(ConfigFields& f) {
   MemoryLayerOptions::fields(f);
-  f.choice("addressing", addressing, {{"mask", RowAddressing::mask}, {"modulo", RowAddressing::modulo}});
+  f.choice("addressing", addressing, "pairs of keys beyond the last row: masked out, or wrapped around",
+           {{"mask", RowAddressing::mask}, {"modulo", RowAddressing::modulo}});
 }
 
 ProductKeyMemory::ProductKeyMemory(const std::string& name, const ProductKeyMemoryOptions& options, TablePtr table,
