@@ -39,7 +39,7 @@ TEST(RecipeKeys, NoIntegerOverflowsTheSizesOfARun) {
           const Recipe recipe =
               read_recipe(Config::from_text(fmt::format("task = \"{}\"", kind.name)), settings, all_tasks());
           const RunSize size = recipe.arms[0].config.size();
-          EXPECT_GT(size.tokens_per_step, 0) << settings[0];
+          EXPECT_GT(size.units_per_step, 0) << settings[0];
           for (const auto& [purpose, bytes] : size.memory) EXPECT_GE(bytes, 0) << settings[0] << " " << purpose;
           ++taken;
         } catch (const Error& error) {

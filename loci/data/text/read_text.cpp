@@ -1,9 +1,9 @@
 // A text file's bytes as UTF-8 (text_folder.h).
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
+#include "loci/base/utf8.h"
 #include "loci/data/text/input_file.h"
 #include "loci/data/text/text_folder.h"
-#include "loci/base/utf8.h"
 
 namespace loci {
 namespace {

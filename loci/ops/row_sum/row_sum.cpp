@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor> row_sum(const Tensor& row, const Tensor& coefficient,
 
 Tensor row_sum(const RowOrder& order, const Tensor& source) {
   return call_operator<"loci::row_sum_sorted", decltype(order_sum_definition)>(order.row, order.begin, order.source,
-                                                                              order.coefficient, source);
+                                                                               order.coefficient, source);
 }
 
 }  // namespace loci
