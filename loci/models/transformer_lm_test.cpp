@@ -390,14 +390,6 @@ TEST(TransformerLm, AFailureLeavesTheModelInTraining) {
   EXPECT_TRUE(model.is_training());
 }
 
-TEST(TransformerLm, RunsOnTheDeviceOfItsParameters) {
-  TransformerLm model(small(), 1);
-  model.to(at::kMeta);
-  const Tensor logits = model.forward(at::zeros({2, 5}, at::TensorOptions(at::kLong).device(at::kMeta)));
-  EXPECT_EQ(logits.sizes(), (std::vector<int64_t>{2, 5, 23}));
-  EXPECT_TRUE(logits.is_meta());
-}
-
 TEST(TransformerLm, BadTokensAreRefused) {
   TransformerLm model(small(), 1);
   EXPECT_THROW(model.forward(at::zeros({1, 13}, at::kLong)), c10::Error);

@@ -9,8 +9,8 @@ namespace loci {
 namespace {
 
 TEST(EvaluationScope, EachModuleHasItsOwnModeAgain) {
-  const torch::nn::Linear trained(2, 2), frozen(2, 2);
-  torch::nn::Sequential network(trained, torch::nn::Sequential(frozen));
+  torch::nn::Linear trained(2, 2), frozen(2, 2);
+  torch::nn::ModuleList network(trained, torch::nn::ModuleList(frozen));
   frozen->eval();
   {
     const EvaluationScope evaluation(*network);

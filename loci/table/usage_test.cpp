@@ -236,7 +236,7 @@ TEST(Usage, HoldsNothingBeforeTheFirstRead) {
 TEST(Usage, ObservesReadsInAnyLayoutAndType) {
   Usage usage(6);
   const at::Tensor index = at::tensor({4, 0, 4, 2}, at::kLong).view({2, 1, 2}),
-                   weight = at::tensor({0.25, 0.5, 0.75, 1});
+                   weight = at::tensor({0.25, 0.5, 0.75, 1.0});
   usage.reads({.output = {},
                .score = {},
                .index = index.transpose(0, 2).contiguous().transpose(0, 2),

@@ -246,7 +246,7 @@ TEST(TableCheckpoint, CountersGoWithTheRowsThatChanged) {
     CheckpointWriter writer(folder.path(), step);
     const nlohmann::json entry = save_table(writer, step, *run.rows, run.saved, {{{"usage.0", counters}}, counted});
     run.saved = writer.finish({{"tables", {{"m", entry}}}}, 0);
-    run.table->clear_changed_rows();
+    run.table->store().clear_changed_rows();
     return entry;
   };
   run.train(1, 50);
@@ -256,7 +256,7 @@ TEST(TableCheckpoint, CountersGoWithTheRowsThatChanged) {
   EXPECT_EQ(save(3, {7}).at("deltas").at(1).at("rows"), 1);
   Trained again(folder.path());
   const at::Tensor loaded = at::ones_like(counters);
-  load_table(CheckpointReader(folder / "step-3"), *again.table, again.rows.get(), {{"usage.0", loaded}});
+  load_table(CheckpointReader(folder / "step-3"), again.table->store(), again.rows.get(), {{"usage.0", loaded}});
   expect_equal(run, again);
   EXPECT_TRUE(torch::equal(loaded, counters));
 }

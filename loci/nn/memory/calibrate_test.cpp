@@ -133,12 +133,12 @@ TEST(Calibrate, WhatCannotBeCalibratedIsRefused) {
   EXPECT_THROW(calibrate(*memory, correlated(1), {}), Error);
   EXPECT_THROW(calibrate(*memory, at::ones({10, 31}), {}), Error);
   EXPECT_THROW(calibrate(*memory, at::full({10, 32}, NAN), {}), Error);
-  ProductKeyMemoryOptions options = memory->options();
+  ProductKeyMemoryOptions options;
+  options.width = 32;
   options.query_hidden = {4};
   ProductKeyMemory deep("memory", options, table, 3);
   EXPECT_THROW(calibrate(deep, correlated(50), {}), Error);
   options.query_hidden = {};
-  options.key_width = 16;
   ProductKeyMemory bare("memory", options, table, 3, std::make_shared<IdentityQueryNet>());
   EXPECT_THROW(calibrate(bare, correlated(50), {}), Error);
   calibrate(*memory, at::ones({10, 32}), {});  // all inputs alike: finite

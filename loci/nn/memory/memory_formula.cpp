@@ -25,8 +25,8 @@ Tensor batch_normalised(const Tensor& q, const QueryNormTensors& tensors, bool t
   const auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const auto features = [&](const Tensor& tensor) { return tensor.to(type).view(-1); };
   const Tensor mean = features(tensors.running_mean), variance = features(tensors.running_variance);
-  const Tensor y = batch_norm(q.reshape({q.size(0), -1}), features(tensors.gain), features(tensors.bias), mean,
-                              variance, training, 0.1, kQueryNormEpsilon);
+  const Tensor y = batch_norm(q.reshape({q.size(0), mean.numel()}), features(tensors.gain), features(tensors.bias),
+                              mean, variance, training, 0.1, kQueryNormEpsilon);
   if (training && type != tensors.running_mean.scalar_type()) {
     tensors.running_mean.copy_(mean.view_as(tensors.running_mean));
     tensors.running_variance.copy_(variance.view_as(tensors.running_variance));

@@ -57,8 +57,8 @@ TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
 TEST(PeerMemory, TrainsWhenEitherTableIsFrozen) {
   for (const bool down_frozen : {true, false}) {
     torch::manual_seed(3);
-    const TablePtr down = make_table("down", 14, 6), up = make_table("up", 14, 6);
-    PeerMemory memory("peer", small(), down, up, 7);
+    const TablePtr down = peer_table("down", 14, 6), up = peer_table("up", 14, 6);
+    PeerMemory memory("peer", peer_options(), down, up, 7);
     memory.to(at::kDouble);
     (down_frozen ? down : up)->set_frozen(true);
     const Tensor x = torch::randn({9, 6}, at::kDouble).requires_grad_();
