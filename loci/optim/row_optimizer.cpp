@@ -49,14 +49,20 @@ double largest_of(const at::Tensor& x) {
   return static_cast<double>(std::bit_cast<Real>(bits));
 }
 
-// Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN:
-// known from the largest of each. False where that is in doubt.
-bool surely_finite(const OrderedReferences& gradient) {
+// Whether no sum of M products coefficient * source can be infinite or NaN, and the norm of all sums, divided by scale,
+// has a finite square in their dtype: known from the largest of each. False where that is in doubt.
+bool surely_finite(const OrderedReferences& gradient, double scale) {
   const bool narrow = gradient.source.scalar_type() == at::kFloat;
   const auto largest = narrow ? largest_of<float, int32_t> : largest_of<double, int64_t>;
   const double a = largest(gradient.order.coefficient), b = largest(gradient.source);
-  const double limit = narrow ? 1e38 : 1e140;
-  return a * b * static_cast<double>(gradient.order.coefficient.numel()) < limit;  // false for NaN
+  const double sum = a * b * static_cast<double>(gradient.order.coefficient.numel());
+  const double norm = sum * std::sqrt(static_cast<double>(gradient.source.size(1))) / scale;
+  return sum < (narrow ? 1e38 : 1e140) && norm < (narrow ? 1e19 : 1e140);  // false for NaN
+}
+
+double largest_number(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
+                                        : double{std::numeric_limits<float>::max()};
 }
 
 // In blocks: short chains of additions, and an order that no thread changes.
@@ -124,8 +130,11 @@ RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t
 
 PendingRows RowOptimizer::pending(double scale) const {
   PendingRows pending{table_->ordered_references(), std::nullopt};
-  if (options_.clip_norm > 0 || !surely_finite(pending.gradient)) {
-    pending.norm = norm_of(row_square_sum(pending.gradient.order, pending.gradient.source)) / scale;
+  if (options_.clip_norm > 0 || !surely_finite(pending.gradient, scale)) {
+    const double norm = norm_of(row_square_sum(pending.gradient.order, pending.gradient.source)) / scale;
+    // A second moment could not hold the square (row_update.h), so such a gradient counts as infinite.
+    pending.norm =
+        norm * norm > largest_number(pending.gradient.source) ? std::numeric_limits<double>::infinity() : norm;
   }
   return pending;
 }

@@ -278,9 +278,27 @@ TEST(RowOptimizer, ASumThatOverflowsSkipsTheStep) {
     EXPECT_TRUE(step.skipped);
     EXPECT_FALSE(std::isfinite(step.norm));
     EXPECT_TRUE(torch::equal(table->values(), before));
-    // Large, but finite: a step.
-    leave(*table, torch::tensor({4}, at::kLong), torch::full({1, kWidth}, 1e38F));
-    EXPECT_FALSE(rows.step().skipped);
+  }
+}
+
+// Adam's second moment could not hold its square: the row would never move again.
+TEST(RowOptimizer, AGradientWhoseSquareOverflowsSkipsTheStep) {
+  for (const double clip_norm : {0.0, 1.0}) {
+    for (const RowRule rule : kRules) {
+      const TablePtr table = make_table();
+      const Tensor row = torch::tensor({4}, at::kLong), before = table->values().detach().clone();
+      RowOptimizer rows(table, {.rule = rule, .clip_norm = clip_norm}, 0);
+      leave(*table, row, torch::full({1, kWidth}, 3e19F));
+      const RowStep huge = rows.step();
+      EXPECT_TRUE(huge.skipped);
+      EXPECT_TRUE(std::isinf(huge.norm));
+      EXPECT_TRUE(torch::equal(table->values(), before));
+      for (const double scale : {1.0, 100.0}) {  // the scale counts
+        leave(*table, row, torch::full({1, kWidth}, static_cast<float>(5e18 * scale)));
+        EXPECT_FALSE(rows.step(1, scale).skipped) << scale;
+        EXPECT_TRUE(table->values().isfinite().all().item<bool>());
+      }
+    }
   }
 }
 
