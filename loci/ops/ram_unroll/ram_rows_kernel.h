@@ -1,4 +1,4 @@
-// Rows: the L samples of a block side by side, in as many vectors as the level needs. For kernel files alone.
+// A row: one number of each of the L samples of a block, in as many vectors as the level needs. For kernel files alone.
 #pragma once
 
 #include <math.h>
@@ -7,40 +7,40 @@
 #include <immintrin.h>
 #endif
 
-#include "loci/ops/ram_step/ram_step_kernel.h"
+#include "loci/ops/ram_step/ram_machine_kernel.h"
 
 namespace loci::LOCI_LEVEL {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
+constexpr int kRamVectorBytes = 64;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
+constexpr int kRamVectorBytes = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kRamVectorBytes = 16;
 #endif
-constexpr int kParts = kRamLaneBytes / kVectorBytes;  // vectors of a row
+constexpr int kRamParts = kRamLaneBytes / kRamVectorBytes;  // vectors of a row
 
 template <class Real>
 struct OfReal;
 template <>
 struct OfReal<float> {
-  typedef float Vector __attribute__((vector_size(kVectorBytes), may_alias));
-  typedef int32_t Integer __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef float Vector __attribute__((vector_size(kRamVectorBytes), may_alias));
+  typedef int32_t Integer __attribute__((vector_size(kRamVectorBytes), may_alias));
 };
 template <>
 struct OfReal<double> {
-  typedef double Vector __attribute__((vector_size(kVectorBytes), may_alias));
-  typedef int64_t Integer __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef double Vector __attribute__((vector_size(kRamVectorBytes), may_alias));
+  typedef int64_t Integer __attribute__((vector_size(kRamVectorBytes), may_alias));
 };
 
 template <class Real>
 struct Row {
   using Vector = typename OfReal<Real>::Vector;
-  Vector part[kParts];
+  Vector part[kRamParts];
 };
 
-#define LOCI_PARTS _Pragma("GCC unroll 4") for (int p = 0; p < kParts; ++p)
+#define LOCI_PARTS _Pragma("GCC unroll 4") for (int p = 0; p < kRamParts; ++p)
 
 template <class Real>
 inline Row<Real> load(const Real* at) {
@@ -55,7 +55,7 @@ inline void store(Real* at, const Row<Real>& row) {
 template <class Real>
 inline Row<Real> all(Real value) {
   Row<Real> row;
-  LOCI_PARTS row.part[p] = value - typename Row<Real>::Vector{};  // x - 0 is x: a broadcast alone
+  LOCI_PARTS row.part[p] = value - typename Row<Real>::Vector{};  // x - 0 is x: only a broadcast remains
   return row;
 }
 
@@ -113,7 +113,7 @@ inline Row<Real> fma(const Row<Real>& a, const Row<Real>& b, const Row<Real>& c)
   return row;
 }
 
-// b where both are equal or one is NaN: a NaN in b stays, so that bad numbers are seen at the end.
+// b where both are equal or one is NaN: NaN in b stays, so that the results show it.
 template <class Real>
 inline Row<Real> larger(const Row<Real>& a, const Row<Real>& b) {
   Row<Real> row;
@@ -234,6 +234,8 @@ inline bool at_least(const Row<Real>& x, Real least) {
   for (const Real value : lane) good = good && value >= least;
   return good;
 }
+
+#undef LOCI_PARTS
 
 }  // namespace
 }  // namespace loci::LOCI_LEVEL
