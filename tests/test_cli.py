@@ -89,7 +89,9 @@ def test_dry_run_tells_the_size_and_writes_nothing(place, tmp_path):
     assert plan["arms"][0]["steps"] == 12 and plan["arms"][1]["parameters_table"] == 1024
     assert plan["arms"][0]["memory"]["total"] > 0 and plan["memory_available"] > 0
     assert not (tmp_path / "out").exists()
-    assert "dense parameters" in loci(place, "train", place / "recipe.toml", "--dry-run").stdout
+    text = loci(place, "train", place / "recipe.toml", "--dry-run").stdout
+    assert "dense parameters" in text
+    assert max(len(line) for line in text.splitlines()[1:]) <= 100
 
 
 def test_eval_measures_what_training_measured(place, trained):

@@ -17,8 +17,8 @@
 
 namespace loci {
 
-// What a checkpoint holds beside tensors. A task's loss is a pure function of step and seed, so the step is also the
-// position of the data and of every generator.
+// What a checkpoint holds in addition to tensors. A task's loss is a pure function of step and seed, so the step is
+// also the position of the data and of every generator.
 struct TrainerState {
   int64_t step = 0;       // steps done
   double seconds = 0;     // of training; evaluation and checkpoints are not counted

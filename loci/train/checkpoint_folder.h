@@ -1,4 +1,4 @@
-// A checkpoint is a folder step-N of a run, complete or absent: its files are written into a hidden folder beside it,
+// A checkpoint is a folder step-N of a run, complete or absent: its files are written into a hidden folder next to it,
 // then manifest.json with the size and XXH3-128 sum of each, then the folder gets its name.
 //
 // The manifest ends with the sum of its own text, so a change of any byte of a checkpoint is found.

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "loci/base/durable_file.h"
+#include "loci/train/text_table.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {
@@ -105,6 +106,13 @@ TEST(Summary, MergingReplacesRunsAndKeepsTheOthers) {
   other.task = "another";
   expect_error(ExitCode::usage, "out: all runs must be of the task tiny, got another",
                [&] { merge(summary, other, "out"); });
+}
+
+TEST(TextTable, LongLinesAreBrokenAtSpaces) {
+  EXPECT_EQ(wrapped("  short line", 4), "  short line\n");
+  const std::string word(60, 'x');
+  EXPECT_EQ(wrapped("  " + word + ", " + word + " ±", 4), "  " + word + ",\n    " + word + " ±\n");
+  EXPECT_EQ(wrapped("a " + std::string(120, 'y'), 2), "a\n  " + std::string(120, 'y') + "\n");
 }
 
 }  // namespace

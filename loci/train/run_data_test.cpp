@@ -59,17 +59,18 @@ TEST_F(RunDataOfAnOut, ABrokenRecordIsRefused) {
 
 TEST(FolderLock, AnotherWaitsUntilItIsFree) {
   const TemporaryFolder folder;
-  std::atomic<bool> free = false;
+  std::atomic<bool> free = false, acquired = false;
   std::thread other;
   {
     const FolderLock lock(folder.path());
     other = std::thread([&] {
       const FolderLock mine(folder.path());
+      acquired = true;
       EXPECT_TRUE(free);
     });
     // Until the other one waits: the kernel lists it behind the holder, with an arrow.
     std::string locks;
-    while (locks.find("-> FLOCK") == std::string::npos) locks = read_text_file("/proc/locks");
+    while (!acquired && locks.find("-> FLOCK") == std::string::npos) locks = read_text_file("/proc/locks");
     free = true;
   }
   other.join();

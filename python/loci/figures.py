@@ -207,6 +207,10 @@ def slot_grid(counts: Counts) -> np.ndarray:
 SEEDS_HINT = "Thick: the mean of an arm's seeds; thin: each seed."
 
 
+def seeds_hint(runs: list[Run]) -> str:
+    return SEEDS_HINT if len(runs) > len(arms_of(runs)) else ""
+
+
 def draw_arms(axes: Axes, runs: list[Run], get: Getter, suffix: str = "", style: str = "-") -> bool:
     """A thin line for each seed of an arm, and a thick one for their mean. True if anything was drawn."""
     drawn = False

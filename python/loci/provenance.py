@@ -10,13 +10,13 @@ from typing import Any
 from loci.runs import Record, Run
 
 FACTS = {
-    "date": lambda start: start.get("time"),
     "machine": lambda start: start.get("cpu"),
     "threads": lambda start: start.get("threads"),
     "kernels and precision": lambda start: join(start.get("level"), start.get("precision")),
     "versions": lambda start: join(prefixed("loci", start.get("loci")), prefixed("torch", start.get("torch"))),
     "data": lambda start: data_text(start.get("data")),
 }
+MANY_SETTINGS = 12  # more of them are folded away
 RUN_KEYS = ("arm", "seed")  # of config.toml, which the rows and columns name already
 
 
@@ -25,7 +25,12 @@ def facts(runs: list[Run]) -> str:
     runs = [run for run in runs if run.start]
     if not runs:
         return ""
-    rows = []
+    dates = sorted(str(run.start["time"]) for run in runs if run.start.get("time"))
+    rows = (
+        [f"<tr><td>date</td><td>{html.escape(' to '.join(dict.fromkeys((dates[0], dates[-1]))))}</td></tr>"]
+        if dates
+        else []
+    )
     for title, get in FACTS.items():
         values: dict[str, list[str]] = {}
         for run in runs:
@@ -80,9 +85,12 @@ def settings(runs: list[Run]) -> str:
             + "</tr>"
             for key in different
         )
-        parts.append(
-            f'<h3>Settings in which the arms differ</h3><div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-        )
+        table = f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+        title = "Settings in which the arms differ"
+        if len(different) > MANY_SETTINGS:
+            parts.append(f"<details><summary>{title}</summary>{table}</details>")
+        else:
+            parts.append(f"<h3>{title}</h3>{table}")
     common = [f"{key} = {next(v[key] for v in arms.values() if key in v)}" for key in keys if key not in different]
     if common:
         title = "Settings that all arms share" if len(arms) > 1 else "Settings"

@@ -66,7 +66,7 @@ def training_figure(run: Run) -> bytes | None:
         for place, (name, values) in enumerate(points.items()):
             step, level, error = np.array(sorted(values)).T
             style = {"color": COLOURS[place % len(COLOURS)], "linewidth": 1, "alpha": 0.8, "label": name}
-            apart = min(0.02, 0.3 / len(points))  # so that lines of one level are seen beside each other
+            apart = min(0.02, 0.3 / len(points))  # so that lines of one level can be told apart
             left.step(step, level + apart * (place - len(points) / 2), where="post", **style)
             right.plot(step, error, **style)
         left.set_ylabel("curriculum level")

@@ -191,13 +191,13 @@ def curve_sections(runs: list[Run]) -> str:
         section(
             "Loss",
             pair((figures.loss_figure(runs, x), f"loss by {x}") for x in ("units", "seconds")),
-            figures.SEEDS_HINT,
+            figures.seeds_hint(runs),
         )
     ]
     shown = {"loss"} | ({"usage", "kl"} if figures.memory_layers(runs) else set())
     measures = {measure.name: measure for run in runs for measure in run.measures if measure.name not in shown}
     pictures = [(figures.measure_figure(runs, m), f"{m.title} over training") for m in measures.values()]
-    parts.append(section("Measures over training", pair(pictures), figures.SEEDS_HINT))
+    parts.append(section("Measures over training", pair(pictures), figures.seeds_hint(runs)))
     return "\n".join(part for part in parts if part)
 
 
