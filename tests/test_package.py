@@ -48,6 +48,12 @@ def test_the_library_finds_torch_but_not_the_build(prefix: Path) -> None:
     assert "libtorch.so" not in dynamic
 
 
+def test_the_module_of_the_tokenizer_is_next_to_the_library(prefix: Path) -> None:
+    (module,) = (prefix / "lib").rglob("libloci_pieces.so.0")
+    assert module.parent == next((prefix / "lib").rglob("libloci.so")).parent
+    assert "RUNPATH" not in run("readelf", "-d", module)
+
+
 def test_the_program_of_the_library_page_builds_trains_saves_and_loads(prefix: Path, tmp_path: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text("".join(blocks("docs/library.md", "cmake")))
     (tmp_path / "main.cpp").write_text("\n".join(blocks("docs/library.md", "cpp")))

@@ -43,7 +43,8 @@ def python(script, *arguments):
 def exported_data(library):
     """Data that `library` exports under a name of its own; weak names are meant to be shared."""
     table = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
-    return {name.split("@")[0] for _, kind, name in (line.split() for line in table.splitlines()) if kind in "BDRGS"}
+    names = {name.split("@")[0] for _, kind, name in (line.split() for line in table.splitlines()) if kind in "BDRGS"}
+    return names - {"_edata", "_end", "__bss_start"}  # the linker's own
 
 
 def test_what_loci_loads_exports_no_data_of_torch():
@@ -92,15 +93,12 @@ def test_the_tokenizer_binds_to_itself_alone(place, tmp_path):
     assert wrong == set()
 
 
-# Enough to start, too little for what is asked of it.
-LIMIT = 921600 << 10
+# Enough to start, too little for a model of 100 M parameters; a machine with less would refuse it beforehand.
+LIMIT = 900 << 20
 
 
-@pytest.mark.parametrize(
-    "settings", [["model.width=4096", "model.layers=8"], ["train.batch=4096", "model.context=512", "model.width=512"]]
-)
-def test_running_out_of_memory_is_one_line(place, tmp_path, settings):
-    changes = [word for setting in settings for word in ("--set", setting)]
+def test_running_out_of_memory_is_one_line(place, tmp_path):
+    changes = ["--set", "model.width=1024", "--set", "model.layers=8"]
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))  # noqa: E731
     result = train(place, tmp_path / "out", "--arm", "base", "--quiet", *changes, preexec_fn=limit)
     assert_refused(result, 4, "memory")

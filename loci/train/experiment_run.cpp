@@ -66,6 +66,14 @@ std::string cpu_name() {
   return "unknown";
 }
 
+// Of the model as it was made: a tokenizer may have fewer tokens than the configuration allows. A task that updates its
+// parameters itself names none; then the configuration's number is right.
+int64_t dense_parameters_of(Task& task, const RunSize& planned) {
+  int64_t count = 0;
+  for (const NamedParameter& parameter : task.dense_parameters()) count += parameter.value.numel();
+  return count == 0 ? planned.parameters_dense : count;
+}
+
 nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Task& task, int threads,
                           const TrainerState& state) {
   return {{"kind", "start"},
@@ -133,13 +141,14 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
     return finished_result(config.arm, config.seed, config.arm);
   }
   const int threads = use_threads(config.train.threads);
-  const RunSize size = size_of(config);
+  RunSize size = size_of(config);
   const WorkFolder work(run.path() / "work");
   TaskInputs inputs = inputs_of(config, &progress);
   inputs.tables = training_tables(work.path(), run.latest().has_value());
   const auto task = config.plan->make(inputs);
   record_data(config, *task);
   opened_[config.plan->data_settings()] = task->opened_data();
+  size.parameters_dense = dense_parameters_of(*task, size);
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
   TrainerState state;
