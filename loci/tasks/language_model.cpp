@@ -5,7 +5,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cmath>
@@ -29,15 +28,8 @@ TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
                          : open_tokens(inputs.data, plan.data.text,
                                        Tokenizer::load(read_text_file(inputs.checkpoint / kTokenizerFile)),
                                        inputs.cache, *inputs.progress);
-  if (tokens.rebuilt) {
-    for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
-  }
+  for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   return tokens;
-}
-
-std::string hash_of(std::span<const std::byte> bytes) {
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
 nlohmann::json measures_of(int64_t layer, const Usage& usage) {
@@ -88,7 +80,6 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       seed_(inputs.seed),
       window_(plan.model.context),
       tokens_(open_data(plan, inputs)),
-      data_key_(hash_of(tokens_.file.bytes())),
       model_(
           std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),

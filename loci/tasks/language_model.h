@@ -61,7 +61,7 @@ class LanguageModelTask : public Task {
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   void extra_state_loaded() override;
   std::vector<std::pair<std::string, std::string>> files() override;
-  std::string data_key() const override { return data_key_; }
+  std::string data_key() const override { return tokens_.key; }
 
  private:
   struct Batch {
@@ -81,7 +81,6 @@ class LanguageModelTask : public Task {
   uint64_t seed_;
   int64_t window_;
   TokenData tokens_;
-  std::string data_key_;
   std::vector<int64_t> token_bytes_;  // by token
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
