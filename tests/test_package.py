@@ -40,6 +40,12 @@ def test_the_library_finds_torch_but_not_the_build(prefix: Path) -> None:
     assert "libtorch.so" not in dynamic
 
 
+def test_the_module_of_the_tokenizer_is_next_to_the_library(prefix: Path) -> None:
+    (module,) = (prefix / "lib").rglob("libloci_pieces.so.0")
+    assert module.parent == next((prefix / "lib").rglob("libloci.so")).parent
+    assert "RUNPATH" not in run("readelf", "-d", module)
+
+
 def test_a_separate_project_finds_builds_and_runs(prefix: Path, tmp_path: Path) -> None:
     run("cmake", "-S", ROOT / "tests/package", "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
     run("cmake", "--build", tmp_path)

@@ -58,6 +58,14 @@ RunResult result_of(const RunConfig& config, const RunSize& size, const TrainerS
   return result;
 }
 
+// Of the model as it was made: a tokenizer may have fewer tokens than the configuration allows. A task that updates its
+// parameters itself names none; then the configuration's number is right.
+int64_t dense_parameters_of(Task& task, const RunSize& planned) {
+  int64_t count = 0;
+  for (const NamedParameter& parameter : task.dense_parameters()) count += parameter.value.numel();
+  return count == 0 ? planned.parameters_dense : count;
+}
+
 nlohmann::json start_line(const RunConfig& config, const RunSize& size, int threads, const TrainerState& state) {
   return {{"kind", "start"},
           {"task", config.task},
@@ -119,11 +127,12 @@ RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& p
     return finished_result(config.arm, config.seed, config.arm);
   }
   const int threads = use_threads(config.train.threads);
-  const RunSize size = size_of(config);
+  RunSize size = size_of(config);
   const WorkFolder work(run.path() / "work");
   TaskInputs inputs = inputs_of(config, &progress);
   inputs.tables = training_tables(work.path(), run.latest().has_value());
   const auto task = config.plan->make(inputs);
+  size.parameters_dense = dense_parameters_of(*task, size);
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
   TrainerState state;
