@@ -29,12 +29,12 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Tokens whose gradients of gain and bias are summed on their own, whatever the number of threads.
-constexpr int64_t kChunk = 256;
+constexpr int64_t kNormChunk = 256;
 // Numbers worth a second thread.
-constexpr int64_t kGrain = 32768;
+constexpr int64_t kNormGrain = 32768;
 
 template <class Real>
-const HalfNormKernel<Real>& kernel() {
+const HalfNormKernel<Real>& half_norm_kernel() {
   const CpuLevel level = cpu_level();
   if constexpr (std::is_same_v<Real, double>) {
     return at_level(level, base::half_norm_float64, avx2::half_norm_float64, avx512::half_norm_float64);
@@ -60,11 +60,12 @@ struct HalfNorm : torch::autograd::Function<HalfNorm> {
     Tensor y = at::empty_like(x), mean = at::empty({T, G}, x.options()), scale = at::empty({T, G}, x.options());
     const auto run = [&]<class Real>(Real) {
       const Real* const shift = has_bias ? bias.const_data_ptr<Real>() : nullptr;
-      at::parallel_for(0, T, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, G * w)), [&](int64_t t, int64_t end) {
-        kernel<Real>().forward(x.const_data_ptr<Real>() + t * G * w, gain.const_data_ptr<Real>(), shift, (end - t) * G,
-                               G, w, epsilon, y.mutable_data_ptr<Real>() + t * G * w,
-                               mean.mutable_data_ptr<Real>() + t * G, scale.mutable_data_ptr<Real>() + t * G);
-      });
+      at::parallel_for(
+          0, T, std::max<int64_t>(1, kNormGrain / std::max<int64_t>(1, G * w)), [&](int64_t t, int64_t end) {
+            kernel<Real>().forward(x.const_data_ptr<Real>() + t * G * w, gain.const_data_ptr<Real>(), shift,
+                                   (end - t) * G, G, w, epsilon, y.mutable_data_ptr<Real>() + t * G * w,
+                                   mean.mutable_data_ptr<Real>() + t * G, scale.mutable_data_ptr<Real>() + t * G);
+          });
     };
     x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
     context->save_for_backward({x, gain, mean, scale});
@@ -78,14 +79,14 @@ struct HalfNorm : torch::autograd::Function<HalfNorm> {
     const Tensor &x = saved[0], &gain = saved[1], &mean = saved[2], &scale = saved[3];
     const bool has_bias = context->saved_data["bias"].toBool();
     const Tensor dy = output_gradient[0].contiguous();
-    const int64_t T = x.size(0), G = 2 * x.size(1), w = x.size(3), chunks = (T + kChunk - 1) / kChunk;
+    const int64_t T = x.size(0), G = 2 * x.size(1), w = x.size(3), chunks = (T + kNormChunk - 1) / kNormChunk;
     Tensor dx = at::empty_like(x);
     const Tensor dgain = at::zeros({chunks, x.size(1), 2, w}, x.options().dtype(at::kDouble));
     const Tensor dbias = has_bias ? at::zeros_like(dgain) : Tensor();
     const auto run = [&]<class Real>(Real) {
       at::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; ++c) {
-          const int64_t t = c * kChunk, tokens = std::min(kChunk, T - t), at = t * G * w;
+          const int64_t t = c * kNormChunk, tokens = std::min(kNormChunk, T - t), at = t * G * w;
           kernel<Real>().backward(x.const_data_ptr<Real>() + at, dy.const_data_ptr<Real>() + at,
                                   mean.const_data_ptr<Real>() + t * G, scale.const_data_ptr<Real>() + t * G,
                                   gain.const_data_ptr<Real>(), tokens * G, G, w, dx.mutable_data_ptr<Real>() + at,

@@ -7,6 +7,7 @@
 
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
+#include "loci/base/config.h"
 #include "loci/data/text/input_file.h"
 #include "loci/data/text/text_folder.h"
 

@@ -123,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> search_backward_definition(const Tensor& grad
 
 namespace {
 
-struct Gradient : torch::autograd::Function<Gradient> {
+struct SearchGradient : torch::autograd::Function<SearchGradient> {
   static variable_list forward(AutogradContext* context, const Tensor& query, const Tensor& keys1, const Tensor& keys2,
                                int64_t top_k, int64_t addresses) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -140,15 +140,15 @@ struct Gradient : torch::autograd::Function<Gradient> {
   }
 };
 
-std::tuple<Tensor, Tensor> autograd_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
-                                          int64_t addresses) {
-  auto result = Gradient::apply(query, keys1, keys2, top_k, addresses);
+std::tuple<Tensor, Tensor> search_autograd_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2,
+                                                 int64_t top_k, int64_t addresses) {
+  auto result = SearchGradient::apply(query, keys1, keys2, top_k, addresses);
   return {result[0], result[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_autograd_entry(const Tensor& grad_score, const Tensor& index,
-                                                           const Tensor& query, const Tensor& keys1,
-                                                           const Tensor& keys2) {
+std::tuple<Tensor, Tensor, Tensor> search_backward_autograd_entry(const Tensor& grad_score, const Tensor& index,
+                                                                  const Tensor& query, const Tensor& keys1,
+                                                                  const Tensor& keys2) {
   auto result =
       without_second_derivative("product_key_search", {grad_score, query, keys1, keys2}, [&]() -> variable_list {
         auto [of_query, of_keys1, of_keys2] = product_key_search_backward(grad_score, index, query, keys1, keys2);
@@ -193,8 +193,8 @@ TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("product_key_search_backward", search_backward_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("product_key_search", autograd_entry);
-  m.impl("product_key_search_backward", backward_autograd_entry);
+  m.impl("product_key_search", search_autograd_entry);
+  m.impl("product_key_search_backward", search_backward_autograd_entry);
 }
 
 }  // namespace loci

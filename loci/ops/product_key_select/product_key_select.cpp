@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor> backward_definition(const Tensor& grad_score, const T
   return {grad1, grad2};
 }
 
-struct Gradient : torch::autograd::Function<Gradient> {
+struct SelectGradient : torch::autograd::Function<SelectGradient> {
   static variable_list forward(AutogradContext* context, const Tensor& score1, const Tensor& score2, int64_t top_k,
                                int64_t addresses) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -137,14 +137,14 @@ struct Gradient : torch::autograd::Function<Gradient> {
   }
 };
 
-std::tuple<Tensor, Tensor> autograd_entry(const Tensor& score1, const Tensor& score2, int64_t top_k,
-                                          int64_t addresses) {
-  auto result = Gradient::apply(score1, score2, top_k, addresses);
+std::tuple<Tensor, Tensor> select_autograd_entry(const Tensor& score1, const Tensor& score2, int64_t top_k,
+                                                 int64_t addresses) {
+  auto result = SelectGradient::apply(score1, score2, top_k, addresses);
   return {result[0], result[1]};
 }
 
-std::tuple<Tensor, Tensor> backward_autograd_entry(const Tensor& grad_score, const Tensor& index, SymInt n1,
-                                                   SymInt n2) {
+std::tuple<Tensor, Tensor> select_backward_autograd_entry(const Tensor& grad_score, const Tensor& index, SymInt n1,
+                                                          SymInt n2) {
   auto result = without_second_derivative("product_key_select", {grad_score}, [&]() -> variable_list {
     auto [grad1, grad2] = product_key_select_backward(grad_score, index, n1, n2);
     return {grad1, grad2};
@@ -181,8 +181,8 @@ TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("product_key_select_backward", backward_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("product_key_select", autograd_entry);
-  m.impl("product_key_select_backward", backward_autograd_entry);
+  m.impl("product_key_select", select_autograd_entry);
+  m.impl("product_key_select_backward", select_backward_autograd_entry);
 }
 
 }  // namespace loci

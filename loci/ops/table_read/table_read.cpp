@@ -156,7 +156,7 @@ Tensor backward_table_definition(const Tensor& grad, const Tensor& table, const 
   return out.to(table.scalar_type());
 }
 
-struct Gradient : torch::autograd::Function<Gradient> {
+struct ReadGradient : torch::autograd::Function<ReadGradient> {
   static Tensor forward(AutogradContext* context, const Tensor& table, const Tensor& index, const Tensor& weight,
                         const OptionalTensor& scale) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -175,8 +175,9 @@ struct Gradient : torch::autograd::Function<Gradient> {
   }
 };
 
-Tensor autograd_entry(const Tensor& table, const Tensor& index, const Tensor& weight, const OptionalTensor& scale) {
-  return Gradient::apply(table, index, weight, scale);
+Tensor read_autograd_entry(const Tensor& table, const Tensor& index, const Tensor& weight,
+                           const OptionalTensor& scale) {
+  return ReadGradient::apply(table, index, weight, scale);
 }
 
 Tensor backward_weight_autograd_entry(const Tensor& grad, const Tensor& table, const Tensor& index,
@@ -231,7 +232,7 @@ TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("table_read_backward_table", backward_table_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("table_read", autograd_entry);
+  m.impl("table_read", read_autograd_entry);
   m.impl("table_read_backward_weight", backward_weight_autograd_entry);
   m.impl("table_read_backward_table", backward_table_autograd_entry);
 }

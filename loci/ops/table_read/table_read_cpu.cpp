@@ -18,12 +18,12 @@ using at::Tensor;
 
 namespace {
 
-const TableReadKernel& kernel_of(CpuLevel level) {
+const TableReadKernel& read_kernel_of(CpuLevel level) {
   return at_level(level, base::table_read_kernel, avx2::table_read_kernel, avx512::table_read_kernel);
 }
 
 const TableReadKernel::OfRows& functions_of(at::ScalarType type, CpuLevel level) {
-  const TableReadKernel& kernel = kernel_of(level);
+  const TableReadKernel& kernel = read_kernel_of(level);
   switch (type) {
     case at::kDouble:
       return kernel.float64;
