@@ -295,12 +295,13 @@ TEST(Table, SecondDerivativesAreRefusedByName) {
   const Batch batch;
   const Tensor weight = batch.weight.clone().requires_grad_(), x = batch.grad.clone().requires_grad_();
   const int64_t use = table->register_use();
-  for (const auto& [out, input] :
-       {std::pair(table->read(batch.index, weight, use), weight), std::pair(table->project(batch.index, x, use), x)}) {
+  const auto refused = [](const std::string& who, const Tensor& out, const Tensor& input) {
     const Tensor grad = torch::autograd::grad({out.sum()}, {input}, {}, true, /*create_graph=*/true)[0];
     ASSERT_TRUE(grad.requires_grad());
-    expect_refusal("table memory: a second derivative is not implemented", [&] { grad.square().sum().backward(); });
-  }
+    expect_refusal(who + ": a second derivative is not implemented", [&] { grad.square().sum().backward(); });
+  };
+  refused("Table::read", table->read(batch.index, weight, use), weight);
+  refused("Table::project", table->project(batch.index, x, use), x);
 }
 
 TEST(Table, RowsChangedBetweenForwardAndBackwardAreRefused) {
