@@ -62,7 +62,7 @@ struct HalfNorm : torch::autograd::Function<HalfNorm> {
       const Real* const shift = has_bias ? bias.const_data_ptr<Real>() : nullptr;
       at::parallel_for(
           0, T, std::max<int64_t>(1, kNormGrain / std::max<int64_t>(1, G * w)), [&](int64_t t, int64_t end) {
-            kernel<Real>().forward(x.const_data_ptr<Real>() + t * G * w, gain.const_data_ptr<Real>(), shift,
+            half_norm_kernel<Real>().forward(x.const_data_ptr<Real>() + t * G * w, gain.const_data_ptr<Real>(), shift,
                                    (end - t) * G, G, w, epsilon, y.mutable_data_ptr<Real>() + t * G * w,
                                    mean.mutable_data_ptr<Real>() + t * G, scale.mutable_data_ptr<Real>() + t * G);
           });
@@ -87,7 +87,7 @@ struct HalfNorm : torch::autograd::Function<HalfNorm> {
       at::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; ++c) {
           const int64_t t = c * kNormChunk, tokens = std::min(kNormChunk, T - t), at = t * G * w;
-          kernel<Real>().backward(x.const_data_ptr<Real>() + at, dy.const_data_ptr<Real>() + at,
+          half_norm_kernel<Real>().backward(x.const_data_ptr<Real>() + at, dy.const_data_ptr<Real>() + at,
                                   mean.const_data_ptr<Real>() + t * G, scale.const_data_ptr<Real>() + t * G,
                                   gain.const_data_ptr<Real>(), tokens * G, G, w, dx.mutable_data_ptr<Real>() + at,
                                   dgain.mutable_data_ptr<double>() + c * G * w,
