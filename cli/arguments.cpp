@@ -52,7 +52,7 @@ void check_verb(const CLI::App& program, const std::vector<std::string>& argumen
   std::vector<std::string> verbs;
   for (const CLI::App* verb : program.get_subcommands({})) verbs.push_back(verb->get_name());
   if (std::find(verbs.begin(), verbs.end(), arguments[0]) != verbs.end()) return;
-  fail(ExitCode::usage, "loci", fmt::format("the verb must be one of {}", fmt::join(verbs, ", ")),
+  fail(ExitCode::usage, "loci VERB", fmt::format("the verb must be one of {}", fmt::join(verbs, ", ")),
        arguments[0] + hint(arguments[0], verbs));
 }
 

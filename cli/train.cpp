@@ -36,7 +36,7 @@ constexpr const char* kTrainExamples =
     "Examples:\n"
     "  loci train recipes/language-model-demo/small.toml --data DIR --out out\n"
     "  loci train recipes/ram-access/small.toml --out out/access\n"
-    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=1e5\n"
+    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=100_000\n"
     "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
     "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
     "  loci train --keys language_model                     every key of a recipe: default, range, meaning\n"

@@ -10,7 +10,7 @@ import struct
 import subprocess
 
 import pytest
-from command_line import LOCI, RECIPE, assert_refused, command, environment, loci, make_place, start, train
+from command_line import RECIPE, assert_refused, command, environment, loci, make_place, start, train
 
 ROOT = os.geteuid() == 0
 
@@ -213,33 +213,26 @@ def test_names_obey_no_terminal_commands(place, tmp_path):
 
 
 def test_names_that_are_not_utf8_are_shown(place, trained, tmp_path):
-    path = os.fsencode(tmp_path) + b"/f\xff.safetensors"
+    bad = os.fsdecode(b"\xff")
+
+    def facts_of(*arguments):
+        result = loci(place, *arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    path = tmp_path / f"f{bad}.safetensors"
     shutil.copyfile(trained[0] / "base" / "seed-0" / "step-12" / "model.safetensors", path)
-    facts = json.loads(checked(place, "inspect", path, "--json"))
-    assert facts["file"].endswith("f\ufffd.safetensors")
-    assert "f\\xff.safetensors" in checked(place, "inspect", path)
-    run = os.fsencode(tmp_path) + b"/run\xff"
+    assert facts_of("inspect", path)["file"].endswith("f\ufffd.safetensors")
+    assert "f\\xff.safetensors" in loci(place, "inspect", path).stdout
+    run = tmp_path / f"run{bad}"
     shutil.copytree(trained[0] / "memory" / "seed-0", run)
-    assert json.loads(checked(place, "inspect", run, "--json"))["run"].endswith("run\ufffd")
-    assert (
-        json.loads(checked(place, "generate", run, "--tokens", "3", "--prompt", b"\xff", "--json"))["prompt"]
-        == "\ufffd"
-    )
-    out = os.fsencode(tmp_path) + b"/served\xff"
-    assert json.loads(checked(place, "convert", run, "--table", "int8", "--out", out, "--json"))["out"].endswith(
-        "\ufffd"
-    )
-    recipe = os.fsencode(tmp_path) + b"/recipe\xff.toml"
+    assert facts_of("inspect", run)["run"].endswith("run\ufffd")
+    assert facts_of("generate", run, "--tokens", 3, "--prompt", bad)["prompt"] == "\ufffd"
+    out = tmp_path / f"served{bad}"
+    assert facts_of("convert", run, "--table", "int8", "--out", out)["out"].endswith("\ufffd")
+    recipe = tmp_path / f"recipe{bad}.toml"
     shutil.copyfile(place / "recipe.toml", recipe)
-    assert "\ufffd" in json.loads(checked(place, "train", recipe, "--dry-run", "--json"))["recipe"]
-
-
-def checked(place, *arguments):
-    """Standard output of a call that works; arguments may be bytes."""
-    line = [str(LOCI), *arguments]
-    result = subprocess.run(line, capture_output=True, env=environment(place), timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.decode()
+    assert "\ufffd" in facts_of("train", recipe, "--dry-run")["recipe"]
 
 
 # Mistakes on the command line and in the configuration.
