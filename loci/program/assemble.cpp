@@ -10,7 +10,7 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-Words split(std::string_view text, char separator) {
+Words split_words(std::string_view text, char separator) {
   Words parts;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(separator, begin), text.size());
@@ -24,7 +24,7 @@ Words split(std::string_view text, char separator) {
   return parts;
 }
 
-[[noreturn]] void refuse(std::string_view expected, std::string_view got) {
+[[noreturn]] void refuse_source(std::string_view expected, std::string_view got) {
   fail(ExitCode::usage, "assemble", expected, fmt::format("\"{}\"", got));
 }
 
@@ -35,9 +35,9 @@ class Assembler {
   RamProgram program(std::string_view text) {
     std::vector<Circuit> circuits;
     std::vector<int32_t> table(size_t{1} << shape_.registers, RamProgram::kUnseen);
-    for (const std::string& row : split(text, '|')) {
+    for (const std::string& row : split_words(text, '|')) {
       const size_t colon = row.find(':');
-      if (colon == std::string::npos) refuse("row must be \"condition: statements\"", row);
+      if (colon == std::string::npos) refuse_source("row must be \"condition: statements\"", row);
       const Condition condition = read_condition(row.substr(0, colon));
       for (uint32_t pattern = 0; pattern < table.size(); ++pattern) {
         if (table[pattern] == RamProgram::kUnseen && (pattern & condition.mask) == condition.zeros) {
@@ -67,10 +67,10 @@ class Assembler {
   Condition read_condition(const std::string& text) const {
     Condition condition;
     if (text == "else") return condition;
-    for (const std::string& word : split(text, ',')) {
+    for (const std::string& word : split_words(text, ',')) {
       const bool zero = word.ends_with('z') && !word.ends_with("nz");
       const auto index = register_index(word.substr(0, word.size() - std::min<size_t>(word.size(), zero ? 1 : 2)));
-      if (!index || !word.ends_with('z')) refuse("condition must be like r0z, r1nz or else", word);
+      if (!index || !word.ends_with('z')) refuse_source("condition must be like r0z, r1nz or else", word);
       condition.mask |= 1U << *index;
       condition.zeros |= static_cast<uint32_t>(zero) << *index;
     }
@@ -81,7 +81,7 @@ class Assembler {
     for (int i = 0; i < shape_.size(); ++i) {
       if (shape_.module(i).name == name) return i;
     }
-    refuse("module must be one of READ ZERO ONE TWO INC ADD SUB DEC LT LE EQ MIN MAX WRITE", name);
+    refuse_source("module must be one of READ ZERO ONE TWO INC ADD SUB DEC LT LE EQ MIN MAX WRITE", name);
   }
 
   uint16_t source(const std::string& word) const {
@@ -92,29 +92,29 @@ class Assembler {
   Circuit read_circuit(const std::string& text) const {
     Circuit circuit = idle_circuit(shape_);
     bool write = false;
-    for (const std::string& statement : split(text, ';')) {
+    for (const std::string& statement : split_words(text, ';')) {
       const size_t open = statement.find('(');
       const size_t equal = statement.find('=');
       if (statement == "stop") {
         circuit.stop = true;
       } else if (equal != std::string::npos) {
         const auto target = register_index(statement.substr(0, equal));
-        if (!target) refuse("register must exist", statement.substr(0, equal));
+        if (!target) refuse_source("register must exist", statement.substr(0, equal));
         circuit.sources[static_cast<size_t>(*target)] = source(statement.substr(equal + 1));
       } else if (statement.starts_with("READr")) {
         circuit.modules[0].a = source(statement.substr(4));
       } else if (open != std::string::npos && statement.ends_with(')')) {
         const std::string name = statement.substr(0, open);
         const auto index = static_cast<size_t>(module_index(name));
-        const Words operands = split(statement.substr(open + 1, statement.size() - open - 2), ',');
+        const Words operands = split_words(statement.substr(open + 1, statement.size() - open - 2), ',');
         if (operands.size() != static_cast<size_t>(shape_.modules[index].operands)) {
-          refuse(fmt::format("{} must have {} operands", name, shape_.modules[index].operands), statement);
+          refuse_source(fmt::format("{} must have {} operands", name, shape_.modules[index].operands), statement);
         }
         circuit.modules[index].a = source(operands[0]);
         if (operands.size() == 2) circuit.modules[index].b = source(operands[1]);
         write = write || name == "WRITE";
       } else {
-        refuse("statement must be like INC(READ), READ r1, r0=INC or stop", statement);
+        refuse_source("statement must be like INC(READ), READ r1, r0=INC or stop", statement);
       }
     }
     if (!write) circuit.modules.back().a = circuit.modules[0].a;

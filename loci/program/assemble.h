@@ -4,8 +4,8 @@
 //
 // Rows are separated by |; the first whose condition holds runs. A condition is `r0z` (register 0 is zero), `r1nz`,
 // several with commas, or `else`. A statement gives a module its operands (READ r1 is READ(r1)), a register its new
-// value, or stops; a module's name stands for its output. What is not said: READ's pointer is r0, WRITE stores READ
-// back at READ's pointer, registers keep their values.
+// value, or stops; a module's name stands for its output. Defaults: READ's pointer is r0, WRITE stores READ's output at
+// READ's pointer, registers keep their values.
 #pragma once
 
 #include <string_view>
@@ -14,7 +14,7 @@
 
 namespace loci {
 
-// Throws Error (usage) that quotes what it could not read.
+// Throws Error (usage) that quotes the part it could not read.
 RamProgram assemble(int registers, std::string_view text);
 
 }  // namespace loci

@@ -12,7 +12,7 @@ constexpr int kMaximumRegisters = 20;  // a table has 2^R rows
 constexpr int kMaximumModules = 4096;  // sources must fit 16 bits
 
 template <class Got>
-void require(std::string_view who, bool good, const auto& expected, const Got& got) {
+void require_shape(std::string_view who, bool good, const auto& expected, const Got& got) {
   if (!good) fail(ExitCode::input, who, expected(), fmt::format("{}", got));
 }
 
@@ -23,11 +23,11 @@ bool is_name(std::string_view name) {
   return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), plain);
 }
 
-// Messages are put together only when there is something to say: a table may have a million rows.
+// Messages are formatted only on failure, for a table may have a million rows.
 void check_source(std::string_view who, const CircuitShape& shape, const Circuit& circuit, int source, int end,
                   const auto& what) {
-  require(who, source < end, [&] { return fmt::format("{} must be 0..{}", what(), end - 1); }, source);
-  require(
+  require_shape(who, source < end, [&] { return fmt::format("{} must be 0..{}", what(), end - 1); }, source);
+  require_shape(
       who, source < shape.registers || circuit.modules[static_cast<size_t>(source - shape.registers)].kept,
       [&] { return what() + " must not be a pruned module"; }, source);
 }
@@ -41,7 +41,7 @@ void check_module(std::string_view who, const CircuitShape& shape, const Circuit
     if (wires.kept && operand < module.operands) {
       check_source(who, shape, circuit, source, shape.registers + i, what);
     } else {
-      require(who, source == 0, [&] { return what() + " is not used and must be 0"; }, source);
+      require_shape(who, source == 0, [&] { return what() + " is not used and must be 0"; }, source);
     }
   }
 }
@@ -72,7 +72,7 @@ Circuit idle_circuit(const CircuitShape& shape) {
 
 void check_shape(std::string_view who, const CircuitShape& shape) {
   const auto check = [&](bool good, const auto& got, std::string_view expected) {
-    require(who, good, [&] { return expected; }, got);
+    require_shape(who, good, [&] { return expected; }, got);
   };
   check(shape.registers >= 1 && shape.registers <= kMaximumRegisters, shape.registers, "registers must be 1..20");
   check(!shape.modules.empty() && shape.modules.size() <= kMaximumModules, shape.modules.size(),
@@ -94,10 +94,10 @@ void check_shape(std::string_view who, const CircuitShape& shape) {
 }
 
 void check_circuit(std::string_view who, const CircuitShape& shape, const Circuit& circuit) {
-  require(
+  require_shape(
       who, circuit.modules.size() == static_cast<size_t>(shape.size()),
       [&] { return fmt::format("modules of a circuit must be {}", shape.size()); }, circuit.modules.size());
-  require(
+  require_shape(
       who, circuit.sources.size() == static_cast<size_t>(shape.registers),
       [&] { return fmt::format("registers of a circuit must be {}", shape.registers); }, circuit.sources.size());
   for (int i = 0; i < shape.size(); ++i) check_module(who, shape, circuit, i);

@@ -2,8 +2,8 @@
 //
 // R registers hold integers 0 .. M-1, and so do the M cells of the tape. The modules run in order, i = 1 .. Q; an
 // operand of module i is any register or any output of an earlier module. Then all registers take new values at once,
-// each from any register (its old value) or any output. Such a place is named by one number, a source: 0 .. R-1 are the
-// registers, R .. R+Q-1 the outputs. "Neural Random-Access Machines", section 3 (arXiv 1511.06392).
+// each from any register (its old value) or any output. One number, a source, names either: 0 .. R-1 are the registers,
+// R .. R+Q-1 the outputs. "Neural Random-Access Machines", section 3 (arXiv 1511.06392).
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct CircuitShape {
 
 struct Circuit {
   struct Module {
-    bool kept = true;  // false: pruned, does nothing, and nobody uses its output
+    bool kept = true;  // false: pruned; it does nothing, and nothing uses its output
     uint16_t a = 0;
     uint16_t b = 0;
     bool operator==(const Module&) const = default;
@@ -44,7 +44,7 @@ struct Circuit {
 // READ read.
 Circuit idle_circuit(const CircuitShape& shape);
 
-// Throws Error (input) that names the first thing that does not fit.
+// Throws Error (input) that names the first fault.
 void check_shape(std::string_view who, const CircuitShape& shape);
 void check_circuit(std::string_view who, const CircuitShape& shape, const Circuit& circuit);
 

@@ -11,8 +11,8 @@ namespace {
 
 using Role = RamModule::Role;
 
-// Is `word` an identifier of this C++ expression?
-bool mentions(std::string_view expression, std::string_view word) {
+// Whether `word` is an identifier of this C++ expression.
+bool mentions_identifier(std::string_view expression, std::string_view word) {
   const auto part_of_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
   for (size_t at = expression.find(word); at != std::string_view::npos; at = expression.find(word, at + 1)) {
     const size_t end = at + word.size();
@@ -22,7 +22,7 @@ bool mentions(std::string_view expression, std::string_view word) {
   return false;
 }
 
-// Registers whose zero bit makes a difference to the table.
+// Registers whose zero bit changes the circuit of some pattern.
 std::vector<int> choosing_registers(const RamProgram& program) {
   std::vector<int> choosing;
   for (int r = 0; r < program.shape().registers; ++r) {
@@ -49,8 +49,8 @@ class CppWriter {
     std::string text =
         "// A program for a random-access machine, written by loci. It works on the cells mem[0 .. M-1], M >= 3, "
         "whose\n"
-        "// values are below M, for at most max_steps steps. Returns how many it took; -1: it met a state it never "
-        "learned.\n"
+        "// values are below M. It returns the number of its steps, at most max_steps, or -1 for a pattern of zero\n"
+        "// registers that has no circuit.\n"
         "#include <stdint.h>\n\n" +
         helpers() + declaration() + " {\n" + registers();
     text += fmt::format(
@@ -77,7 +77,7 @@ class CppWriter {
     return bits.empty() ? "0U" : fmt::format("{}", fmt::join(bits, " | "));
   }
 
-  // By circuit: the patterns of the choosing registers, one bit each, at which it runs.
+  // The case labels of each circuit: its patterns of the choosing registers, one bit each.
   std::vector<std::string> labels() const {
     std::vector<std::string> all(program_.circuits().size());
     for (size_t small = 0; small < size_t{1} << choosing_.size(); ++small) {
@@ -119,7 +119,7 @@ class CppWriter {
     if (module.cpp.empty()) {
       fail(ExitCode::usage, "export_cpp", fmt::format("module {} must have a C++ form", module.name), "none");
     }
-    const bool needs_size = mentions(module.cpp, "M");
+    const bool needs_size = mentions_identifier(module.cpp, "M");
     uses_size_ = uses_size_ || needs_size;
     if (module.operands == 0) return fmt::format("const uint32_t o{} = {};\n", i, module.cpp);
     std::vector<std::string> operands = {source_text(wires.a)};

@@ -12,7 +12,7 @@
 
 namespace loci {
 
-// `name` is of the function. Throws Error (usage) when a module has no C++ form.
+// `name` is that of the function. Throws Error (usage) if a module has no C++ form.
 std::string to_cpp(const RamProgram& program, const std::string& name = "run");
 
 }  // namespace loci

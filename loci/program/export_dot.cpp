@@ -6,10 +6,11 @@
 namespace loci {
 namespace {
 
-using Edges = std::map<std::pair<std::string, std::string>, uint64_t>;
+using RowEdges = std::map<std::pair<std::string, std::string>, uint64_t>;
 
 // A node for each module, for each register that is read (its old value), and for each that is set (its new one).
-std::string cluster(const CircuitShape& shape, const Circuit& circuit, size_t row, const std::string& condition) {
+std::string circuit_cluster(const CircuitShape& shape, const Circuit& circuit, size_t row,
+                            const std::string& condition) {
   const auto node = [&](int source) {
     return source < shape.registers ? fmt::format("c{}_r{}", row, source)
                                     : fmt::format("c{}_o{}", row, source - shape.registers);
@@ -45,8 +46,8 @@ std::string cluster(const CircuitShape& shape, const Circuit& circuit, size_t ro
       condition, nodes, edges);
 }
 
-Edges row_edges(const RamProgram& program, const PatternCounts& counts) {
-  Edges edges;
+RowEdges row_edges(const RamProgram& program, const PatternCounts& counts) {
+  RowEdges edges;
   const auto row = [&](size_t pattern) {
     const int32_t index = program.table()[pattern];
     return index == RamProgram::kUnseen ? std::string("unseen") : fmt::format("c{}", index);
@@ -72,7 +73,7 @@ std::string to_dot(const RamProgram& program, const PatternCounts& counts) {
       "  start [shape=circle];\n  end [shape=doublecircle];\n";
   const std::vector<std::string> labels = conditions(simple);
   for (size_t row = 0; row < simple.circuits().size(); ++row) {
-    text += cluster(simple.shape(), simple.circuits()[row], row, labels[row]);
+    text += circuit_cluster(simple.shape(), simple.circuits()[row], row, labels[row]);
   }
   for (const auto& [ends, count] : row_edges(simple, counts)) {
     text += fmt::format("  {} -> {} [label=\"{}\", style=bold];\n", ends.first, ends.second, count);

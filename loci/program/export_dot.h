@@ -1,5 +1,5 @@
-// A program as a Graphviz graph: a cluster for each circuit with the modules it uses, and between the circuits how
-// often one followed the other in the counted runs.
+// A program as a Graphviz graph: each circuit is a cluster of the modules it uses; each edge between circuits counts
+// how often one followed the other in the counted runs.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace loci {
 
-// `counts` may be those of the program before it was pruned.
+// `counts` may be those of the program before pruning.
 std::string to_dot(const RamProgram& program, const PatternCounts& counts);
 
 }  // namespace loci

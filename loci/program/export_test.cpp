@@ -14,7 +14,7 @@
 #include "loci/program/reference_programs.h"
 #include "tests/random_program.h"
 
-namespace loci {
+namespace loci::program_export_test {
 namespace {
 
 TEST(ExportText, Access) {
@@ -184,4 +184,4 @@ TEST(ExportCpp, CompiledProgramsLeaveTheSameTapes) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::program_export_test

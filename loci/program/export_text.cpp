@@ -10,13 +10,14 @@ namespace {
 
 using Role = RamModule::Role;
 
-std::string replace(std::string text, std::string_view from, const std::string& to) {
+std::string replace_first(std::string text, std::string_view from, const std::string& to) {
   const size_t at = text.find(from);
   return at == std::string::npos ? text : text.replace(at, from.size(), to);
 }
 
-// The statements of one circuit. Outputs that are used once become part of the expression that uses them; what READ
-// read is named, since the cell may change later in the step, unless a WRITE stores it at once.
+// The statements of one circuit. An output that is used once becomes part of the expression that uses it. The value
+// that READ read gets a name, since the cell may change later in the step, unless a WRITE stores it before any other
+// WRITE.
 class CircuitText {
  public:
   CircuitText(const CircuitShape& shape, const Circuit& circuit)
@@ -45,7 +46,7 @@ class CircuitText {
     bool infix = false;
   };
 
-  // By operand of a module, by register: how often an output is used, and by which module last.
+  // How often modules and registers use an output, and the last module that does.
   struct Uses {
     int count = 0;
     int module = -1;
@@ -101,8 +102,8 @@ class CircuitText {
       if (module.text.empty()) {
         expression.text = module.name + (module.operands == 0 ? "()" : module.operands == 1 ? "({a})" : "({a},{b})");
       }
-      expression.text = replace(expression.text, "{b}", operand(wires.b, expression.infix));
-      expression.text = replace(expression.text, "{a}", operand(wires.a, expression.infix));
+      expression.text = replace_first(expression.text, "{b}", operand(wires.b, expression.infix));
+      expression.text = replace_first(expression.text, "{a}", operand(wires.a, expression.infix));
     }
     const Uses use = uses(shape_.registers + i);
     const bool in_place = module.role == Role::read ? stored_at_once(i, use) : use.count == 1 || module.operands == 0;

@@ -51,7 +51,7 @@ class TreeBuilder {
   const RamProgram& program_;
 };
 
-void collect(const PatternTree& tree, const std::string& path, std::vector<std::string>& conditions) {
+void collect_conditions(const PatternTree& tree, const std::string& path, std::vector<std::string>& conditions) {
   if (tree.is_answer()) {
     if (tree.row == RamProgram::kUnseen) return;
     std::string& condition = conditions[static_cast<size_t>(tree.row)];
@@ -60,8 +60,8 @@ void collect(const PatternTree& tree, const std::string& path, std::vector<std::
     return;
   }
   const std::string prefix = path.empty() ? "" : path + " and ";
-  collect(*tree.zero, fmt::format("{}r{}==0", prefix, tree.asked), conditions);
-  collect(*tree.nonzero, fmt::format("{}r{}!=0", prefix, tree.asked), conditions);
+  collect_conditions(*tree.zero, fmt::format("{}r{}==0", prefix, tree.asked), conditions);
+  collect_conditions(*tree.nonzero, fmt::format("{}r{}!=0", prefix, tree.asked), conditions);
 }
 
 }  // namespace
@@ -76,7 +76,7 @@ PatternTree pattern_tree(const RamProgram& program) {
 
 std::vector<std::string> conditions(const RamProgram& program) {
   std::vector<std::string> all(program.circuits().size());
-  collect(pattern_tree(program), "", all);
+  collect_conditions(pattern_tree(program), "", all);
   return all;
 }
 

@@ -1,4 +1,4 @@
-// A program's table as questions about registers, for people: "is r2 zero?" and so on, down to a circuit.
+// A program's table as a tree of questions about registers ("is r2 zero?") that ends in circuits, for readers.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace loci {
 
-// A question when `zero` and `nonzero` are there, otherwise an answer. Unseen patterns are answered as suits the tree.
+// A question if it has `zero` and `nonzero`, else an answer. Unseen patterns get whatever answer keeps the tree small.
 struct PatternTree {
   int asked = 0;                      // the register
   int32_t row = RamProgram::kUnseen;  // the circuit; kUnseen when the whole table is unseen
@@ -20,10 +20,10 @@ struct PatternTree {
   bool is_answer() const { return zero == nullptr; }
 };
 
-// Asks the register first whose answer leaves the fewest circuits on both sides together.
+// At each node it asks for the register whose answer leaves the fewest circuits, both sides added.
 PatternTree pattern_tree(const RamProgram& program);
 
-// By circuit: when it runs, such as "r0==0 and r1!=0", or "always"; several ways are joined by " or ".
+// The condition of each circuit, such as "r0==0 and r1!=0", or "always". Several conditions are joined by " or ".
 std::vector<std::string> conditions(const RamProgram& program);
 
 }  // namespace loci

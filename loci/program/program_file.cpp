@@ -11,10 +11,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::string_view kFormat = "loci-ram-program";
-constexpr int kVersion = 1;
+constexpr std::string_view kProgramFormat = "loci-ram-program";
+constexpr int kProgramVersion = 1;
 
-json json_of(const CircuitShape& shape, const Circuit& circuit) {
+json circuit_json(const CircuitShape& shape, const Circuit& circuit) {
   json modules = json::array();
   for (int i = 0; i < shape.size(); ++i) {
     const Circuit::Module& wires = circuit.modules[static_cast<size_t>(i)];
@@ -26,14 +26,14 @@ json json_of(const CircuitShape& shape, const Circuit& circuit) {
   return {{"modules", modules}, {"registers", circuit.sources}, {"stop", circuit.stop}};
 }
 
-class Reader {
+class ProgramReader {
  public:
-  Reader(std::string_view who, const std::vector<RamModule>& known) : who_(who), known_(known) {}
+  ProgramReader(std::string_view who, const std::vector<RamModule>& known) : who_(who), known_(known) {}
 
   RamProgram program(const json& root) {
     keys(root, "program", {"format", "version", "registers", "repeats", "modules", "circuits", "table"});
-    require(root["format"] == kFormat, fmt::format("format must be \"{}\"", kFormat), root["format"]);
-    require(root["version"] == kVersion, fmt::format("version must be {}", kVersion), root["version"]);
+    require(root["format"] == kProgramFormat, fmt::format("format must be \"{}\"", kProgramFormat), root["format"]);
+    require(root["version"] == kProgramVersion, fmt::format("version must be {}", kProgramVersion), root["version"]);
     CircuitShape shape{.registers = integer(root["registers"], "registers", 1, 20),
                        .modules = {},
                        .repeats = integer(root["repeats"], "repeats", 1, 4096)};
@@ -143,18 +143,18 @@ std::string to_json(const RamProgram& program) {
   json names = json::array();
   for (const RamModule& module : shape.modules) names.push_back(module.name);
   std::string text = fmt::format("{{\"format\": \"{}\", \"version\": {}, \"registers\": {}, \"repeats\": {},\n",
-                                 kFormat, kVersion, shape.registers, shape.repeats);
+                                 kProgramFormat, kProgramVersion, shape.registers, shape.repeats);
   text += fmt::format("\"modules\": {},\n\"circuits\": [", names.dump());
   std::string_view separator = "\n";
   for (const Circuit& circuit : program.circuits()) {
-    text += fmt::format("{}{}", separator, json_of(shape, circuit).dump());
+    text += fmt::format("{}{}", separator, circuit_json(shape, circuit).dump());
     separator = ",\n";
   }
   return text + fmt::format("],\n\"table\": {}}}\n", json(program.table()).dump());
 }
 
 RamProgram program_from_json(std::string_view text, std::string_view who, const std::vector<RamModule>& known) {
-  Reader reader(who, known);
+  ProgramReader reader(who, known);
   json root;
   try {
     root = json::parse(text);

@@ -19,7 +19,7 @@ namespace loci {
 
 std::string to_json(const RamProgram& program);
 
-// Reading is strict: every key must be there, no other may, and everything must fit. Throws Error (input) that names
+// Reading is strict: it refuses missing and unknown keys and every value out of range. Throws Error (input) that names
 // `who`. `known` are the modules that the file may name.
 RamProgram program_from_json(std::string_view text, std::string_view who = "program",
                              const std::vector<RamModule>& known = standard_modules());

@@ -11,7 +11,7 @@
 #include "loci/program/reference_programs.h"
 #include "tests/random_program.h"
 
-namespace loci {
+namespace loci::program_file_test {
 namespace {
 
 using testing::HasSubstr;
@@ -137,4 +137,4 @@ TEST(ProgramFile, AnyDamageIsRefusedOrHarmless) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::program_file_test

@@ -27,7 +27,7 @@ class Pruner {
   }
 
  private:
-  // WRITE puts out what it wrote: whoever uses its output may use that value instead.
+  // The output of WRITE is the value that it wrote: its users can take that value directly.
   void resolve_writes(Circuit& circuit) const {
     const auto resolve = [&](uint16_t& source) {
       while (source >= shape_.registers) {
@@ -43,7 +43,7 @@ class Pruner {
     for (uint16_t& source : circuit.sources) resolve(source);
   }
 
-  // By module: a WRITE that may change the tape.
+  // For each module, whether it is a WRITE that may change the tape.
   std::vector<bool> effective_writes(const Circuit& circuit) const {
     std::vector<bool> effective(circuit.modules.size(), false);
     int last_effective = -1;
@@ -60,7 +60,7 @@ class Pruner {
     return effective;
   }
 
-  // By source (register or output): does it reach an effective WRITE or, unless the machine halts, a live register?
+  // For each source, whether it reaches an effective WRITE or, unless the machine halts, a live register.
   std::vector<bool> live_sources(const Circuit& circuit) const {
     const auto R = static_cast<size_t>(shape_.registers);
     std::vector<bool> live(R + circuit.modules.size(), false);
@@ -80,7 +80,7 @@ class Pruner {
     return live;
   }
 
-  // Grows the set of live registers until every circuit agrees with it.
+  // Adds live registers until no circuit adds another.
   void close_over_circuits() {
     std::vector<bool> used(circuits_.size(), false);
     for (const int32_t row : table_) {
@@ -98,7 +98,7 @@ class Pruner {
     }
   }
 
-  // Makes the table independent of a register's zero bit, if that bit chooses between no two circuits.
+  // Makes the table independent of a register's zero bit, unless that bit distinguishes two circuits.
   bool ignore_bit(size_t r) {
     const size_t bit = size_t{1} << r;
     const auto same = [&](int32_t x, int32_t y) {
@@ -143,9 +143,9 @@ class Pruner {
       std::vector<uint16_t> key = circuits_[c].sources;
       for (const Circuit::Module& wires : circuits_[c].modules) key.insert(key.end(), {wires.kept, wires.a, wires.b});
       key.push_back(circuits_[c].stop);
-      const auto [place, is_new] = known.try_emplace(std::move(key), static_cast<int32_t>(distinct.size()));
+      const auto [entry, is_new] = known.try_emplace(std::move(key), static_cast<int32_t>(distinct.size()));
       if (is_new) distinct.push_back(circuits_[c]);
-      merged[c] = place->second;
+      merged[c] = entry->second;
     }
     for (int32_t& row : table_) {
       if (row != RamProgram::kUnseen) row = merged[static_cast<size_t>(row)];

@@ -1,4 +1,4 @@
-// Pruning: what a program's reader need not see. The tapes stay the same.
+// Pruning removes what has no effect on the tape, for readers.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,9 @@ struct PatternCounts {
 };
 PatternCounts count_patterns(const RamProgram& program, const RamTask& task, const InstanceOptions& options = {});
 
-// Drops modules that feed no live value and registers that nobody needs, and merges equal circuits. A value is live
-// when it reaches a WRITE, a live register or the choice of a circuit; a WRITE that stores back what READ read at the
-// same pointer does nothing. Exact: the same tapes, steps and unseen patterns as before on any input.
+// Drops modules and registers without a live value, and merges equal circuits. A value is live if it reaches a WRITE, a
+// live register or the choice of a circuit; a WRITE that stores back what READ read at the same pointer does nothing.
+// Exact: the same tapes, steps and unseen patterns as before on any input.
 RamProgram simplify(const RamProgram& program);
 
 // Drops the circuits of patterns that were never seen, then simplifies; here a register is only needed for the choice

@@ -7,7 +7,7 @@
 #include "loci/program/reference_programs.h"
 #include "tests/random_program.h"
 
-namespace loci {
+namespace loci::prune_test {
 namespace {
 
 int kept_modules(const Circuit& circuit) {
@@ -128,4 +128,4 @@ TEST(Prune, CountsOfAnotherProgramAreRefused) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::prune_test

@@ -7,9 +7,9 @@ namespace loci {
 namespace {
 
 // One run: values of the registers and of the outputs, the tape, and what a step does to them.
-class Machine {
+class MachineRun {
  public:
-  Machine(const CircuitShape& shape, std::span<uint32_t> tape)
+  MachineRun(const CircuitShape& shape, std::span<uint32_t> tape)
       : shape_(shape),
         tape_(tape),
         values_(static_cast<size_t>(shape.registers + shape.size()), 0),
@@ -60,7 +60,7 @@ class Machine {
   std::vector<uint32_t> next_;
 };
 
-std::string module_text(const CircuitShape& shape, const TraceStep::Module& module) {
+std::string trace_text(const CircuitShape& shape, const TraceStep::Module& module) {
   const RamModule& kind = shape.module(module.index);
   const std::string name = shape.source_name(shape.registers + module.index);
   if (kind.role == RamModule::Role::write) {
@@ -87,7 +87,7 @@ std::string_view name_of(StopReason reason) {
 RamRunResult run_machine(const CircuitShape& shape, const NextCircuit& next, std::span<uint32_t> tape,
                          uint32_t max_steps, Trace* trace) {
   check_tape("ram_program", tape);
-  Machine machine(shape, tape);
+  MachineRun machine(shape, tape);
   for (uint32_t step = 0; step < max_steps; ++step) {
     const uint32_t pattern = machine.pattern();
     const Circuit* circuit = next(pattern);
@@ -107,7 +107,7 @@ std::string to_text(const CircuitShape& shape, const Trace& trace) {
     for (size_t r = 0; r < step.registers.size(); ++r) registers.push_back(fmt::format("r{}={}", r, step.registers[r]));
     std::vector<bool> changed(step.tape.size(), false);
     for (const TraceStep::Module& module : step.modules) {
-      modules.push_back(module_text(shape, module));
+      modules.push_back(trace_text(shape, module));
       const bool write = shape.module(module.index).role == RamModule::Role::write;
       if (write && module.before != module.output) changed[module.a] = true;
     }

@@ -44,22 +44,22 @@ struct TraceStep {
 };
 using Trace = std::vector<TraceStep>;
 
-// The circuit for a pattern, or null for an unseen one. A controller with a state of its own may answer differently
-// each time; it is asked once a step.
+// The circuit for a pattern, or null for an unseen one. It is called once a step; a controller with a state may give
+// another circuit each time.
 using NextCircuit = std::function<const Circuit*(uint32_t pattern)>;
 RamRunResult run_machine(const CircuitShape& shape, const NextCircuit& next, std::span<uint32_t> tape,
                          uint32_t max_steps, Trace* trace = nullptr);
 
-// A trace for people: a line of registers, one of modules, one of the tape with the changed cells marked, for each
-// step.
+// A trace for readers: for each step one line of registers, one of modules, and one of the tape with the changed cells
+// in brackets.
 std::string to_text(const CircuitShape& shape, const Trace& trace);
 
 class RamProgram {
  public:
   static constexpr int32_t kUnseen = -1;
 
-  // table[pattern] is an index of circuits or kUnseen; it has 2^registers rows. Throws Error (input) if anything does
-  // not fit.
+  // table[pattern], for 2^registers patterns, is an index into circuits or kUnseen. Throws Error (input) for a fault in
+  // any part.
   RamProgram(CircuitShape shape, std::vector<Circuit> circuits, std::vector<int32_t> table);
 
   // Throws Error (usage) for a tape with fewer than 3 cells or a value outside 0 .. M-1.

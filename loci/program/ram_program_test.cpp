@@ -8,7 +8,7 @@
 #include "loci/program/assemble.h"
 #include "loci/program/reference_programs.h"
 
-namespace loci {
+namespace loci::ram_program_test {
 namespace {
 
 using testing::ElementsAre;
@@ -202,4 +202,4 @@ TEST(Assemble, RefusesWhatItCannotRead) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::ram_program_test

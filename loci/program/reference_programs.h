@@ -1,4 +1,4 @@
-// A program written by hand for each of the ten tasks (data/ram_tasks.h): what a trained machine could find.
+// A hand-written program for each of the ten tasks (data/ram/ram_tasks.h), as a trained machine could find it.
 #pragma once
 
 #include <string_view>

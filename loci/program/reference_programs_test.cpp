@@ -7,7 +7,7 @@
 
 #include "loci/data/ram/ram_tasks.h"
 
-namespace loci {
+namespace loci::reference_programs_test {
 namespace {
 
 class ReferencePrograms : public testing::TestWithParam<std::string> {};
@@ -40,4 +40,4 @@ INSTANTIATE_TEST_SUITE_P(All, ReferencePrograms, testing::ValuesIn(ram_task_name
                          [](const auto& info) { return info.param; });
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::reference_programs_test

@@ -9,19 +9,19 @@
 namespace loci {
 namespace {
 
-double rate(int64_t hits, int64_t trials) {
+double share_of(int64_t hits, int64_t trials) {
   return trials == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(trials);
 }
 
-nlohmann::json json_of(const LengthReport& report) {
+nlohmann::json report_json(const LengthReport& report) {
   const Interval interval = wilson_interval(report.wrong_instances, report.instances);
   nlohmann::json steps = nlohmann::json::object();
   for (const auto& [count, runs] : report.steps) steps[fmt::to_string(count)] = runs;
   return {{"length", report.length},
           {"instances", report.instances},
-          {"instance_error", rate(report.wrong_instances, report.instances)},
+          {"instance_error", share_of(report.wrong_instances, report.instances)},
           {"instance_error_interval", {interval.low, interval.high}},
-          {"cell_error", rate(report.wrong_cells, report.cells)},
+          {"cell_error", share_of(report.wrong_cells, report.cells)},
           {"forced", report.forced},
           {"unseen", report.unseen},
           {"steps", steps}};
@@ -79,7 +79,7 @@ VerifyReport verify(const RamProgram& program, const RamTask& task, const Instan
 
 nlohmann::json to_json(const VerifyReport& report) {
   nlohmann::json lengths = nlohmann::json::array();
-  for (const LengthReport& row : report.lengths) lengths.push_back(json_of(row));
+  for (const LengthReport& row : report.lengths) lengths.push_back(report_json(row));
   nlohmann::json example;
   if (report.counter_example) {
     const CounterExample& first = *report.counter_example;
@@ -90,7 +90,7 @@ nlohmann::json to_json(const VerifyReport& report) {
   }
   return {{"exact", report.exact()},
           {"lengths", lengths},
-          {"total", json_of(report.total())},
+          {"total", report_json(report.total())},
           {"counter_example", example}};
 }
 

@@ -1,4 +1,4 @@
-// Verification: a program against a task's oracle, on random instances of many lengths and tape sizes.
+// Verifies a program against a task's oracle, on random instances of many lengths and tape sizes.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,12 @@ namespace loci {
 struct LengthReport {
   int64_t length = 0;
   int64_t instances = 0;
-  int64_t wrong_instances = 0;  // with any wrong output cell
+  int64_t wrong_instances = 0;  // with at least one wrong output cell
   int64_t cells = 0;            // output cells
   int64_t wrong_cells = 0;
   int64_t forced = 0;                 // runs that did not stop by themselves
   int64_t unseen = 0;                 // runs that met a pattern without a circuit
-  std::map<uint32_t, int64_t> steps;  // how many runs took so many steps
+  std::map<uint32_t, int64_t> steps;  // number of runs by number of steps
 };
 
 struct CounterExample {
@@ -36,13 +36,13 @@ struct CounterExample {
 
 struct VerifyReport {
   std::vector<LengthReport> lengths;
-  std::optional<CounterExample> counter_example;  // the first
+  std::optional<CounterExample> counter_example;  // the first one
 
   LengthReport total() const;  // its length is the longest
   bool exact() const { return !counter_example.has_value(); }
 };
 
-// Anything that runs on a tape for at most so many steps.
+// Anything that runs on a tape for at most max_steps steps.
 using RamRunner = std::function<RamRunResult(std::span<uint32_t> tape, uint32_t max_steps)>;
 
 // Each run gets the task's training_steps.

@@ -7,7 +7,7 @@
 #include "loci/program/assemble.h"
 #include "loci/program/reference_programs.h"
 
-namespace loci {
+namespace loci::verify_test {
 namespace {
 
 TEST(Verify, ReferenceProgramsAreExactAtEveryLength) {
@@ -72,4 +72,4 @@ TEST(Verify, InstancesOfALengthDoNotDependOnTheOthers) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::verify_test

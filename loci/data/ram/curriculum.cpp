@@ -10,17 +10,17 @@ namespace loci {
 
 Curriculum::Curriculum(const CurriculumOptions& options, const CurriculumState& state)
     : options_(options), state_(state) {
-  const auto require = [](bool good, std::string_view expected, auto got) {
+  const auto check = [](bool good, std::string_view expected, auto got) {
     if (!good) fail(ExitCode::usage, "curriculum", expected, fmt::to_string(got));
   };
-  require(options.minimum >= 1, "minimum difficulty must be at least 1", options.minimum);
-  require(options.maximum >= options.minimum, fmt::format("maximum difficulty must be at least {}", options.minimum),
-          options.maximum);
-  require(options.threshold > 0 && options.threshold <= 1, "threshold must be in (0, 1]", options.threshold);
-  require(options.gap >= 0, "gap must be 0 or more updates", options.gap);
+  check(options.minimum >= 1, "minimum difficulty must be at least 1", options.minimum);
+  check(options.maximum >= options.minimum, fmt::format("maximum difficulty must be at least {}", options.minimum),
+        options.maximum);
+  check(options.threshold > 0 && options.threshold <= 1, "threshold must be in (0, 1]", options.threshold);
+  check(options.gap >= 0, "gap must be 0 or more updates", options.gap);
   if (state_.level == 0) state_.level = options.minimum;
-  require(state_.level >= options.minimum && state_.level <= options.maximum,
-          fmt::format("level must be {} .. {}", options.minimum, options.maximum), state_.level);
+  check(state_.level >= options.minimum && state_.level <= options.maximum,
+        fmt::format("level must be {} .. {}", options.minimum, options.maximum), state_.level);
 }
 
 int64_t Curriculum::draw(RandomSequence& random) const {

@@ -18,7 +18,7 @@ struct CurriculumOptions {
   int64_t gap = 50;
 };
 
-// All that a checkpoint must keep.
+// What a checkpoint keeps.
 struct CurriculumState {
   int64_t level = 0;  // 0: the minimum
   int64_t updates_since_rise = 0;
@@ -30,10 +30,9 @@ class Curriculum {
  public:
   explicit Curriculum(const CurriculumOptions& options, const CurriculumState& state = {});
 
-  // The difficulty of the next batch, in minimum .. maximum. Takes exactly three numbers from the sequence and changes
-  // nothing else.
+  // The difficulty of the next batch, in minimum .. maximum. It takes exactly three numbers from the sequence.
   int64_t draw(RandomSequence& random) const;
-  // One update on a batch of this difficulty had this error. True when the level rose.
+  // Records the error of an update on a batch of this difficulty. True if the level rose.
   bool observe(int64_t difficulty, double error);
 
   const CurriculumState& state() const { return state_; }

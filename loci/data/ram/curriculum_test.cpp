@@ -8,7 +8,7 @@
 
 #include "loci/base/check.h"
 
-namespace loci {
+namespace loci::curriculum_test {
 namespace {
 
 RandomSequence sequence(std::string_view name, uint64_t position = 0) {
@@ -105,4 +105,4 @@ TEST(Curriculum, RefusesBadOptionsAndNumbers) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::curriculum_test

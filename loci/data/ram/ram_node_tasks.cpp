@@ -9,14 +9,14 @@ namespace {
 
 constexpr uint32_t kListHeader = 3;  // head, k or v, out
 
-// Places `count` nodes of `width` cells in the cells from `begin` on: every choice of slots is equally likely, and
-// addresses come in random order.
 struct Placement {
   std::vector<uint32_t> nodes;
   std::vector<uint32_t> free_cells;
 };
 
-Placement place(int64_t count, uint32_t width, uint32_t begin, uint32_t M, RandomSequence& random) {
+// Allocates `count` nodes of `width` cells in the cells from `begin` on: every choice of cells is equally likely, and
+// the nodes are in random order.
+Placement allocate_nodes(int64_t count, uint32_t width, uint32_t begin, uint32_t M, RandomSequence& random) {
   Placement placed;
   uint64_t left = static_cast<uint64_t>(count);
   uint64_t slots = (M - begin) - left * (width - 1);
@@ -38,7 +38,7 @@ uint32_t out_address(bool pointer, uint32_t slot, const Placement& placed, Rando
 }
 
 // Writes the next pointers of a list that visits the nodes in their order.
-void link(Tape& tape, const std::vector<uint32_t>& nodes) {
+void link_nodes(Tape& tape, const std::vector<uint32_t>& nodes) {
   tape[0] = nodes.front();
   for (size_t i = 0; i < nodes.size(); ++i) tape[nodes[i]] = i + 1 < nodes.size() ? nodes[i + 1] : 0;
 }
@@ -53,9 +53,9 @@ RamAnswer one_cell(uint32_t cell, uint32_t value) {
 }
 
 Tape generate_listk(bool out_pointer, int64_t n, uint32_t M, RandomSequence& random) {
-  const Placement placed = place(n, 2, kListHeader, M, random);
+  const Placement placed = allocate_nodes(n, 2, kListHeader, M, random);
   Tape tape(M, 0);
-  link(tape, placed.nodes);
+  link_nodes(tape, placed.nodes);
   for (const uint32_t node : placed.nodes) tape[node + 1] = static_cast<uint32_t>(random.between(1, M - 1));
   tape[1] = static_cast<uint32_t>(random.below(static_cast<uint64_t>(n)));
   tape[2] = out_address(out_pointer, 2, placed, random);
@@ -75,9 +75,9 @@ RamAnswer solve_listk(std::span<const uint32_t> tape) {
 }
 
 Tape generate_listsearch(bool out_pointer, int64_t n, uint32_t M, RandomSequence& random) {
-  const Placement placed = place(n, 2, kListHeader, M, random);
+  const Placement placed = allocate_nodes(n, 2, kListHeader, M, random);
   Tape tape(M, 0);
-  link(tape, placed.nodes);
+  link_nodes(tape, placed.nodes);
   const size_t target = random.below(static_cast<uint64_t>(n));
   const auto wanted = static_cast<uint32_t>(random.between(1, M - 1));
   const auto any_value = [&] {
@@ -111,12 +111,12 @@ RamAnswer solve_listsearch(std::span<const uint32_t> tape) {
   fail(ExitCode::usage, "listsearch", "list must end with NULL", "a cycle");
 }
 
-// Inserts the values one after another; node i of the tree holds values[i].
-struct Tree {
-  std::vector<std::array<size_t, 2>> children;  // 0: none (node 0 is the root and nobody's child)
+// A search tree into which the values were inserted in order; node i holds values[i].
+struct SearchTree {
+  std::vector<std::array<size_t, 2>> children;  // 0: none (node 0 is the root and no child)
   std::vector<std::vector<uint32_t>> paths;     // from the root: 0 left, 1 right
 
-  explicit Tree(const std::vector<uint32_t>& values) : children(values.size()), paths(values.size()) {
+  explicit SearchTree(const std::vector<uint32_t>& values) : children(values.size()), paths(values.size()) {
     for (size_t i = 1; i < values.size(); ++i) {
       size_t node = 0;
       for (;;) {
@@ -137,14 +137,14 @@ Tape generate_walkbst(bool out_pointer, int64_t n, uint32_t M, RandomSequence& r
   std::iota(values.begin(), values.end(), 1U);
   random.shuffle(values);
   values.resize(static_cast<size_t>(n));
-  const Tree tree(values);
+  const SearchTree tree(values);
   std::vector<size_t> ends;
   for (size_t i = 0; i < values.size(); ++i) {
     if (tree.children[i][0] == 0) ends.push_back(i);
   }
   const std::vector<uint32_t>& path = tree.paths[ends[random.below(ends.size())]];
 
-  const Placement placed = place(n, 3, static_cast<uint32_t>(path.size()) + 3, M, random);
+  const Placement placed = allocate_nodes(n, 3, static_cast<uint32_t>(path.size()) + 3, M, random);
   Tape tape(M, 0);
   tape[0] = placed.nodes[0];
   tape[1] = out_address(out_pointer, 1, placed, random);
@@ -159,7 +159,7 @@ Tape generate_walkbst(bool out_pointer, int64_t n, uint32_t M, RandomSequence& r
   return tape;
 }
 
-// NULL is 0 and 0 is "left", so the path ends at a node without the child that is asked for.
+// NULL is 0 and so is "left": the path therefore ends at the first node that lacks the next child.
 RamAnswer solve_walkbst(std::span<const uint32_t> tape) {
   check_tape("walkbst", tape);
   uint32_t node = tape[0];

@@ -1,4 +1,4 @@
-// The tasks of linked nodes: listk, listsearch, walkbst. ram_tasks.h is their front door.
+// The tasks of linked nodes: listk, listsearch, walkbst. Use ram_task() of ram_tasks.h to get one.
 #pragma once
 
 #include "loci/data/ram/ram_tasks.h"

@@ -12,7 +12,7 @@ namespace loci {
 
 using Tape = std::vector<uint32_t>;
 
-// Throws Error (usage) unless `good`: tapes come from people.
+// Throws Error (usage) unless `good`, for tapes come from users.
 template <class Got>
 void require_tape(std::string_view who, bool good, std::string_view expected, const Got& got) {
   if (!good) fail(ExitCode::usage, who, expected, fmt::to_string(got));

@@ -10,9 +10,9 @@
 namespace loci {
 namespace {
 
-using View = std::span<const uint32_t>;
+using TapeView = std::span<const uint32_t>;
 
-constexpr int64_t kMaximumDifficulty = 1'000'000;  // so that every size stays far inside 32 bits
+constexpr int64_t kMaximumDifficulty = 1'000'000;  // every size then stays far below 2^32
 
 void fill_elements(Tape& tape, int64_t begin, int64_t count, uint32_t highest, RandomSequence& random) {
   for (int64_t i = begin; i < begin + count; ++i) {
@@ -20,14 +20,14 @@ void fill_elements(Tape& tape, int64_t begin, int64_t count, uint32_t highest, R
   }
 }
 
-// Elements from `begin` up to the NULL that must follow them.
-uint32_t count_elements(std::string_view who, View tape, size_t begin) {
+// The number of elements from `begin` up to the NULL that must follow them.
+uint32_t count_elements(std::string_view who, TapeView tape, size_t begin) {
   const auto end = std::find(tape.begin() + static_cast<std::ptrdiff_t>(begin), tape.end(), 0U);
   require_tape(who, end != tape.end(), "array must end with NULL (0)", "none");
   return static_cast<uint32_t>(end - tape.begin() - static_cast<std::ptrdiff_t>(begin));
 }
 
-void require_no_null(std::string_view who, View tape, size_t begin, size_t count) {
+void require_no_null(std::string_view who, TapeView tape, size_t begin, size_t count) {
   for (size_t i = begin; i < begin + count; ++i) {
     require_tape(who, tape[i] != 0, fmt::format("array element at cell {} must not be NULL", i), tape[i]);
   }
@@ -40,7 +40,7 @@ Tape generate_access(uint32_t base, int64_t n, uint32_t M, RandomSequence& rando
   return tape;
 }
 
-RamAnswer solve_access(uint32_t base, View tape) {
+RamAnswer solve_access(uint32_t base, TapeView tape) {
   check_tape("access", tape);
   const uint32_t n = count_elements("access", tape, 1);
   require_tape("access", tape[0] >= base && tape[0] < n + base,
@@ -55,7 +55,7 @@ Tape generate_increment(int64_t n, uint32_t M, RandomSequence& random) {
   return tape;
 }
 
-RamAnswer solve_increment(View tape) {
+RamAnswer solve_increment(TapeView tape) {
   check_tape("increment", tape);
   RamAnswer answer;
   for (uint32_t i = 0, n = count_elements("increment", tape, 0); i < n; ++i) {
@@ -74,8 +74,8 @@ Tape generate_copy(int64_t n, uint32_t M, RandomSequence& random) {
   return tape;
 }
 
-// Copy and reverse: the array in cells 1 .. p-1, its image from cell p = tape[0] on.
-RamAnswer solve_copy(std::string_view who, bool reversed, View tape) {
+// Copy and reverse: the array is in cells 1 .. p-1, its image begins at cell p = tape[0].
+RamAnswer solve_copy(std::string_view who, bool reversed, TapeView tape) {
   check_tape(who, tape);
   const uint32_t p = tape[0];
   require_tape(who, p >= 2, "p (cell 0) must be n + 1, at least 2", p);
@@ -103,8 +103,8 @@ Tape generate_swap(int64_t n, uint32_t M, RandomSequence& random) {
   return tape;
 }
 
-// The cells that change weigh as much as all the others together: "change nothing" is a trap of training.
-RamAnswer solve_swap(View tape) {
+// The two cells that change weigh as much as all others together: training would else settle for changing nothing.
+RamAnswer solve_swap(TapeView tape) {
   check_tape("swap", tape);
   const uint32_t n = count_elements("swap", tape, 2);
   const uint32_t p = tape[0];
@@ -132,7 +132,7 @@ Tape generate_permutation(int64_t n, uint32_t M, RandomSequence& random) {
   return tape;
 }
 
-RamAnswer solve_permutation(View tape) {
+RamAnswer solve_permutation(TapeView tape) {
   check_tape("permutation", tape);
   const uint32_t a = tape[0];
   require_tape("permutation", a >= 2, "a (cell 0) must be n + 1, at least 2", a);
@@ -171,7 +171,7 @@ Tape generate_merge(int64_t n, uint32_t M, RandomSequence& random) {
 }
 
 // A sorted array from `begin` to its guardian in cell `end`.
-void require_sorted(View tape, size_t begin, size_t end) {
+void require_sorted(TapeView tape, size_t begin, size_t end) {
   require_no_null("merge", tape, begin, end - begin);
   require_tape("merge", tape[end] == tape.size() - 1,
                fmt::format("array must end with its guardian {} at cell {}", tape.size() - 1, end), tape[end]);
@@ -183,7 +183,7 @@ void require_sorted(View tape, size_t begin, size_t end) {
   }
 }
 
-RamAnswer solve_merge(View tape) {
+RamAnswer solve_merge(TapeView tape) {
   check_tape("merge", tape);
   const uint32_t b = tape[1];
   const uint32_t o = tape[2];
@@ -212,7 +212,7 @@ RamTask copy_task(bool reversed) {
           .training_steps = {1, 3},
           .registers = 3,
           .generate = generate_copy,
-          .solve = [name, reversed](View tape) { return solve_copy(name, reversed, tape); }};
+          .solve = [name, reversed](TapeView tape) { return solve_copy(name, reversed, tape); }};
 }
 
 std::vector<RamTask> ram_tasks(const RamTaskOptions& options) {
@@ -226,7 +226,7 @@ std::vector<RamTask> ram_tasks(const RamTaskOptions& options) {
        .registers = 1,
        .generate = [base](int64_t n, uint32_t M,
                           RandomSequence& random) { return generate_access(base, n, M, random); },
-       .solve = [base](View tape) { return solve_access(base, tape); }},
+       .solve = [base](TapeView tape) { return solve_access(base, tape); }},
       {.name = "increment",
        .layout = "A, NULL; elements 1 .. M-2  ->  cells 0 .. n-1 := A + 1",
        .tape_size = {1, 1},

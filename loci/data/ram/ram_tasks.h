@@ -1,10 +1,10 @@
 // The ten tasks of "Neural Random-Access Machines" (Kurach, Andrychowicz, Sutskever, ICLR 2016, arXiv 1511.06392 v3).
 //
 // An instance is a tape of M cells with values 0 .. M-1, 0 being NULL. The machine must leave the right values in the
-// output cells; what it does to the others is ignored. n is the difficulty: the length of the array or list, of both
-// arrays together, or the size of the tree.
+// output cells; all others are ignored. n is the difficulty: the length of the array or list, of both arrays together,
+// or the size of the tree.
 //
-// A task of one's own is one pair of functions: `generate` draws a tape, `solve` says what the output must be.
+// A task of the user is a pair of functions: `generate` draws a tape, `solve` says what the output must be.
 //
 //   RamTask negate;
 //   negate.name = "negate";
@@ -42,17 +42,17 @@ struct LinearSize {
 
 struct RamTask {
   std::string name = {};
-  std::string layout = {};  // of the input tape and the output cells, one line for people
+  std::string layout = {};  // of the input tape and the output cells, one line for readers
   int64_t minimum_difficulty = 1;
   LinearSize tape_size = {};        // cells that an instance needs; in training add slack to that of the last level
   LinearSize reference_steps = {};  // of the reference program, the stopping step included
-  LinearSize training_steps = {};   // what a machine in training is given
+  LinearSize training_steps = {};   // the most that a machine in training may take
   int64_t registers = 4;            // of the reference program
-  // So many wrong cells of an instance count as error 1 in the curriculum; 0: all output cells do.
+  // The number of wrong cells of an instance that counts as error 1 in the curriculum; 0: all output cells.
   int64_t curriculum_cells = 0;
 
   std::function<Tape(int64_t difficulty, uint32_t M, RandomSequence& random)> generate = {};
-  // Throws Error (usage) that names the cell when the tape is no instance of the task.
+  // Throws Error (usage) that names the cell if the tape is no instance of the task.
   std::function<RamAnswer(std::span<const uint32_t> tape)> solve = {};
 
   uint32_t minimum_tape(int64_t difficulty) const;  // tape_size, at least 3
@@ -67,14 +67,14 @@ struct RamTaskOptions {
 
 // access, increment, copy, reverse, swap, permutation, listk, listsearch, merge, walkbst.
 const std::vector<std::string>& ram_task_names();
-// Throws Error (usage) that names the nearest task for an unknown name.
+// For an unknown name it throws Error (usage) that suggests the nearest one.
 RamTask ram_task(std::string_view name, const RamTaskOptions& options = {});
 
 struct RamInstance {
   Tape tape;
   RamAnswer answer;
 };
-// One instance, checked: difficulty and M must suit the task.
+// One instance. Throws Error (usage) if difficulty or M do not suit the task.
 RamInstance sample(const RamTask& task, int64_t difficulty, uint32_t M, RandomSequence& random);
 
 int64_t wrong_cells(const RamAnswer& answer, std::span<const uint32_t> tape);

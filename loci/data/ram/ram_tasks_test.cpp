@@ -12,7 +12,7 @@
 
 #include "loci/base/check.h"
 
-namespace loci {
+namespace loci::ram_tasks_test {
 namespace {
 
 using testing::Each;
@@ -315,4 +315,4 @@ TEST(RamTasks, UnknownNamesAndImpossibleSizesAreNamed) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::ram_tasks_test
