@@ -214,7 +214,7 @@ TEST(MemoryLearning, EveryRowOptimizerLearnsFromZeroValues) {
     options.rule = arm.rule;
     options.learning_rate = arm.rate;
     options.epsilon = arm.epsilon;
-    RowOptimizer rows(memory.table, options, 1);
+    RowOptimizer rows(memory.table->store(), options, 1);
     const auto logits = [&](const Tensor& x) {
       const Tensor h = in(x);
       return out(h + memory.layer->forward(h));
