@@ -33,7 +33,7 @@ std::string piped(const std::function<void()>& action) {
   with_stderr(ends[1], action);
   close(ends[1]);
   std::string text(1 << 16, '\0');
-  text.resize(std::max<ssize_t>(0, read(ends[0], text.data(), text.size())));
+  text.resize(std::max<ssize_t>(0, ::read(ends[0], text.data(), text.size())));
   close(ends[0]);
   return text;
 }

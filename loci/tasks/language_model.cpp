@@ -92,6 +92,7 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       rows_(inputs.rows),
       seed_(inputs.seed),
       window_(plan.model.context),
+      cache_(inputs.cache),
       opened_(open_data(plan, inputs)),
       tokens_(opened_->tokens),
       model_(

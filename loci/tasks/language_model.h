@@ -75,6 +75,9 @@ class LanguageModelTask : public Task {
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return tokens_.key; }
   std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
+  std::string data_changes(const std::string& key_before) const override {
+    return changes_of_data(key_before, tokens_.key, cache_);
+  }
   nlohmann::json data_facts() const override;
 
  private:
@@ -97,6 +100,7 @@ class LanguageModelTask : public Task {
   RowOptimizerOptions rows_;
   uint64_t seed_;
   int64_t window_;
+  std::filesystem::path cache_;
   std::shared_ptr<const OpenedText> opened_;
   const TokenData& tokens_;
   std::vector<int64_t> token_bytes_;  // by token

@@ -145,9 +145,11 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   const WorkFolder work(run.path() / "work");
   TaskInputs inputs = inputs_of(config, &progress);
   inputs.tables = training_tables(work.path(), run.latest().has_value());
+  const std::string settings = config.plan->data_settings();
+  if (const auto opened = opened_.find(settings); opened != opened_.end()) inputs.opened = opened->second;
   const auto task = config.plan->make(inputs);
   record_data(config, *task);
-  opened_[config.plan->data_settings()] = task->opened_data();
+  opened_[settings] = task->opened_data();
   size.parameters_dense = dense_parameters_of(*task, size);
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
