@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/ops/table_read/table_project.h"
 #include "loci/ops/table_read/table_read.h"
 
 namespace loci {
@@ -48,7 +49,7 @@ struct Read : torch::autograd::Function<Read> {
     const Tensor& values = saved[0];
     const Tensor& index = saved[1];
     const Tensor& weight = saved[2];
-    if (context->needs_input_grad(2)) input_gradient[2] = table_read_backward_weight(grad, values, index);
+    if (context->needs_input_grad(2)) input_gradient[2] = table_project(values, index, grad);
 
     const auto handle = context->saved_data["table"].toCapsule();
     static_cast<TableHandle&>(*handle).table->add_references({index, weight.detach(), grad.detach().contiguous(),

@@ -18,10 +18,10 @@
 #include <utility>
 
 #include "loci/base/check.h"
-#include "loci/nn/batch_norm.h"
 #include "loci/nn/few_linear.h"
-#include "loci/nn/half_norm.h"
 #include "loci/nn/initialise.h"
+#include "loci/ops/batch_norm/batch_norm.h"
+#include "loci/ops/half_norm/half_norm.h"
 
 namespace loci {
 namespace {
@@ -223,7 +223,7 @@ Tensor MemoryLayer::query(const Tensor& x) {
     case QueryNorm::layer:
       return half_norm(q, norm_gain.to(q.scalar_type()), norm_bias.to(q.scalar_type()), kNormEpsilon);
     case QueryNorm::rms:
-      return half_norm(q, norm_gain.to(q.scalar_type()), {}, kNormEpsilon);
+      return half_norm(q, norm_gain.to(q.scalar_type()), std::nullopt, kNormEpsilon);
     case QueryNorm::batch: {
       const int64_t features = heads * 2 * half;
       return batch_norm(q.view({-1, features}), norm_gain.view(features), norm_bias.view(features),

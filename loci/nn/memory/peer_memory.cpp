@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/ops/table_read/table_project.h"
 #include "loci/ops/table_read/table_read.h"
 
 namespace loci {
@@ -32,7 +33,7 @@ struct Project : torch::autograd::Function<Project> {
     context->saved_data["table"] = c10::IValue::make_capsule(c10::make_intrusive<TableHandle>(table));
     context->saved_data["pass"] = pass;
     context->saved_data["use"] = use;
-    return table_read_backward_weight(x, values, index);
+    return table_project(values, index, x);
   }
 
   static variable_list backward(AutogradContext* context, variable_list output_gradient) {
@@ -70,7 +71,7 @@ Tensor PeerMemory::read(const Tensor& x, const Tensor& index, const Tensor& weig
   const Tensor exact = x.to(weight.scalar_type()).contiguous();
   const Tensor& values = down_->values();
   const bool plain = down_->gradient_mode() == GradientMode::none || !at::GradMode::is_enabled();
-  const Tensor h = plain ? table_read_backward_weight(exact, values, index, down_->scale())
+  const Tensor h = plain ? table_project(values, index, exact, down_->scale())
                          : Project::apply(values, exact, index, down_, reads_++, down_use_);  // [T, H * K]
   const Tensor active = activation_ == PeerActivation::gelu ? at::gelu(h) : at::relu(h);
   return ProductKeyMemory::read(x, index, weight * active);
