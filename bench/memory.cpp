@@ -14,6 +14,7 @@
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/local_table.h"
+#include "loci/table/usage.h"
 #include "loci/train/precision.h"
 
 // Legend: T tokens, d width = D width of a row, H heads, w half a key's width, n sub-keys of a half, K top_k, N rows,
@@ -43,15 +44,16 @@ struct Layer {
   TablePtr table;
   std::shared_ptr<ProductKeyMemory> memory;
   std::unique_ptr<OptimizerSet> optimizers;
+  std::shared_ptr<Usage> usage;  // counts in training, as runs do
   bool autocast;
-  Tensor x, grad;            // [T, d]
-  MemoryLayer::Reads reads;  // of x, detached
-  Tensor random_index;       // [T, H * K] rows drawn evenly: `read` measures memory, not the habits of queries
-  int64_t distinct = 0;      // U
+  Tensor x, grad;        // [T, d]
+  MemoryReads reads;     // of x, detached
+  Tensor random_index;   // [T, H * K] rows drawn evenly: `read` measures memory, not the habits of queries
+  int64_t distinct = 0;  // U
 
   explicit Layer(const Size& size) : autocast(size.autocast()) {
     auto local = std::make_shared<LocalTable>("table", size.rows, size.width, LocalTableOptions{size.dtype});
-    fill_rows(local->values().detach());
+    fill_rows(local->store().values().detach());
     table = local;
     ProductKeyMemoryOptions options;
     options.width = size.width;
@@ -59,6 +61,7 @@ struct Layer {
     options.top_k = kTopK;
     options.key_width = size.key_width();
     memory = std::make_shared<ProductKeyMemory>("memory", options, table, 0);
+    usage = std::make_shared<Usage>(size.rows);
     std::vector<NamedParameter> dense;
     for (const auto& parameter : memory->named_parameters()) dense.push_back({parameter.key(), parameter.value()});
     optimizers = std::make_unique<OptimizerSet>(dense, DenseOptimizerOptions{},
@@ -83,7 +86,7 @@ struct Layer {
   // From the reads of x: their rows' gradient and the update.
   void update() {
     const int64_t T = x.size(0);
-    table->add_references({reads.index.view({T, -1}), reads.weight.view({T, -1}), grad, 0, 0});
+    table->store().references().add({reads.index.view({T, -1}), reads.weight.view({T, -1}), grad, 0, 0});
     optimizers->rows_of(*table).step();
   }
 
@@ -150,7 +153,6 @@ void check_memory(const Size& size, bool stock) {
 void add_ours(Timing& timing, const std::vector<std::string>& names, const std::shared_ptr<Layer>& layer) {
   const auto forward = [layer] {
     layer->memory->eval();
-    layer->memory->set_count_usage(false);
     layer->forward();
   };
   for (const std::string& name : names) {
@@ -159,7 +161,7 @@ void add_ours(Timing& timing, const std::vector<std::string>& names, const std::
       timing.add(
           name,
           [layer] {
-            layer->memory->set_count_usage(true);
+            const ObserverScope counting(*layer->memory, layer->usage);
             layer->train();
           },
           Autograd::on);

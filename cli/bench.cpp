@@ -3,9 +3,11 @@
 
 #include <fmt/ranges.h>
 
+#include <limits>
 #include <memory>
 #include <sstream>
 
+#include "cli/arguments.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 
@@ -13,16 +15,20 @@ namespace loci::cli {
 
 void add_bench(CLI::App& program, Action& action) {
   auto* verb =
-      program.add_subcommand("bench", "Time the operators beside their definitions and this machine's own speed");
+      program.add_subcommand("bench", "Time the operators next to their definitions and this machine's own speed");
   auto options = std::make_shared<BenchOptions>();
-  verb->add_option("operator", options->names,
-                   fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")));
-  verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)");
-  verb->add_option("--rows", options->rows, "For memory: rows of the table (default: 262144 1048576)");
-  verb->add_option("--tokens", options->tokens, "For memory: tokens at once (default: 4096 512 1)");
-  verb->add_option("--width", options->widths, "For memory: the model's width (default: 512)");
-  verb->add_flag("!--no-bfloat16", options->bfloat16, "For memory: no bfloat16 rows");
-  verb->add_flag("!--no-stock", options->stock, "For memory: nothing beside it");
+  const CLI::Validator positive = whole_number(1);
+  verb->add_option("operator", options->names, fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")))
+      ->check(CLI::IsMember(bench_names()));
+  verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)")
+      ->check(whole_number(1, std::numeric_limits<int>::max()));
+  verb->add_option("--rows", options->rows, "For memory: rows of the table (default: 262144 1048576)")->check(positive);
+  verb->add_option("--tokens", options->tokens, "For memory: tokens at once (default: 4096 512 1)")->check(positive);
+  verb->add_option("--width", options->widths, "For memory: the model's width (default: 512)")->check(positive);
+  verb->add_flag_function(
+      "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; }, "For memory: no bfloat16 rows");
+  verb->add_flag_function(
+      "--no-stock", [options](int64_t) { options->stock = false; }, "For memory: without stock LibTorch");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->footer(
       "Examples:\n  loci bench\n  loci bench search read --json\n"

@@ -3,30 +3,32 @@
 #include <dlfcn.h>
 #include <sys/wait.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 #include "loci/base/check.h"
+#include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/program/export_cpp.h"
 
 namespace loci::cli {
 namespace {
 
-using Run = int (*)(uint32_t* mem, uint32_t M, uint32_t max_steps);
+using RunFunction = int (*)(uint32_t* mem, uint32_t M, uint32_t max_steps);
 
 // A folder that is removed with all that is in it.
-class Folder {
+class CompilerFolder {
  public:
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "loci-program-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) fail(ExitCode::input, name, "a temporary folder must be possible", "none");
+  CompilerFolder() {
+    std::string name = (temporary_folder() / "loci-program-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) fail_path(name, "a temporary folder must be creatable", errno);
     path_ = name;
   }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
+  CompilerFolder(const CompilerFolder&) = delete;
+  CompilerFolder& operator=(const CompilerFolder&) = delete;
+  ~CompilerFolder() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
   }
@@ -36,12 +38,12 @@ class Folder {
   std::filesystem::path path_;
 };
 
-std::shared_ptr<void> compiled(const RamProgram& program) {
-  const Folder folder;
+std::shared_ptr<void> compiled_library(const RamProgram& program) {
+  const CompilerFolder folder;
   const std::filesystem::path source = folder.path() / "program.cpp", library = folder.path() / "program.so";
   const char* entry = "int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps)";
-  std::ofstream(source) << to_cpp(program) << "extern \"C\" " << entry << ";\n"
-                        << entry << " { return run(mem, M, max_steps); }\n";
+  write_file_durably(source, fmt::format("{}extern \"C\" {};\n{} {{ return run(mem, M, max_steps); }}\n",
+                                         to_cpp(program), entry, entry));
   const char* chosen = std::getenv("CXX");
   const std::string compiler = chosen != nullptr && *chosen != 0 ? chosen : "c++";
   const std::string command = fmt::format("{} -std=c++17 -O1 -Wall -Wextra -Werror -shared -fPIC -o '{}' '{}' >&2",
@@ -58,8 +60,8 @@ std::shared_ptr<void> compiled(const RamProgram& program) {
 }  // namespace
 
 RamRunner compiled_runner(const RamProgram& program) {
-  const std::shared_ptr<void> library = compiled(program);
-  const auto run = reinterpret_cast<Run>(dlsym(library.get(), "loci_run"));
+  const std::shared_ptr<void> library = compiled_library(program);
+  const auto run = reinterpret_cast<RunFunction>(dlsym(library.get(), "loci_run"));
   if (run == nullptr) fail(ExitCode::input, "--compiled", "the library must have loci_run", dlerror());
   return [library, run](std::span<uint32_t> tape, uint32_t most) {
     const int steps = run(tape.data(), static_cast<uint32_t>(tape.size()), most);

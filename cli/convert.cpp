@@ -1,6 +1,6 @@
 // loci convert: a run whose tables have smaller rows, for serving.
 //
-// Legend: N rows, D width.
+// Legend: R rows, D width.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,10 +16,10 @@
 #include "cli/verbs.h"
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/table/mapped_table.h"
 #include "loci/table/quantise.h"
 #include "loci/tasks/all.h"
-#include "loci/tasks/language_model.h"
 #include "loci/train/table_checkpoint.h"
 
 namespace loci::cli {
@@ -53,23 +53,23 @@ void append(SafetensorsWriter& file, const at::Tensor& tensor) {
   file.append({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
 }
 
-void write_bfloat16(const fs::path& path, const Table& table) {
-  SafetensorsWriter file(path, {{table.name(), DType::BF16, {table.rows(), table.width()}}});
+void write_bfloat16(const fs::path& path, const RowStore& table) {
+  SafetensorsWriter file(path, {{table.name(), DType::BF16, {table.rows_here(), table.width()}}});
   for_rows(table.values(), [&](const at::Tensor& rows) { append(file, rows.to(at::kBFloat16)); });
   file.commit();
 }
 
-// The scales stand where they are aligned: behind the rows, or before rows that do not end on a multiple of four bytes.
-void write_int8(const fs::path& path, const Table& table) {
-  const SafetensorsSpec values = {table.name(), DType::I8, {table.rows(), table.width()}};
-  const SafetensorsSpec scale = {table.name() + ".scale", DType::F32, {table.rows()}};
+// The scales must be aligned: they follow the rows, or precede rows whose size is no multiple of four bytes.
+void write_int8(const fs::path& path, const RowStore& table) {
+  const SafetensorsSpec values = {table.name(), DType::I8, {table.rows_here(), table.width()}};
+  const SafetensorsSpec scale = {table.name() + ".scale", DType::F32, {table.rows_here()}};
   const auto rows = [&](SafetensorsWriter& file) {
     for_rows(table.values(), [&](const at::Tensor& part) { append(file, quantise_rows(part).values); });
   };
   const auto scales = [&](SafetensorsWriter& file) {
     for_rows(table.values(), [&](const at::Tensor& part) { append(file, quantise_rows(part).scale); });
   };
-  if (table.rows() * table.width() % 4 == 0) {
+  if (table.values().numel() % 4 == 0) {
     SafetensorsWriter file(path, {values, scale});
     rows(file);
     scales(file);
@@ -85,22 +85,12 @@ void write_int8(const fs::path& path, const Table& table) {
 // The configuration of the run to come, checked: its plan has the new type.
 RunConfig converted_config(const RunArgument& run, const std::string& dtype) {
   RunConfig config = read_run_config(run.folder / "config.toml", all_tasks());
-  auto* plan = dynamic_cast<LanguageModelPlan*>(config.plan.get());
-  if (plan == nullptr || !plan->model.has_memory) {
-    fail(ExitCode::usage, "convert", "RUN must be a language model with a memory", "one without");
-  }
-  const std::string is = plan->model.memory.value_dtype;
-  if (is == dtype || is == "int8") {
-    fail(ExitCode::usage, "convert",
-         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
-  }
-  plan->model.memory.value_dtype = dtype;
+  config.plan->convert_tables(dtype);
   return config;
 }
 
 // All that serving needs of the checkpoint, with other tables. Returns the bytes of the tables' files before and after.
-std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const std::string& dtype,
-                                                 const fs::path& out) {
+std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::string& dtype, const fs::path& out) {
   const nlohmann::json& manifest = run.checkpoint.manifest();
   CheckpointWriter writer(out, run.checkpoint.step());
   std::vector<std::string> others;
@@ -108,7 +98,8 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   for (const auto& [name, facts] : manifest.at("files").items()) {
     const bool base = name.starts_with("table.") && name.find(".delta-") == std::string::npos;
     if (base) tables.push_back(name.substr(6, name.size() - 6 - std::string(".safetensors").size()));
-    if (!name.starts_with("table.") && !name.starts_with("optimizer.") && name != "usage.safetensors") {
+    if (!name.starts_with("table.") && !name.starts_with("optimizer.") && !name.starts_with("counters.") &&
+        name != "task.safetensors") {
       others.push_back(name);
     }
   }
@@ -119,33 +110,34 @@ std::pair<uintmax_t, uintmax_t> write_checkpoint(const RunArgument& run, const s
   for (const auto& [key, value] : manifest.items()) {
     if (!extra.contains(key) && key != "format" && key != "step" && key != "files" && key != "sum") extra[key] = value;
   }
-  std::pair<uintmax_t, uintmax_t> bytes = {0, 0};
+  std::pair<int64_t, int64_t> bytes = {0, 0};
   for (const std::string& name : tables) {
-    ServedTable table(run.checkpoint.file(base_file(name)), name);
-    load_table(run.checkpoint, table, nullptr);
+    const auto table = std::make_shared<ServedRows>(run.checkpoint.file(base_file(name)), name);
+    load_table(run.checkpoint, *table);
     const fs::path path = writer.file(base_file(name));
     if (dtype == "int8") {
-      write_int8(path, table);
+      write_int8(path, *table);
     } else {
-      write_bfloat16(path, table);
+      write_bfloat16(path, *table);
     }
     extra["tables"][name] = {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
-    bytes.first += fs::file_size(table.file());
-    bytes.second += fs::file_size(path);
+    bytes.first += file_bytes(table->served_file());
+    bytes.second += file_bytes(path);
   }
   writer.finish(extra, 0);
   return bytes;
 }
 
-std::string text_of(const nlohmann::json& facts) {
+std::string convert_text(const nlohmann::json& facts) {
   std::string text =
       fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
                   format_bytes(facts["bytes_after"].get<double>()), format_bytes(facts["bytes_before"].get<double>()));
-  if (facts.contains("loss_before")) {
-    text += fmt::format("loss {:.4f} before, {:.4f} after, change {:+.5f} nats\n", facts["loss_before"].get<double>(),
-                        facts["loss_after"].get<double>(), facts["loss_change"].get<double>());
+  for (const auto& [name, before] : facts.value("measures_before", nlohmann::json::object()).items()) {
+    const double is = number_of(facts["measures_after"][name]);
+    text += fmt::format("{} {:.4f} before, {:.4f} after, change {:+.5f}\n", name, number_of(before), is,
+                        is - number_of(before));
   }
-  return text + fmt::format("Written: {}\n", facts["out"].get<std::string>());
+  return text + fmt::format("Written: {}\n", printable(facts["out"].get<std::string>()));
 }
 
 void convert(const ConvertArguments& arguments) {
@@ -153,33 +145,33 @@ void convert(const ConvertArguments& arguments) {
   const fs::path out = arguments.out;
   const RunArgument run = find_run(arguments.run);
   const RunConfig config = converted_config(run, dtype);
-  if (fs::exists(out)) fail(ExitCode::usage, "convert", "--out must be a new folder", out.string() + ", which exists");
+  if (path_exists(out, ExitCode::usage))
+    fail(ExitCode::usage, "convert", "--out must be a new folder", out.string() + ", which exists");
   ProgressLine progress(arguments.quiet);
   nlohmann::json facts = {{"run", run.folder.string()}, {"out", out.string()}, {"table", dtype}};
-  const auto loss_of = [&](const RunArgument& any) {
-    return measure(any, arguments.data, arguments.cache, progress).at("loss").get<double>();
+  const auto measures_of = [&](const RunArgument& any) {
+    const Measured measured = measure(any, arguments.data, arguments.cache, progress);
+    return evaluation_json(measured.task->measures(), measured.evaluation).at("measures");
   };
-  const double before = arguments.data.empty() ? 0 : loss_of(run);
+  if (!arguments.data.empty()) facts["measures_before"] = measures_of(run);
   progress.show("writing the tables");
-  std::error_code error;
-  if (!fs::create_directories(out, error)) {
-    fail(ExitCode::input, out.string(), "the folder must be writable", error.message());
-  }
+  make_folders(out, ExitCode::usage);
   try {
     const auto [from, to] = write_checkpoint(run, dtype, out);
     facts["bytes_before"] = from;
     facts["bytes_after"] = to;
     write_file_durably(out / "config.toml", Config::write(config));
   } catch (...) {
-    fs::remove_all(out, error);
+    std::error_code ignored;
+    fs::remove_all(out, ignored);
     throw;
   }
   if (!arguments.data.empty()) {
-    const double after = loss_of(find_run(out));
-    facts.update({{"loss_before", before}, {"loss_after", after}, {"loss_change", after - before}});
+    facts["measures_after"] = measures_of(find_run(out));
   }
   progress.finish();
-  print(arguments.json ? facts.dump() + "\n" : text_of(facts));
+  if (arguments.json) return print_json(facts);
+  print(convert_text(facts));
 }
 
 }  // namespace
@@ -192,7 +184,7 @@ void add_convert(CLI::App& program, Action& action) {
       ->required()
       ->check(CLI::IsMember({"int8", "bf16"}));
   verb->add_option("--out", arguments->out, "Folder for the new run")->required();
-  verb->add_option("--data", arguments->data, "Folder with the data: show the loss before and after");
+  verb->add_option("--data", arguments->data, "Folder with the data: show the measures before and after");
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");

@@ -24,7 +24,7 @@
 namespace loci::cli {
 namespace {
 
-std::string line_of(const std::filesystem::path& path, const std::string& key) {
+std::string line_after(const std::filesystem::path& path, const std::string& key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with(key)) continue;
@@ -48,7 +48,7 @@ std::vector<std::string> mapped_libraries(const std::vector<std::string>& names)
   for (std::string line; std::getline(maps, line);) {
     const size_t path = line.find('/');
     if (path == std::string::npos) continue;
-    const std::string file = std::filesystem::path(line.substr(path)).filename();
+    const std::string file = line.substr(line.rfind('/') + 1);
     const auto named = [&file](const std::string& name) { return file.starts_with(name); };
     if (std::any_of(names.begin(), names.end(), named)) found.insert(line.substr(path));
   }
@@ -60,19 +60,19 @@ int cores() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-std::string environment(const char* name) {
+std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
 }
 
-nlohmann::json examine() {
+nlohmann::json doctor_facts() {
   nlohmann::json facts;
   std::vector<std::string> wrong;
   facts["loci"] = version();
   facts["torch"] = TORCH_VERSION;
   facts["torch_library"] = mapped_libraries({"libtorch_cpu"});
   facts["compiler"] = __VERSION__;
-  facts["cpu"] = line_of("/proc/cpuinfo", "model name");
+  facts["cpu"] = line_after("/proc/cpuinfo", "model name");
   facts["best_level"] = name_of(best_cpu_level());
   try {
     facts["level"] = name_of(cpu_level());
@@ -87,9 +87,9 @@ nlohmann::json examine() {
   facts["bfloat16"] = cpu_has_bfloat16();
   facts["cores"] = cores();
   facts["threads"] = at::get_num_threads();
-  facts["OMP_NUM_THREADS"] = environment("OMP_NUM_THREADS");
+  facts["OMP_NUM_THREADS"] = variable("OMP_NUM_THREADS");
   facts["openmp"] = mapped_libraries({"libgomp", "libiomp", "libomp"});
-  facts["huge_pages"] = chosen_word(line_of("/sys/kernel/mm/transparent_hugepage/enabled", ""));
+  facts["huge_pages"] = chosen_word(line_after("/sys/kernel/mm/transparent_hugepage/enabled", ""));
   facts["memory_available"] = available_bytes();
   std::error_code error;
   const auto space = std::filesystem::space(".", error);
@@ -97,7 +97,7 @@ nlohmann::json examine() {
 
   if (facts["threads"] < facts["cores"]) {
     wrong.push_back(fmt::format("{} of {} cores are used: OMP_NUM_THREADS is \"{}\"", facts["threads"].get<int>(),
-                                cores(), environment("OMP_NUM_THREADS")));
+                                cores(), variable("OMP_NUM_THREADS")));
   }
   if (facts["threads"] > facts["cores"]) wrong.emplace_back("more threads than cores: training will be slow");
   if (facts["openmp"].size() > 1) wrong.emplace_back("several OpenMP runtimes in one process fight for the cores");
@@ -110,10 +110,10 @@ nlohmann::json examine() {
   return facts;
 }
 
-std::string text_of(const nlohmann::json& facts) {
+std::string doctor_text(const nlohmann::json& facts) {
   const auto list = [](const nlohmann::json& items) {
     return items.empty() ? std::string("none")
-                         : fmt::format("{}", fmt::join(items.get<std::vector<std::string>>(), ", "));
+                         : printable(fmt::format("{}", fmt::join(items.get<std::vector<std::string>>(), ", ")));
   };
   const auto word = [&facts](const char* key) { return facts[key].is_null() ? "?" : facts[key].get<std::string>(); };
   std::string text;
@@ -147,8 +147,9 @@ void add_doctor(CLI::App& program, Action& action) {
   verb->footer("Examples:\n  loci doctor\n  loci doctor --json");
   verb->callback([json, &action] {
     action = [json] {
-      const nlohmann::json facts = examine();
-      print(*json ? facts.dump(2) + "\n" : text_of(facts));
+      const nlohmann::json facts = doctor_facts();
+      if (*json) return print_json(facts, 2);
+      print(doctor_text(facts));
     };
   });
 }

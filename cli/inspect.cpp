@@ -4,7 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -14,7 +13,7 @@
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
-#include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/base/progress.h"
 #include "loci/table/safetensors.h"
 #include "loci/train/text_table.h"
@@ -24,11 +23,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-nlohmann::json tensors_of(const SafetensorsReader& file) {
+nlohmann::json tensor_list(const SafetensorsReader& file) {
   nlohmann::json list = nlohmann::json::array();
   for (const SafetensorsEntry& entry : file.tensors()) {
     list.push_back({{"name", entry.name},
-                    {"dtype", name_of(entry.dtype)},
+                    {"dtype", entry.dtype_name},
                     {"shape", entry.shape},
                     {"bytes", entry.end - entry.begin}});
   }
@@ -37,7 +36,7 @@ nlohmann::json tensors_of(const SafetensorsReader& file) {
 
 nlohmann::json inspect_file(const fs::path& path) {
   const SafetensorsReader file(path);
-  nlohmann::json facts = {{"file", path.string()}, {"bytes", fs::file_size(path)}, {"tensors", tensors_of(file)}};
+  nlohmann::json facts = {{"file", path.string()}, {"bytes", file_bytes(path)}, {"tensors", tensor_list(file)}};
   facts["metadata"] = nlohmann::json::object();
   for (const auto& [key, value] : file.metadata()) facts["metadata"][key] = value;
   return facts;
@@ -50,14 +49,14 @@ int64_t disk_bytes(const fs::path& path) {
 }
 
 // Every table as base and deltas, with the rows that changed since the base.
-nlohmann::json tables_of(const CheckpointReader& checkpoint) {
+nlohmann::json table_list(const CheckpointReader& checkpoint) {
   nlohmann::json list = nlohmann::json::array();
-  const nlohmann::json tables = checkpoint.manifest().value("tables", nlohmann::json::object());
+  const nlohmann::json tables = checkpoint.member("tables", nlohmann::json::object());
   for (const auto& [name, entry] : tables.items()) {
     const fs::path base = checkpoint.file(entry.at("base").get<std::string>());
     nlohmann::json facts = {{"name", name},
                             {"base", base.filename().string()},
-                            {"base_bytes", fs::file_size(base)},
+                            {"base_bytes", file_bytes(base)},
                             {"base_disk_bytes", disk_bytes(base)},
                             {"deltas", nlohmann::json::array()}};
     std::set<int64_t> changed;
@@ -69,9 +68,8 @@ nlohmann::json tables_of(const CheckpointReader& checkpoint) {
         std::memcpy(&row, rows.data() + at, sizeof(row));
         changed.insert(row);
       }
-      facts["deltas"].push_back({{"file", file.path().filename().string()},
-                                 {"rows", delta.at("rows")},
-                                 {"bytes", fs::file_size(file.path())}});
+      facts["deltas"].push_back(
+          {{"file", file.path().filename().string()}, {"rows", delta.at("rows")}, {"bytes", file_bytes(file.path())}});
     }
     facts["rows_changed"] = changed.size();
     list.push_back(facts);
@@ -90,32 +88,29 @@ nlohmann::json inspect_run(const fs::path& path) {
                           {"parameters_dense", size.parameters_dense},
                           {"parameters_table", size.parameters_table},
                           {"manifest", run.checkpoint.manifest()}};
-  facts["tables"] = tables_of(run.checkpoint);
+  facts["tables"] = table_list(run.checkpoint);
   facts["files"] = nlohmann::json::array();
-  std::vector<fs::path> names;
-  for (const auto& entry : fs::directory_iterator(run.checkpoint.path())) names.push_back(entry.path());
-  std::sort(names.begin(), names.end());
-  for (const fs::path& name : names) {
+  for (const fs::path& name : entries_of(run.checkpoint.path())) {
     facts["files"].push_back(name.extension() == ".safetensors"
                                  ? inspect_file(name)
-                                 : nlohmann::json{{"file", name.string()}, {"bytes", fs::file_size(name)}});
+                                 : nlohmann::json{{"file", name.string()}, {"bytes", file_bytes(name)}});
   }
   return facts;
 }
 
 std::string file_text(const nlohmann::json& file) {
-  std::string text = fmt::format("\n{}  {}\n", fs::path(file["file"].get<std::string>()).filename().string(),
+  std::string text = fmt::format("\n{}  {}\n", printable(fs::path(file["file"].get<std::string>()).filename().string()),
                                  format_bytes(file["bytes"].get<double>()));
   if (!file.contains("tensors")) return text;
   TextTable table({"  tensor", "dtype", "shape", "size"});
   for (const nlohmann::json& tensor : file["tensors"]) {
-    table.add({"  " + tensor["name"].get<std::string>(), tensor["dtype"].get<std::string>(),
+    table.add({"  " + printable(tensor["name"].get<std::string>()), printable(tensor["dtype"].get<std::string>()),
                fmt::format("[{}]", fmt::join(tensor["shape"].get<std::vector<int64_t>>(), ", ")),
                format_bytes(tensor["bytes"].get<double>())});
   }
   text += table.text();
   for (const auto& [key, value] : file["metadata"].items()) {
-    text += fmt::format("  {} = {}\n", key, value.get<std::string>());
+    text += fmt::format("  {} = {}\n", printable(key), printable(value.get<std::string>()));
   }
   return text;
 }
@@ -123,8 +118,8 @@ std::string file_text(const nlohmann::json& file) {
 std::string run_text(const nlohmann::json& facts) {
   std::string text = fmt::format(
       "run         {}\ncheckpoint  {}\ntask        {}, arm {}, seed {}\nparameters  {} dense, {} in tables\n",
-      facts["run"].get<std::string>(), facts["checkpoint"].get<std::string>(), facts["task"].get<std::string>(),
-      facts["arm"].get<std::string>(), facts["seed"].get<int64_t>(),
+      printable(facts["run"].get<std::string>()), printable(facts["checkpoint"].get<std::string>()),
+      facts["task"].get<std::string>(), facts["arm"].get<std::string>(), facts["seed"].get<int64_t>(),
       format_count(facts["parameters_dense"].get<double>()), format_count(facts["parameters_table"].get<double>()));
   for (const nlohmann::json& table : facts["tables"]) {
     text += fmt::format("table       {}: base {} ({} on disk), {} deltas, {} rows changed since the base\n",
@@ -146,12 +141,12 @@ void add_inspect(CLI::App& program, Action& action) {
   verb->add_flag("--json", *json, "Print JSON");
   verb->footer(
       "Examples:\n  loci inspect out/memory/seed-0\n"
-      "  loci inspect out/memory/seed-0/step-489/model.safetensors --json");
+      "  loci inspect out/memory/seed-0/step-100/model.safetensors --json");
   verb->callback([path, json, &action] {
     action = [path, json] {
-      const bool folder = fs::is_directory(*path);
+      const bool folder = kind_of(*path) == PathKind::folder;
       const nlohmann::json facts = folder ? inspect_run(*path) : inspect_file(*path);
-      if (*json) return print(facts.dump(2) + "\n");
+      if (*json) return print_json(facts, 2);
       print(folder ? run_text(facts) : file_text(facts));
     };
   });

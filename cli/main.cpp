@@ -6,15 +6,22 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <exception>
+#include <filesystem>
 #include <limits>
 #include <new>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 
+#include "cli/arguments.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
+#include "loci/base/paths.h"
 #include "loci/base/stop_signal.h"
 #include "loci/train/version.h"
 
@@ -37,7 +44,7 @@ void keep_large_blocks() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
-// A mapped file that loses bytes under us, or whose disk fails, shows itself as a signal in the midst of a read.
+// A mapped file that loses bytes while it is read, or whose disk fails, raises a signal.
 void lost_file(int) {
   constexpr std::string_view message =
       "loci: a mapped file: its bytes must stay readable, got a bus error (was the file cut short, or is its disk "
@@ -51,8 +58,12 @@ std::string first_line(std::string_view text) {
 }
 
 int complain(ExitCode code, std::string_view message) {
-  note(fmt::format("loci: {}\n", first_line(message)));
+  note(fmt::format("loci: {}\n", printable(message)));
   return static_cast<int>(code);
+}
+
+int complain_of_memory() {
+  return complain(ExitCode::resources, "memory: there must be enough, got none");
 }
 
 // The framework throws one type for everything; only "no memory" is told apart, the rest is a fault of ours.
@@ -71,12 +82,11 @@ void run(int argc, char** argv) {
   program.footer(
       "Start with:  loci doctor    loci train --help\n"
       "Exit status: 0 ok, 1 a bug of loci, 2 usage or configuration, 3 bad input file, 4 not enough memory or\n"
-      "disk, 5 numbers went bad, 130 and 143 signals.");
+      "disk, 5 numbers went bad, 6 another process was lost, 130 and 143 signals.");
   Action action;
   add_train(program, action);
   add_eval(program, action);
-  add_generate(program, action);
-  add_program(program, action);
+  add_task_verbs(program, action);
   add_convert(program, action);
   add_inspect(program, action);
   add_doctor(program, action);
@@ -84,7 +94,7 @@ void run(int argc, char** argv) {
   add_bench(program, action);
 #endif
   try {
-    program.parse(argc, argv);
+    parse_arguments(program, argc, argv);
   } catch (const CLI::CallForHelp&) {
     const auto chosen = program.get_subcommands();
     print(chosen.empty() ? program.help() : chosen.front()->help());
@@ -92,31 +102,64 @@ void run(int argc, char** argv) {
   } catch (const CLI::CallForVersion&) {
     print(program.version() + "\n");
     return;
-  } catch (const CLI::ParseError& error) {
-    throw Error(ExitCode::usage, fmt::format("{} (loci --help shows what there is)", first_line(error.what())));
   }
   if (!program.got_subcommand("doctor")) cpu_level();  // a bad LOCI_CPU_LEVEL is told at once
   action();
+}
+
+// The line and the status of the exception that is being handled.
+int report_exception() {
+  try {
+    throw;
+  } catch (const OutputClosed&) {
+    return 0;
+  } catch (const Interrupted& stop) {
+    note(fmt::format("loci: {}\n", printable(stop.what())));
+    return 128 + stop.signal();
+  } catch (const Error& error) {
+    return complain(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return complain_of_memory();
+  } catch (const std::length_error&) {  // a container larger than any memory
+    return complain_of_memory();
+  } catch (const c10::Error& error) {
+    return complain(error);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return complain(exit_code_of(error.code().value(), ExitCode::input), error.what());
+  } catch (const nlohmann::json::exception& error) {
+    return complain(
+        ExitCode::input,
+        fmt::format("a file of the run: its JSON must have the form that loci writes, got {}", error.what()));
+  } catch (const std::system_error& error) {  // no thread could be made, for instance
+    const bool lacks = error.code() == std::errc::resource_unavailable_try_again;
+    return complain(lacks ? ExitCode::resources : exit_code_of(error.code().value(), ExitCode::bug), error.what());
+  } catch (const std::exception& error) {
+    return complain(ExitCode::bug, fmt::format("unexpected: {}", error.what()));
+  }
 }
 
 int guarded(int argc, char** argv) {
   try {
     run(argc, argv);
     return 0;
-  } catch (const OutputClosed&) {
-    return 0;
-  } catch (const Interrupted& stop) {
-    note(fmt::format("loci: {}\n", stop.what()));
-    return 128 + stop.signal();
-  } catch (const Error& error) {
-    return complain(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return complain(ExitCode::resources, "memory: there must be enough, got none");
-  } catch (const c10::Error& error) {
-    return complain(error);
-  } catch (const std::exception& error) {
-    return complain(ExitCode::bug, fmt::format("unexpected: {}", error.what()));
+  } catch (...) {
+    return report_exception();
   }
+}
+
+// An exception that left a thread or a destructor: still one line and a status, not an abort.
+[[noreturn]] void terminated() {
+  int status = static_cast<int>(ExitCode::bug);
+  if (std::current_exception()) {
+    try {
+      throw;
+    } catch (...) {
+      status = report_exception();
+    }
+  } else {
+    complain(ExitCode::bug, "unexpected: terminated without an exception");
+  }
+  _exit(status);
 }
 
 }  // namespace
@@ -125,7 +168,9 @@ int guarded(int argc, char** argv) {
 int main(int argc, char** argv) {
   loci::cli::open_standard_descriptors();
   loci::cli::keep_large_blocks();
+  std::set_terminate(loci::cli::terminated);
   signal(SIGBUS, loci::cli::lost_file);
+  signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is an error of write(), like a full disk
   signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of write(), see print()
   return loci::cli::guarded(argc, argv);
 }

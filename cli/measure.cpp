@@ -1,5 +1,6 @@
 #include "cli/measure.h"
 
+#include "loci/base/check.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
@@ -8,27 +9,15 @@
 #include "loci/train/trainer.h"
 
 namespace loci::cli {
-namespace {
 
-nlohmann::json chosen(const nlohmann::json& measures) {
-  nlohmann::json result;
-  for (const char* key : {"loss", "bits_per_byte", "tokens"}) result[key] = measures.value(key, nlohmann::json());
-  result["memories"] = nlohmann::json::array();
-  for (const nlohmann::json& memory : measures.value("memories", nlohmann::json::array())) {
-    nlohmann::json part;
-    for (const char* key : {"layer", "usage", "usage_at_1", "kl", "gini"}) {
-      part[key] = memory.value(key, nlohmann::json());
-    }
-    result["memories"].push_back(part);
-  }
-  return result;
-}
-
-}  // namespace
-
-nlohmann::json measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
-                       ProgressLine& progress) {
-  require_memory("eval", memory_of_parameters(run.config.size()));
+Measured measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
+                 ProgressLine& progress) {
+  const TaskPlan& plan = *run.config.plan;
+  if (plan.needs_data() && data.empty()) throw Error(ExitCode::usage, "eval: --data DIR is required");
+  const RunSize size = run.config.size();
+  MemoryEstimate needed = memory_of_parameters(size);
+  needed.emplace_back("counters of rows", size.counter_bytes);
+  require_memory("eval", needed);
   use_threads(run.config.train.threads);
   TaskInputs inputs;
   inputs.data = data;
@@ -40,10 +29,12 @@ nlohmann::json measure(const RunArgument& run, const std::filesystem::path& data
   inputs.tables = serving_tables(run.checkpoint);
   inputs.training = false;
   inputs.progress = &progress;
-  const auto task = run.config.plan->make(inputs);
-  load_model(run.checkpoint, *task);
+  Measured measured{plan.make(inputs), {}};
+  if (!plan.needs_data()) require_data(run.checkpoint, measured.task->data_key());
+  load_model(run.checkpoint, *measured.task);
   progress.show("evaluating");
-  return chosen(evaluate(*task, wants_bfloat16(run.config.train.precision)));
+  measured.evaluation = evaluate(*measured.task, wants_bfloat16(run.config.train.precision));
+  return measured;
 }
 
 }  // namespace loci::cli

@@ -2,15 +2,22 @@
 #pragma once
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <memory>
 
 #include "cli/run_argument.h"
 #include "loci/base/progress.h"
+#include "loci/train/task.h"
 
 namespace loci::cli {
 
-// Of what evaluation measures, the part that the command line promises: {loss, bits_per_byte, tokens, memories}.
-nlohmann::json measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
-                       ProgressLine& progress);
+struct Measured {
+  std::unique_ptr<Task> task;  // as it was measured
+  Evaluation evaluation;
+};
+
+// Loads the run's checkpoint and evaluates it. `data` may be empty for a task that makes its data itself. Throws Error
+// (usage) when data are missing, (input) when such a task's checkpoint is of another task.
+Measured measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
+                 ProgressLine& progress);
 
 }  // namespace loci::cli

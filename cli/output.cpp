@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "loci/base/check.h"
 
@@ -26,6 +27,10 @@ void print(std::string_view text) {
   const int error = write_all(STDOUT_FILENO, text);
   if (error == EPIPE) throw OutputClosed();
   if (error != 0) fail(ExitCode::resources, "standard output", "the output must be writable", std::strerror(error));
+}
+
+void print_json(const nlohmann::json& value, int indentation) {
+  print(value.dump(indentation, ' ', true, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 void note(std::string_view text) {

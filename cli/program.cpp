@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/arguments.h"
 #include "cli/compiled_program.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
@@ -28,7 +29,7 @@ namespace {
 
 struct ProgramArguments {
   std::string run;
-  int64_t seed = -1;
+  std::optional<int64_t> seed;
   std::string format = "text";
   std::string out;
   std::optional<std::string> tape;
@@ -47,14 +48,15 @@ struct Chosen {
 
 Chosen choose(const ProgramArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
+  require_verb(run, "program");
   Chosen chosen{load_ram(run.config, run.checkpoint), 0};
   const std::vector<uint64_t>& seeds = chosen.ram.machine->seeds();
   chosen.index = chosen.ram.best;
-  if (arguments.seed >= 0) {
-    const auto at = std::find(seeds.begin(), seeds.end(), static_cast<uint64_t>(arguments.seed));
+  if (arguments.seed) {
+    const auto at = std::find(seeds.begin(), seeds.end(), static_cast<uint64_t>(*arguments.seed));
     if (at == seeds.end()) {
       fail(ExitCode::usage, "program", fmt::format("--seed must be {} .. {}", seeds.front(), seeds.back()),
-           fmt::to_string(arguments.seed));
+           fmt::to_string(*arguments.seed));
     }
     chosen.index = at - seeds.begin();
   }
@@ -123,7 +125,7 @@ void verify_program(const ProgramArguments& arguments, const Chosen& chosen) {
         compiled_runner(arguments.unpruned ? simplify(whole) : prune(whole, count_patterns(whole, chosen.ram.task)));
   }
   const VerifyReport report = verify(runner, chosen.ram.task, options);
-  if (arguments.json) return print(to_json(report).dump(2) + "\n");
+  if (arguments.json) return print_json(to_json(report), 2);
   print("length  instances  wrong  cell error  forced stops\n");
   for (const LengthReport& row : report.lengths) {
     print(fmt::format("{:6}  {:9}  {:5}  {:10.4f}  {:12}\n", row.length, row.instances, row.wrong_instances,
@@ -146,16 +148,19 @@ std::string exported(const ProgramArguments& arguments, const RamProgram& progra
   return to_text(program);
 }
 
-void program(const ProgramArguments& arguments) {
+void show_program(const ProgramArguments& arguments) {
+  std::optional<DurableFile> file;  // opened first: a path that cannot be written is told before the work
+  if (!arguments.out.empty()) file.emplace(arguments.out, ExitCode::usage);
   const Chosen chosen = choose(arguments);
   if (arguments.verify > 0) return verify_program(arguments, chosen);
   const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
   if (arguments.tape) return run_tape(arguments, chosen, simplify(whole));
   const PatternCounts counts = count_patterns(whole, chosen.ram.task);
   const std::string text = exported(arguments, arguments.unpruned ? simplify(whole) : prune(whole, counts), counts);
-  if (arguments.out.empty()) return print(text);
-  write_file_durably(arguments.out, text);
-  note(fmt::format("Written: {} (seed {})\n", arguments.out,
+  if (!file) return print(text);
+  file->write(text);
+  file->commit();
+  note(fmt::format("Written: {} (seed {})\n", printable(arguments.out),
                    chosen.ram.machine->seeds()[static_cast<size_t>(chosen.index)]));
 }
 
@@ -166,7 +171,7 @@ void add_program(CLI::App& app, Action& action) {
       app.add_subcommand("program", "The program that a neural random-access machine has learned: print, run, verify");
   auto arguments = std::make_shared<ProgramArguments>();
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
-  verb->add_option("--seed", arguments->seed, "Of the run's seeds; without it the best");
+  verb->add_option("--seed", arguments->seed, "Of the run's seeds; without it the best")->check(whole_number(0));
   verb->add_option("--format", arguments->format, "text, c++, dot (Graphviz) or json")
       ->check(CLI::IsMember({"text", "c++", "dot", "json"}))
       ->capture_default_str();
@@ -174,12 +179,12 @@ void add_program(CLI::App& app, Action& action) {
   verb->add_flag("--unpruned", arguments->unpruned, "Keep the circuits of patterns that no instance of the task met");
   auto* tape = verb->add_option("--run", arguments->tape, "Run on this tape, \"3,7,1,9,0\"");
   verb->add_option("--steps", arguments->steps, "At most so many steps of --run [what training allows]")
-      ->check(CLI::Range(int64_t{1}, int64_t{UINT32_MAX}))
+      ->check(whole_number(1, UINT32_MAX))
       ->needs(tape);
   verb->add_flag("--trace", arguments->trace, "Show registers, operands and tape, step by step")->needs(tape);
   auto* verify =
       verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
-          ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+          ->check(whole_number(1, int64_t{1} << 40))
           ->excludes(tape);
   verb->add_flag("--json", arguments->json, "--verify: print JSON");
   verb->add_flag("--compiled", arguments->compiled, "--verify: run the exported C++, compiled by $CXX or c++")
@@ -187,7 +192,7 @@ void add_program(CLI::App& app, Action& action) {
   verb->footer(
       "Examples:\n  loci program out/main/seed-0\n  loci program out/main/seed-0 --format c++ --out access.cpp\n"
       "  loci program out/main/seed-0 --run 2,5,3,4,0,0 --trace\n  loci program out/main/seed-0 --verify 10000");
-  verb->callback([arguments, &action] { action = [arguments] { program(*arguments); }; });
+  verb->callback([arguments, &action] { action = [arguments] { show_program(*arguments); }; });
 }
 
 }  // namespace loci::cli

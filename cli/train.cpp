@@ -1,4 +1,5 @@
 // loci train: every arm and seed of a recipe, then the comparison.
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -9,10 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "cli/arguments.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
+#include "loci/base/check.h"
 #include "loci/tasks/all.h"
+#include "loci/train/comparison.h"
 #include "loci/train/experiment.h"
 
 namespace loci::cli {
@@ -23,27 +27,46 @@ struct TrainArguments {
   ExperimentOptions options;
   std::vector<std::string> settings;
   bool dry_run = false;
+  bool keys = false;
+  std::string keys_of;  // a task; empty: all
   bool json = false;
 };
 
-constexpr const char* examples =
+constexpr const char* kTrainExamples =
     "Examples:\n"
     "  loci train recipes/language-model-demo/small.toml --data DIR --out out\n"
     "  loci train recipes/ram-access/small.toml --out out/access\n"
-    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=4e6\n"
+    "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=1e5\n"
     "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
     "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
+    "  loci train --keys language_model                     every key of a recipe: default, range, meaning\n"
     "\n"
-    "--set takes any key of the recipe: --set model.layers=4 --set data.extensions='[\".py\"]'.\n"
-    "Arms override it.";
+    "--set takes any key of the recipe: --set model.layers=4 --set data.extensions='[\".py\"]'. It wins over the\n"
+    "arms; --set ARM:KEY=VALUE changes one arm. docs/recipe-keys.md lists the keys, as --keys does.";
+
+std::string keys_text_of(const std::string& task) {
+  std::string text;
+  std::vector<std::string> names;
+  for (const TaskKind& kind : all_tasks()) {
+    names.push_back(kind.name);
+    if (task.empty() || task == kind.name) text += (text.empty() ? "" : "\n\n") + recipe_keys(kind);
+  }
+  if (text.empty()) {
+    fail(ExitCode::usage, "--keys", fmt::format("the task must be one of {}", fmt::join(names, ", ")), task);
+  }
+  return text;
+}
 
 void train(const TrainArguments& arguments) {
-  Recipe recipe = read_recipe(Config::from_file(arguments.recipe), arguments.settings, all_tasks());
+  if (arguments.keys) return print(keys_text_of(arguments.keys_of));
+  if (arguments.recipe.empty()) throw Error(ExitCode::usage, "train: RECIPE is required (loci train --help)");
+  Recipe recipe =
+      read_recipe(Config::from_file(arguments.recipe), arguments.settings, all_tasks(), arguments.options.arms);
   Experiment experiment(std::move(recipe), arguments.options);
   const nlohmann::json plan = experiment.plan();
   if (arguments.dry_run) {
-    print(arguments.json ? plan.dump(2) + "\n" : Experiment::plan_text(plan));
-    return;
+    if (arguments.json) return print_json(plan, 2);
+    return print(Experiment::plan_text(plan));
   }
   const bool needs_data = experiment.recipe().arms.front().config.plan->needs_data();
   if ((needs_data && arguments.options.data.empty()) || arguments.options.out.empty()) {
@@ -51,14 +74,12 @@ void train(const TrainArguments& arguments) {
                                              needs_data ? "--data DIR and " : "", needs_data ? "are" : "is"));
   }
   if (!arguments.options.quiet) note(Experiment::plan_text(plan));
-  const std::vector<RunResult> results = experiment.run();
-  const auto summary = arguments.options.out / "summary.json";
+  const Summary summary = experiment.run();
   if (arguments.json) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const RunResult& result : results) list.push_back(to_json(result));
-    print(list.dump(2) + "\n");
+    print(summary_text(summary));
   } else {
-    print(comparison_text(results, experiment.recipe()) + fmt::format("\nWritten: {}\n", summary.string()));
+    const auto file = arguments.options.out / "summary.json";
+    print(comparison_text(summary) + fmt::format("\nWritten: {}\n", printable(file.string())));
   }
 }
 
@@ -67,21 +88,26 @@ void train(const TrainArguments& arguments) {
 void add_train(CLI::App& program, Action& action) {
   auto* verb = program.add_subcommand("train", "Train all arms and seeds of a recipe and compare them");
   auto arguments = std::make_shared<TrainArguments>();
-  verb->add_option("recipe", arguments->recipe, "The recipe, a TOML file")->required();
+  verb->add_option("recipe", arguments->recipe, "The recipe, a TOML file");
   verb->add_option("--data", arguments->options.data, "Folder with the data (for a language model: text files)");
   verb->add_option("--out", arguments->options.out, "Folder for the runs, OUT/ARM/seed-N, and OUT/summary.json");
-  verb->add_option("--set", arguments->settings, "Change a key of the recipe, KEY=VALUE; may stand several times")
+  verb->add_option("--set", arguments->settings,
+                   "Change a key of the recipe, KEY=VALUE or ARM:KEY=VALUE; may stand several times")
       ->allow_extra_args(false);
   verb->add_option("--arm", arguments->options.arms, "Only this arm; may stand several times")->allow_extra_args(false);
   verb->add_option("--seed", arguments->options.seeds, "Only this seed; may stand several times")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->check(whole_number(0));
   verb->add_flag("--resume", arguments->options.resume, "Go on with the runs in OUT: finished ones are kept");
   verb->add_option("--cache", arguments->options.cache, "Folder for tokenised data [~/.cache/loci]");
+  auto* keys = verb->add_option("--keys", arguments->keys_of, "Only list the keys of a recipe, of one TASK or of all");
+  keys->expected(0, 1);
   verb->add_flag("--dry-run", arguments->dry_run, "Only show parameters, memory, threads and steps");
   verb->add_flag("--json", arguments->json, "Results as JSON on standard output");
   verb->add_flag("--quiet", arguments->options.quiet, "No progress");
-  verb->footer(examples);
-  verb->callback([arguments, &action] {
+  verb->footer(kTrainExamples);
+  verb->callback([arguments, keys, &action] {
+    arguments->keys = keys->count() > 0;
     action = [arguments] {
       if (arguments->options.cache.empty()) arguments->options.cache = default_cache();
       train(*arguments);

@@ -1,8 +1,8 @@
-# Bounds what Ninja runs at once. A file that uses the precompiled torch header takes about 1.4 GB of memory, so a
+# Bounds what Ninja runs at once. A room of files with torch takes about 2 GB of memory to compile, so a
 # machine with many cores and little memory compiles fewer files at once than it has cores.
 cmake_host_system_information(RESULT loci_cores QUERY NUMBER_OF_LOGICAL_CORES)
 cmake_host_system_information(RESULT loci_memory_mib QUERY TOTAL_PHYSICAL_MEMORY)
-math(EXPR loci_jobs "${loci_memory_mib} / 1600")
+math(EXPR loci_jobs "${loci_memory_mib} / 2200")
 if(loci_jobs GREATER loci_cores)
   set(loci_jobs ${loci_cores})
 endif()

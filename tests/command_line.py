@@ -53,7 +53,7 @@ heads = 2
 top_k = 4
 key_width = 8
 query_norm = "batch"
-value_start = "zero"
+start = "zero_values"
 calibrate_at = 4
 calibrate_tokens = 128
 [[arms]]
@@ -85,13 +85,14 @@ def command(*arguments):
     return [str(LOCI), *map(str, arguments)]
 
 
-def environment(place):
-    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+def environment(place, variables=None):
+    return {**os.environ, "XDG_CACHE_HOME": str(place / "cache"), **(variables or {})}
 
 
-def loci(place, *arguments, **more):
+def loci(place, *arguments, variables=None, **more):
+    environ = environment(place, variables)
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=300, env=environment(place), check=False, **more
+        command(*arguments), capture_output=True, text=True, timeout=300, env=environ, check=False, **more
     )
 
 

@@ -16,15 +16,17 @@ namespace loci {
 inline at::Tensor reference_query(const MemoryLayer& m, const at::Tensor& x) {
   const auto& o = m.options();
   at::Tensor q = x;  // [T, d]
-  for (size_t i = 0; i < m.query_weight.size(); ++i) {
-    q = at::matmul(i == 0 ? q : q.clamp_min(0), m.query_weight[i].t()) + m.query_bias[i];
+  if (const auto* net = dynamic_cast<const MlpQueryNet*>(m.query_net.get())) {
+    for (size_t i = 0; i < net->weight.size(); ++i) {
+      q = at::matmul(i == 0 ? q : q.clamp_min(0), net->weight[i].t()) + net->bias[i];
+    }
   }
   q = q.view({x.size(0), o.heads, 2, -1});
   const int64_t over = o.query_norm == QueryNorm::batch ? 0 : 3;
   if (o.query_norm == QueryNorm::layer || o.query_norm == QueryNorm::batch) {
-    q = (q - q.mean(over, true)) / (q.var(over, /*unbiased=*/false, true) + 1e-5).sqrt() * m.norm_gain + m.norm_bias;
+    q = (q - q.mean(over, true)) / (q.var(over, /*unbiased=*/false, true) + 1e-5).sqrt() * m.norm.gain + m.norm.bias;
   }
-  if (o.query_norm == QueryNorm::rms) q = q / (q.pow(2).mean(over, true) + 1e-5).sqrt() * m.norm_gain;
+  if (o.query_norm == QueryNorm::rms) q = q / (q.pow(2).mean(over, true) + 1e-5).sqrt() * m.norm.gain;
   return q;
 }
 
@@ -44,9 +46,9 @@ inline at::Tensor reference_read(const MemoryLayer& m, const at::Tensor& x, cons
   const at::Tensor read = values.index({row});                     // [T, H, K, D]
   const at::Tensor y = (weight.unsqueeze(-1) * read).sum({1, 2});  // [T, D]
   if (o.output == OutputMap::none) return y;
-  if (o.output == OutputMap::projection) return at::matmul(y, m.output_weight.t()) + m.output_bias;
-  const at::Tensor gate = at::matmul(x, m.gate_weight.t());
-  return at::matmul(y * gate / (1 + (-gate).exp()), m.output_weight.t()) + m.output_bias;
+  if (o.output == OutputMap::projection) return at::matmul(y, m.output_map.weight.t()) + m.output_map.bias;
+  const at::Tensor gate = at::matmul(x, m.output_map.gate.t());
+  return at::matmul(y * gate / (1 + (-gate).exp()), m.output_map.weight.t()) + m.output_map.bias;
 }
 
 inline at::Tensor reference_unit(const at::Tensor& x) {
@@ -65,7 +67,7 @@ inline at::Tensor reference_forward(const ProductKeyMemory& m, const at::Tensor&
   const at::Tensor score1 = at::einsum("thw,hnw->thn", {q.select(2, 0), keys1});
   const at::Tensor score2 = at::einsum("thw,hnw->thn", {q.select(2, 1), keys2});
   at::Tensor all = (score1.unsqueeze(3) + score2.unsqueeze(2)).flatten(2);  // [T, H, n1 * n2]
-  if (o.addressing == RowAddressing::mask) all = all.narrow(2, 0, values.size(0));
+  if (m.addressing() == RowAddressing::mask) all = all.narrow(2, 0, values.size(0));
   return reference_read(m, x, all, values, down);
 }
 

@@ -29,7 +29,7 @@ void list(const char* file) {
     uint64_t sum = 0;
     for (const std::byte byte : reader.bytes(entry)) sum += std::to_integer<uint64_t>(byte);
     const nlohmann::json line = {
-        {"name", entry.name}, {"dtype", loci::name_of(entry.dtype)}, {"shape", entry.shape}, {"sum", sum}};
+        {"name", entry.name}, {"dtype", entry.dtype_name}, {"shape", entry.shape}, {"sum", sum}};
     std::puts(line.dump().c_str());
   }
   std::puts(nlohmann::json(reader.metadata()).dump().c_str());

@@ -1,12 +1,13 @@
 """Neural random-access machines on the command line: train, look at the program, run it, and each kind of bad input."""
 
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
-from command_line import ROOT, assert_refused, loci, newest
+from command_line import LOCI, ROOT, assert_refused, loci, newest
 
 RECIPE = """
 task = "ram"
@@ -51,10 +52,14 @@ def test_training_needs_no_data_and_reports_rates_with_intervals(place):
     assert {seed["seed"] for seed in train[0]["seeds"]} == {0, 1, 2}
     evaluation = next(line for line in reversed(lines) if line["kind"] == "evaluation")
     for rate in ("solved", "generalises", "exact"):
-        assert evaluation[rate]["of"] == 3
-        low, high = evaluation[rate]["interval"]
-        assert 0 <= low <= evaluation[rate]["seeds"] / 3 <= high <= 1
-    assert "solved at length 2" in json.loads((run / "result.json").read_text())["text"]
+        found = evaluation["details"][rate]
+        assert found["of"] == 3 and found["seeds"] == evaluation["measures"][rate]
+        low, high = found["interval"]
+        assert 0 <= low <= found["seeds"] / 3 <= high <= 1
+    summary = json.loads((place / "out/summary.json").read_text())
+    assert [measure["name"] for measure in summary["measures"]] == ["exact", "solved", "generalises", "error"]
+    assert (summary["unit"], summary["measures"][0]["unit"]) == ("instances", "of 3")
+    assert summary["runs"][0]["measures"] == evaluation["measures"]
 
 
 def test_a_seed_alone_has_the_bits_of_the_batch(place, tmp_path):
@@ -64,8 +69,8 @@ def test_a_seed_alone_has_the_bits_of_the_batch(place, tmp_path):
         place / "recipe.toml",
         "--out",
         tmp_path / "out",
-        "--seed",
-        1,
+        "--set",
+        "seeds=[1]",
         "--set",
         "search.seeds=1",
         "--set",
@@ -109,6 +114,24 @@ def test_the_program_is_printed_in_every_form(place, tmp_path, form):
         assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
 
 
+def test_a_program_is_written_into_devices_pipes_and_links(place, tmp_path):
+    printed = loci(place, "program", place / "out")
+    assert printed.returncode == 0, printed.stderr
+    result = loci(place, "program", place / "out", "--out", "/dev/stdout")
+    assert (result.returncode, result.stdout) == (0, printed.stdout), result.stderr
+    with open(tmp_path / "log", "ab") as log:  # as the shell's >>: what was there stays
+        log.write(b"before\n")
+        log.flush()
+        assert subprocess.run([LOCI, "program", place / "out", "--out", "/dev/stdout"], stdout=log).returncode == 0
+    assert (tmp_path / "log").read_text() == "before\n" + printed.stdout
+    assert loci(place, "program", place / "out", "--out", "/dev/null").returncode == 0
+    assert pathlib.Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to("target")
+    assert loci(place, "program", place / "out", "--out", tmp_path / "link").returncode == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == printed.stdout
+    assert_refused(loci(place, "program", place / "out", "--out", "/dev/full"), 4, "/dev/full", "No space left")
+
+
 def test_the_program_runs_on_a_tape_and_is_verified(place):
     result = loci(place, "program", place / "out", "--run", "1,3,2,0,0", "--trace", "--seed", 1)
     assert result.returncode == 0, result.stderr
@@ -116,7 +139,7 @@ def test_the_program_runs_on_a_tape_and_is_verified(place):
     report = json.loads(loci(place, "program", place / "out", "--verify", 150, "--json").stdout)
     assert report["total"]["instances"] == 150
     result = loci(place, "eval", place / "out", "--lengths", "2,4", "--json")
-    seeds = json.loads(result.stdout)["seeds"]
+    seeds = json.loads(result.stdout)["account"]["seeds"]
     assert [row["length"] for row in seeds[2]["soft"]] == [2, 4]
     assert all(0 <= row["cell_error"] <= 1 for seed in seeds for row in seed["discrete"])
 
@@ -185,7 +208,7 @@ def test_a_checkpoint_of_another_task(place, tmp_path, verb):
     config = tmp_path / "out/main/seed-0/config.toml"
     config.write_text(config.read_text().replace('task = "access"', 'task = "increment"'))
     result = loci(place, verb[0], tmp_path / "out", *verb[1:])
-    assert_refused(result, 3, "the checkpoint must be of the task in config.toml", "access 0 false")
+    assert_refused(result, 3, "the checkpoint must have been trained on the data", 'got "access 0 false')
 
 
 def test_a_program_of_another_sort_of_run(place, tmp_path):

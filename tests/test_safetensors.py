@@ -19,8 +19,15 @@ TOOL = BUILD / "tests" / "safetensors_tool"
 DTYPES = [
     torch.bool, torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2,
     torch.float8_e5m2fnuz, torch.uint16, torch.int16, torch.float16, torch.bfloat16, torch.uint32, torch.int32,
-    torch.float32, torch.uint64, torch.int64, torch.float64, torch.complex64,
+    torch.float32, torch.uint64, torch.int64, torch.float64, torch.complex64, torch.float8_e8m0fnu,
 ]  # fmt: skip
+
+# Bits of an element, by the names of the format's reference.
+BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8,
+    "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
 
 
 def tool(*arguments):
@@ -78,6 +85,28 @@ def test_our_listing_agrees_with_python(tmp_path):
     assert json.loads(metadata) == {"a": "b"}
 
 
+def write_header(path, header, data):
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_every_dtype_of_the_reference_and_unknown_ones_are_listed(tmp_path):
+    header, end = {}, 0
+    for name, bits in BITS.items():
+        header[name] = {"dtype": name, "shape": [2, 4], "data_offsets": [end, end + bits]}
+        end += bits
+    write_header(tmp_path / "f", header, bytes(end))
+    with safe_open(tmp_path / "f", "pt") as file:
+        assert set(file.keys()) == set(BITS)
+    header["later"] = {"dtype": "F128", "shape": [1], "data_offsets": [end, end + 16]}
+    write_header(tmp_path / "g", header, bytes(end + 16))
+    for path, names in ((tmp_path / "f", set(BITS)), (tmp_path / "g", {*BITS, "later"})):
+        result = tool("list", path)
+        assert result.returncode == 0, result.stderr
+        listed = {entry["name"]: entry["dtype"] for entry in map(json.loads, result.stdout.splitlines()[:-1])}
+        assert listed == {name: header[name]["dtype"] for name in names}
+
+
 def test_the_first_tensor_can_be_mapped(tmp_path):
     save_file({"table": torch.ones(3, 3)}, tmp_path / "python")
     copy(tmp_path / "python", tmp_path / "ours")
@@ -86,11 +115,11 @@ def test_the_first_tensor_can_be_mapped(tmp_path):
 
 
 def test_a_misaligned_tensor_is_read(tmp_path):
-    header = json.dumps({
+    header = {
         "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
         "b": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]},
-    }).encode()  # fmt: skip
-    (tmp_path / "f").write_bytes(struct.pack("<Q", len(header)) + header + b"\x01" + struct.pack("<f", 1.5))
+    }
+    write_header(tmp_path / "f", header, b"\x01" + struct.pack("<f", 1.5))
     copy(tmp_path / "f", tmp_path / "g")
     assert load_file(tmp_path / "g")["b"].item() == 1.5
 
@@ -119,4 +148,6 @@ def test_what_we_accept_python_accepts(tmp_path_factory, changes):
     result = tool("list", path)
     assert result.returncode in (0, 3), result.stderr
     if result.returncode == 0:
-        load_file(path)
+        dtypes = {entry["dtype"] for entry in map(json.loads, result.stdout.splitlines()[:-1])}
+        if dtypes <= set(BITS):  # we list what a later version may know
+            load_file(path)

@@ -25,7 +25,7 @@ heads = 2
 top_k = 4
 key_width = 8
 query_norm = "batch"
-value_start = "zero"
+start = "zero_values"
 calibrate_at = 4
 calibrate_tokens = 128
 """
@@ -60,7 +60,7 @@ def trained(place):
 def test_a_mapped_table_trains_to_the_same_bits(place, trained, tmp_path):
     result = train(place, tmp_path / "out", *settings("model.memory.home=mapped"))
     assert result.returncode == 0, result.stderr
-    assert "mapped:" in result.stderr
+    assert "disk:" in result.stderr
     run = run_of(tmp_path / "out")
     assert tensors_of(run) == tensors_of(trained)
     assert not (run / "work").exists()
@@ -206,10 +206,10 @@ def test_convert_writes_a_run_that_serves(place, trained, tmp_path, rows, dtype,
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts["bytes_after"] < share * facts["bytes_before"]
-    before = json.loads(loci(place, "eval", trained, "--data", place / "text", "--json").stdout)["loss"]
-    after = json.loads(loci(place, "eval", out, "--data", place / "text", "--json").stdout)["loss"]
-    assert (facts["loss_before"], facts["loss_after"]) == (before, after)
-    assert facts["loss_change"] == after - before and 0 < abs(after - before) < 0.01
+    before = json.loads(loci(place, "eval", trained, "--data", place / "text", "--json").stdout)["measures"]["loss"]
+    after = json.loads(loci(place, "eval", out, "--data", place / "text", "--json").stdout)["measures"]["loss"]
+    assert (facts["measures_before"]["loss"], facts["measures_after"]["loss"]) == (before, after)
+    assert 0 < abs(after - before) < 0.01
     assert loci(place, "generate", out, "--tokens", 20).returncode == 0
     inspected = json.loads(loci(place, "inspect", out, "--json").stdout)
     tensors = {tensor["name"]: tensor["dtype"] for file in inspected["files"] for tensor in file.get("tensors", [])}

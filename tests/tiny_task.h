@@ -31,7 +31,9 @@ struct TinyModule : torch::nn::Module {
 struct TinyOptions {
   int64_t width = 4;
   int64_t rows = 32;
-  std::set<int64_t> bad_steps;               // the loss is NaN
+  std::set<int64_t> bad_steps;  // the loss is NaN
+  bool bad_evaluation = false;
+  std::function<void()> before_evaluation;   // for signals
   std::function<void(int64_t)> before_step;  // for signals
   std::string data_key = "tiny";
 };
@@ -45,13 +47,17 @@ class TinyTask : public Task {
         table_(std::make_shared<LocalTable>("tiny.values", options_.rows, options_.width)),
         use_(table_->register_use()),
         steps_seen_(at::zeros({1}, at::kLong)) {
-    table_->initialise_normal(inputs.seed, 0.1);
+    table_->store().initialise_normal(inputs.seed, 0.1);
   }
 
   torch::nn::Module& module() override { return module_; }
   std::vector<NamedParameter> dense_parameters() override { return {{.name = "weight", .value = module_.weight}}; }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {{table_, inputs_.rows}}; }
-  int64_t tokens_per_micro_batch() const override { return inputs_.batch.per_micro_batch(); }
+  std::string unit() const override { return "images"; }
+  int64_t units_per_micro_batch() const override { return inputs_.batch.per_micro_batch(); }
+  std::vector<Measure> measures() const override {
+    return {{"distance", 3, true, "cm", "how far it is off"}, {"hits", 0, false, "%", "how often it is right"}};
+  }
 
   at::Tensor loss(int64_t step, int64_t micro) override {
     if (options_.bad_steps.count(step) > 0) {
@@ -60,20 +66,20 @@ class TinyTask : public Task {
     steps_seen_ += 1;
     return loss_of(step * inputs_.batch.batch + micro * inputs_.batch.per_micro_batch(), "train");
   }
-  nlohmann::json evaluate() override {
-    const double value = loss_of(0, "validation").item<double>();
-    return {{"loss", value},
-            {"bits_per_byte", value / 2},
-            {"memories", {{{"layer", 0}, {"usage", 0.5}, {"usage_at_1", 0.25}, {"kl", 1.5}, {"gini", 0.3}}}}};
+  Evaluation evaluate() override {
+    if (options_.before_evaluation) options_.before_evaluation();
+    const double value =
+        options_.bad_evaluation ? std::numeric_limits<double>::infinity() : loss_of(0, "validation").item<double>();
+    return {{value, 0.5}, {{"inner", {1, 2}}}};
   }
   int64_t infer(int64_t position) override {
     loss_of(position, "validation");
-    return tokens_per_micro_batch();
+    return units_per_micro_batch();
   }
   void before_step(int64_t step, OptimizerSet&) override {
     if (options_.before_step) options_.before_step(step);
   }
-  nlohmann::json training_measures() override { return {{"usage", 0.5}, {"kl", 1.5}}; }
+  nlohmann::json training_measures(bool whole) override { return {{"hits", whole ? nlohmann::json(0.5) : nullptr}}; }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"0.reads", steps_seen_}}; }
   std::vector<std::pair<std::string, std::string>> files() override { return {{"alphabet.txt", "abc"}}; }
   std::string data_key() const override { return options_.data_key; }
@@ -111,10 +117,11 @@ class TinyTask : public Task {
 class TinyPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override { f.section("model", model); }
+  std::string unit() const override { return "images"; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions&, bool) const override {
     return {.parameters_dense = model.width * model.width,
             .parameters_table = model.rows * model.width,
-            .tokens_per_step = batch.batch,
+            .units_per_step = batch.batch,
             .memory = {{"table", 4 * model.rows * model.width}}};
   }
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override {
@@ -124,12 +131,19 @@ class TinyPlan : public TaskPlan {
     return std::make_unique<TinyTask>(options, inputs);
   }
 
+  struct Noise {
+    double deviation = 0;
+    void fields(ConfigFields& f) { f.field("deviation", deviation, "of nothing at all", {.minimum = 0}); }
+  };
   struct Model {
     int64_t width = 4;
     int64_t rows = 32;
+    bool has_noise = false;
+    Noise noise;
     void fields(ConfigFields& f) {
-      f.field("width", width, {.minimum = 1});
-      f.field("rows", rows, {.minimum = 1});
+      f.field("width", width, "width of a row", {.minimum = 1});
+      f.field("rows", rows, "rows of the table", {.minimum = 1});
+      f.optional_section("noise", has_noise, noise);
     }
   } model;
   inline static TinyOptions hooks;  // what the tests in this process want to happen

@@ -21,9 +21,15 @@ enum class ExitCode : int {
   peer = 6,       // another process was lost
 };
 
+// Text from outside (a path, a tensor's name) as one line that is safe on a terminal: line ends, other control
+// characters, marks that change the direction of text and bytes that are not UTF-8 become \n, \u001b or \xff. The rest
+// stays as it is, so that printing twice changes nothing.
+std::string printable(std::string_view text);
+
 class Error : public std::runtime_error {
  public:
-  Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  // what() is printable(message).
+  Error(ExitCode code, std::string_view message) : std::runtime_error(printable(message)), code_(code) {}
   ExitCode code() const { return code_; }
 
  private:
@@ -31,25 +37,22 @@ class Error : public std::runtime_error {
 };
 
 // Throws Error with the message "who: expected ..., got ...". `expected` reads as a sentence: "index must be int64".
-[[noreturn]] inline void fail(ExitCode code, std::string_view who, std::string_view expected, std::string_view got) {
-  throw Error(code, fmt::format("{}: {}, got {}", who, expected, got));
+[[noreturn]] void fail(ExitCode code, std::string_view who, std::string_view expected, std::string_view got);
+
+// Runs `action` on a file that a run wrote: what is wrong usage in a user's file is a broken file there.
+template <class Action>
+auto as_input(Action action) {
+  try {
+    return action();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::usage) throw;
+    throw Error(ExitCode::input, error.what());
+  }
 }
 
-// Sizes that come from files and configurations: the product, or an Error when it does not fit int64 or is negative.
-inline int64_t checked_product(std::string_view who, std::string_view what, int64_t a, int64_t b) {
-  int64_t product = 0;
-  if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &product)) {
-    fail(ExitCode::input, who, fmt::format("{} must fit 63 bits", what), fmt::format("{} x {}", a, b));
-  }
-  return product;
-}
-
-inline int64_t checked_sum(std::string_view who, std::string_view what, int64_t a, int64_t b) {
-  int64_t sum = 0;
-  if (a < 0 || b < 0 || __builtin_add_overflow(a, b, &sum)) {
-    fail(ExitCode::input, who, fmt::format("{} must fit 63 bits", what), fmt::format("{} + {}", a, b));
-  }
-  return sum;
-}
+// Sizes that come from files and configurations: the product, or an Error (input) when it does not fit int64 or is
+// negative.
+int64_t checked_product(std::string_view who, std::string_view what, int64_t a, int64_t b);
+int64_t checked_sum(std::string_view who, std::string_view what, int64_t a, int64_t b);
 
 }  // namespace loci

@@ -13,7 +13,7 @@
 namespace loci {
 namespace {
 
-std::string text_of(XXH128_hash_t hash) {
+std::string digits_of(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
   std::string text;
@@ -24,21 +24,38 @@ std::string text_of(XXH128_hash_t hash) {
 }  // namespace
 
 std::string checksum(std::span<const std::byte> bytes) {
-  return text_of(XXH3_128bits(bytes.data(), bytes.size()));
+  return digits_of(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
 std::string checksum(const MappedFile& file) {
   constexpr size_t piece = size_t{16} << 20;
-  XXH3_state_t state;
-  XXH3_128bits_reset(&state);
+  Checksum sum;
   std::span<const std::byte> bytes = file.bytes();
   while (!bytes.empty()) {
     const size_t count = std::min(piece, bytes.size());
-    XXH3_128bits_update(&state, bytes.data(), count);
+    sum.add(bytes.first(count));
     madvise(const_cast<std::byte*>(bytes.data()), count, MADV_DONTNEED);
     bytes = bytes.subspan(count);
   }
-  return text_of(XXH3_128bits_digest(&state));
+  return sum.text();
+}
+
+struct Checksum::State {
+  XXH3_state_t hash;
+};
+
+Checksum::Checksum() : state_(std::make_unique<State>()) {
+  XXH3_128bits_reset(&state_->hash);
+}
+
+Checksum::~Checksum() = default;
+
+void Checksum::add(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(&state_->hash, bytes.data(), bytes.size());
+}
+
+std::string Checksum::text() const {
+  return digits_of(XXH3_128bits_digest(&state_->hash));
 }
 
 }  // namespace loci

@@ -6,17 +6,15 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <system_error>
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/paths.h"
 
 namespace loci {
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  const auto refuse = [&path](int error) {
-    fail(ExitCode::input, path.string(), "the file must be readable", std::generic_category().message(error));
-  };
+  const auto refuse = [&path](int error) { fail_path(path, "the file must be readable", error); };
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block us
   if (descriptor < 0) refuse(errno);
   struct stat status = {};
@@ -29,7 +27,9 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
          S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
   }
   void* data = nullptr;
-  if (status.st_size > 0) data = mmap(nullptr, status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+  // Private: some file systems (FUSE with direct I/O) have no shared mappings. Pages that are only read are shared
+  // anyway.
+  if (status.st_size > 0) data = mmap(nullptr, status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   const int error = errno;
   close(descriptor);
   if (data == MAP_FAILED) refuse(error);

@@ -2,13 +2,29 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <fstream>
 #include <string>
 
 #include "loci/base/check.h"
+
+namespace {
+bool no_shared_mappings = false;
+}
+
+// Stands before the system's: a file system without shared mappings (FUSE with direct I/O) answers so.
+extern "C" void* mmap(void* address, size_t size, int protection, int flags, int file, off_t offset) noexcept {
+  if (no_shared_mappings && (flags & MAP_SHARED) != 0 && file >= 0) {
+    errno = ENODEV;
+    return MAP_FAILED;
+  }
+  return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, file, offset));
+}
 
 namespace loci {
 namespace {
@@ -55,6 +71,13 @@ TEST_F(MappedFileTest, ShowsTheBytesAlsoAfterAMoveAndAfterTheFileIsRemoved) {
 
 TEST_F(MappedFileTest, GivesAnEmptySpanForAnEmptyFile) {
   EXPECT_TRUE(MappedFile(write("a", "")).bytes().empty());
+}
+
+TEST_F(MappedFileTest, NeedsNoSharedMappings) {
+  const auto path = write("a", "hello");
+  no_shared_mappings = true;
+  EXPECT_EQ(text(MappedFile(path)), "hello");
+  no_shared_mappings = false;
 }
 
 TEST_F(MappedFileTest, RefusesWhatIsNoRegularFile) {

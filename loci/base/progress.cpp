@@ -19,10 +19,6 @@ namespace {
 
 constexpr double kRedrawSeconds = 0.1;
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 size_t terminal_width() {
   winsize size = {};
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
@@ -33,10 +29,10 @@ std::string fitted(const std::string& line) {
   const size_t width = terminal_width() - 1;
   std::string result;
   size_t columns = 0;
-  for (char c : line) {
+  for (char c : printable(line)) {
     const bool continues = (c & 0xC0) == 0x80;
     if (!continues && ++columns > width) break;
-    result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    result += c;
   }
   return result;
 }
@@ -92,19 +88,23 @@ ProgressLine::~ProgressLine() {
 }
 
 void ProgressLine::show(const std::string& line) {
-  const double time = now();
+  const double time = monotonic_seconds();
   if (quiet_ || time - last_ < (terminal_ ? kRedrawSeconds : plain_seconds_)) return;
   last_ = time;
   open_ = terminal_;
-  if (!put(terminal_ ? "\r" + fitted(line) + "\x1b[K" : line + "\n")) quiet_ = true;
+  if (!put(terminal_ ? "\r" + fitted(line) + "\x1b[K" : printable(line) + "\n")) quiet_ = true;
 }
 
 void ProgressLine::finish(const std::string& line) {
   if (quiet_) return;
   std::string text = open_ ? "\r\x1b[K" : "";
   open_ = false;
-  if (!line.empty()) text += line + "\n";
+  if (!line.empty()) text += printable(line) + "\n";
   if (!put(text)) quiet_ = true;
+}
+
+double monotonic_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 std::string format_seconds(double seconds) {

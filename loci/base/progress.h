@@ -11,7 +11,7 @@ namespace loci {
 class ProgressLine {
  public:
   // `quiet` writes nothing. On a terminal the line is redrawn at most ten times a second; elsewhere a plain line is
-  // written every `plain_seconds`.
+  // written every `plain_seconds`. Lines are made printable().
   explicit ProgressLine(bool quiet = false, double plain_seconds = 10);
   ~ProgressLine();
   void show(const std::string& line);
@@ -26,6 +26,7 @@ class ProgressLine {
   bool open_ = false;
 };
 
+double monotonic_seconds();                  // of a clock that only goes forward, for durations
 std::string format_seconds(double seconds);  // "4 s", "3 min 20 s", "2 h 5 min"
 std::string format_bytes(double bytes);      // "512 B", "1.5 MiB"
 std::string format_count(double count);      // "17", "16.4 k", "1.1 M"

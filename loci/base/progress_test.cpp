@@ -76,11 +76,20 @@ TEST(ProgressLine, WritesEveryLineWhenNoTimeMustPass) {
 TEST(ProgressLine, RedrawsOneLineThatFitsTheTerminal) {
   const std::string text = on_terminal([] {
     ProgressLine line;
-    line.show("a line of more than\n\xC3\xA4 twenty columns");
+    line.show("a line of\nmore than \xC3\xA4 twenty columns");
     line.show("too soon");
     line.finish("stays");
   });
-  EXPECT_EQ(text, "\ra line of more than\x1b[K\r\x1b[Kstays\r\n");
+  EXPECT_EQ(text, "\ra line of\\nmore tha\x1b[K\r\x1b[Kstays\r\n");
+}
+
+TEST(ProgressLine, EscapesControlCharactersOfNames) {
+  EXPECT_EQ(piped([] {
+              ProgressLine line(false, 0);
+              line.show("a\nb\x1b[2J");
+              line.finish("c\r\xff");
+            }),
+            "a\\nb\\u001b[2J\nc\\r\\xff\n");
 }
 
 TEST(ProgressLine, CutsBetweenCodePoints) {

@@ -10,11 +10,12 @@
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
+#include "loci/nn/evaluation_scope.h"
 
 namespace loci {
 namespace {
 
-void check(const TransformerLm& model, const std::vector<int64_t>& prompt, const GenerateOptions& options) {
+void check_prompt(const TransformerLm& model, const std::vector<int64_t>& prompt, const GenerateOptions& options) {
   const auto refuse = [](const std::string& expected, const std::string& got) {
     fail(ExitCode::usage, "generate", expected, got);
   };
@@ -31,39 +32,6 @@ void check(const TransformerLm& model, const std::vector<int64_t>& prompt, const
   }
   if (options.top_k < 0) refuse("top_k must be at least 0", std::to_string(options.top_k));
 }
-
-// Evaluation mode without counting, until the end of the scope.
-class Quiet {
- public:
-  explicit Quiet(TransformerLm& model) : model_(model), training_(model.is_training()) {
-    model_.eval();
-    for_memories([](MemoryLayer& memory, std::vector<bool>& counted) {
-      counted.push_back(memory.count_usage());
-      memory.set_count_usage(false);
-    });
-    std::reverse(counted_.begin(), counted_.end());
-  }
-  ~Quiet() {
-    for_memories([](MemoryLayer& memory, std::vector<bool>& counted) {
-      memory.set_count_usage(counted.back());
-      counted.pop_back();
-    });
-    model_.train(training_);
-  }
-  Quiet(const Quiet&) = delete;
-  Quiet& operator=(const Quiet&) = delete;
-
- private:
-  template <class Visit>
-  void for_memories(const Visit& visit) {
-    for (const auto& [layer, memory] : model_.memories()) visit(*memory, counted_);
-    for (const auto& [layer, memory] : model_.flat_memories()) visit(*memory, counted_);
-  }
-
-  TransformerLm& model_;
-  bool training_;
-  std::vector<bool> counted_;
-};
 
 }  // namespace
 
@@ -86,16 +54,19 @@ int64_t sample_token(const at::Tensor& logits, double temperature, int64_t top_k
   }
   std::vector<double> cumulated;
   double sum = 0;
-  for (const int64_t t : token) cumulated.push_back(sum += std::exp((score[t] - score[best]) / temperature));
+  for (const int64_t t : token) {
+    sum += std::exp((score[t] - score[best]) / temperature);
+    cumulated.push_back(sum);
+  }
   const auto found = std::upper_bound(cumulated.begin(), cumulated.end(), uniform * sum);
   return token[static_cast<size_t>(std::min<int64_t>(found - cumulated.begin(), std::ssize(token) - 1))];
 }
 
 void generate(TransformerLm& model, std::vector<int64_t> prompt, const GenerateOptions& options,
               const std::function<bool(int64_t token)>& on_token) {
-  check(model, prompt, options);
+  check_prompt(model, prompt, options);
   const at::NoGradGuard guard;
-  const Quiet quiet(model);
+  const EvaluationScope evaluation(model);
   const CounterRandom random(options.seed, "generate");
   const int64_t context = model.options().context;
 

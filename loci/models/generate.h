@@ -18,7 +18,7 @@ struct GenerateOptions {
 
 // Calls on_token for each new token; false ends the generation early. The prompt must hold at least one token. When the
 // model's context is full, the last half of it is read again from position 0 and generation goes on from there.
-// The model is in evaluation mode meanwhile, and its counters of rows stay as they are.
+// The model is in evaluation mode meanwhile.
 void generate(TransformerLm& model, std::vector<int64_t> prompt, const GenerateOptions& options,
               const std::function<bool(int64_t token)>& on_token);
 

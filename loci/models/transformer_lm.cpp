@@ -6,7 +6,6 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
@@ -19,12 +18,15 @@
 #include <ATen/ops/view_as_real.h>
 #include <torch/nn/modules/container/modulelist.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/models/transformer_lm_options.h"
 #include "loci/models/vocabulary_loss.h"
+#include "loci/nn/dropout.h"
+#include "loci/nn/evaluation_scope.h"
 #include "loci/nn/initialise.h"
 
 namespace loci {
@@ -35,7 +37,7 @@ using at::Tensor;
 constexpr double kNormEpsilon = 1e-5;
 constexpr double kStartStd = 0.02;
 
-Tensor norm(const Tensor& x, const Tensor& gain) {
+Tensor layer_normed(const Tensor& x, const Tensor& gain) {
   return at::layer_norm(x, {x.size(-1)}, gain, {}, kNormEpsilon);
 }
 
@@ -47,24 +49,14 @@ Tensor rotation_table(int64_t context, int64_t head_width) {
   return at::polar(at::ones_like(angle), angle);
 }
 
-TableSpec table_spec(const std::string& name, const TransformerLmOptions& options, uint64_t seed) {
-  const MemoryOptions& m = options.memory;
-  const int64_t width = resolved_value_width(options);
-  const double std = m.value_start == "normal" ? 1 / std::sqrt(static_cast<double>(width)) : 0;
-  return {name, m.rows, width, value_type(m), m.home, std, seed};
-}
-
 }  // namespace
 
 struct TransformerLm::Layer : torch::nn::Module {
   Tensor attention_norm, attention_in, attention_out;  // [d], [3d, d], [d, d]
   Tensor ffn_norm, ffn_in, ffn_out;                    // [d], [ffn, d], [d, ffn]; undefined maps: the memory replaces
   Tensor memory_norm;                                  // [d], placement after
-  std::shared_ptr<ProductKeyMemory> product_key;
-  std::shared_ptr<FlatKeyMemory> flat;
+  std::shared_ptr<MemoryLayer> memory;                 // or none
   int64_t number = 0, heads = 0;
-
-  MemoryLayer* memory() const { return product_key ? static_cast<MemoryLayer*>(product_key.get()) : flat.get(); }
 
   Tensor ffn(const Tensor& z) const { return at::linear(at::gelu(at::linear(z, ffn_in)), ffn_out); }
 
@@ -74,9 +66,9 @@ struct TransformerLm::Layer : torch::nn::Module {
     const Tensor mixed = at::linear(z, attention_in);  // [B, L, 3d]
     const auto parts = mixed.split_with_sizes({2 * width, width}, -1);
     const Tensor exact = parts[0].to(rotation.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat);
-    const Tensor turned =
+    const Tensor rotated =
         at::view_as_real(at::view_as_complex(exact.view({batch, length, 2, heads, head_width / 2, 2})) * rotation);
-    const auto query_key = turned.view({batch, length, 2, heads, head_width}).to(mixed.scalar_type()).unbind(2);
+    const auto query_key = rotated.view({batch, length, 2, heads, head_width}).to(mixed.scalar_type()).unbind(2);
     const Tensor query = query_key[0].transpose(1, 2);  // [B, h, L, e]
     Tensor key = query_key[1].transpose(1, 2);
     Tensor value = parts[1].view({batch, length, heads, head_width}).transpose(1, 2);
@@ -104,62 +96,45 @@ struct TransformerLm::Layer : torch::nn::Module {
 
 TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed, const TableMaker& tables)
     : torch::nn::Module("TransformerLm"), options_(std::move(options)) {
-  check_options(options_);
-  const int64_t d = options_.width, ffn = resolved_ffn_width(options_);
-  const double residual_std = kStartStd / std::sqrt(2.0 * static_cast<double>(options_.layers));
-  const auto matrix = [&](torch::nn::Module& owner, const std::string& prefix, const std::string& name, int64_t rows,
-                          int64_t columns, double std) {
-    return owner.register_parameter(name, normal_start(seed, prefix + name, {rows, columns}, std));
-  };
-  embedding_ = matrix(*this, "", "embedding", options_.vocabulary, d, kStartStd);
-
+  check_model_options(options_);
+  const int64_t d = options_.width;
+  embedding_ = register_parameter("embedding", normal_start(seed, "embedding", {options_.vocabulary, d}, kStartStd));
   const std::vector<int64_t> with_memory = memory_layers(options_);
   const auto list = register_module("layers", torch::nn::ModuleList());
   for (int64_t i = 0; i < options_.layers; ++i) {
-    const auto layer = std::make_shared<Layer>();
-    const std::string prefix = fmt::format("layers.{}.", i);
     const bool has_memory = std::find(with_memory.begin(), with_memory.end(), i) != with_memory.end();
-    layer->number = i;
-    layer->heads = options_.heads;
-    layer->attention_norm = layer->register_parameter("attention_norm", at::ones({d}));
-    layer->attention_in = matrix(*layer, prefix, "attention_in", 3 * d, d, kStartStd);
-    layer->attention_out = matrix(*layer, prefix, "attention_out", d, d, residual_std);
-    layer->ffn_norm = layer->register_parameter("ffn_norm", at::ones({d}));
-    if (!has_memory || options_.memory.placement != MemoryPlacement::replace) {
-      layer->ffn_in = matrix(*layer, prefix, "ffn_in", ffn, d, kStartStd);
-      layer->ffn_out = matrix(*layer, prefix, "ffn_out", d, ffn, residual_std);
-    }
-    if (has_memory) add_memory(*layer, prefix, seed, tables);
-    list->push_back(layer);
-    layers_.push_back(layer);
+    layers_.push_back(make_layer(i, has_memory, seed, tables));
+    list->push_back(layers_.back());
   }
   final_norm_ = register_parameter("final_norm", at::ones({d}));
   rotation_ = rotation_table(options_.context, d / options_.heads);
 }
 
-void TransformerLm::add_memory(Layer& layer, const std::string& prefix, uint64_t seed, const TableMaker& tables) {
-  const MemoryOptions& m = options_.memory;
-  if (tables_.empty() || !m.shared_table) {
-    tables_.push_back(tables(table_spec(m.shared_table ? "memory.values" : prefix + "memory.values", options_, seed)));
+std::shared_ptr<TransformerLm::Layer> TransformerLm::make_layer(int64_t number, bool has_memory, uint64_t seed,
+                                                                const TableMaker& tables) {
+  const int64_t d = options_.width, ffn = resolved_ffn_width(options_);
+  const double residual_std = kStartStd / std::sqrt(2.0 * static_cast<double>(options_.layers));
+  const std::string prefix = fmt::format("layers.{}.", number);
+  const auto layer = std::make_shared<Layer>();
+  const auto matrix = [&](const char* name, int64_t rows, int64_t columns, double std) {
+    return layer->register_parameter(name, normal_start(seed, prefix + name, {rows, columns}, std));
+  };
+  layer->number = number;
+  layer->heads = options_.heads;
+  layer->attention_norm = layer->register_parameter("attention_norm", at::ones({d}));
+  layer->attention_in = matrix("attention_in", 3 * d, d, kStartStd);
+  layer->attention_out = matrix("attention_out", d, d, residual_std);
+  layer->ffn_norm = layer->register_parameter("ffn_norm", at::ones({d}));
+  if (!has_memory || options_.memory.placement != MemoryPlacement::replace) {
+    layer->ffn_in = matrix("ffn_in", ffn, d, kStartStd);
+    layer->ffn_out = matrix("ffn_out", d, ffn, residual_std);
   }
-  ProductKeyMemoryOptions block = m.layer;
-  block.width = options_.width;
-  const std::string name = prefix + "memory";
-  if (m.placement == MemoryPlacement::after) {
-    layer.memory_norm = layer.register_parameter("memory_norm", at::ones({options_.width}));
+  if (!has_memory) return layer;
+  if (options_.memory.placement == MemoryPlacement::after) {
+    layer->memory_norm = layer->register_parameter("memory_norm", at::ones({d}));
   }
-  if (m.kind == "flat") {
-    layer.flat = layer.register_module("memory", std::make_shared<FlatKeyMemory>(name, block, tables_.back(), seed));
-  } else {
-    layer.product_key =
-        layer.register_module("memory", std::make_shared<ProductKeyMemory>(name, block, tables_.back(), seed));
-  }
-}
-
-Tensor TransformerLm::drop(const Tensor& x, const BlockContext& context) const {
-  if (options_.dropout == 0 || !is_training()) return x;
-  const double keep = 1 - options_.dropout;
-  return x * at::empty_like(x).bernoulli_(keep, context.generator).div_(keep);
+  layer->memory = layer->register_module("memory", make_memory(options_.memory, prefix, d, seed, tables, tables_));
+  return layer;
 }
 
 Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
@@ -174,21 +149,22 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
     cache->values.assign(layers_.size(), {});
   }
   const auto complex = embedding_.scalar_type() == at::kDouble ? at::kComplexDouble : at::kComplexFloat;
-  const Tensor rotation = rotation_.narrow(0, start, length).to(complex).unsqueeze(1).unsqueeze(1);
+  const auto like_parameters = embedding_.options().dtype(complex);
+  const Tensor rotation = rotation_.narrow(0, start, length).to(like_parameters).unsqueeze(1).unsqueeze(1);
 
-  Tensor x = drop(at::embedding(embedding_, tokens), context);  // [B, L, d]
+  const auto drop = [&](const Tensor& x) { return dropout(x, options_.dropout, is_training(), context); };
+  Tensor x = drop(at::embedding(embedding_, tokens));  // [B, L, d]
   for (const auto& layer : layers_) {
-    x = x + drop(layer->attention(norm(x, layer->attention_norm), rotation, cache), context);
-    const Tensor z = norm(x, layer->ffn_norm);
-    if (layer->ffn_in.defined()) x = x + drop(layer->ffn(z), context);
-    MemoryLayer* memory = layer->memory();
-    if (memory == nullptr) continue;
-    const Tensor input = layer->memory_norm.defined() ? norm(x, layer->memory_norm) : z;
+    x = x + drop(layer->attention(layer_normed(x, layer->attention_norm), rotation, cache));
+    const Tensor z = layer_normed(x, layer->ffn_norm);
+    if (layer->ffn_in.defined()) x = x + drop(layer->ffn(z));
+    if (!layer->memory) continue;
+    const Tensor input = layer->memory_norm.defined() ? layer_normed(x, layer->memory_norm) : z;
     if (memory_inputs != nullptr) memory_inputs->push_back(input.reshape({-1, options_.width}));
-    x = x + memory->forward(input, context);
+    x = x + layer->memory->forward(input, context);
   }
   if (cache != nullptr) cache->length += length;
-  return norm(x, final_norm_);
+  return layer_normed(x, final_norm_);
 }
 
 Tensor TransformerLm::forward(const Tensor& tokens, KeyValueCache* cache, const BlockContext& context) {
@@ -216,38 +192,19 @@ std::vector<TablePtr> TransformerLm::tables() const {
   return tables_;
 }
 
-std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> TransformerLm::memories() const {
-  std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> result;
+std::vector<std::pair<int64_t, std::shared_ptr<MemoryLayer>>> TransformerLm::memories() const {
+  std::vector<std::pair<int64_t, std::shared_ptr<MemoryLayer>>> result;
   for (const auto& layer : layers_) {
-    if (layer->product_key) result.emplace_back(layer->number, layer->product_key);
-  }
-  return result;
-}
-
-std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> TransformerLm::flat_memories() const {
-  std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> result;
-  for (const auto& layer : layers_) {
-    if (layer->flat) result.emplace_back(layer->number, layer->flat);
+    if (layer->memory) result.emplace_back(layer->number, layer->memory);
   }
   return result;
 }
 
 std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
   const at::NoGradGuard guard;
-  const bool training = is_training();
-  std::vector<bool> counted;
-  eval();
-  for (const auto& layer : layers_) {
-    MemoryLayer* memory = layer->memory();
-    counted.push_back(memory != nullptr && memory->count_usage());
-    if (memory != nullptr) memory->set_count_usage(false);
-  }
+  const EvaluationScope evaluation(*this);
   std::vector<Tensor> result;
   hidden(tokens, nullptr, {}, &result);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    if (layers_[i]->memory() != nullptr) layers_[i]->memory()->set_count_usage(counted[i]);
-  }
-  train(training);
   return result;
 }
 

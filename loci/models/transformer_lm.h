@@ -15,41 +15,20 @@
 #pragma once
 
 #include <torch/nn/module.h>
+#include <torch/nn/modules/common.h>
+#include <torch/nn/modules/container/any_value.h>
 
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
-#include "loci/nn/memory/calibrate.h"
-#include "loci/nn/memory/flat_key_memory.h"
-#include "loci/nn/memory/product_key_memory.h"
+#include "loci/base/config_fields.h"
+#include "loci/nn/memory/memory_slot.h"
 #include "loci/optim/optimizer_set.h"
-#include "loci/table/table_maker.h"
 
 namespace loci {
-
-enum class MemoryPlacement { replace, parallel, after };
-
-// [model.memory]
-struct MemoryOptions {
-  std::string kind = "product_key";  // "product_key" | "flat"
-  std::vector<int64_t> layers;       // 0-based; negative counts from the end; one table each unless shared
-  bool shared_table = false;
-  MemoryPlacement placement = MemoryPlacement::parallel;
-  int64_t rows = 16384;
-  int64_t value_width = 0;              // 0: the model's width
-  std::string value_dtype = "float32";  // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
-  TableHome home = TableHome::memory;   // "memory" | "mapped": in a file, where a table may be larger than memory
-  std::string value_start = "normal";   // "normal" (std D^-1/2) | "zero"
-  int64_t calibrate_at = -1;            // step at which each memory starts again from its inputs; -1: never
-  int64_t calibrate_tokens = 8192;
-  ProductKeyMemoryOptions layer;  // its fields stand directly in [model.memory]
-  void fields(ConfigFields& f);
-};
 
 // [model]
 struct TransformerLmOptions {
@@ -88,11 +67,9 @@ class TransformerLm : public torch::nn::Module {
   // Dense parameters with names, decay flags and rate factors for the optimiser; tables not among them.
   std::vector<NamedParameter> dense_parameters();
   std::vector<TablePtr> tables() const;  // each once
-  // Product-key memories with the number of their layer (flat ones have counters of their own).
-  std::vector<std::pair<int64_t, std::shared_ptr<ProductKeyMemory>>> memories() const;
-  std::vector<std::pair<int64_t, std::shared_ptr<FlatKeyMemory>>> flat_memories() const;
-  // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode,
-  // nothing is counted.
+  // Memories with the number of their layer, ascending.
+  std::vector<std::pair<int64_t, std::shared_ptr<MemoryLayer>>> memories() const;
+  // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode.
   std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
 
   // Copies parameters and buffers of a trained model, by name. Only names below a memory may be missing (insertion into
@@ -102,17 +79,22 @@ class TransformerLm : public torch::nn::Module {
   // Counts of parameters before anything is allocated: dense and table elements.
   static std::pair<int64_t, int64_t> count_parameters(const TransformerLmOptions& options);
 
+ protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(static_cast<KeyValueCache*>(nullptr))},
+                           {2, torch::nn::AnyValue(BlockContext())})
+
  private:
   struct Layer;
-  void add_memory(Layer& layer, const std::string& prefix, uint64_t seed, const TableMaker& tables);
+  std::shared_ptr<Layer> make_layer(int64_t number, bool has_memory, uint64_t seed, const TableMaker& tables);
   at::Tensor hidden(const at::Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
                     std::vector<at::Tensor>* memory_inputs = nullptr);  // [B, L, d]
-  at::Tensor drop(const at::Tensor& x, const BlockContext& context) const;
 
   TransformerLmOptions options_;
   at::Tensor embedding_;   // [V, d]
   at::Tensor final_norm_;  // [d]
-  at::Tensor rotation_;    // [context, d / heads / 2] complex: exp(i * position * frequency)
+  // [context, d / heads / 2] complex128: exp(i * position * frequency). No buffer: Module::to(dtype) would drop its
+  // imaginary part. hidden() takes it to the parameters' device.
+  at::Tensor rotation_;
   std::vector<std::shared_ptr<Layer>> layers_;
   std::vector<TablePtr> tables_;
 };

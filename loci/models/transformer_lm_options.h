@@ -1,23 +1,17 @@
 // What the options of the language model mean once resolved. For transformer_lm*.cpp.
 #pragma once
 
-#include <c10/core/ScalarType.h>
-
 #include <cstdint>
 #include <vector>
 
 namespace loci {
 
-struct MemoryOptions;
 struct TransformerLmOptions;
 
-c10::ScalarType value_type(const MemoryOptions& options);  // of the rows
-
 // Throws Error (usage) for options that do not fit each other.
-void check_options(const TransformerLmOptions& options);
+void check_model_options(const TransformerLmOptions& options);
 // Numbers of the layers with a memory, ascending.
 std::vector<int64_t> memory_layers(const TransformerLmOptions& options);
 int64_t resolved_ffn_width(const TransformerLmOptions& options);
-int64_t resolved_value_width(const TransformerLmOptions& options);
 
 }  // namespace loci

@@ -22,9 +22,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Logits of a chunk: 8 MiB in float32. Smaller ones split the matrix products, larger ones leave the last cache level.
-constexpr int64_t kLogitsAtOnce = int64_t{1} << 21;
-
 struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& embedding, const Tensor& target,
                         at::ScalarType product_type, bool needs_gradient) {
@@ -43,7 +40,8 @@ struct VocabularyLoss : torch::autograd::Function<VocabularyLoss> {
       dw = at::zeros(embedding.sizes(), embedding.options().dtype(exact));
     }
     double loss = 0;
-    const int64_t chunk = std::clamp<int64_t>(kLogitsAtOnce / vocabulary, 1, std::max<int64_t>(1, tokens));
+    const int64_t chunk =
+        std::clamp<int64_t>(vocabulary_loss_logits(vocabulary) / vocabulary, 1, std::max<int64_t>(1, tokens));
     const Tensor products = at::empty({chunk, vocabulary}, x.options());
     const Tensor buffer = at::empty({chunk, vocabulary}, x.options().dtype(exact));
     for (int64_t begin = 0; begin < tokens; begin += chunk) {

@@ -91,7 +91,7 @@ TEST(FewLinear, StandsAsideForGradientsAutocastOtherTypesAndManyRows) {
 TEST(FewLinear, OneTokenOfAMemoryWithoutGradientHasTheBitsOfABatch) {
   torch::manual_seed(3);
   const auto table = std::make_shared<LocalTable>("values", 49, 32, LocalTableOptions{});
-  table->initialise_normal(1, 1);
+  table->store().initialise_normal(1, 1);
   ProductKeyMemoryOptions options;
   options.width = 32;
   options.heads = 2;

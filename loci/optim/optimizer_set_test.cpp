@@ -1,11 +1,14 @@
 #include "loci/optim/optimizer_set.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <cmath>
+#include <limits>
 
 #include "loci/base/check.h"
+#include "loci/base/config.h"
 #include "loci/table/local_table.h"
 
 namespace loci {
@@ -23,14 +26,14 @@ struct Model {
       parameters.push_back(torch::randn(sizes).requires_grad_());
     }
     auto local = std::make_shared<LocalTable>("memory", 20, 4);
-    local->initialise_normal(1, 1);
+    local->store().initialise_normal(1, 1);
     local->register_use();
     table = local;
   }
   std::vector<NamedParameter> named() const {
     std::vector<NamedParameter> out;
     for (size_t i = 0; i < parameters.size(); ++i) {
-      out.push_back({"p" + std::to_string(i), parameters[i], parameters[i].dim() > 1, i == 2 ? 0.5 : 1});
+      out.push_back({"p" + std::to_string(i), parameters[i], parameters[i].dim() > 1});
     }
     return out;
   }
@@ -40,15 +43,16 @@ struct Model {
     const Tensor out = table->read(torch::randint(0, 20, {6, 3}, at::kLong), torch::rand({6, 3}), 0);
     out.backward(torch::randn(out.sizes()) * scale);
   }
-  OptimizerSet set(double clip_norm = 0) const {
+  OptimizerSet set(double clip_norm = 0, DenseRule kind = DenseRule::adamw, Reduce reduce = {}) const {
     DenseOptimizerOptions options;
+    options.kind = kind;
     options.clip_norm = clip_norm;
     options.schedule = {.warmup = 2};
-    return {named(), options, {{table, {}}}, 9};
+    return {named(), options, {{table, {}}}, 9, std::move(reduce)};
   }
   std::vector<Tensor> all() const {
     std::vector<Tensor> out = parameters;
-    out.push_back(table->values());
+    out.push_back(table->store().values());
     return out;
   }
 };
@@ -83,7 +87,7 @@ TEST(OptimizerSet, EqualsAdamWOfTheFramework) {
         plain[i].mutable_grad() = model.parameters[i].grad().clone();
         square += plain[i].grad().to(at::kDouble).square().sum().item<double>();
         auto& group = static_cast<torch::optim::AdamWOptions&>(theirs.param_groups()[i].options());
-        group.lr(3e-3 * schedule_factor(options.schedule, step, 12) * model.named()[i].rate_factor);
+        group.lr(3e-3 * schedule_factor(options.schedule, step, 12));
         group.betas({0.9, 0.95}).eps(1e-8).weight_decay(model.named()[i].decay ? 0.1 : 0);
       }
       if (clip > 0) torch::nn::utils::clip_grad_norm_(plain, clip);
@@ -100,6 +104,39 @@ TEST(OptimizerSet, EqualsAdamWOfTheFramework) {
   }
 }
 
+TEST(OptimizerSet, EqualsSgdOfTheFramework) {
+  for (const auto& [momentum, nesterov] : std::vector<std::pair<double, bool>>{{0, false}, {0.9, false}, {0.9, true}}) {
+    const Model model;
+    const DenseOptimizerOptions options{.kind = DenseRule::sgd,
+                                        .learning_rate = 0.1,
+                                        .momentum = momentum,
+                                        .nesterov = nesterov,
+                                        .weight_decay = 0.01,
+                                        .clip_norm = 0,
+                                        .schedule = {.kind = ScheduleKind::constant, .warmup = 0}};
+    OptimizerSet ours(model.named(), options, {}, 0);
+    EXPECT_EQ(ours.state().size(), momentum == 0 ? 0u : model.parameters.size());
+    std::vector<torch::optim::OptimizerParamGroup> groups;
+    std::vector<Tensor> plain;
+    for (const NamedParameter& p : model.named()) {
+      plain.push_back(p.value.detach().clone().requires_grad_());
+      auto group = std::make_unique<torch::optim::SGDOptions>(0.1);
+      group->momentum(momentum).nesterov(nesterov).weight_decay(p.decay ? 0.01 : 0);
+      groups.emplace_back(std::vector<Tensor>{plain.back()}, std::move(group));
+    }
+    torch::optim::SGD theirs(groups, torch::optim::SGDOptions(0.1));
+    for (int64_t step = 0; step < 8; ++step) {
+      model.backward(step, 3);
+      for (size_t i = 0; i < plain.size(); ++i) plain[i].mutable_grad() = model.parameters[i].grad() / 3;
+      theirs.step();
+      ours.step(step, 8, 3);
+    }
+    for (size_t i = 0; i < plain.size(); ++i) {
+      EXPECT_LT((plain[i] - model.parameters[i]).abs().max().item<double>(), 2e-6) << i << " " << momentum;
+    }
+  }
+}
+
 TEST(OptimizerSet, DenseAndRowsAreSkippedTogetherWhenOneIsNotFinite) {
   for (const bool in_rows : {false, true}) {
     const Model model;
@@ -112,8 +149,8 @@ TEST(OptimizerSet, DenseAndRowsAreSkippedTogetherWhenOneIsNotFinite) {
     const auto state_before = copies(state);
     model.backward(2);
     if (in_rows) {
-      model.table->add_references({torch::zeros({1, 1}, at::kLong), torch::ones({1, 1}),
-                                   torch::full({1, 4}, std::numeric_limits<float>::infinity()), 1, 0});
+      model.table->store().references().add({torch::zeros({1, 1}, at::kLong), torch::ones({1, 1}),
+                                             torch::full({1, 4}, std::numeric_limits<float>::infinity()), 1, 0});
     } else {
       model.parameters[1].mutable_grad()[3] = std::nanf("");
     }
@@ -122,7 +159,7 @@ TEST(OptimizerSet, DenseAndRowsAreSkippedTogetherWhenOneIsNotFinite) {
     EXPECT_TRUE(report.tables[0].skipped);
     EXPECT_TRUE(equal(model.all(), values));
     EXPECT_TRUE(equal(state, state_before));
-    EXPECT_FALSE(model.table->has_gradient());
+    EXPECT_TRUE(model.table->store().references().empty());
     EXPECT_FALSE(model.parameters[0].grad().defined());
   }
 }
@@ -140,29 +177,31 @@ TEST(OptimizerSet, ScaleDividesEveryGradient) {
   for (size_t i = 0; i < a.parameters.size(); ++i) {
     EXPECT_TRUE(torch::allclose(a.parameters[i], b.parameters[i], 1e-5, 1e-6));
   }
-  EXPECT_TRUE(torch::equal(a.table->values(), b.table->values()));
+  EXPECT_TRUE(torch::equal(a.table->store().values(), b.table->store().values()));
 }
 
 TEST(OptimizerSet, HasTheSameBitsForAnyThreadCount) {
   const int threads = at::get_num_threads();
-  std::vector<std::vector<Tensor>> found;
-  for (const int count : {1, 2, 3, 8}) {
-    at::set_num_threads(count);
-    const Model model;
-    OptimizerSet set = model.set(1);
-    for (int64_t step = 0; step < 4; ++step) {
-      model.backward(step);
-      set.step(step, 4);
+  for (const DenseRule kind : {DenseRule::adamw, DenseRule::sgd}) {
+    std::vector<std::vector<Tensor>> found;
+    for (const int count : {1, 2, 3, 8}) {
+      at::set_num_threads(count);
+      const Model model;
+      OptimizerSet set = model.set(1, kind);
+      for (int64_t step = 0; step < 4; ++step) {
+        model.backward(step);
+        set.step(step, 4);
+      }
+      found.push_back(copies(model.all()));
     }
-    found.push_back(copies(model.all()));
+    for (const auto& other : found) EXPECT_TRUE(equal(other, found[0]));
   }
   at::set_num_threads(threads);
-  for (const auto& other : found) EXPECT_TRUE(equal(other, found[0]));
 }
 
-TEST(OptimizerSet, SavedAndRestoredInTheMiddleItContinuesWithTheSameBits) {
+void expect_resumed_bits(DenseRule kind) {
   const Model unbroken, resumed;
-  OptimizerSet first = unbroken.set(1), second = resumed.set(1);
+  OptimizerSet first = unbroken.set(1, kind), second = resumed.set(1, kind);
   for (int64_t step = 0; step < 3; ++step) {
     unbroken.backward(step);
     first.step(step, 8);
@@ -183,8 +222,13 @@ TEST(OptimizerSet, SavedAndRestoredInTheMiddleItContinuesWithTheSameBits) {
     second.step(step, 8);
   }
   EXPECT_TRUE(equal(unbroken.all(), resumed.all()));
-  EXPECT_EQ(from[0].first, "dense.p0.moment1");
+  EXPECT_EQ(from[0].first, kind == DenseRule::adamw ? "dense.p0.moment1" : "dense.p0.momentum");
   EXPECT_EQ(from.back().first, "table.memory.steps");
+}
+
+TEST(OptimizerSet, SavedAndRestoredInTheMiddleItContinuesWithTheSameBits) {
+  expect_resumed_bits(DenseRule::adamw);
+  expect_resumed_bits(DenseRule::sgd);
 }
 
 TEST(OptimizerSet, AParameterWithoutAGradientKeepsItsBitsAndItsCount) {
@@ -212,6 +256,121 @@ TEST(OptimizerSet, AGradientThatIsNotContiguousGivesTheSameBits) {
   EXPECT_TRUE(torch::equal(a.parameters[0], b.parameters[0]));
 }
 
+// A convolution's weight with the same numbers in both layouts.
+TEST(OptimizerSet, ChannelsLastParametersKeepTheirLayoutAndTakeTheSameSteps) {
+  for (const DenseRule kind : {DenseRule::adamw, DenseRule::sgd}) {
+    torch::manual_seed(3);
+    const Tensor start = torch::randn({6, 4, 3, 3});
+    const Tensor rows = start.clone().requires_grad_();
+    const Tensor last = start.clone().contiguous(at::MemoryFormat::ChannelsLast).requires_grad_();
+    const DenseOptimizerOptions options{.kind = kind, .schedule = {.warmup = 0}};
+    OptimizerSet first({{"w", rows}}, options, {}, 0), second({{"w", last}}, options, {}, 0);
+    for (int64_t step = 0; step < 3; ++step) {
+      const Tensor gradient = torch::randn({6, 4, 3, 3});
+      rows.mutable_grad() = gradient.clone();
+      // Backward gives either layout; both must be taken as what they are.
+      last.mutable_grad() = step == 1 ? gradient.clone() : gradient.clone().contiguous(at::MemoryFormat::ChannelsLast);
+      EXPECT_NEAR(first.step(step, 3).dense_norm, second.step(step, 3).dense_norm, 1e-12);
+    }
+    EXPECT_TRUE(last.is_contiguous(at::MemoryFormat::ChannelsLast));
+    EXPECT_TRUE(second.state()[0].second.is_contiguous(at::MemoryFormat::ChannelsLast));
+    EXPECT_TRUE(torch::allclose(rows, last, 1e-6, 1e-7));
+    EXPECT_TRUE(torch::allclose(first.state()[0].second, second.state()[0].second, 1e-6, 1e-7));
+  }
+}
+
+TEST(OptimizerSet, CallsTheHookOfAParameterAfterItsUpdateAlone) {
+  torch::manual_seed(2);
+  const Tensor clipped = torch::randn({40}).requires_grad_(), other = torch::randn({5}).requires_grad_();
+  int calls = 0;
+  const auto clip = [&calls](Tensor& value) {
+    ++calls;
+    value.clamp_(-0.25, 0.25);
+  };
+  OptimizerSet set({{.name = "clipped", .value = clipped, .after_update = clip}, {.name = "other", .value = other}}, {},
+                   {}, 0);
+  clipped.mutable_grad() = torch::randn({40});
+  other.mutable_grad() = torch::randn({5});
+  set.step(0, 4);
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(clipped.abs().max().item<float>(), 0.25F);
+  EXPECT_GT(other.abs().max().item<float>(), 0.25F);
+  other.mutable_grad() = torch::randn({5});
+  set.step(1, 4);  // no gradient: no update, no hook
+  clipped.mutable_grad() = torch::full({40}, std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(set.step(2, 4).skipped);
+  EXPECT_EQ(calls, 1);
+}
+
+// Two ranks, one after the other: the other's contribution is added by hand.
+TEST(OptimizerSet, SumsGradientsOverRanksBeforeTheNormAndSkipsWhenOneRankMust) {
+  const Model alone, rank;
+  OptimizerSet whole = alone.set(1);
+  Model other;
+  bool other_is_finite = true;
+  int calls = 0;
+  OptimizerSet part = rank.set(1, DenseRule::adamw, [&](const std::vector<Tensor>& tensors) {
+    ++calls;
+    if (tensors.size() == 1 && tensors[0].scalar_type() == at::kDouble) {
+      if (!other_is_finite) tensors[0].add_(1);
+      return;
+    }
+    for (size_t i = 0; i < tensors.size(); ++i) tensors[i].add_(other.parameters[i].grad());
+  });
+  alone.backward(1);
+  rank.backward(1);
+  other.backward(2);
+  for (size_t i = 0; i < alone.parameters.size(); ++i) {
+    alone.parameters[i].mutable_grad() = alone.parameters[i].grad() + other.parameters[i].grad();
+  }
+  const StepReport a = whole.step(0, 4, 2), b = part.step(0, 4, 2);
+  EXPECT_EQ(a.dense_norm, b.dense_norm);
+  EXPECT_EQ(calls, 2);
+  for (size_t i = 0; i < alone.parameters.size(); ++i) {
+    EXPECT_TRUE(torch::equal(alone.parameters[i], rank.parameters[i]));
+  }
+  const auto before = copies(rank.all());
+  other_is_finite = false;
+  rank.backward(3);
+  EXPECT_TRUE(part.step(1, 4, 2).skipped);
+  EXPECT_TRUE(equal(rank.all(), before));
+}
+
+TEST(OptimizerSet, ClearsTheStateOfRowsAlone) {
+  const Model model;
+  OptimizerSet set = model.set();
+  model.backward(1);
+  set.step(0, 4);
+  set.clear_state(model.parameters[0], torch::tensor({2, 5}));
+  const Tensor moment1 = set.state()[0].second;  // [13, 7]
+  EXPECT_EQ(set.state()[0].first, "dense.p0.moment1");
+  for (int64_t row = 0; row < 13; ++row) {
+    EXPECT_EQ(moment1[row].count_nonzero().item<int64_t>() == 0, row == 2 || row == 5) << row;
+  }
+  EXPECT_EQ(set.state()[2].second.item<float>(), 1);  // the count belongs to no row
+}
+
+TEST(OptimizerSet, ReadsTheKeysOfItsKindAlone) {
+  const auto message = [](const std::string& text) -> std::string {
+    DenseOptimizerOptions options;
+    try {
+      Config::from_text(text).read(options);
+      options.check();
+      return "";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::usage);
+      return error.what();
+    }
+  };
+  EXPECT_EQ(message("kind = \"sgd\"\nmomentum = 0.5\nnesterov = true"), "");
+  EXPECT_EQ(message("beta1 = 0.5"), "");
+  EXPECT_THAT(message("kind = \"sgd\"\nbeta1 = 0.5"), testing::HasSubstr("beta1 must be left out"));
+  EXPECT_THAT(message("momentum = 0.5"), testing::HasSubstr("only where optimizer.kind is \"sgd\""));
+  EXPECT_THAT(message("kind = \"sgd\"\nmomentum = 0\nnesterov = true"),
+              testing::HasSubstr("optimizer.momentum must be above 0"));
+  EXPECT_THAT(message("kind = \"adam\""), testing::HasSubstr("one of \"adamw\", \"sgd\""));
+}
+
 TEST(OptimizerSet, ClearsTheStateOfOneParameter) {
   const Model model;
   OptimizerSet set = model.set();
@@ -231,7 +390,8 @@ TEST(OptimizerSet, RefusesWhatItCannotTrain) {
     EXPECT_THROW(OptimizerSet({{"p", parameter}}, {}, {}, 0), Error);
   };
   refused(torch::zeros({2, 2}, at::kBFloat16));
-  refused(torch::zeros({2, 3}).t());
+  refused(torch::zeros({4, 3}).slice(1, 0, 2));  // gaps
+  refused(torch::zeros({2, 3}, at::TensorOptions().device(at::kMeta)));
   const Tensor p = torch::zeros({2});
   EXPECT_THROW(OptimizerSet({{"p", p}, {"p", p}}, {}, {}, 0), Error);
 }

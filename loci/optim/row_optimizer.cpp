@@ -1,4 +1,4 @@
-// Legend: N rows, D width, U distinct rows.
+// Legend: R rows of the store, D width, U distinct rows.
 #include "loci/optim/row_optimizer.h"
 
 #include <ATen/Parallel.h>
@@ -22,7 +22,7 @@ bool has_count(RowRule rule) {
   return rule == RowRule::adam || rule == RowRule::adam_row_moment;
 }
 
-// Of the moments [N, D].
+// Of the moments [R, D].
 at::ScalarType moment_type(const RowOptimizerOptions& options, at::ScalarType dtype) {
   if (dtype == at::kDouble) return at::kDouble;
   return options.moments == RowMoments::bfloat16 ? at::kBFloat16 : at::kFloat;
@@ -32,7 +32,7 @@ bool has_master(const RowOptimizerOptions& options, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && options.rounding == RowRounding::master;
 }
 
-// The largest |x|; NaN where x has one. Without their sign, numbers are in the order of their bits, and NaN lies above.
+// The largest |x|; NaN where x has one. Numbers without a sign are in the order of their bits, NaN above all others.
 template <class Real, class Bits>
 double largest_of(const at::Tensor& x) {
   const at::Tensor dense = x.contiguous();
@@ -49,14 +49,20 @@ double largest_of(const at::Tensor& x) {
   return static_cast<double>(std::bit_cast<Real>(bits));
 }
 
-// Whether no sum of M products coefficient * source, nor the sum of its squares in double, can be infinite or NaN:
-// known from the largest of each. False where that is in doubt.
-bool surely_finite(const OrderedReferences& gradient) {
+// Whether no sum of M products coefficient * source can be infinite or NaN, and the norm of all sums, divided by scale,
+// has a finite square in their dtype: known from the largest of each. False where that is in doubt.
+bool surely_finite(const OrderedReferences& gradient, double scale) {
   const bool narrow = gradient.source.scalar_type() == at::kFloat;
   const auto largest = narrow ? largest_of<float, int32_t> : largest_of<double, int64_t>;
   const double a = largest(gradient.order.coefficient), b = largest(gradient.source);
-  const double limit = narrow ? 1e38 : 1e140;
-  return a * b * static_cast<double>(gradient.order.coefficient.numel()) < limit;  // false for NaN
+  const double sum = a * b * static_cast<double>(gradient.order.coefficient.numel());
+  const double norm = sum * std::sqrt(static_cast<double>(gradient.source.size(1))) / scale;
+  return sum < (narrow ? 1e38 : 1e140) && norm < (narrow ? 1e19 : 1e140);  // false for NaN
+}
+
+double largest_number(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? std::numeric_limits<double>::max()
+                                        : double{std::numeric_limits<float>::max()};
 }
 
 // In blocks: short chains of additions, and an order that no thread changes.
@@ -73,71 +79,76 @@ double norm_of(const at::Tensor& square_sum) {  // [U]
 }  // namespace
 
 void RowOptimizerOptions::fields(ConfigFields& f) {
-  f.choice<RowRule>("rule", rule,
+  f.choice<RowRule>("rule", rule, "update rule of the rows",
                     {{"adam", RowRule::adam},
                      {"adam_row_moment", RowRule::adam_row_moment},
                      {"adagrad", RowRule::adagrad},
                      {"sgd", RowRule::sgd}});
-  f.field("learning_rate", learning_rate, {.minimum = 0});
-  f.field("beta1", beta1, {.minimum = 0, .maximum = 0.999999});
-  f.field("beta2", beta2, {.minimum = 0, .maximum = 0.999999});
-  f.field("epsilon", epsilon, {.minimum = 0});
-  f.field("weight_decay", weight_decay, {.minimum = 0});
-  f.field("clip_norm", clip_norm, {.minimum = 0});
+  f.field("learning_rate", learning_rate, "learning rate of the rows, constant", {.minimum = 0});
+  f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
+  f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});
+  f.field("epsilon", epsilon, "added to the root of the second moment; 0: the rule's own", {.minimum = 0});
+  f.field("weight_decay", weight_decay, "decoupled weight decay of the rows that a step touches", {.minimum = 0});
+  f.field("clip_norm", clip_norm, "largest norm of a table's gradient; 0: not clipped", {.minimum = 0});
   f.choice<RowRounding>(
-      "rounding", rounding,
+      "rounding", rounding, "how bfloat16 rows are rounded: by chance, to the nearest, or from a float32 copy",
       {{"stochastic", RowRounding::stochastic}, {"nearest", RowRounding::nearest}, {"master", RowRounding::master}});
-  f.choice<RowMoments>("moments", moments, {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
-  f.choice<RowPages>("pages", pages, {{"huge", RowPages::huge}, {"small", RowPages::small}});
+  f.choice<RowMoments>("moments", moments, "type of the moments",
+                       {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
+  f.choice<RowPages>("pages", pages, "memory pages of the state; small: rows that no step touched take no memory",
+                     {{"huge", RowPages::huge}, {"small", RowPages::small}});
 }
 
 bool PendingRows::finite() const {
   return !norm || std::isfinite(*norm);
 }
 
-RowOptimizer::RowOptimizer(TablePtr table, RowOptimizerOptions options, uint64_t seed)
-    : table_(std::move(table)),
+RowOptimizer::RowOptimizer(RowStore& rows, RowOptimizerOptions options, uint64_t seed)
+    : rows_(rows.shared_from_this()),
       options_(options),
-      seed_(seed ^ stream_of("row_optimizer." + table_->name())),
+      seed_(seed ^ stream_of("row_optimizer." + rows.name())),
       steps_(at::zeros({}, at::kLong)) {
-  const std::string who = "row optimiser of table " + table_->name();
-  if (table_->gradient_mode() == GradientMode::coalesced || table_->gradient_mode() == GradientMode::dense) {
-    fail(ExitCode::usage, who, "gradient mode must be references or none", "one for torch::optim");
-  }
+  const std::string who = "row optimiser of table " + rows.name();
+  if (!rows.values().is_cpu()) fail(ExitCode::usage, who, "rows must be on cpu", rows.values().device().str());
   if (options_.epsilon == 0) options_.epsilon = options_.rule == RowRule::adagrad ? 1e-10 : 1e-8;
-  const auto dtype = table_->values().scalar_type();
+  const auto dtype = rows.values().scalar_type();
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const PageSize size = options_.pages == RowPages::huge ? PageSize::huge : PageSize::small;
-  const auto pages = [&](const char* what, int64_t width, at::ScalarType type) {
-    return table_->row_storage(what, width, type, size);
+  const auto storage = [&](const char* what, int64_t width, at::ScalarType type) {
+    return rows.row_storage(what, width, type, size);
   };
   if (has_count(options_.rule)) {
-    state_.moment1 = pages("moment1", table_->width(), moment_type(options_, dtype));
-    state_.count = pages("count", 0, at::kInt);
+    state_.moment1 = storage("moment1", rows.width(), moment_type(options_, dtype));
+    state_.count = storage("count", 0, at::kInt);
   }
-  if (options_.rule == RowRule::adam) state_.moment2 = pages("moment2", table_->width(), moment_type(options_, dtype));
+  if (options_.rule == RowRule::adam) state_.moment2 = storage("moment2", rows.width(), moment_type(options_, dtype));
   if (options_.rule == RowRule::adam_row_moment || options_.rule == RowRule::adagrad) {
-    state_.moment2 = pages("moment2", 0, real);
+    state_.moment2 = storage("moment2", 0, real);
   }
-  if (has_master(options_, dtype)) state_.master = pages("master", table_->width(), at::kFloat);
+  if (has_master(options_, dtype)) state_.master = storage("master", rows.width(), at::kFloat);
 }
 
 PendingRows RowOptimizer::pending(double scale) const {
-  PendingRows pending{table_->ordered_references(), std::nullopt};
-  if (options_.clip_norm > 0 || !surely_finite(pending.gradient)) {
-    pending.norm = norm_of(row_square_sum(pending.gradient.order, pending.gradient.source)) / scale;
+  PendingRows pending{rows_->references().ordered(), std::nullopt};
+  TORCH_CHECK(pending.gradient.source.is_cpu(), "row optimiser of table ", rows_->name(),
+              ": gradients must be on cpu like the rows, got ", pending.gradient.source.device());
+  if (options_.clip_norm > 0 || !surely_finite(pending.gradient, scale)) {
+    const double norm = norm_of(row_square_sum(pending.gradient.order, pending.gradient.source)) / scale;
+    // A second moment could not hold the square (row_update.h), so such a gradient counts as infinite.
+    pending.norm =
+        norm * norm > largest_number(pending.gradient.source) ? std::numeric_limits<double>::infinity() : norm;
   }
   return pending;
 }
 
-RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, double scale, bool wanted) {
-  table_->zero_gradient();
+RowStep RowOptimizer::apply(const PendingRows& pending, double scale, bool wanted) {
+  rows_->references().clear();
   if (!wanted || !pending.finite()) return {0, pending.norm.value_or(0), true};
   const bool clip = options_.clip_norm > 0 && *pending.norm > options_.clip_norm;
   RowUpdate update;
   update.rule = options_.rule;
   update.rounding = options_.rounding;
-  update.rate = options_.learning_rate * rate_factor;
+  update.rate = options_.learning_rate;
   update.beta1 = options_.beta1;
   update.beta2 = options_.beta2;
   update.epsilon = options_.epsilon;
@@ -149,13 +160,13 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double rate_factor, doub
   const RowOrder& order = pending.gradient.order;
   if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};
   at::Tensor square_sum;
-  table_->write_rows(order.row,
-                     [&] { square_sum = row_step(table_->values(), state_, order, pending.gradient.source, update); });
+  rows_->write_rows(order.row,
+                    [&] { square_sum = row_step(rows_->values(), state_, order, pending.gradient.source, update); });
   return {order.row.size(0), norm_of(square_sum) / scale, false};
 }
 
-RowStep RowOptimizer::step(double rate_factor, double scale) {
-  return apply(pending(scale), rate_factor, scale);
+RowStep RowOptimizer::step(double scale) {
+  return apply(pending(scale), scale);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::row_state() const {
@@ -174,12 +185,13 @@ std::vector<std::pair<std::string, at::Tensor>> RowOptimizer::state() const {
 }
 
 void RowOptimizer::clear_state() {
-  for (const auto& [name, state] : row_state()) table_->clear_storage(state);
-  table_->mark_all_changed();
+  rows_->write_all([&] {
+    for (const auto& [name, state] : row_state()) rows_->clear_storage(state);
+  });
 }
 
 void RowOptimizer::clear_state(const at::Tensor& row) {
-  table_->write_rows(row, [&] {
+  rows_->write_rows(row, [&] {
     for (const auto& [name, state] : row_state()) at::Tensor(state).index_fill_(0, row, 0);
   });
 }

@@ -1,12 +1,19 @@
 #include "loci/optim/schedule.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "loci/base/check.h"
+#include "loci/base/config.h"
 
 namespace loci {
 namespace {
 
-TEST(Schedule, WarmsUpLinearlyThenFallsToTheFinalShareByACosine) {
-  const ScheduleOptions options{.warmup = 4, .decay = "cosine", .final_share = 0.2};
+TEST(Schedule, CosineFallsToTheFinalShareAfterALinearWarmUp) {
+  const ScheduleOptions options{.warmup = 4, .final_share = 0.2};
   EXPECT_DOUBLE_EQ(schedule_factor(options, 0, 105), 0.25);
   EXPECT_DOUBLE_EQ(schedule_factor(options, 3, 105), 1);
   EXPECT_DOUBLE_EQ(schedule_factor(options, 4, 105), 1);
@@ -18,26 +25,99 @@ TEST(Schedule, WarmsUpLinearlyThenFallsToTheFinalShareByACosine) {
   }
 }
 
-TEST(Schedule, CanStayConstant) {
-  const ScheduleOptions options{.warmup = 2, .decay = "constant", .final_share = 0};
-  EXPECT_DOUBLE_EQ(schedule_factor(options, 0, 10), 0.5);
-  EXPECT_DOUBLE_EQ(schedule_factor(options, 2, 10), 1);
-  EXPECT_DOUBLE_EQ(schedule_factor(options, 9, 10), 1);
-}
-
-TEST(Schedule, RunsShorterThanTheWarmUpAndRunsOfOneStepAreDefined) {
+TEST(Schedule, CosineOfARunNoLongerThanTheWarmUpIsDefined) {
   EXPECT_DOUBLE_EQ(schedule_factor({.warmup = 50}, 4, 5), 0.1);
   EXPECT_DOUBLE_EQ(schedule_factor({.warmup = 0}, 0, 1), 0.1);  // the last step
   EXPECT_DOUBLE_EQ(schedule_factor({.warmup = 4}, 4, 5), 0.1);
 }
 
-TEST(Schedule, ReadsItsWordsFromAConfiguration) {
-  ScheduleOptions options;
-  Config::from_text("warmup = 7\ndecay = \"constant\"\n").read(options);
-  EXPECT_EQ(options.warmup, 7);
-  EXPECT_EQ(options.decay, "constant");
-  EXPECT_THROW(Config::from_text("decay = \"linear\"\n").read(options), Error);
-  EXPECT_THROW(Config::from_text("final_share = 2.0\n").read(options), Error);
+TEST(Schedule, ConstantStays) {
+  const ScheduleOptions options{.kind = ScheduleKind::constant, .warmup = 2};
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 0, 10), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 2, 10), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 9, 10), 1);
+}
+
+TEST(Schedule, StepFallsAtMultiplesOfEvery) {
+  const ScheduleOptions options{.kind = ScheduleKind::step, .warmup = 2, .factor = 0.5, .every = 10};
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 0, 100), 0.5);  // warm-up
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 9, 100), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 10, 100), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 35, 100), 0.125);
+}
+
+TEST(Schedule, MultiStepFallsAtTheNamedSteps) {
+  const ScheduleOptions options{.kind = ScheduleKind::multi_step, .warmup = 0, .factor = 0.1, .at = {30, 60, 90}};
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 29, 100), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 30, 100), 0.1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 60, 100), 0.1 * 0.1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 1000, 100), std::pow(0.1, 3));
+}
+
+TEST(Schedule, WarmRestartsAreRoundsThatGrow) {
+  const ScheduleOptions options{
+      .kind = ScheduleKind::warm_restarts, .warmup = 5, .final_share = 0.1, .period = 10, .growth = 2};
+  const auto cosine = [](double share) { return 0.1 + 0.9 * 0.5 * (1 + std::cos(std::numbers::pi * share)); };
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 4, 1000), 1);  // warm-up
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 5, 1000), 1);  // rounds of 10 from step 5, 20 from 15, 40 from 35
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 14, 1000), cosine(0.9));
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 15, 1000), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 25, 1000), cosine(0.5));
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 34, 1000), cosine(0.95));
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 35, 1000), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 45, 1000), cosine(0.25));
+  const ScheduleOptions even{.kind = ScheduleKind::warm_restarts, .warmup = 0, .final_share = 0.1, .period = 10};
+  EXPECT_DOUBLE_EQ(schedule_factor(even, 1'000'000'000'000'003, 1000), cosine(0.3));
+  const ScheduleOptions large{
+      .kind = ScheduleKind::warm_restarts, .warmup = 0, .period = int64_t{1} << 40, .growth = 1000};
+  EXPECT_LE(schedule_factor(large, int64_t{1} << 62, 1000), 1);  // the next round's length would overflow
+}
+
+ScheduleOptions read_schedule(const std::string& text) {
+  struct Optimizer {
+    ScheduleOptions schedule;
+    void fields(ConfigFields& f) { f.section("schedule", schedule); }
+  };
+  struct Recipe {
+    Optimizer optimizer;
+    void fields(ConfigFields& f) { f.section("optimizer", optimizer); }
+  } recipe;
+  Config::from_text("[optimizer.schedule]\n" + text, "r.toml").read(recipe);
+  recipe.optimizer.schedule.check();
+  return recipe.optimizer.schedule;
+}
+
+std::string refusal_of(const std::string& text) {
+  try {
+    read_schedule(text);
+    return "";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    return error.what();
+  }
+}
+
+TEST(Schedule, TakesTheKeysOfItsKindAlone) {
+  EXPECT_EQ(read_schedule("kind = \"multi_step\"\nat = [3, 9]").at, (std::vector<int64_t>{3, 9}));
+  EXPECT_EQ(read_schedule("warmup = 7").warmup, 7);
+  EXPECT_EQ(read_schedule("kind = \"step\"\nevery = 1e3").every, 1000);
+  EXPECT_THAT(refusal_of("kind = \"linear\""), testing::HasSubstr("kind must be one of \"constant\", \"cosine\""));
+  EXPECT_THAT(refusal_of("final_share = 2.0"), testing::HasSubstr("final_share must be a number from 0 to 1"));
+  for (const auto& [kind, key] : std::vector<std::pair<std::string, std::string>>{{"constant", "final_share = 0.1"},
+                                                                                  {"cosine", "factor = 0.1"},
+                                                                                  {"multi_step", "every = 5"},
+                                                                                  {"step", "at = [5]"},
+                                                                                  {"step", "period = 5"},
+                                                                                  {"cosine", "growth = 2"}}) {
+    EXPECT_THAT(refusal_of("kind = \"" + kind + "\"\n" + key),
+                testing::HasSubstr("must be left out, for it has an effect only where optimizer.schedule.kind is"))
+        << kind << " " << key;
+  }
+}
+
+TEST(Schedule, StepsOfTheFallsAscend) {
+  EXPECT_THAT(refusal_of("kind = \"multi_step\""), testing::HasSubstr("must be ascending steps, got []"));
+  EXPECT_THAT(refusal_of("kind = \"multi_step\"\nat = [3, 3]"), testing::HasSubstr("got [3, 3]"));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Legend: N rows, D width.
+// Legend: R rows here, D width.
 #include "loci/table/local_table.h"
 
 #include <utility>
@@ -7,24 +7,23 @@
 
 namespace loci {
 
-LocalTable::LocalTable(std::string name, int64_t rows, int64_t width, LocalTableOptions options)
-    : Table(std::move(name), rows, width) {
+LocalRows::LocalRows(std::string name, RowRange range, int64_t width, LocalTableOptions options)
+    : RowStore(std::move(name), range, width) {
   const std::string who = "table " + this->name();
   if (options.dtype != at::kFloat && options.dtype != at::kBFloat16 && options.dtype != at::kDouble &&
       options.dtype != at::kChar) {
     fail(ExitCode::usage, who, "dtype must be float32, bfloat16, float64 or int8", c10::toString(options.dtype));
   }
-  values_ = zero_pages(who, rows, width, options.dtype, PageSize::huge);
-  if (options.dtype == at::kChar) {
-    scale_ = zero_pages(who, rows, 0, at::kFloat, PageSize::huge);
-    set_gradient_mode(GradientMode::none);
-  } else {
-    values_.set_requires_grad(true);
-  }
+  values_ = zero_pages(who, range.count, width, options.dtype, PageSize::huge);
+  if (options.dtype == at::kChar) scale_ = zero_pages(who, range.count, 0, at::kFloat, PageSize::huge);
+  set_frozen(options.dtype == at::kChar);
 }
 
-at::Tensor LocalTable::row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) {
-  return zero_pages(fmt::format("{} of table {}", what, name()), rows(), width, dtype, page);
+at::Tensor LocalRows::row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) {
+  return zero_pages(fmt::format("{} of table {}", what, name()), rows_here(), width, dtype, page);
 }
+
+LocalTable::LocalTable(std::string name, int64_t rows, int64_t width, LocalTableOptions options)
+    : HeldTable(std::make_shared<LocalRows>(std::move(name), RowRange{0, rows}, width, options)) {}
 
 }  // namespace loci

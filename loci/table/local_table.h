@@ -1,18 +1,18 @@
 // A table in memory, on huge pages where the system grants them.
 #pragma once
 
-#include "loci/table/table.h"
+#include "loci/table/held_table.h"
 
 namespace loci {
 
 struct LocalTableOptions {
-  at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16, kChar: int8 with a scale a row, frozen (kDouble for tests)
+  at::ScalarType dtype = at::kFloat;  // kFloat, kBFloat16, kDouble; kChar: int8 with a scale a row, frozen
 };
 
-class LocalTable : public Table {
+class LocalRows : public RowStore {
  public:
-  // Rows are zero until init. Throws Error (resources) when the memory cannot be had.
-  LocalTable(std::string name, int64_t rows, int64_t width, LocalTableOptions options = {});
+  // Rows are zero at first. Throws Error (resources) when the memory is not available.
+  LocalRows(std::string name, RowRange range, int64_t width, LocalTableOptions options = {});
 
   const at::Tensor& values() const override { return values_; }
   std::optional<at::Tensor> scale() const override { return scale_; }
@@ -22,6 +22,11 @@ class LocalTable : public Table {
  private:
   at::Tensor values_;
   std::optional<at::Tensor> scale_;
+};
+
+class LocalTable : public HeldTable {
+ public:
+  LocalTable(std::string name, int64_t rows, int64_t width, LocalTableOptions options = {});
 };
 
 }  // namespace loci

@@ -7,18 +7,18 @@
 namespace loci {
 namespace {
 
-std::filesystem::path file_of(const std::filesystem::path& folder, const std::string& name) {
+std::filesystem::path mapped_file_of(const std::filesystem::path& folder, const std::string& name) {
   return folder / fmt::format("table.{}.safetensors", name);
 }
 
-at::ScalarType trainable(const std::string& name, at::ScalarType dtype) {
+at::ScalarType trainable_type(const std::string& name, at::ScalarType dtype) {
   if (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble) return dtype;
   fail(ExitCode::usage, "table " + name, "dtype of mapped rows must be float32, bfloat16 or float64",
        c10::toString(dtype));
 }
 
-// A tensor of a table's sizes, or an Error.
-PrivateFileTensor rows_of(const std::filesystem::path& file, const std::string& name) {
+// The rows of a table. Throws Error (input) for a tensor of another shape or type.
+PrivateFileTensor served_values(const std::filesystem::path& file, const std::string& name) {
   PrivateFileTensor values(file, name);
   const at::Tensor& tensor = values.tensor();
   const auto type = tensor.scalar_type();
@@ -33,20 +33,22 @@ PrivateFileTensor rows_of(const std::filesystem::path& file, const std::string& 
 
 }  // namespace
 
-MappedTable::MappedTable(std::string name, int64_t rows, int64_t width, at::ScalarType dtype,
-                         std::filesystem::path folder)
-    : Table(std::move(name), rows, width),
+MappedRows::MappedRows(std::string name, RowRange range, int64_t width, at::ScalarType dtype,
+                       std::filesystem::path folder)
+    : RowStore(std::move(name), range, width),
       folder_(std::move(folder)),
-      values_(file_of(folder_, this->name()), this->name(), {rows, width}, trainable(this->name(), dtype)) {
-  values().set_requires_grad(true);
+      values_(mapped_file_of(folder_, this->name()), this->name(), {range.count, width},
+              trainable_type(this->name(), dtype)) {
+  set_frozen(false);
 }
 
-at::Tensor MappedTable::row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize /*page*/) {
-  const std::vector<int64_t> shape = width == 0 ? std::vector<int64_t>{rows()} : std::vector<int64_t>{rows(), width};
-  return storage_.emplace_back(file_of(folder_, name() + "." + what), what, shape, dtype).tensor();
+at::Tensor MappedRows::row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize /*page*/) {
+  const std::vector<int64_t> shape =
+      width == 0 ? std::vector<int64_t>{rows_here()} : std::vector<int64_t>{rows_here(), width};
+  return storage_.emplace_back(mapped_file_of(folder_, name() + "." + what), what, shape, dtype).tensor();
 }
 
-void MappedTable::clear_storage(const at::Tensor& storage) {
+void MappedRows::clear_storage(const at::Tensor& storage) {
   if (storage.is_same(values())) return values_.clear();
   for (OwnFileTensor& own : storage_) {
     if (own.tensor().is_same(storage)) return own.clear();
@@ -54,39 +56,46 @@ void MappedTable::clear_storage(const at::Tensor& storage) {
   fail(ExitCode::bug, "table " + name(), "storage must be the table's", "another");
 }
 
-ServedTable::ServedTable(const std::filesystem::path& file, const std::string& name)
-    : ServedTable(file, name, rows_of(file, name)) {}
+MappedTable::MappedTable(std::string name, int64_t rows, int64_t width, at::ScalarType dtype,
+                         std::filesystem::path folder)
+    : HeldTable(std::make_shared<MappedRows>(std::move(name), RowRange{0, rows}, width, dtype, std::move(folder))) {}
 
-ServedTable::ServedTable(const std::filesystem::path& file, const std::string& name, PrivateFileTensor values)
-    : Table(name, values.tensor().size(0), values.tensor().size(1)), file_(file), values_(std::move(values)) {
+ServedRows::ServedRows(const std::filesystem::path& file, const std::string& name)
+    : ServedRows(file, name, served_values(file, name)) {}
+
+ServedRows::ServedRows(const std::filesystem::path& file, const std::string& name, PrivateFileTensor values)
+    : RowStore(name, {0, values.tensor().size(0)}, values.tensor().size(1)), file_(file), values_(std::move(values)) {
   if (this->values().scalar_type() == at::kChar) {
     scale_.emplace(file, name + ".scale");
     const at::Tensor& scale = scale_->tensor();
-    if (scale.scalar_type() != at::kFloat || scale.dim() != 1 || scale.size(0) != rows()) {
-      fail(ExitCode::input, file.string(), fmt::format("{}.scale must be F32 [{}]", name, rows()),
+    if (scale.scalar_type() != at::kFloat || scale.dim() != 1 || scale.size(0) != rows_here()) {
+      fail(ExitCode::input, file.string(), fmt::format("{}.scale must be F32 [{}]", name, rows_here()),
            fmt::format("{} {}", c10::toString(scale.scalar_type()), c10::str(scale.sizes())));
     }
   }
-  set_gradient_mode(GradientMode::none);
+  set_frozen(true);
 }
 
-std::optional<at::Tensor> ServedTable::scale() const {
+std::optional<at::Tensor> ServedRows::scale() const {
   return scale_ ? std::optional(scale_->tensor()) : std::nullopt;
 }
 
-void ServedTable::before_write(const at::Tensor& row) {
+void ServedRows::before_write(const at::Tensor& row) {
   if (!row.defined()) fail(ExitCode::bug, "table " + name(), "a served table must keep its rows", "another start");
   values_.allow_writes(row.const_data_ptr<int64_t>(), row.numel());
   if (scale_) scale_->allow_writes(row.const_data_ptr<int64_t>(), row.numel());
 }
 
-at::Tensor ServedTable::row_storage(const std::string& what, int64_t /*width*/, at::ScalarType /*dtype*/,
-                                    PageSize /*page*/) {
+at::Tensor ServedRows::row_storage(const std::string& what, int64_t /*width*/, at::ScalarType /*dtype*/,
+                                   PageSize /*page*/) {
   fail(ExitCode::usage, "table " + name(), "a served table must not be trained", what);
 }
 
-void ServedTable::clear_storage(const at::Tensor& /*storage*/) {
+void ServedRows::clear_storage(const at::Tensor& /*storage*/) {
   fail(ExitCode::bug, "table " + name(), "a served table must keep its rows", "another start");
 }
+
+ServedTable::ServedTable(const std::filesystem::path& file, const std::string& name)
+    : HeldTable(std::make_shared<ServedRows>(file, name)) {}
 
 }  // namespace loci

@@ -1,24 +1,23 @@
-// A table whose rows are in a safetensors file, so that it may be larger than memory. Bit-identical to LocalTable.
+// A table whose rows are in a safetensors file, so that it may be larger than memory. Same bits as LocalTable.
 //
-// The kernel keeps in memory what is read and written often, and brings back the rest from the disk. A file that loses
-// bytes under a running process ends it with SIGBUS; loci's command line turns that into a message.
+// The kernel keeps in memory what is read and written often, and reads the rest from the disk. A file that is cut short
+// under a running process ends it with SIGBUS; loci's command line turns that into a message.
 #pragma once
 
 #include <filesystem>
 #include <list>
 
+#include "loci/table/held_table.h"
 #include "loci/table/mapped_tensor.h"
-#include "loci/table/table.h"
 
 namespace loci {
 
-// For training: rows and what optimisers keep for them in files of their own.
-class MappedTable : public Table {
+// For training: the rows, and what optimisers keep for them, each in a file of its own.
+class MappedRows : public RowStore {
  public:
-  // Makes FOLDER/table.NAME.safetensors, zero; row_storage() adds FOLDER/table.NAME.WHAT.safetensors. They stay when
-  // the table goes. Throws Error (resources) when the disk cannot hold them. dtype: kFloat, kBFloat16 (kDouble for
-  // tests).
-  MappedTable(std::string name, int64_t rows, int64_t width, at::ScalarType dtype, std::filesystem::path folder);
+  // Makes FOLDER/table.NAME.safetensors, zero; row_storage() adds FOLDER/table.NAME.WHAT.safetensors. The files stay
+  // when the store goes. Throws Error (resources) when the disk is too small. dtype: kFloat, kBFloat16 or kDouble.
+  MappedRows(std::string name, RowRange range, int64_t width, at::ScalarType dtype, std::filesystem::path folder);
 
   const at::Tensor& values() const override { return values_.tensor(); }
   at::Tensor row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) override;
@@ -30,28 +29,39 @@ class MappedTable : public Table {
   std::list<OwnFileTensor> storage_;
 };
 
-// For serving: the rows of a checkpoint's file, and their scale where they are int8. write_rows() (a later checkpoint's
-// changes) writes into pages of this process; the file stays as it is. Frozen: no gradient, no optimiser.
-class ServedTable : public Table {
+class MappedTable : public HeldTable {
  public:
-  // Name, rows, width and dtype are the file's. Throws Error (input) when it holds no such table.
-  ServedTable(const std::filesystem::path& file, const std::string& name);
+  MappedTable(std::string name, int64_t rows, int64_t width, at::ScalarType dtype, std::filesystem::path folder);
+};
+
+// For serving: the rows of a checkpoint's file, and their scale where they are int8. write_rows() (what a later
+// checkpoint changed) writes to pages of this process; the file stays as it is. Always frozen, without an optimiser.
+class ServedRows : public RowStore {
+ public:
+  // Name, rows, width and dtype are the file's. Throws Error (input) when it does not hold such a table.
+  ServedRows(const std::filesystem::path& file, const std::string& name);
 
   const at::Tensor& values() const override { return values_.tensor(); }
   std::optional<at::Tensor> scale() const override;
-  const std::filesystem::path& file() const { return file_; }
+  std::filesystem::path served_file() const override { return file_; }
   at::Tensor row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) override;
   void clear_storage(const at::Tensor& storage) override;
 
  protected:
   void before_write(const at::Tensor& row) override;
+  bool trainable() const override { return false; }
 
  private:
-  ServedTable(const std::filesystem::path& file, const std::string& name, PrivateFileTensor values);
+  ServedRows(const std::filesystem::path& file, const std::string& name, PrivateFileTensor values);
 
   std::filesystem::path file_;
   PrivateFileTensor values_;
   std::optional<PrivateFileTensor> scale_;
+};
+
+class ServedTable : public HeldTable {
+ public:
+  ServedTable(const std::filesystem::path& file, const std::string& name);
 };
 
 }  // namespace loci

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <torch/torch.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "loci/base/check.h"
@@ -14,6 +16,8 @@
 #include "loci/base/progress.h"
 #include "loci/table/local_table.h"
 #include "loci/table/quantise.h"
+#include "tests/system_call_filter.h"
+#include "tests/temporary_folder.h"
 
 namespace loci {
 namespace {
@@ -22,22 +26,7 @@ namespace fs = std::filesystem;
 
 class MappedTableTest : public testing::Test {
  protected:
-  MappedTableTest() : folder_(testing::TempDir() + "loci_mapped_" + std::to_string(getpid())) {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  ~MappedTableTest() override { fs::remove_all(folder_); }
-
-  static void expect_error(ExitCode code, const std::string& part, const std::function<void()>& action) {
-    try {
-      action();
-      FAIL() << "no error with " << part;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), code) << error.what();
-      EXPECT_THAT(error.what(), testing::HasSubstr(part));
-    }
-  }
-  // What lies on the disk.
+  // Bytes that the file takes on the disk.
   static int64_t blocks(const fs::path& file) {
     struct stat status = {};
     return stat(file.c_str(), &status) == 0 ? status.st_blocks * 512 : -1;
@@ -53,7 +42,8 @@ class MappedTableTest : public testing::Test {
     return file;
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(MappedTableTest, TakesItsDiskAtOnceAndNoMemory) {
@@ -61,9 +51,9 @@ TEST_F(MappedTableTest, TakesItsDiskAtOnceAndNoMemory) {
   MappedTable table("m", 1 << 16, 512, at::kFloat, folder_);  // 128 MiB
   EXPECT_GE(blocks(folder_ / "table.m.safetensors"), int64_t{128} << 20);
   EXPECT_LT(resident_bytes() - before, int64_t{32} << 20);
-  table.values().data()[12345].fill_(1);
-  table.initialise_zero();
-  EXPECT_EQ(table.values()[12345].count_nonzero().item<int64_t>(), 0);
+  table.store().values().data()[12345].fill_(1);
+  table.store().initialise_zero();
+  EXPECT_EQ(table.store().values()[12345].count_nonzero().item<int64_t>(), 0);
   EXPECT_GE(blocks(folder_ / "table.m.safetensors"), int64_t{128} << 20);
 }
 
@@ -82,18 +72,19 @@ TEST_F(MappedTableTest, ServesAFileAndKeepsItsWritesToItself) {
   const fs::path file = saved(rows);
   const std::string bytes = read_text_file(file);
   auto table = std::make_shared<ServedTable>(file, "m");
-  EXPECT_TRUE(torch::equal(table->values(), rows));
-  EXPECT_EQ(table->gradient_mode(), GradientMode::none);
+  EXPECT_TRUE(torch::equal(table->store().values(), rows));
+  EXPECT_TRUE(table->frozen());
+  expect_error(ExitCode::usage, "must stay frozen", [&] { table->set_frozen(false); });
   const at::Tensor index = at::tensor({3, 39}, at::kLong).view({1, 2});
   const at::Tensor read = table->read(index, at::ones({1, 2}), table->register_use());
   EXPECT_TRUE(torch::allclose(read[0], rows[3] + rows[39]));
 
   const at::Tensor row = at::tensor({3, 39}, at::kLong);
-  table->write_rows(row, [&] { at::Tensor(table->values()).index_fill_(0, row, 7); });
-  EXPECT_EQ(table->values().eq(7).sum().item<int64_t>(), 12);
+  table->store().write_rows(row, [&] { at::Tensor(table->store().values()).index_fill_(0, row, 7); });
+  EXPECT_EQ(table->store().values().eq(7).sum().item<int64_t>(), 12);
   EXPECT_EQ(read_text_file(file), bytes);
-  EXPECT_TRUE(torch::equal(ServedTable(file, "m").values(), rows));
-  expect_error(ExitCode::bug, "must keep its rows", [&] { table->initialise_zero(); });
+  EXPECT_TRUE(torch::equal(ServedTable(file, "m").store().values(), rows));
+  expect_error(ExitCode::bug, "must keep its rows", [&] { table->store().initialise_zero(); });
 }
 
 TEST_F(MappedTableTest, ServesInt8RowsWithTheirScale) {
@@ -105,13 +96,13 @@ TEST_F(MappedTableTest, ServesInt8RowsWithTheirScale) {
   };
   write_safetensors(
       file, {{"m", DType::I8, {9, 5}, bytes(quantised.values)}, {"m.scale", DType::F32, {9}, bytes(quantised.scale)}});
-  // 45 bytes of rows leave the scale at an odd place, which no mapping can read.
+  // After 45 bytes of rows the scale is misaligned.
   expect_error(ExitCode::input, "must be aligned", [&] { ServedTable(file, "m"); });
   write_safetensors(
       file, {{"m.scale", DType::F32, {9}, bytes(quantised.scale)}, {"m", DType::I8, {9, 5}, bytes(quantised.values)}});
   auto table = std::make_shared<ServedTable>(file, "m");
   LocalTable local("m", 9, 5, {at::kChar});
-  local.set_rows(0, rows);
+  local.store().set_rows(0, rows);
   const at::Tensor index = at::arange(9, at::kLong).view({9, 1});
   EXPECT_TRUE(torch::equal(table->read(index, at::ones({9, 1}), table->register_use()),
                            local.read(index, at::ones({9, 1}), local.register_use())));
@@ -143,9 +134,54 @@ TEST_F(MappedTableTest, ServesATableLargerThanMemory) {
   EXPECT_EQ(sum_of(one), width);
   EXPECT_EQ(sum_of(0) + sum_of(rows - 1), 0);
   const at::Tensor last = at::full({1}, rows - 1, at::kLong);
-  table->write_rows(last, [&] { table->values().data()[rows - 1].fill_(2); });
+  table->store().write_rows(last, [&] { table->store().values().data()[rows - 1].fill_(2); });
   EXPECT_EQ(sum_of(rows - 1), 2 * width);
   EXPECT_LT(resident_bytes() - before, int64_t{64} << 20);
+}
+
+TEST_F(MappedTableTest, ServesFromAFileSystemWithoutSharedMappings) {
+  const at::Tensor rows = at::randn({40, 6});
+  const fs::path file = saved(rows);
+  const bool ran = run_filtered(kSharedMapping, SECCOMP_RET_ERRNO | ENODEV, [&] {
+    EXPECT_TRUE(torch::equal(ServedTable(file, "m").store().values(), rows));
+    EXPECT_EQ(SafetensorsReader(file).bytes("m").size(), rows.nbytes());
+    // Rows that are trained must be shared with their file. What was allocated for them is given back.
+    expect_error(ExitCode::input, "the file system must allow shared mappings",
+                 [&] { MappedTable("trained", 4, 4, at::kFloat, folder_); });
+    EXPECT_FALSE(fs::exists(folder_ / "table.trained.safetensors"));
+  });
+  if (!ran) GTEST_SKIP() << "filters of system calls are not allowed here";
+}
+
+// The first allocation of disk is interrupted, the next ones only set the file's length.
+int allocations = 0;
+void interrupt_first_allocation(int, siginfo_t*, void* context) {
+  auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  const auto end = static_cast<off_t>(registers[REG_RDX] + registers[REG_R10]);
+  registers[REG_RAX] = ++allocations == 1 ? -EINTR : ftruncate(static_cast<int>(registers[REG_RDI]), end);
+}
+
+TEST_F(MappedTableTest, AnInterruptedAllocationOfDiskIsRepeated) {
+  struct sigaction action = {}, before = {};
+  action.sa_sigaction = interrupt_first_allocation;
+  action.sa_flags = SA_SIGINFO;
+  ASSERT_EQ(sigaction(SIGSYS, &action, &before), 0);
+  allocations = 0;
+  const bool ran = run_filtered({SYS_fallocate, 1, ~0U, 0}, SECCOMP_RET_TRAP, [&] {
+    MappedTable table("m", 16, 4, at::kFloat, folder_);
+    EXPECT_EQ(table.store().values().count_nonzero().item<int64_t>(), 0);
+  });
+  sigaction(SIGSYS, &before, nullptr);
+  if (!ran) GTEST_SKIP() << "filters of system calls are not allowed here";
+  EXPECT_EQ(allocations, 2);
+}
+
+TEST_F(MappedTableTest, PartsStartLikeTheirPartOfTheWhole) {
+  LocalTable whole("m", 30, 5);
+  whole.store().initialise_normal(3, 1);
+  const auto part = std::make_shared<MappedRows>("m", RowRange{11, 19}, 5, at::kFloat, folder_);
+  part->initialise_normal(3, 1);
+  EXPECT_TRUE(torch::equal(part->values(), whole.store().values().narrow(0, 11, 19)));
 }
 
 TEST_F(MappedTableTest, WhatIsNoTableGetsOneLine) {

@@ -21,32 +21,43 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<std::pair<at::ScalarType, DType>, 9> kTypes = {{{at::kFloat, DType::F32},
-                                                                     {at::kDouble, DType::F64},
-                                                                     {at::kBFloat16, DType::BF16},
-                                                                     {at::kHalf, DType::F16},
-                                                                     {at::kLong, DType::I64},
-                                                                     {at::kInt, DType::I32},
-                                                                     {at::kByte, DType::U8},
-                                                                     {at::kChar, DType::I8},
-                                                                     {at::kBool, DType::BOOL}}};
+constexpr std::array<std::pair<at::ScalarType, DType>, 9> kStoredTypes = {{{at::kFloat, DType::F32},
+                                                                           {at::kDouble, DType::F64},
+                                                                           {at::kBFloat16, DType::BF16},
+                                                                           {at::kHalf, DType::F16},
+                                                                           {at::kLong, DType::I64},
+                                                                           {at::kInt, DType::I32},
+                                                                           {at::kByte, DType::U8},
+                                                                           {at::kChar, DType::I8},
+                                                                           {at::kBool, DType::BOOL}}};
 
-[[noreturn]] void refuse(const fs::path& path, const std::string& expected, int error) {
+[[noreturn]] void refuse_mapping(const fs::path& path, const std::string& expected, int error) {
   const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM;
   fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
+}
+
+// Writes the first bytes of a file. Returns 0 or an error number.
+int write_start(int descriptor, const std::string& bytes) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t written = pwrite(descriptor, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (written < 0 && errno != EINTR) return errno;
+    if (written > 0) done += static_cast<size_t>(written);
+  }
+  return 0;
 }
 
 }  // namespace
 
 at::ScalarType scalar_type_of(DType dtype, std::string_view who) {
-  for (const auto& [type, name] : kTypes) {
+  for (const auto& [type, name] : kStoredTypes) {
     if (name == dtype) return type;
   }
   fail(ExitCode::input, who, "a tensor's type must exist in torch", name_of(dtype));
 }
 
 DType dtype_of_scalar(at::ScalarType scalar) {
-  for (const auto& [type, name] : kTypes) {
+  for (const auto& [type, name] : kStoredTypes) {
     if (type == scalar) return name;
   }
   fail(ExitCode::bug, "safetensors", "a tensor's type must exist in safetensors", c10::toString(scalar));
@@ -80,17 +91,23 @@ OwnFileTensor::OwnFileTensor(fs::path file, const std::string& name, const std::
 
   unlink(file_.c_str());  // another process may still have the old one
   map.descriptor = open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (map.descriptor < 0) refuse(file_, "the file must be writable", errno);
-  int error = posix_fallocate(map.descriptor, 0, map.length);
-  if (error == 0 && pwrite(map.descriptor, start.data(), start.size(), 0) != std::ssize(start)) error = EIO;
+  if (map.descriptor < 0) refuse_mapping(file_, "the file must be writable", errno);
+  int error = EINTR;
+  while (error == EINTR) error = posix_fallocate(map.descriptor, 0, map.length);  // a signal may end it early
+  if (error == 0) error = write_start(map.descriptor, start);
   if (error != 0) {
     unlink(file_.c_str());
-    refuse(file_, fmt::format("{} of disk must be available", format_bytes(static_cast<double>(map.length))), error);
+    refuse_mapping(file_, fmt::format("{} of disk must be available", format_bytes(static_cast<double>(map.length))),
+                   error);
   }
   void* begin = mmap(nullptr, static_cast<size_t>(map.length), PROT_READ | PROT_WRITE, MAP_SHARED, map.descriptor, 0);
-  if (begin == MAP_FAILED) refuse(file_, "the file must be mappable", errno);
+  if (begin == MAP_FAILED) {
+    error = errno;
+    unlink(file_.c_str());
+    refuse_mapping(file_, "the file system must allow shared mappings, for rows that are trained in a file", error);
+  }
   map.begin = static_cast<std::byte*>(begin);
-  // Rows are touched at random: reading ahead would fill memory with rows that nobody asked for.
+  // Rows are read in random order: reading ahead would fill memory with rows that are not needed.
   madvise(begin, static_cast<size_t>(map.length), MADV_RANDOM);
   tensor_ = at::from_blob(map.begin + map.data, shape, [held = mapping_](void*) {}, at::TensorOptions().dtype(dtype));
 }
@@ -99,7 +116,7 @@ void OwnFileTensor::clear() {
   const auto begin = static_cast<off_t>(mapping_->data);
   const auto count = static_cast<off_t>(mapping_->length - mapping_->data);
   if (fallocate(mapping_->descriptor, FALLOC_FL_ZERO_RANGE, begin, count) != 0) {
-    std::memset(mapping_->begin + mapping_->data, 0, static_cast<size_t>(count));  // tmpfs for one cannot
+    std::memset(mapping_->begin + mapping_->data, 0, static_cast<size_t>(count));  // tmpfs has no such range
   }
   tensor_.unsafeGetTensorImpl()->bump_version();
 }
@@ -114,19 +131,20 @@ PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& na
          fmt::format("byte {}", entry->begin));
   }
   const int descriptor = open(file.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) refuse(file, "the file must be readable", errno);
+  if (descriptor < 0) refuse_mapping(file, "the file must be readable", errno);
   struct stat status = {};
   const bool known = fstat(descriptor, &status) == 0;
-  // Not writable, so that it is not counted against the memory of the process however large it is.
+  // Private: some file systems (FUSE with direct I/O) have no shared mappings. Not writable: pages that could be
+  // written would count against the memory that processes may have, however large the file is.
   void* begin = known && status.st_size >= entry->end
                     ? mmap(nullptr, static_cast<size_t>(entry->end), PROT_READ, MAP_PRIVATE, descriptor, 0)
                     : MAP_FAILED;
   const int error = known && status.st_size < entry->end ? EIO : errno;
   close(descriptor);
-  if (begin == MAP_FAILED) refuse(file, "the file must be mappable", error);
+  if (begin == MAP_FAILED) refuse_mapping(file, "the file must be mappable", error);
   begin_ = static_cast<std::byte*>(begin);
   length_ = entry->end;
-  // Whole pages each, and at most 8,192 of them: the kernel allows a process 65,530 mappings.
+  // Of whole pages, and at most 8,192 pieces: the kernel allows a process 65,530 mappings.
   constexpr int64_t least = int64_t{64} << 10;
   piece_ = (std::max(least, length_ / 8192) + least - 1) / least * least;
   writable_.resize(static_cast<size_t>((length_ + piece_ - 1) / piece_));

@@ -11,14 +11,15 @@
 
 namespace loci {
 
-// A tensor in a file of its own, zero, shared with the file: for training. All of its disk is taken at once, so that a
-// full disk is told here (Error, resources) and not by a signal later. `file` is made anew and outlives the tensor.
+// A tensor in a file of its own, zero at first, whose writes go to the file: for training. All of its disk is allocated
+// at once, so that a full disk is an Error (resources) here and not a signal later. `file` is replaced, and stays when
+// the tensor goes.
 class OwnFileTensor {
  public:
   OwnFileTensor(std::filesystem::path file, const std::string& name, const std::vector<int64_t>& shape,
                 at::ScalarType dtype);
   const at::Tensor& tensor() const { return tensor_; }
-  void clear();  // zero again; keeps the disk it has taken and writes nothing where the file system can do so
+  void clear();  // zero again, without giving disk back; writes nothing where the file system can do so
 
  private:
   struct Mapping;
@@ -27,11 +28,11 @@ class OwnFileTensor {
   at::Tensor tensor_;
 };
 
-// A tensor of a file that is complete, for reading: processes that map it share its pages. What is written after
+// A tensor of a complete file, for reading: all processes that map the file share its pages. What is written after
 // allow_writes() stays in this process. The file must keep its size.
 class PrivateFileTensor {
  public:
-  // Throws Error (input) when the file does not hold `name`, or holds it at an odd place.
+  // Throws Error (input) when the file does not hold `name`, or holds it misaligned.
   PrivateFileTensor(const std::filesystem::path& file, const std::string& name);
   const at::Tensor& tensor() const { return tensor_; }
   void allow_writes(const int64_t* row, int64_t count);  // to these rows

@@ -14,9 +14,9 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 
-[[noreturn]] void refuse(std::string_view who, int64_t bytes, const std::string& got) {
+[[noreturn]] void refuse_pages(std::string_view who, int64_t bytes, const std::string& got) {
   fail(ExitCode::resources, who, fmt::format("{} of memory must be available", format_bytes(double(bytes))), got);
 }
 
@@ -26,15 +26,15 @@ at::Tensor zero_pages(std::string_view who, int64_t rows, int64_t width, at::Sca
   const int64_t elements = checked_product(who, "rows x width", rows, std::max<int64_t>(width, 1));
   const int64_t bytes = checked_product(who, "bytes", elements, static_cast<int64_t>(c10::elementSize(dtype)));
   const int64_t available = available_bytes();
-  if (bytes > available) refuse(who, bytes, format_bytes(double(available)));
+  if (bytes > available) refuse_pages(who, bytes, format_bytes(double(available)));
 
   // Mapped with one huge page to spare, so that the tensor can start on a huge page's boundary.
-  const int64_t length = checked_sum(who, "bytes", bytes, 2 * kHugePage) / kHugePage * kHugePage;
+  const int64_t length = checked_sum(who, "bytes", bytes, 2 * kHugePageBytes) / kHugePageBytes * kHugePageBytes;
   void* base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) refuse(who, bytes, strerror(errno));
-  const auto address = (reinterpret_cast<uintptr_t>(base) + kHugePage - 1) / kHugePage * kHugePage;
+  if (base == MAP_FAILED) refuse_pages(who, bytes, strerror(errno));
+  const auto address = (reinterpret_cast<uintptr_t>(base) + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   // Advice only: a system without huge pages gives small ones.
-  madvise(reinterpret_cast<void*>(address), length - kHugePage,
+  madvise(reinterpret_cast<void*>(address), length - kHugePageBytes,
           page == PageSize::huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 
   const auto unmap = [base, length](void*) { munmap(base, length); };

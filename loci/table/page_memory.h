@@ -1,4 +1,4 @@
-// Tensors on anonymous pages of the system: zero until written, and a page that nobody touches costs no memory.
+// Tensors on anonymous pages of the system: zero at first, and a page takes no memory until it is written.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,7 +9,7 @@ namespace loci {
 
 enum class PageSize {
   huge,   // 2 MiB where the system grants them: for what is read at random
-  small,  // for what is touched here and there, such as the optimiser state of rows
+  small,  // for what is written in few places, such as the optimiser state of rows
 };
 
 // [rows, width] (or [rows] for width 0), zero. Throws Error (resources), before anything is touched, when the system

@@ -3,38 +3,47 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "loci/base/check.h"
+#include "loci/table/page_memory.h"
 #include "loci/table/safetensors.h"
 
 namespace loci {
 namespace {
 
 constexpr const char* kBatches = "batches";  // [1] I64
-constexpr const char* kReading = "reading";  // [N] I64
+constexpr const char* kReading = "reading";  // [N] I32
 
-SafetensorsTensor numbers(const char* name, std::span<const int64_t> values) {
-  return {name, DType::I64, {static_cast<int64_t>(values.size())}, std::as_bytes(values)};
-}
-
-std::vector<int64_t> numbers_of(const SafetensorsReader& file, const char* name) {
+// The numbers of a file, copied: they may be misaligned.
+template <class Number>
+std::vector<Number> numbers_of(const SafetensorsReader& file, const char* name, DType dtype) {
   const std::span<const std::byte> bytes = file.bytes(name);
   const SafetensorsEntry& entry = *file.find(name);
-  if (entry.dtype != DType::I64 || entry.shape.size() != 1) {
-    fail(ExitCode::input, file.path().string(), fmt::format("{} must be I64 with one dimension", name),
+  if (entry.dtype != dtype || entry.shape.size() != 1) {
+    fail(ExitCode::input, file.path().string(), fmt::format("{} must be {} with one dimension", name, name_of(dtype)),
          fmt::format("{} with {}", name_of(entry.dtype), entry.shape.size()));
   }
-  std::vector<int64_t> values(bytes.size() / sizeof(int64_t));
-  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());  // they may be misaligned
+  std::vector<Number> values(bytes.size() / sizeof(Number));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
 
 }  // namespace
 
-ReadBackground::ReadBackground(int64_t rows) {
+ReadBackground::ReadBackground(int64_t rows) : rows_(rows) {
   if (rows < 1) fail(ExitCode::usage, "ReadBackground", "rows must be at least 1", std::to_string(rows));
-  reading_.resize(static_cast<size_t>(rows));
+  reading_ = zero_pages("ReadBackground", rows, 0, at::kInt, PageSize::small);
+}
+
+std::span<const int32_t> ReadBackground::reading_batches() const {
+  return {reading_.const_data_ptr<int32_t>(), static_cast<size_t>(rows_)};
+}
+
+void ReadBackground::reads(const MemoryReads& reads) {
+  const at::Tensor index = reads.index.to(at::kCPU).contiguous();
+  add_batch({index.const_data_ptr<int64_t>(), static_cast<size_t>(index.numel())});
 }
 
 // The rows of a batch, ascending, each as often as it was read.
@@ -51,7 +60,11 @@ std::vector<int64_t> ReadBackground::counted(std::span<const int64_t> index) con
 void ReadBackground::add_batch(std::span<const int64_t> index) {
   std::vector<int64_t> read = counted(index);
   read.erase(std::unique(read.begin(), read.end()), read.end());
-  for (const int64_t row : read) ++reading_[static_cast<size_t>(row)];
+  if (batches_ == std::numeric_limits<int32_t>::max()) {
+    fail(ExitCode::usage, "ReadBackground", "batches must be at most 2^31 - 1", "one more");
+  }
+  auto* const reading = reading_.mutable_data_ptr<int32_t>();
+  for (const int64_t row : read) ++reading[row];
   ++batches_;
 }
 
@@ -62,11 +75,12 @@ std::vector<int64_t> ReadBackground::unusual_rows(std::span<const int64_t> index
     int64_t row;
   };
   const std::vector<int64_t> read = counted(index);
+  const std::span<const int32_t> reading = reading_batches();
   std::vector<Scored> scored;
   for (auto first = read.begin(); first != read.end();) {
     const auto last = std::upper_bound(first, read.end(), *first);
     const double share = static_cast<double>(last - first) / static_cast<double>(read.size());
-    const double rarity = static_cast<double>(batches_ + 1) / static_cast<double>(reading_[size_t(*first)] + 1);
+    const double rarity = static_cast<double>(batches_ + 1) / (reading[static_cast<size_t>(*first)] + 1.0);
     scored.push_back({share * std::log(rarity), *first});
     first = last;
   }
@@ -75,26 +89,32 @@ std::vector<int64_t> ReadBackground::unusual_rows(std::span<const int64_t> index
     return a.score != b.score ? a.score > b.score : a.row < b.row;
   });
   std::vector<int64_t> rows;
-  for (auto place = scored.begin(); place != kept; ++place) rows.push_back(place->row);
+  for (auto best = scored.begin(); best != kept; ++best) rows.push_back(best->row);
   std::sort(rows.begin(), rows.end());
   return rows;
 }
 
 void ReadBackground::save(const std::filesystem::path& path) const {
-  write_safetensors(path, {numbers(kReading, reading_), numbers(kBatches, {&batches_, 1})});
+  write_safetensors(path, {{kReading, DType::I32, {rows_}, std::as_bytes(reading_batches())},
+                           {kBatches, DType::I64, {1}, std::as_bytes(std::span(&batches_, 1))}});
 }
 
 ReadBackground ReadBackground::load(const std::filesystem::path& path) {
   const SafetensorsReader file(path);
-  const std::vector<int64_t> reading = numbers_of(file, kReading), batches = numbers_of(file, kBatches);
-  const auto bad = [&](int64_t count) { return count < 0 || count > batches.front(); };
+  const auto reading = numbers_of<int32_t>(file, kReading, DType::I32);
+  const auto batches = numbers_of<int64_t>(file, kBatches, DType::I64);
+  const auto bad = [&](int32_t count) { return count < 0 || count > batches.front(); };
   if (reading.empty() || batches.size() != 1 || batches.front() < 0 ||
-      std::any_of(reading.begin(), reading.end(), bad)) {
+      batches.front() > std::numeric_limits<int32_t>::max() || std::any_of(reading.begin(), reading.end(), bad)) {
     fail(ExitCode::input, path.string(), "counts must be within 0 and one number of batches", "others");
   }
   ReadBackground background(static_cast<int64_t>(reading.size()));
   background.batches_ = batches.front();
-  background.reading_ = reading;
+  // Rows that were never read stay untouched pages.
+  auto* const copy = background.reading_.mutable_data_ptr<int32_t>();
+  for (size_t row = 0; row < reading.size(); ++row) {
+    if (reading[row] != 0) copy[row] = reading[row];
+  }
   return background;
 }
 

@@ -12,12 +12,18 @@
 #include <span>
 #include <vector>
 
+#include "loci/table/read_observer.h"
+
 namespace loci {
 
-class ReadBackground {
+// Given to a layer as an observer, it counts each forward pass as a batch. 4 bytes a row, on pages that cost nothing
+// until one of their rows is read.
+class ReadBackground : public ReadObserver {
  public:
-  explicit ReadBackground(int64_t rows);  // throws Error (usage) below 1
+  explicit ReadBackground(int64_t rows);       // throws Error (usage) below 1
+  ReadBackground(ReadBackground&&) = default;  // a copy would share its counters
 
+  void reads(const MemoryReads& reads) override;
   // One batch of ordinary text, with all the rows that it read, in any order and as often as they were read. A row out
   // of range throws Error (bug) and changes nothing.
   void add_batch(std::span<const int64_t> index);
@@ -25,9 +31,9 @@ class ReadBackground {
   // read fewer.
   std::vector<int64_t> unusual_rows(std::span<const int64_t> index, int64_t most) const;
 
-  int64_t rows() const { return static_cast<int64_t>(reading_.size()); }
+  int64_t rows() const { return rows_; }
   int64_t batches() const { return batches_; }
-  std::span<const int64_t> reading_batches() const { return reading_; }  // b
+  std::span<const int32_t> reading_batches() const;  // b
 
   void save(const std::filesystem::path& path) const;
   static ReadBackground load(const std::filesystem::path& path);  // throws Error (input)
@@ -35,8 +41,9 @@ class ReadBackground {
  private:
   std::vector<int64_t> counted(std::span<const int64_t> index) const;
 
+  int64_t rows_;
   int64_t batches_ = 0;
-  std::vector<int64_t> reading_;
+  at::Tensor reading_;  // [N] int32
 };
 
 }  // namespace loci

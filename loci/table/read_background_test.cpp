@@ -1,5 +1,7 @@
 #include "loci/table/read_background.h"
 
+#include <ATen/ops/tensor.h>
+
 #include <vector>
 
 #include "loci/table/safetensors.h"
@@ -23,6 +25,16 @@ TEST(ReadBackground, CountsBatchesAndNotReads) {
   const ReadBackground background = three_batches();
   EXPECT_EQ(background.batches(), 3);
   EXPECT_EQ(Rows(background.reading_batches().begin(), background.reading_batches().end()), (Rows{3, 2, 1, 0, 0, 0}));
+}
+
+TEST(ReadBackground, AsAnObserverItCountsAForwardPassAsABatch) {
+  ReadBackground background(6);
+  background.reads({.output = {},
+                    .score = {},
+                    .index = at::tensor({4, 0, 4, 4}, at::kLong).view({2, 2, 1}).transpose(0, 1),
+                    .weight = {}});
+  EXPECT_EQ(background.batches(), 1);
+  EXPECT_EQ(Rows(background.reading_batches().begin(), background.reading_batches().end()), (Rows{1, 0, 0, 0, 1, 0}));
 }
 
 // Shares of reads times ln(4 / (b + 1)): row 0: 6/12 ln 1 = 0; row 1: 3/12 ln 4/3 = 0.072; row 2: 2/12 ln 2 = 0.116;
@@ -63,11 +75,12 @@ TEST(ReadBackground, BadRowsAndFilesAreRefusedAndChangeNothing) {
 
   const TemporaryFolder folder;
   const auto path = folder / "background.safetensors";
-  const auto file_with = [&](const Rows& reading, const Rows& batches) {
-    write_safetensors(path, {{"reading", DType::I64, {int64_t(reading.size())}, std::as_bytes(std::span(reading))},
+  const auto file_with = [&](const std::vector<int32_t>& reading, const Rows& batches) {
+    write_safetensors(path, {{"reading", DType::I32, {int64_t(reading.size())}, std::as_bytes(std::span(reading))},
                              {"batches", DType::I64, {int64_t(batches.size())}, std::as_bytes(std::span(batches))}});
   };
-  for (const auto& [reading, batches] : {std::pair<Rows, Rows>{{1, 4}, {3}}, {{-1}, {3}}, {{}, {3}}, {{1}, {}}}) {
+  for (const auto& [reading, batches] :
+       {std::pair<std::vector<int32_t>, Rows>{{1, 4}, {3}}, {{-1}, {3}}, {{}, {3}}, {{1}, {}}}) {
     file_with(reading, batches);
     expect_error(ExitCode::input, "counts must be within", [&] { (void)ReadBackground::load(path); });
   }

@@ -1,22 +1,26 @@
 // The gradient of a table as row references: small, and nothing table-shaped ever exists.
+//
+// Legend: T tokens, K reads of a token, D width, U distinct rows, S tokens of all references.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "loci/ops/row_order/row_order.h"
 
 namespace loci {
 
-// One read's share, as the triple (index, weight, output gradient). Legend: T tokens, K reads of a token, D width.
+// What one backward pass of one layer adds: row index[t, r] gains weight[t, r] * grad[t].
 struct RowReferences {
-  at::Tensor index;   // [T, K] int64
-  at::Tensor weight;  // [T, K] float32 or float64
-  at::Tensor grad;    // [T, D] gradient of the read's output, weight's dtype
-  int64_t pass = 0;   // which backward pass since zero_gradient() (micro-batches)
-  int64_t use = 0;    // registration number of the layer that read
+  at::Tensor index;   // [T, K] int64, counted from the first row of the store
+  at::Tensor weight;  // [T, K] float32 or float64; exactly 0: the row is not touched
+  at::Tensor grad;    // [T, D] in weight's dtype
+  int64_t pass = 0;   // number of the layer's pass since the last step (micro-batches)
+  int64_t use = 0;    // number of the layer
 };
 
 // Summed: rows ascending and distinct.
@@ -25,14 +29,38 @@ struct RowGradient {
   at::Tensor gradient;  // [U, D] float32 or float64
 };
 
-// Reads in the order of their sum, (pass, use), whatever order they arrived in.
+// Not summed yet: the references by row, for code that sums and updates in one pass.
 struct OrderedReferences {
   RowOrder order;
-  at::Tensor source;  // [S, D] output gradients, one read below the other
+  at::Tensor source;  // [S, D] the grads of the references, one after the other
 };
-OrderedReferences order_references(std::vector<RowReferences> references, int64_t width);
 
-// Sums references in the order (pass, use, position), whatever order they arrived in.
-RowGradient sum_references(std::vector<RowReferences> references, int64_t width);
+// References since the last step. Sums are made in the order (pass, use, position), whatever order they arrived in.
+// Safe from several threads; where two threads run passes of one layer at the same time, which of them counts as the
+// first is up to them.
+class PendingReferences {
+ public:
+  PendingReferences(std::string table, int64_t width) : table_(std::move(table)), width_(width) {}
+
+  int64_t register_use();             // Table::register_use
+  void check_use(int64_t use) const;  // throws Error (bug) for a number that register_use() did not give
+  int64_t next_pass(int64_t use);     // 0, 1, 2 ... since clear()
+
+  // Later references to rows whose mask [R] bool is false are dropped. Undefined: none is.
+  void set_trained_rows(const at::Tensor& mask);
+  void add(RowReferences references);
+  bool empty() const;
+  OrderedReferences ordered() const;
+  RowGradient sum() const;
+  void clear();  // after a step
+
+ private:
+  std::string table_;
+  int64_t width_;
+  mutable std::mutex mutex_;  // of all below
+  at::Tensor trained_rows_;
+  std::vector<int64_t> passes_;  // of each use
+  std::vector<RowReferences> references_;
+};
 
 }  // namespace loci

@@ -31,8 +31,8 @@ int64_t write_row_patch(const std::filesystem::path& path, const RowBytes<const 
                         const RowBytes<const std::byte>& after);
 
 // Writes the changed rows into `table`; returns their number, or 0 when the patch was applied before. Throws Error
-// (input), with nothing changed, for a table of another name, dtype, shape or content, and for a broken file. A Table
-// does not notice such a write: call its mark_all_changed().
+// (input), with nothing changed, for a table of another name, dtype, shape or content, and for a broken file. A
+// RowStore does not notice a write to its memory: call this inside write_all().
 int64_t apply_row_patch(const std::filesystem::path& path, const RowBytes<std::byte>& table);
 
 }  // namespace loci

@@ -20,27 +20,32 @@ using safetensors::header_limit;
 
 struct DTypeInfo {
   std::string_view name;
-  int64_t size;
+  int64_t bits;
 };
-constexpr std::array<DTypeInfo, dtype_count> dtypes = {{
-    {"BOOL", 1},
-    {"U8", 1},
-    {"I8", 1},
-    {"F8_E4M3", 1},
-    {"F8_E4M3FNUZ", 1},
-    {"F8_E5M2", 1},
-    {"F8_E5M2FNUZ", 1},
-    {"U16", 2},
-    {"I16", 2},
-    {"F16", 2},
-    {"BF16", 2},
-    {"U32", 4},
-    {"I32", 4},
-    {"F32", 4},
-    {"U64", 8},
-    {"I64", 8},
-    {"F64", 8},
-    {"C64", 8},
+constexpr std::array<DTypeInfo, dtype_count + 1> dtypes = {{
+    {"BOOL", 8},
+    {"F4", 4},
+    {"F6_E2M3", 6},
+    {"F6_E3M2", 6},
+    {"U8", 8},
+    {"I8", 8},
+    {"F8_E4M3", 8},
+    {"F8_E4M3FNUZ", 8},
+    {"F8_E5M2", 8},
+    {"F8_E5M2FNUZ", 8},
+    {"F8_E8M0", 8},
+    {"U16", 16},
+    {"I16", 16},
+    {"F16", 16},
+    {"BF16", 16},
+    {"U32", 32},
+    {"I32", 32},
+    {"F32", 32},
+    {"U64", 64},
+    {"I64", 64},
+    {"F64", 64},
+    {"C64", 64},
+    {"an unknown dtype", 0},
 }};
 
 // Takes the header's JSON as events: only the shape {name: {dtype, shape, data_offsets}, "__metadata__": {text: text}}
@@ -81,11 +86,8 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
       }
       place_ = Place::metadata;
     } else if (place_ == Place::dtype) {
-      const std::optional<DType> dtype = dtype_of(text);
-      if (!dtype) {
-        fail(ExitCode::input, who_, fmt::format("the dtype of {} must be one of safetensors", name()), escaped(text));
-      }
-      header_.tensors.back().dtype = *dtype;
+      header_.tensors.back().dtype = dtype_of(text);
+      header_.tensors.back().dtype_name = text;
       place_ = Place::entry;
     } else {
       refuse("a text");
@@ -167,7 +169,7 @@ class HeaderEvents : public nlohmann::json_sax<nlohmann::json> {
       fail(ExitCode::input, who_, "a tensor's name must stand once", fmt::format("{} twice", escaped(text)));
     }
     is_metadata_ = text == "__metadata__";
-    if (!is_metadata_) header_.tensors.push_back({text, DType::F32, {}, 0, 0});
+    if (!is_metadata_) header_.tensors.push_back({text, DType::unknown, {}, {}, 0, 0});
     place_ = Place::top_value;
   }
 
@@ -237,10 +239,10 @@ void place_tensors(std::vector<SafetensorsEntry>& tensors, int64_t data_begin, i
            fmt::format("tensor {} must start at {}, where the one before it ends", escaped(tensor.name), next), range);
     }
     const std::optional<int64_t> bytes = bytes_of(tensor.shape, tensor.dtype);
-    if (!bytes || *bytes != tensor.end - tensor.begin) {
-      const std::string needed = bytes ? fmt::format("{}", *bytes) : "more than 2^63";
+    if (tensor.dtype != DType::unknown && bytes != tensor.end - tensor.begin) {
       fail(ExitCode::input, who,
-           fmt::format("tensor {} must have the {} bytes of its shape", escaped(tensor.name), needed),
+           bytes ? fmt::format("tensor {} must have the {} bytes of its shape", escaped(tensor.name), *bytes)
+                 : fmt::format("tensor {} must have a shape of whole bytes below 2^63", escaped(tensor.name)),
            fmt::format("{}", tensor.end - tensor.begin));
     }
     next = tensor.end;
@@ -261,28 +263,44 @@ std::string safetensors::escaped(std::string_view text) {
 }
 
 std::optional<int64_t> safetensors::bytes_of(const std::vector<int64_t>& shape, DType dtype) {
-  int64_t bytes = size_of(dtype);
+  if (dtype == DType::unknown) return std::nullopt;
+  int64_t elements = 1;
   bool empty = false;
   for (const int64_t size : shape) {
-    if (size < 0 || __builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes)) return std::nullopt;
+    if (size < 0 || __builtin_mul_overflow(elements, std::max<int64_t>(size, 1), &elements)) return std::nullopt;
     empty = empty || size == 0;
   }
-  return empty ? 0 : bytes;
+  // The remainder is counted apart: the bits may be more than 63 bits hold where the bytes are not.
+  const int64_t bits = bits_of(dtype);
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(elements / 8, bits, &bytes)) return std::nullopt;
+  const int64_t rest = elements % 8 * bits;
+  if (empty) return 0;
+  if (rest % 8 != 0 || __builtin_add_overflow(bytes, rest / 8, &bytes)) return std::nullopt;
+  return bytes;
+}
+
+int64_t bits_of(DType dtype) {
+  return dtypes.at(static_cast<size_t>(dtype)).bits;
 }
 
 int64_t size_of(DType dtype) {
-  return dtypes.at(static_cast<size_t>(dtype)).size;
+  const int64_t bits = bits_of(dtype);
+  if (bits == 0 || bits % 8 != 0) {
+    fail(ExitCode::bug, "size_of", "an element must have whole bytes", name_of(dtype));
+  }
+  return bits / 8;
 }
 
 std::string_view name_of(DType dtype) {
   return dtypes.at(static_cast<size_t>(dtype)).name;
 }
 
-std::optional<DType> dtype_of(std::string_view name) {
-  for (size_t i = 0; i < dtypes.size(); ++i) {
+DType dtype_of(std::string_view name) {
+  for (size_t i = 0; i < static_cast<size_t>(dtype_count); ++i) {
     if (dtypes[i].name == name) return static_cast<DType>(i);
   }
-  return std::nullopt;
+  return DType::unknown;
 }
 
 SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string_view who) {

@@ -1,8 +1,9 @@
 // Tensor files in the safetensors format: eight bytes of header size, a JSON header, the tensors one after another.
 //
 // The reader takes what the Python package takes and is stricter where a file is odd: duplicate names, unknown fields,
-// leading space and anything but text in the metadata are refused. Tensors may lie at any offset, so a caller copies
-// them out or checks the alignment itself.
+// leading space and anything but text in the metadata are refused. It is more lenient in one point: a dtype that it
+// does not know is listed by name, with bytes that nothing can check against the shape. Tensors may lie at any offset,
+// so a caller copies them out or checks the alignment itself.
 #pragma once
 
 #include <cstddef>
@@ -20,15 +21,19 @@
 
 namespace loci {
 
-// What the Python package and torch share, in the format's names.
+// The format's dtypes by its names (version 0.8 of the Python package), and `unknown` for those of a later version.
 enum class DType {
   BOOL,
+  F4,
+  F6_E2M3,
+  F6_E3M2,
   U8,
   I8,
   F8_E4M3,
   F8_E4M3FNUZ,
   F8_E5M2,
   F8_E5M2FNUZ,
+  F8_E8M0,
   U16,
   I16,
   F16,
@@ -40,18 +45,21 @@ enum class DType {
   I64,
   F64,
   C64,
+  unknown,
 };
-constexpr int64_t dtype_count = 18;
+constexpr int64_t dtype_count = 22;  // without `unknown`
 
-int64_t size_of(DType dtype);           // bytes of one element
+int64_t bits_of(DType dtype);           // of one element; 0: unknown
+int64_t size_of(DType dtype);           // bytes of one element; throws Error (bug) for parts of a byte and for unknown
 std::string_view name_of(DType dtype);  // "F32"
-std::optional<DType> dtype_of(std::string_view name);
+DType dtype_of(std::string_view name);  // unknown: a name that this version does not know
 
 using SafetensorsMetadata = std::map<std::string, std::string>;
 
 struct SafetensorsEntry {
   std::string name;
   DType dtype = DType::F32;
+  std::string dtype_name;  // as the file has it
   std::vector<int64_t> shape;
   int64_t begin = 0;  // bytes from the start of the file
   int64_t end = 0;

@@ -45,18 +45,37 @@ std::string small_file() {
 
 TEST(Safetensors, NamesAndSizesOfDTypes) {
   const std::vector<std::pair<std::string, int64_t>> expected = {
-      {"BOOL", 1},        {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E4M3FNUZ", 1}, {"F8_E5M2", 1},
-      {"F8_E5M2FNUZ", 1}, {"U16", 2}, {"I16", 2}, {"F16", 2},     {"BF16", 2},        {"U32", 4},
-      {"I32", 4},         {"F32", 4}, {"U64", 8}, {"I64", 8},     {"F64", 8},         {"C64", 8}};
+      {"BOOL", 8},        {"U8", 8},   {"I8", 8},      {"F8_E4M3", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2", 8},
+      {"F8_E5M2FNUZ", 8}, {"U16", 16}, {"I16", 16},    {"F16", 16},    {"BF16", 16},       {"U32", 32},
+      {"I32", 32},        {"F32", 32}, {"U64", 64},    {"I64", 64},    {"F64", 64},        {"C64", 64},
+      {"F8_E8M0", 8},     {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}};
   ASSERT_EQ(expected.size(), static_cast<size_t>(dtype_count));
-  for (const auto& [name, size] : expected) {
-    ASSERT_TRUE(dtype_of(name)) << name;
-    EXPECT_EQ(name_of(*dtype_of(name)), name);
-    EXPECT_EQ(size_of(*dtype_of(name)), size) << name;
+  for (const auto& [name, bits] : expected) {
+    ASSERT_NE(dtype_of(name), DType::unknown) << name;
+    EXPECT_EQ(name_of(dtype_of(name)), name);
+    EXPECT_EQ(bits_of(dtype_of(name)), bits) << name;
+    if (bits % 8 != 0) continue;
+    EXPECT_EQ(size_of(dtype_of(name)), bits / 8) << name;
   }
   EXPECT_EQ(name_of(DType::BOOL), "BOOL");
   EXPECT_EQ(name_of(DType::C64), "C64");
-  EXPECT_FALSE(dtype_of("F31"));
+  EXPECT_EQ(dtype_of("F31"), DType::unknown);
+  EXPECT_EQ(dtype_of("an unknown dtype"), DType::unknown);
+  for (const DType dtype : {DType::F4, DType::F6_E2M3, DType::unknown}) {
+    expect_error(ExitCode::bug, "an element must have whole bytes", [dtype] { size_of(dtype); });
+  }
+}
+
+TEST(Safetensors, DTypesOfPartsOfAByteAndUnknownOnesAreListed) {
+  const SafetensorsHeader header = parse(file_of(R"({"four":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]},)"
+                                                 R"("six":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[3,6]},)"
+                                                 R"("later":{"dtype":"F128","shape":[1],"data_offsets":[6,9]}})",
+                                                 "abcdefghi"));
+  ASSERT_EQ(header.tensors.size(), 3U);
+  EXPECT_EQ(header.tensors[0].dtype, DType::F4);
+  EXPECT_EQ(header.tensors[1].dtype_name, "F6_E2M3");
+  EXPECT_EQ(header.tensors[2].dtype, DType::unknown);
+  EXPECT_EQ(header.tensors[2].dtype_name, "F128");
 }
 
 TEST(Safetensors, EveryDTypeSurvivesARoundTripAndTheSecondFileHasTheSameBytes) {
@@ -66,8 +85,8 @@ TEST(Safetensors, EveryDTypeSurvivesARoundTripAndTheSecondFileHasTheSameBytes) {
   data.reserve(dtype_count);
   for (int64_t i = 0; i < dtype_count; ++i) {
     const auto dtype = static_cast<DType>(i);
-    data.emplace_back(static_cast<size_t>(3 * size_of(dtype)), static_cast<char>('A' + i));
-    tensors.push_back({fmt::format("t/{}", name_of(dtype)), dtype, {3, 1}, bytes_of(data.back())});
+    data.emplace_back(static_cast<size_t>(bits_of(dtype)), static_cast<char>('A' + i));
+    tensors.push_back({fmt::format("t/{}", name_of(dtype)), dtype, {4, 2}, bytes_of(data.back())});
   }
   tensors.push_back({"scalar \"\n\xc3\xa9", DType::I64, {}, bytes_of("12345678")});
   tensors.push_back({"empty", DType::F32, {4, 0}, {}});
@@ -182,7 +201,11 @@ std::vector<Hostile> hostile_files() {
       {"no offsets", file_of(entry(R"("dtype":"F32","shape":[])")), "must have dtype, shape and data_offsets"},
       {"unknown field", file_of(entry(R"("type":"F32")")), "each once, got \"type\""},
       {"field twice", file_of(entry(R"("dtype":"F32","dtype":"F32")")), "each once, got \"dtype\""},
-      {"unknown dtype", file_of(entry(R"("dtype":"F4")")), "the dtype of \"a\" must be one of safetensors, got \"F4\""},
+      {"half a byte", file_of(entry(R"("dtype":"F4","shape":[3],"data_offsets":[0,1])"), "a"),
+       "a shape of whole bytes below 2^63"},
+      {"six bits", file_of(entry(R"("dtype":"F6_E3M2","shape":[4],"data_offsets":[0,4])"), "abcd"), "the 3 bytes"},
+      {"unknown beyond the end", file_of(entry(R"("dtype":"F128","shape":[1],"data_offsets":[0,9])"), "a"),
+       "must lie in"},
       {"dtype is a number", file_of(entry(R"("dtype":4)")), "the dtype of \"a\" must be a text, got a number"},
       {"shape is a text", file_of(shaped("\"1\""), "abcd"), "the shape of \"a\" must be sizes"},
       {"negative size", file_of(shaped("[-1]"), "abcd"), "sizes below 2^63, got -1"},
@@ -191,9 +214,9 @@ std::vector<Hostile> hostile_files() {
       {"size above int64", file_of(shaped("[9223372036854775808]"), "abcd"), "got 9223372036854775808"},
       {"size above uint64", file_of(shaped("[18446744073709551617]"), "abcd"), "got \"18446744073709551617\""},
       {"shape nested", file_of(shaped("[[1]]"), "abcd"), "sizes below 2^63, got an array"},
-      {"product overflows", file_of(shaped("[4294967296,4294967296,1]"), "abcd"), "more than 2^63"},
-      {"bytes overflow", file_of(shaped("[4611686018427387905]"), "abcd"), "more than 2^63"},
-      {"strides overflow", file_of(shaped("[0,4294967296,4294967296]", "[0,0]")), "more than 2^63"},
+      {"product overflows", file_of(shaped("[4294967296,4294967296,1]"), "abcd"), "a shape of whole bytes below 2^63"},
+      {"bytes overflow", file_of(shaped("[4611686018427387905]"), "abcd"), "a shape of whole bytes below 2^63"},
+      {"strides overflow", file_of(shaped("[0,4294967296,4294967296]", "[0,0]")), "a shape of whole bytes below 2^63"},
       {"shape too small", file_of(shaped("[2]"), "abcd"), "must have the 8 bytes of its shape, got 4"},
       {"shape too large", file_of(shaped("[]", "[0,8]"), "abcdefgh"), "must have the 4 bytes of its shape, got 8"},
       {"one offset", file_of(shaped("[1]", "[0]"), "abcd"), "must be two numbers below 2^63, got 1 numbers"},
@@ -270,6 +293,8 @@ TEST(Safetensors, TheWriterRefusesWhatIsInconsistentAndLeavesNothing) {
                [&] { write_safetensors(folder / "f", {{"a", DType::F32, {}, four}, {"a", DType::F32, {}, four}}); });
   expect_error(ExitCode::bug, "not __metadata__, got \"__metadata__\"",
                [&] { write_safetensors(folder / "f", {{"__metadata__", DType::F32, {}, four}}); });
+  expect_error(ExitCode::bug, "must have the bytes of its shape, got 0 for an unknown dtype of []",
+               [&] { write_safetensors(folder / "f", {{"a", DType::unknown, {}, {}}}); });
   expect_error(ExitCode::bug, "must have the bytes of its shape, got 4 for F32 of [2]",
                [&] { write_safetensors(folder / "f", {{"a", DType::F32, {2}, four}}); });
   expect_error(ExitCode::bug, "must have the bytes of its shape",

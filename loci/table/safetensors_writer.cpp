@@ -17,8 +17,9 @@ constexpr size_t page = 4096;
 int64_t checked_bytes(const SafetensorsSpec& tensor, std::string_view who) {
   const std::optional<int64_t> bytes = bytes_of(tensor.shape, tensor.dtype);
   if (bytes) return *bytes;
-  fail(ExitCode::bug, who, fmt::format("tensor {} must have a shape whose bytes fit 63 bits", escaped(tensor.name)),
-       nlohmann::json(tensor.shape).dump());
+  fail(ExitCode::bug, who,
+       fmt::format("tensor {} must have a shape of whole bytes that fit 63 bits", escaped(tensor.name)),
+       fmt::format("{} of {}", name_of(tensor.dtype), nlohmann::json(tensor.shape).dump()));
 }
 
 // The header as JSON, in the order of the arguments.

@@ -4,13 +4,13 @@
 
 namespace loci {
 
-void start_rows(Table& table, const TableSpec& spec) {
-  if (spec.start_std > 0) table.initialise_normal(spec.seed, spec.start_std);
+void start_rows(RowStore& rows, const TableSpec& spec) {
+  if (spec.start_std > 0) rows.initialise_normal(spec.seed, spec.start_std);
 }
 
 TablePtr make_local_table(const TableSpec& spec) {
   auto table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
-  start_rows(*table, spec);
+  start_rows(table->store(), spec);
   return table;
 }
 

@@ -1,4 +1,4 @@
-// How a model gets its tables: it says what it needs, its maker decides where the rows live.
+// How a model gets its tables: the model says what it needs, a maker decides where the rows are.
 #pragma once
 
 #include <functional>
@@ -22,9 +22,9 @@ struct TableSpec {
 
 using TableMaker = std::function<TablePtr(const TableSpec& spec)>;
 
-// Draws the rows of a table that is zero.
-void start_rows(Table& table, const TableSpec& spec);
-// In memory, whatever home is wanted.
+// Draws the rows of a store that is zero.
+void start_rows(RowStore& rows, const TableSpec& spec);
+// A maker that puts every table into memory.
 TablePtr make_local_table(const TableSpec& spec);
 
 }  // namespace loci

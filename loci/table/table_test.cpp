@@ -1,26 +1,39 @@
 // Legend: T tokens, K reads of a token, N rows, D width, U distinct rows.
 #include "loci/table/table.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include "loci/base/check.h"
+#include <latch>
+#include <thread>
+
 #include "loci/ops/table_read/table_read.h"
 #include "loci/table/local_table.h"
+#include "tests/temporary_folder.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
+using testing::HasSubstr;
 
 constexpr int64_t kRows = 50, kWidth = 6, kTokens = 40, kReads = 8;
 
-std::shared_ptr<LocalTable> make_table(GradientMode mode = GradientMode::references,
-                                       at::ScalarType dtype = at::kFloat) {
+std::shared_ptr<LocalTable> make_table(at::ScalarType dtype = at::kFloat) {
   auto table = std::make_shared<LocalTable>("memory", kRows, kWidth, LocalTableOptions{dtype});
-  table->initialise_normal(3, 1);
-  table->set_gradient_mode(mode);
+  table->store().initialise_normal(3, 1);
   return table;
+}
+
+// The action must throw an error of the framework with this text.
+void expect_refusal(const std::string& part, const std::function<void()>& action) {
+  try {
+    action();
+    ADD_FAILURE() << "no error with: " << part;
+  } catch (const c10::Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr(part));
+  }
 }
 
 struct Batch {
@@ -29,30 +42,23 @@ struct Batch {
   Tensor grad = torch::randn({kTokens, kWidth});  // of the output
 };
 
-// What backward leaves, as [N, D], whatever the mode.
+// What backward left, as [N, D].
 Tensor dense_gradient(const Table& table) {
-  if (table.gradient_mode() == GradientMode::references) {
-    EXPECT_FALSE(table.values().grad().defined());
-    const RowGradient sum = table.gradient();
-    return torch::zeros({table.rows(), table.width()}, sum.gradient.options()).index_copy_(0, sum.row, sum.gradient);
-  }
-  const Tensor grad = table.values().grad();
-  EXPECT_EQ(grad.is_sparse(), table.gradient_mode() == GradientMode::coalesced);
-  if (!grad.is_sparse()) return grad;
-  EXPECT_TRUE(grad.is_coalesced());
-  return grad.to_dense();
+  EXPECT_FALSE(table.store().values().grad().defined());
+  const RowGradient sum = table.store().references().sum();
+  return torch::zeros({table.rows(), table.width()}, sum.gradient.options()).index_copy_(0, sum.row, sum.gradient);
 }
 
 TEST(Table, ReferencesSumToTheDenseGradientOfTheDefinition) {
   torch::manual_seed(1);
-  auto table = make_table(GradientMode::references, at::kDouble);
+  auto table = make_table(at::kDouble);
   Batch batch;
   const Tensor weight = batch.weight.to(at::kDouble).requires_grad_();
   const Tensor grad = batch.grad.to(at::kDouble);
   table->read(batch.index, weight, table->register_use()).backward(grad);
-  EXPECT_TRUE(table->has_gradient());
+  EXPECT_FALSE(table->store().references().empty());
 
-  const Tensor values = table->values().detach().clone().requires_grad_();
+  const Tensor values = table->store().values().detach().clone().requires_grad_();
   const Tensor other = weight.detach().clone().requires_grad_();
   (values.index_select(0, batch.index.reshape(-1)).view({kTokens, kReads, kWidth}) * other.unsqueeze(2))
       .sum(1)
@@ -61,47 +67,31 @@ TEST(Table, ReferencesSumToTheDenseGradientOfTheDefinition) {
   EXPECT_TRUE(torch::allclose(weight.grad(), other.grad(), 1e-13, 1e-13));
 }
 
-TEST(Table, EveryGradientModeHasTheSameBits) {
+TEST(Table, ProjectGivesTheInnerProductsWithAllGradients) {
   torch::manual_seed(2);
-  const Batch first, second;
-  std::vector<Tensor> found;
-  for (const auto mode : {GradientMode::references, GradientMode::coalesced, GradientMode::dense}) {
-    auto table = make_table(mode);
-    const int64_t use0 = table->register_use(), use1 = table->register_use();
-    for (const Batch& batch : {first, second}) {
-      const Tensor y0 = table->read(batch.index, batch.weight, use0);
-      const Tensor y1 = table->read(batch.index.flip(0), batch.weight, use1);
-      (y0 * batch.grad + y1 * batch.grad.flip(1)).sum().backward();
-    }
-    found.push_back(dense_gradient(*table));
-  }
-  EXPECT_TRUE(torch::equal(found[0], found[1]));
-  EXPECT_TRUE(torch::equal(found[0], found[2]));
+  auto table = make_table(at::kDouble);
+  const Tensor index = torch::randint(0, kRows, {kTokens, kReads}, at::kLong);
+  const Tensor grad = torch::randn({kTokens, kReads}, at::kDouble);
+  const Tensor x = torch::randn({kWidth, kTokens}, at::kDouble).t().requires_grad_();  // not contiguous
+  const Tensor out = table->project(index, x, table->register_use());
+  out.backward(grad);
+
+  const Tensor values = table->store().values().detach().clone().requires_grad_();
+  const Tensor other = x.detach().clone().requires_grad_();
+  const Tensor rows = values.index_select(0, index.reshape(-1)).view({kTokens, kReads, kWidth});
+  const Tensor expected = (rows * other.unsqueeze(1)).sum(2);
+  expected.backward(grad);
+  EXPECT_TRUE(torch::allclose(out, expected, 1e-13, 1e-13));
+  EXPECT_TRUE(torch::allclose(x.grad(), other.grad(), 1e-13, 1e-13));
+  EXPECT_TRUE(torch::allclose(dense_gradient(*table), values.grad(), 1e-13, 1e-13));
 }
 
-TEST(Table, ATorchOptimiserWorksWithTheDenseMode) {
-  for (const bool set_to_none : {true, false}) {
-    torch::manual_seed(3);
-    auto table = make_table(GradientMode::dense);
-    const int64_t use = table->register_use();
-    Tensor plain = table->values().detach().clone().requires_grad_();
-    torch::optim::Adam ours({table->values()}, 0.1), theirs({plain}, 0.1);
-    for (int step = 0; step < 3; ++step) {
-      ours.zero_grad(set_to_none);
-      theirs.zero_grad(set_to_none);
-      for (int micro = 0; micro < 2; ++micro) {
-        const Batch batch;
-        table->read(batch.index, batch.weight, use).backward(batch.grad);
-        (plain.index_select(0, batch.index.reshape(-1)).view({kTokens, kReads, kWidth}) * batch.weight.unsqueeze(2))
-            .sum(1)
-            .backward(batch.grad);
-      }
-      EXPECT_TRUE(torch::allclose(table->values().grad(), plain.grad(), 1e-4, 1e-4));
-      ours.step();
-      theirs.step();
-    }
-    EXPECT_LT((table->values() - plain).abs().max().item<double>(), 1e-3);
-  }
+TEST(Table, KnowsTheDtypeOfItsSums) {
+  EXPECT_EQ(make_table()->sum_dtype(), at::kFloat);
+  EXPECT_EQ(make_table(at::kBFloat16)->sum_dtype(), at::kFloat);
+  EXPECT_EQ(make_table(at::kBFloat16)->dtype(), at::kBFloat16);
+  EXPECT_EQ(make_table(at::kDouble)->sum_dtype(), at::kDouble);
+  EXPECT_EQ(make_table()->device(), at::Device(at::kCPU));
 }
 
 TEST(Table, ReadEqualsTheOperatorAndLeavesNothingWithoutAutograd) {
@@ -109,7 +99,7 @@ TEST(Table, ReadEqualsTheOperatorAndLeavesNothingWithoutAutograd) {
   auto table = make_table();
   const int64_t use = table->register_use();
   Batch batch;
-  const Tensor wanted = table_read(table->values().detach(), batch.index, batch.weight);
+  const Tensor wanted = table_read(table->store().values().detach(), batch.index, batch.weight);
   {
     const torch::NoGradGuard guard;
     EXPECT_TRUE(torch::equal(table->read(batch.index, batch.weight.requires_grad_(), use), wanted));
@@ -118,7 +108,7 @@ TEST(Table, ReadEqualsTheOperatorAndLeavesNothingWithoutAutograd) {
     const c10::InferenceMode guard;
     EXPECT_TRUE(torch::equal(table->read(batch.index, batch.weight, use), wanted));
   }
-  EXPECT_FALSE(table->has_gradient());
+  EXPECT_TRUE(table->store().references().empty());
   EXPECT_TRUE(torch::equal(table->read(batch.index, batch.weight, use), wanted));
 }
 
@@ -129,57 +119,83 @@ TEST(Table, BackwardReachesTheRowsWhenTheWeightNeedsNoGradient) {
   const Tensor out = table->read(batch.index, batch.weight, table->register_use());
   EXPECT_TRUE(out.requires_grad());
   out.backward(batch.grad);
-  EXPECT_TRUE(table->has_gradient());
-  EXPECT_FALSE(table->values().grad().defined());
+  EXPECT_FALSE(table->store().references().empty());
+  EXPECT_FALSE(table->store().values().grad().defined());
   EXPECT_FALSE(batch.weight.grad().defined());
 }
 
-TEST(Table, AFrozenTableStillGivesTheWeightItsGradient) {
+TEST(Table, AFrozenTableStillGivesWeightsAndInputsTheirGradients) {
   torch::manual_seed(6);
-  auto table = make_table(), frozen = make_table(GradientMode::none);
+  auto table = make_table(), frozen = make_table();
+  frozen->set_frozen(true);
+  EXPECT_TRUE(frozen->frozen());
   const int64_t use = table->register_use();
   frozen->register_use();
   const Batch batch;
-  const Tensor a = batch.weight.clone().requires_grad_(), b = batch.weight.clone().requires_grad_();
-  table->read(batch.index, a, use).backward(batch.grad);
-  frozen->read(batch.index, b, use).backward(batch.grad);
-  EXPECT_TRUE(torch::equal(a.grad(), b.grad()));
-  EXPECT_FALSE(frozen->has_gradient());
-  EXPECT_FALSE(frozen->values().requires_grad());
+  const auto gradient = [&](Table& t, bool project) {
+    Tensor input = project ? batch.grad.clone().requires_grad_() : batch.weight.clone().requires_grad_();
+    if (project) {
+      t.project(batch.index, input, use).backward(batch.weight);
+    } else {
+      t.read(batch.index, input, use).backward(batch.grad);
+    }
+    return input.grad();
+  };
+  for (const bool project : {false, true}) {
+    const Tensor found = gradient(*frozen, project);
+    EXPECT_GT(found.abs().sum().item<double>(), 0);
+    EXPECT_TRUE(torch::equal(gradient(*table, project), found));
+  }
+  EXPECT_TRUE(frozen->store().references().empty());
+  EXPECT_FALSE(frozen->store().values().requires_grad());
+  frozen->set_frozen(false);
+  gradient(*frozen, true);
+  EXPECT_TRUE(torch::equal(dense_gradient(*frozen), [&] {
+    table->store().references().clear();
+    gradient(*table, true);
+    return dense_gradient(*table);
+  }()));
+}
+
+TEST(Table, FrozenBetweenForwardAndBackwardItGetsNoReferences) {
+  auto table = make_table();
+  const Batch batch;
+  const Tensor out = table->read(batch.index, batch.weight.clone().requires_grad_(), table->register_use());
+  table->set_frozen(true);
+  out.sum().backward();
+  EXPECT_TRUE(table->store().references().empty());
 }
 
 TEST(Table, RowsThatAreNotTrainedGetNoReferences) {
-  for (const GradientMode mode : {GradientMode::references, GradientMode::dense}) {
-    torch::manual_seed(2);
-    auto table = make_table(mode), other = make_table(mode);
-    const int64_t use = table->register_use(), other_use = other->register_use();
-    const Batch batch;
-    Tensor mask = torch::zeros({kRows}, at::kBool);
-    mask.index_fill_(0, torch::tensor({3, 17, 40}), true);
-    table->set_trained_rows(mask);
-    mask.fill_(true);  // the table keeps its own
-    const auto pass = [&](Table& t, int64_t u) {
-      Tensor weight = batch.weight.clone().requires_grad_();
-      t.read(batch.index, weight, u).backward(batch.grad);
-      return weight.grad();
-    };
-    EXPECT_TRUE(torch::equal(pass(*table, use), pass(*other, other_use)));  // weights learn as before
-    Tensor expected = torch::zeros({kRows, kWidth});
-    const Tensor all = dense_gradient(*other), kept = torch::tensor({3, 17, 40});
-    expected.index_copy_(0, kept, all.index_select(0, kept));
-    EXPECT_TRUE(torch::equal(dense_gradient(*table), expected));
-    EXPECT_GT(expected.abs().sum().item<double>(), 0);
-    if (mode == GradientMode::references) {
-      EXPECT_TRUE(torch::equal(table->gradient().row, kept));
-    }
+  torch::manual_seed(2);
+  auto table = make_table(), other = make_table();
+  const int64_t use = table->register_use(), other_use = other->register_use();
+  const Batch batch;
+  Tensor mask = torch::zeros({kRows}, at::kBool);
+  mask.index_fill_(0, torch::tensor({3, 17, 40}), true);
+  table->set_trained_rows(mask);
+  mask.fill_(true);  // the table keeps a copy
+  const auto pass = [&](Table& t, int64_t u) {
+    Tensor weight = batch.weight.clone().requires_grad_();
+    t.read(batch.index, weight, u).backward(batch.grad);
+    return weight.grad();
+  };
+  EXPECT_TRUE(torch::equal(pass(*table, use), pass(*other, other_use)));  // weights learn as before
+  Tensor expected = torch::zeros({kRows, kWidth});
+  const Tensor all = dense_gradient(*other), kept = torch::tensor({3, 17, 40});
+  expected.index_copy_(0, kept, all.index_select(0, kept));
+  EXPECT_TRUE(torch::equal(dense_gradient(*table), expected));
+  EXPECT_GT(expected.abs().sum().item<double>(), 0);
+  EXPECT_TRUE(torch::equal(table->store().references().sum().row, kept));
 
-    table->zero_gradient();
-    table->set_trained_rows({});
-    pass(*table, use);
-    EXPECT_TRUE(torch::equal(dense_gradient(*table), all));
-  }
-  EXPECT_THROW(make_table()->set_trained_rows(torch::ones({kRows - 1}, at::kBool)), c10::Error);
-  EXPECT_THROW(make_table()->set_trained_rows(torch::ones({kRows})), c10::Error);
+  table->store().references().clear();
+  table->set_trained_rows({});
+  pass(*table, use);
+  EXPECT_TRUE(torch::equal(dense_gradient(*table), all));
+  expect_refusal("trained rows must be bool [50], got Bool [49]",
+                 [] { make_table()->set_trained_rows(torch::ones({kRows - 1}, at::kBool)); });
+  expect_refusal("trained rows must be bool [50], got Float",
+                 [] { make_table()->set_trained_rows(torch::ones({kRows})); });
 }
 
 TEST(Table, SharedByThreeUsesIsTheSumOfTheUses) {
@@ -207,11 +223,46 @@ TEST(Table, TheOrderOfArrivalDoesNotChangeTheSum) {
       references.push_back({batch.index, batch.weight, batch.grad, pass, use});
     }
   }
-  const RowGradient wanted = sum_references(references, kWidth);
+  const auto sum_of = [](const std::vector<RowReferences>& all) {
+    PendingReferences pending("memory", kWidth);
+    for (const RowReferences& one : all) pending.add(one);
+    return pending.sum();
+  };
+  const RowGradient wanted = sum_of(references);
   std::reverse(references.begin(), references.end());
-  const RowGradient reversed = sum_references(references, kWidth);
+  const RowGradient reversed = sum_of(references);
   EXPECT_TRUE(torch::equal(wanted.row, reversed.row));
   EXPECT_TRUE(torch::equal(wanted.gradient, reversed.gradient));
+}
+
+TEST(Table, ThreadsThatReadOneLayerGetPassesOfTheirOwn) {
+  PendingReferences pending("memory", kWidth);
+  const int64_t use = pending.register_use(), each = 2'000'000;
+  std::latch start(4);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      start.arrive_and_wait();
+      for (int64_t n = 0; n < each; ++n) pending.next_pass(use);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pending.next_pass(use), 4 * each);
+}
+
+TEST(Table, ReferencesThatDoNotFitAreRefused) {
+  PendingReferences pending("memory", kWidth);
+  const Batch batch;
+  const auto refused = [&](const std::string& part, const RowReferences& references) {
+    expect_refusal(part, [&] { pending.add(references); });
+  };
+  refused("index int64 [T, K] and weight [T, K], got Int", {batch.index.to(at::kInt), batch.weight, batch.grad});
+  refused("and [40, 7]", {batch.index, batch.weight.narrow(1, 1, kReads - 1), batch.grad});
+  refused("grad [40, 6] in weight's dtype Float, got [40, 5]", {batch.index, batch.weight, batch.grad.narrow(1, 0, 5)});
+  refused("got [40, 6] Double", {batch.index, batch.weight, batch.grad.to(at::kDouble)});
+  refused("references must be on one device, got cpu, cpu and meta",
+          {batch.index, batch.weight, batch.grad.to("meta")});
+  EXPECT_TRUE(pending.empty());
 }
 
 TEST(Table, TwoHalfBatchesGiveTheBitsOfOneBatch) {
@@ -228,57 +279,85 @@ TEST(Table, TwoHalfBatchesGiveTheBitsOfOneBatch) {
   EXPECT_TRUE(torch::equal(dense_gradient(*whole), dense_gradient(*halves)));
 }
 
-TEST(Table, CompactKeepsTheSumAndComesBeforeLaterReads) {
-  torch::manual_seed(10);
-  auto table = make_table();
-  const int64_t use = table->register_use();
-  for (int micro = 0; micro < 3; ++micro) {
-    const Batch batch;
-    table->read(batch.index, batch.weight, use).backward(batch.grad);
-  }
-  const Tensor before = dense_gradient(*table);
-  table->compact();
-  EXPECT_TRUE(torch::equal(dense_gradient(*table), before));
-  const Batch batch;
-  table->read(batch.index, batch.weight, use).backward(batch.grad);
-  EXPECT_FALSE(torch::equal(dense_gradient(*table), before));
-  table->zero_gradient();
-  EXPECT_FALSE(table->has_gradient());
-}
-
 TEST(Table, TwoTablesOfOneNameDoNotMeet) {
   torch::manual_seed(11);
   auto a = make_table(), b = make_table();
   const Batch batch;
   a->read(batch.index, batch.weight, a->register_use()).backward(batch.grad);
-  EXPECT_TRUE(a->has_gradient());
-  EXPECT_FALSE(b->has_gradient());
-  a->values().data().fill_(1);
-  EXPECT_FALSE(torch::equal(a->values(), b->values()));
+  EXPECT_FALSE(a->store().references().empty());
+  EXPECT_TRUE(b->store().references().empty());
+  a->store().values().data().fill_(1);
+  EXPECT_FALSE(torch::equal(a->store().values(), b->store().values()));
 }
 
 TEST(Table, SecondDerivativesAreRefusedByName) {
   auto table = make_table();
   const Batch batch;
-  const Tensor weight = batch.weight.clone().requires_grad_();
-  const Tensor out = table->read(batch.index, weight, table->register_use());
-  const Tensor grad = torch::autograd::grad({out.sum()}, {weight}, {}, true, /*create_graph=*/true)[0];
-  ASSERT_TRUE(grad.requires_grad());
-  EXPECT_ANY_THROW(grad.square().sum().backward());
+  const Tensor weight = batch.weight.clone().requires_grad_(), x = batch.grad.clone().requires_grad_();
+  const int64_t use = table->register_use();
+  const auto refused = [](const std::string& who, const Tensor& out, const Tensor& input) {
+    const Tensor grad = torch::autograd::grad({out.sum()}, {input}, {}, true, /*create_graph=*/true)[0];
+    ASSERT_TRUE(grad.requires_grad());
+    expect_refusal(who + ": a second derivative is not implemented", [&] { grad.square().sum().backward(); });
+  };
+  refused("Table::read", table->read(batch.index, weight, use), weight);
+  refused("Table::project", table->project(batch.index, x, use), x);
 }
 
 TEST(Table, RowsChangedBetweenForwardAndBackwardAreRefused) {
   auto table = make_table();
+  RowStore& rows = table->store();
   const Batch batch;
-  const Tensor out = table->read(batch.index, batch.weight.clone().requires_grad_(), table->register_use());
-  table->initialise_zero();
-  EXPECT_ANY_THROW(out.sum().backward());
+  const int64_t use = table->register_use();
+  const Tensor row = torch::tensor({4}, at::kLong);
+  // A write through a pointer, of which the framework knows nothing.
+  const auto poke = [&] { rows.values().mutable_data_ptr<float>()[4 * kWidth] = 1; };
+  const std::vector<std::function<void()>> writes = {
+      [&] { rows.initialise_zero(); }, [&] { rows.initialise_normal(1, 1); }, [&] { rows.write_rows(row, poke); },
+      [&] { rows.write_all(poke); }, [&] { rows.set_rows(7, torch::ones({1, kWidth})); }};
+  for (const auto& write : writes) {
+    const Tensor read = table->read(batch.index, batch.weight.clone().requires_grad_(), use);
+    const Tensor products = table->project(batch.index, batch.grad.clone().requires_grad_(), use);
+    write();
+    expect_refusal("modified by an inplace operation", [&] { read.sum().backward(); });
+    expect_refusal("modified by an inplace operation", [&] { products.sum().backward(); });
+  }
+}
+
+// docs/tables.md: an update without RowOptimizer.
+TEST(Table, ARuleOfOnesOwnChangesAndMarksTheRowsThatWereRead) {
+  auto table = make_table();
+  RowStore& rows = table->store();
+  rows.clear_changed_rows();
+  const Tensor before = rows.values().detach().clone(), index = torch::tensor({{7, 3}, {7, 9}});
+  table->read(index, torch::ones({2, 2}), table->register_use()).sum().backward();
+  const RowGradient sum = rows.references().sum();
+  rows.write_rows(sum.row, [&] { rows.values().detach().index_add_(0, sum.row, sum.gradient, -0.5); });
+  rows.references().clear();
+  EXPECT_THAT(rows.changed_rows().rows(), testing::ElementsAre(3, 7, 9));
+  Tensor expected = before.clone();
+  expected[3] -= 0.5;
+  expected[7] -= 1;
+  expected[9] -= 0.5;
+  EXPECT_TRUE(torch::equal(rows.values(), expected));
+}
+
+TEST(Table, WritesOutsideTheRowsAreRefused) {
+  auto table = make_table();
+  for (const int64_t bad : {int64_t{-1}, kRows}) {
+    expect_refusal("rows must be within 0 .. 49, got " + std::to_string(bad), [&] {
+      table->store().write_rows(torch::tensor({int64_t{3}, bad}), [] { ADD_FAILURE() << "written"; });
+    });
+  }
 }
 
 TEST(Table, AUseThatWasNotRegisteredIsRefused) {
   auto table = make_table();
   const Batch batch;
-  EXPECT_THROW(table->read(batch.index, batch.weight, 0), Error);
+  expect_error(ExitCode::bug, "use must come from register_use, got 0",
+               [&] { table->read(batch.index, batch.weight, 0); });
+  expect_error(ExitCode::bug, "use must come from register_use, got 0",
+               [&] { table->project(batch.index, batch.grad, 0); });
 }
 
 }  // namespace

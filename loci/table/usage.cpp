@@ -6,17 +6,18 @@
 #include <limits>
 
 #include "loci/base/check.h"
+#include "loci/table/page_memory.h"
 
 namespace loci {
 namespace {
 
-constexpr int64_t parallel_reads = 1 << 14;  // worth a second thread to check them
-constexpr int64_t prefetch_ahead = 64;
+constexpr int64_t kParallelReads = 1 << 14;  // worth a second thread to check them
+constexpr int64_t kPrefetchAhead = 64;
 
 void check_reads(const int64_t* index, int64_t count, int64_t rows) {
   // One unsigned maximum finds both ends: a negative index is a huge one.
   uint64_t largest = 0;
-#pragma omp parallel for reduction(max : largest) if (count >= parallel_reads)
+#pragma omp parallel for reduction(max : largest) if (count >= kParallelReads)
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint64_t>(index[i]));
   if (count > 0 && largest >= static_cast<uint64_t>(rows)) {
     fail(ExitCode::bug, "Usage", fmt::format("index must be in [0, {})", rows),
@@ -30,16 +31,14 @@ double entropy_term(double value, double total) {
   return z == 0 ? 0 : z * std::log(z);
 }
 
-// Gini and the rows that hold most of the weight, from the rows with weight alone: the others sort before them.
-void measure_weight(std::span<const RowUsage> usage, double total, UsageMetrics& metrics) {
-  std::vector<double> share;
-  for (const RowUsage& row : usage) {
-    if (row.weight != 0) share.push_back(row.weight / total);
-  }
+// Gini and the rows that hold most of the weight, from the shares of rows with weight alone: the others sort before.
+void measure_weight(std::vector<double> share, double rows, UsageMetrics& metrics) {
   std::sort(share.begin(), share.end());
-  const auto rows = static_cast<double>(usage.size());
   double sum = 0, area = 0;
-  for (const double z : share) area += sum += z;
+  for (const double z : share) {
+    sum += z;
+    area += sum;
+  }
   metrics.gini = 1 + 1 / rows - 2 * area / rows;
 
   double mass = 0;
@@ -48,7 +47,8 @@ void measure_weight(std::span<const RowUsage> usage, double total, UsageMetrics&
       {{0.5, &metrics.rows_50}, {0.9, &metrics.rows_90}, {0.99, &metrics.rows_99}}};
   for (const auto& [part, result] : marks) {
     while (mass < part - 1e-12 && count < static_cast<int64_t>(share.size())) {
-      mass += share[share.size() - 1 - static_cast<size_t>(count++)];
+      mass += share[share.size() - 1 - static_cast<size_t>(count)];
+      ++count;
     }
     *result = count;
   }
@@ -57,72 +57,108 @@ void measure_weight(std::span<const RowUsage> usage, double total, UsageMetrics&
 // The smallest value with at least `part` of all values at or below it.
 int64_t percentile(std::vector<int64_t>& values, double part) {
   const auto rank = static_cast<size_t>(std::ceil(part * static_cast<double>(values.size())));
-  const auto place = values.begin() + static_cast<std::ptrdiff_t>(std::max<size_t>(rank, 1) - 1);
-  std::nth_element(values.begin(), place, values.end());
-  return *place;
+  const auto position = values.begin() + static_cast<std::ptrdiff_t>(std::max<size_t>(rank, 1) - 1);
+  std::nth_element(values.begin(), position, values.end());
+  return *position;
 }
 
 }  // namespace
 
-Usage::Usage(int64_t rows) {
+Usage::Usage(int64_t rows) : rows_(rows) {
   if (rows < 1) fail(ExitCode::bug, "Usage", "rows must be at least 1", fmt::format("{}", rows));
-  rows_.resize(static_cast<size_t>(rows));
 }
 
-void Usage::add(const int64_t* index, const float* weight, int64_t tokens, int64_t heads, int64_t top_k, int64_t step) {
+void Usage::set_step(int64_t step) {
+  if (step < step_ || step >= std::numeric_limits<int32_t>::max()) {
+    fail(ExitCode::bug, "Usage", fmt::format("step must be within {} .. 2^31 - 2", step_), fmt::format("{}", step));
+  }
+  step_ = step;
+}
+
+void Usage::begin_window(int64_t step) {
   if (step < 0) fail(ExitCode::bug, "Usage", "step must be at least 0", fmt::format("{}", step));
+  window_ = step;
+}
+
+const at::Tensor& Usage::state() {
+  if (!state_.defined()) state_ = zero_pages("counters of rows", rows_, 3, at::kInt, PageSize::small);
+  return state_;
+}
+
+std::span<const RowUsage> Usage::all() const {
+  if (!state_.defined()) return {};
+  return {static_cast<const RowUsage*>(state_.const_data_ptr()), static_cast<size_t>(rows_)};
+}
+
+RowUsage Usage::in_window(const RowUsage& row) const {
+  return row.touched > window_ ? row : RowUsage{.touched = row.touched};
+}
+
+RowUsage Usage::row(int64_t row) const {
+  check_reads(&row, 1, rows_);
+  return state_.defined() ? in_window(all()[static_cast<size_t>(row)]) : RowUsage{};
+}
+
+void Usage::reads(const MemoryReads& reads) {
+  const at::Tensor index = reads.index.to(at::kCPU).contiguous();
+  const at::Tensor weight = reads.weight.to(at::kCPU, at::kFloat).contiguous();
+  TORCH_CHECK(index.scalar_type() == at::kLong && index.dim() == 3 && weight.sizes() == index.sizes(),
+              "Usage: index and weight must be int64 and floating [T, H, K], got ", index.scalar_type(), " ",
+              index.sizes(), " and ", reads.weight.scalar_type(), " ", weight.sizes());
+  add(index.const_data_ptr<int64_t>(), weight.const_data_ptr<float>(), index.size(0), index.size(1), index.size(2));
+}
+
+void Usage::add(const int64_t* index, const float* weight, int64_t tokens, int64_t heads, int64_t top_k) {
   const int64_t count = tokens * heads * top_k;
   check_reads(index, count, rows());
+  if (count == 0) return;
 
-  // On one thread: two with a range of rows each both look through all reads, and whose a read is is past prediction.
-  // Only with 2^20 rows were two that list their own first quicker, 2.6 ms for 524,288 reads instead of 4.4.
-  RowUsage* const row = rows_.data();
+  // On one thread: two that own a range of rows each would both look through all reads, and which thread owns a read
+  // cannot be predicted. They were quicker with 2^20 rows alone, when each listed its own reads first.
+  auto* const rows = static_cast<RowUsage*>(state().mutable_data_ptr());
+  const auto now = static_cast<int32_t>(step_ + 1);
   for (int64_t first = 0; first < count; first += top_k) {
     int64_t heaviest = first;
     for (int64_t i = first; i < first + top_k; ++i) {
       if (weight[i] > weight[heaviest]) heaviest = i;
-      __builtin_prefetch(row + index[std::min(i + prefetch_ahead, count - 1)], /*write=*/1);
-      RowUsage& read = row[index[i]];
-      read.reads += 1;
-      read.weight += static_cast<double>(weight[i]);
-      read.last_touch = std::max(read.last_touch, step);
+      __builtin_prefetch(rows + index[std::min(i + kPrefetchAhead, count - 1)], /*write=*/1);
+      RowUsage& row = rows[index[i]];
+      if (row.touched <= window_) row = {};
+      row.counts += (row.counts & RowUsage::kMostReads) != RowUsage::kMostReads;
+      row.weight += weight[i];
+      row.touched = now;
     }
-    row[index[heaviest]].top_reads += 1;
-  }
-}
-
-void Usage::merge(const Usage& other) {
-  if (other.rows() != rows()) {
-    fail(ExitCode::bug, "Usage", fmt::format("rows must be {}", rows()), fmt::format("{}", other.rows()));
-  }
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    rows_[i].reads += other.rows_[i].reads;
-    rows_[i].top_reads += other.rows_[i].top_reads;
-    rows_[i].weight += other.rows_[i].weight;
-    rows_[i].last_touch = std::max(rows_[i].last_touch, other.rows_[i].last_touch);
+    rows[index[heaviest]].counts |= RowUsage::kHeaviest;
   }
 }
 
 UsageMetrics Usage::metrics() const {
   UsageMetrics result;
   result.rows = rows();
-  int64_t heaviest = 0, shared = 0, now = -1;
+  int64_t heaviest = 0, shared = 0;
+  int32_t newest = 0;
   double total = 0;
-  for (const RowUsage& row : rows_) {
-    result.reads += row.reads;
-    result.distinct_rows += row.reads > 0;
-    heaviest += row.top_reads > 0;
-    if (row.reads > 1) shared += row.reads;
-    total += row.weight;
-    now = std::max(now, row.last_touch);
+  for (const RowUsage& stored : all()) {
+    const RowUsage row = in_window(stored);
+    const int64_t reads = row.reads();
+    result.reads += reads;
+    result.distinct_rows += reads > 0;
+    heaviest += row.heaviest();
+    if (reads > 1) shared += reads;
+    total += static_cast<double>(row.weight);
+    newest = std::max(newest, row.touched);
   }
   const auto n = static_cast<double>(result.rows), reads = static_cast<double>(result.reads);
   double of_reads = std::log(n), of_weight = std::log(n);
   std::vector<int64_t> staleness;
-  for (const RowUsage& row : rows_) {
-    of_reads += entropy_term(static_cast<double>(row.reads), reads);
-    of_weight += entropy_term(row.weight, total);
-    if (row.last_touch >= 0) staleness.push_back(now - row.last_touch);
+  std::vector<double> share;
+  for (const RowUsage& stored : all()) {
+    const RowUsage row = in_window(stored);
+    const auto weight = static_cast<double>(row.weight);
+    of_reads += entropy_term(static_cast<double>(row.reads()), reads);
+    of_weight += entropy_term(weight, total);
+    if (weight != 0) share.push_back(weight / total);
+    if (row.touched > 0) staleness.push_back(newest - row.touched);
   }
   constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
   const bool weighs = std::isfinite(total) && total > 0;
@@ -131,7 +167,7 @@ UsageMetrics Usage::metrics() const {
   result.kl = weighs ? of_weight : undefined;
   result.kl_reads = result.reads > 0 ? of_reads : undefined;
   result.gini = undefined;
-  if (weighs) measure_weight(rows_, total, result);
+  if (weighs) measure_weight(std::move(share), n, result);
   result.collision = result.reads > 0 ? static_cast<double>(shared) / reads : undefined;
   result.never_touched = 1 - static_cast<double>(staleness.size()) / n;
   if (!staleness.empty()) {
@@ -141,23 +177,29 @@ UsageMetrics Usage::metrics() const {
   return result;
 }
 
-void Usage::reset_window() {
-  for (RowUsage& row : rows_) row = {.last_touch = row.last_touch};
+// sum of z ln z = (sum of q ln q) / Q - ln Q, with Q the sum of all q.
+std::pair<double, double> Usage::usage_and_kl() const {
+  int64_t distinct = 0;
+  double total = 0, logs = 0;
+  for (const RowUsage& row : all()) {
+    if (row.touched <= window_ || row.reads() == 0) continue;
+    ++distinct;
+    const auto weight = static_cast<double>(row.weight);
+    if (weight == 0) continue;
+    total += weight;
+    logs += weight * std::log(weight);
+  }
+  const auto n = static_cast<double>(rows());
+  const bool weighs = std::isfinite(total) && total > 0;
+  const double kl = weighs ? std::log(n) + logs / total - std::log(total) : std::numeric_limits<double>::quiet_NaN();
+  return {static_cast<double>(distinct) / n, kl};
 }
 
-void Usage::clear() {
-  std::fill(rows_.begin(), rows_.end(), RowUsage{});
-}
-
-void Usage::clear_rows(std::span<const int64_t> rows) {
-  check_reads(rows.data(), static_cast<int64_t>(rows.size()), this->rows());
-  for (const int64_t row : rows) rows_[row] = {};
-}
-
-std::vector<int64_t> Usage::dead_rows(int64_t steps, int64_t now) const {
+std::vector<int64_t> Usage::touched_since(int64_t step) const {
   std::vector<int64_t> result;
-  for (int64_t row = 0; row < rows(); ++row) {
-    if (now - rows_[row].last_touch >= steps) result.push_back(row);
+  const std::span<const RowUsage> rows = all();
+  for (size_t row = 0; row < rows.size(); ++row) {
+    if (rows[row].touched > step) result.push_back(static_cast<int64_t>(row));
   }
   return result;
 }

@@ -6,7 +6,10 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
+
+#include "loci/table/read_observer.h"
 
 namespace loci {
 
@@ -29,41 +32,60 @@ struct UsageMetrics {
   double never_touched = 0;  // share of rows
 };
 
-// A row's counters lie together, so that a read touches one cache line.
-struct alignas(32) RowUsage {
-  int64_t reads = 0;
-  int64_t top_reads = 0;  // as the heaviest read of a (token, head)
-  double weight = 0;
-  int64_t last_touch = -1;  // the step; -1: never
-};
+// The counters of a row, so that a read touches one or two cache lines. Zero bytes: never touched.
+struct RowUsage {
+  static constexpr uint32_t kMostReads = 0x7fff'ffff;  // more are not counted
+  static constexpr uint32_t kHeaviest = 0x8000'0000;
 
-// 32 bytes a row. Reads are counted in their order, on one thread.
-class Usage {
+  uint32_t counts = 0;  // reads, and in the highest bit whether one was the heaviest of a (token, head)
+  float weight = 0;     // summed in float32: it grows up to 2^24 times a read's weight
+  int32_t touched = 0;  // step of the last read + 1; 0: never
+
+  int64_t reads() const { return counts & kMostReads; }
+  bool heaviest() const { return (counts & kHeaviest) != 0; }
+};
+static_assert(sizeof(RowUsage) == 12);
+
+// Counts the reads of a window of steps. Holds 12 bytes a row, from the first read on, on pages that cost nothing until
+// one of their rows is read. Reads are counted in their order, on one thread.
+class Usage : public ReadObserver {
  public:
   explicit Usage(int64_t rows);
+  Usage(Usage&&) = default;  // a copy would share its counters
 
-  // The reads of one batch, index and weight [T, H, K]; `step` dates them. The heaviest read of a (token, head) is the
-  // first of equals. An index beyond the rows throws and leaves the counters as they were.
-  void add(const int64_t* index, const float* weight, int64_t tokens, int64_t heads, int64_t top_k, int64_t step);
-  // Adds the counters of another part of the same window (another rank).
-  void merge(const Usage& other);
+  // Dates the reads to come. Steps do not fall.
+  void set_step(int64_t step);
+  // From now on the reads of `step` and later steps alone count; the dates of last touch stay.
+  void begin_window(int64_t step);
+  int64_t window() const { return window_; }
+
+  void reads(const MemoryReads& reads) override;
+  // The reads of one batch, index and weight [T, H, K]. The heaviest read of a (token, head) is the first of equals. An
+  // index beyond the rows throws Error (bug) and leaves the counters as they were.
+  void add(const int64_t* index, const float* weight, int64_t tokens, int64_t heads, int64_t top_k);
 
   UsageMetrics metrics() const;
-  // Starts a new window: counts begin at 0, the dates of last touch stay.
-  void reset_window();
-  void clear();
-  // Forgets rows that are drawn anew.
-  void clear_rows(std::span<const int64_t> rows);
-  // Rows that were not touched in the `steps` steps before `now`, ascending.
-  std::vector<int64_t> dead_rows(int64_t steps, int64_t now) const;
+  // metrics().usage and .kl alone, in one pass over the rows: for a line of the log.
+  std::pair<double, double> usage_and_kl() const;
+  // Forgets everything but step and window, and frees the memory.
+  void clear() { state_.reset(); }
 
-  int64_t rows() const { return static_cast<int64_t>(rows_.size()); }
-  // [N], the state itself, to save and to copy into.
-  std::span<RowUsage> state() { return rows_; }
-  std::span<const RowUsage> state() const { return rows_; }
+  int64_t rows() const { return rows_; }
+  // [N, 3] int32: the RowUsage of each row, to save and to copy into.
+  const at::Tensor& state();
+  // What `row` counts in the window; its date is of any step.
+  RowUsage row(int64_t row) const;
+  // Rows read at `step` or later, ascending.
+  std::vector<int64_t> touched_since(int64_t step) const;
 
  private:
-  std::vector<RowUsage> rows_;
+  std::span<const RowUsage> all() const;  // empty before the first read
+  RowUsage in_window(const RowUsage& row) const;
+
+  int64_t rows_;
+  int64_t step_ = 0;
+  int64_t window_ = 0;
+  at::Tensor state_;
 };
 
 }  // namespace loci

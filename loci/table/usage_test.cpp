@@ -1,10 +1,14 @@
 #include "loci/table/usage.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -18,7 +22,8 @@ using testing::ElementsAre;
 
 // One head that reads one row a token.
 void read(Usage& usage, const std::vector<int64_t>& rows, const std::vector<float>& weight, int64_t step) {
-  usage.add(rows.data(), weight.data(), static_cast<int64_t>(rows.size()), 1, 1, step);
+  usage.set_step(step);
+  usage.add(rows.data(), weight.data(), static_cast<int64_t>(rows.size()), 1, 1);
 }
 void read(Usage& usage, const std::vector<int64_t>& rows, int64_t step) {
   read(usage, rows, std::vector<float>(rows.size(), 1.0F), step);
@@ -39,15 +44,14 @@ Reads random_reads(int64_t rows, int64_t count, uint64_t seed) {
   return reads;
 }
 
-void expect_same(const Usage& a, const Usage& b) {
-  ASSERT_EQ(a.rows(), b.rows());
-  EXPECT_EQ(std::memcmp(a.state().data(), b.state().data(), a.state().size_bytes()), 0);
+std::vector<int64_t> reads_of(const Usage& usage) {
+  std::vector<int64_t> result;
+  for (int64_t row = 0; row < usage.rows(); ++row) result.push_back(usage.row(row).reads());
+  return result;
 }
 
-std::vector<int64_t> field_of(const Usage& usage, int64_t RowUsage::* field) {
-  std::vector<int64_t> result;
-  for (const RowUsage& row : usage.state()) result.push_back(row.*field);
-  return result;
+void set_row(Usage& usage, int64_t row, const RowUsage& value) {
+  static_cast<RowUsage*>(usage.state().mutable_data_ptr())[row] = value;
 }
 
 TEST(Usage, EvenUseHasNoDivergence) {
@@ -106,8 +110,8 @@ TEST(Usage, TheHeaviestReadOfAHeadIsCountedAndTiesGoToTheEarlierRank) {
   Usage usage(10);
   const std::vector<int64_t> index = {0, 1, 2, 3, 4, 5, 6, 7, 8};  // one token, three heads of three reads
   const std::vector<float> weight = {0.2F, 0.5F, 0.3F, 0.4F, 0.2F, 0.4F, 0.0F, 0.0F, 0.0F};
-  usage.add(index.data(), weight.data(), 1, 3, 3, 0);
-  EXPECT_THAT(field_of(usage, &RowUsage::top_reads), ElementsAre(0, 1, 0, 1, 0, 0, 1, 0, 0, 0));
+  usage.add(index.data(), weight.data(), 1, 3, 3);
+  for (int64_t row = 0; row < 10; ++row) EXPECT_EQ(usage.row(row).heaviest(), row == 1 || row == 3 || row == 6) << row;
   EXPECT_EQ(usage.metrics().usage_at_1, 0.3);
   EXPECT_EQ(usage.metrics().usage, 0.9);
 }
@@ -137,44 +141,28 @@ TEST(Usage, WithoutReadsNothingIsClaimed) {
   EXPECT_DOUBLE_EQ(weightless.metrics().kl_reads, std::log(3));
 }
 
-TEST(Usage, MergedPartsEqualTheWhole) {
-  constexpr int64_t rows = 100, tokens = 60, heads = 2, top_k = 5, reads = heads * top_k;
-  Reads all = random_reads(rows, tokens * reads, 1);
-  for (float& weight : all.weight) weight = std::round(weight * 64) / 64;  // sums are exact in any order
-  Usage whole(rows), first(rows), second(rows);
-  whole.add(all.index.data(), all.weight.data(), 25, heads, top_k, 3);
-  whole.add(all.index.data() + 25 * reads, all.weight.data() + 25 * reads, tokens - 25, heads, top_k, 9);
-  first.add(all.index.data(), all.weight.data(), 25, heads, top_k, 3);
-  second.add(all.index.data() + 25 * reads, all.weight.data() + 25 * reads, tokens - 25, heads, top_k, 9);
-  Usage merged(rows);
-  merged.merge(second);
-  merged.merge(first);
-  expect_same(merged, whole);
-  EXPECT_EQ(merged.metrics().kl, whole.metrics().kl);
-  EXPECT_EQ(merged.metrics().staleness_median, whole.metrics().staleness_median);
-  EXPECT_EQ(merged.metrics().reads, tokens * reads);
-}
-
-TEST(Usage, CountsGoOnBeyond2To24) {
+TEST(Usage, CountsGoOnBeyond2To24AndEndAtTheLargest) {
   Usage usage(4);
-  usage.state()[0] = {int64_t{1} << 24, int64_t{1} << 24, static_cast<double>(int64_t{1} << 24), 0};
-  read(usage, {0, 1}, 0);
-  EXPECT_EQ(usage.state()[0].reads, (int64_t{1} << 24) + 1);
-  EXPECT_EQ(usage.state()[0].top_reads, (int64_t{1} << 24) + 1);
-  EXPECT_EQ(usage.state()[0].weight, static_cast<double>((int64_t{1} << 24) + 1));
-  EXPECT_EQ(usage.metrics().reads, (int64_t{1} << 24) + 2);
+  set_row(usage, 0, {.counts = (1u << 24) | RowUsage::kHeaviest, .weight = 1, .touched = 1});
+  set_row(usage, 1, {.counts = RowUsage::kMostReads - 1, .weight = 1, .touched = 1});
+  read(usage, {0, 1, 1, 1}, 0);
+  EXPECT_EQ(usage.row(0).reads(), (int64_t{1} << 24) + 1);
+  EXPECT_EQ(usage.row(1).reads(), RowUsage::kMostReads);
+  EXPECT_TRUE(usage.row(1).heaviest());
+  EXPECT_EQ(usage.row(0).weight, 2);
+  EXPECT_EQ(usage.metrics().reads, (int64_t{1} << 24) + 1 + RowUsage::kMostReads);
 }
 
 // Read by read: the definition.
-Usage counted_plainly(const Reads& all, int64_t rows, int64_t groups, int64_t top_k) {
-  Usage plain(rows);
+std::vector<RowUsage> counted_plainly(const Reads& all, int64_t rows, int64_t groups, int64_t top_k) {
+  std::vector<RowUsage> plain(static_cast<size_t>(rows));
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = group * top_k;
     const auto begin = all.weight.begin() + first;
-    plain.state()[all.index[first + (std::max_element(begin, begin + top_k) - begin)]].top_reads += 1;
+    plain[all.index[first + (std::max_element(begin, begin + top_k) - begin)]].counts |= RowUsage::kHeaviest;
     for (int64_t i = first; i < first + top_k; ++i) {
-      RowUsage& row = plain.state()[all.index[i]];
-      row = {row.reads + 1, row.top_reads, row.weight + static_cast<double>(all.weight[i]), 1};
+      RowUsage& row = plain[all.index[i]];
+      row = {row.counts + 1, row.weight + all.weight[i], 2};
     }
   }
   return plain;
@@ -189,43 +177,74 @@ TEST(Usage, CountsReadByRead) {
     SCOPED_TRACE(testing::Message() << rows << " rows, top " << top_k);
     const Reads all = random_reads(rows, tokens * heads * top_k, 2);
     Usage usage(rows);
-    usage.add(all.index.data(), all.weight.data(), tokens, heads, top_k, 1);
-    expect_same(usage, counted_plainly(all, rows, tokens * heads, top_k));
+    usage.set_step(1);
+    usage.add(all.index.data(), all.weight.data(), tokens, heads, top_k);
+    const std::vector<RowUsage> plain = counted_plainly(all, rows, tokens * heads, top_k);
+    EXPECT_EQ(std::memcmp(usage.state().const_data_ptr(), plain.data(), plain.size() * sizeof(RowUsage)), 0);
   }
 }
 
 TEST(Usage, ANewWindowKeepsTheDatesOfTouch) {
   Usage usage(4);
   read(usage, {0, 1}, 5);
-  usage.reset_window();
-  read(usage, {2}, 9);
+  usage.begin_window(6);
+  read(usage, {1, 2}, 9);
+  read(usage, {2}, 10);
+  EXPECT_THAT(reads_of(usage), ElementsAre(0, 1, 2, 0));
+  EXPECT_EQ(usage.row(0).touched, 6);
   const UsageMetrics m = usage.metrics();
-  EXPECT_EQ(m.reads, 1);
-  EXPECT_EQ(m.distinct_rows, 1);
-  EXPECT_EQ(m.staleness_median, 4);
+  EXPECT_EQ(m.reads, 3);
+  EXPECT_EQ(m.distinct_rows, 2);
+  EXPECT_EQ(m.staleness_median, 1);
+  EXPECT_EQ(m.staleness_p90, 5);
   EXPECT_EQ(m.never_touched, 0.25);
   usage.clear();
   EXPECT_EQ(usage.metrics().never_touched, 1);
 }
 
-TEST(Usage, DeadRowsWereNotTouchedForSoManySteps) {
-  Usage usage(4);
-  read(usage, {0}, 10);
-  read(usage, {1}, 15);
-  read(usage, {2}, 20);
-  EXPECT_THAT(usage.dead_rows(10, 20), ElementsAre(0, 3));
-  EXPECT_THAT(usage.dead_rows(11, 20), ElementsAre(3));
-  EXPECT_THAT(usage.dead_rows(5, 20), ElementsAre(0, 1, 3));
-  usage.clear_rows(std::vector<int64_t>{2});
-  EXPECT_THAT(usage.dead_rows(11, 20), ElementsAre(2, 3));
-  EXPECT_EQ(usage.state()[2].reads, 0);
+TEST(Usage, UsageAndKlInOnePassAreThoseOfTheMetrics) {
+  Usage usage(3000);
+  EXPECT_EQ(usage.usage_and_kl().first, 0);
+  EXPECT_TRUE(std::isnan(usage.usage_and_kl().second));
+  const Reads all = random_reads(3000, 20000, 3);
+  usage.add(all.index.data(), all.weight.data(), 5000, 2, 2);
+  usage.begin_window(1);
+  usage.set_step(1);
+  usage.add(all.index.data(), all.weight.data(), 500, 2, 2);
+  EXPECT_EQ(usage.usage_and_kl().first, usage.metrics().usage);
+  EXPECT_NEAR(usage.usage_and_kl().second, usage.metrics().kl, 1e-12);
 }
 
-TEST(Usage, AnOlderBatchDoesNotDateARowBack) {
-  Usage usage(2);
-  read(usage, {0}, 7);
-  read(usage, {0}, 3);
-  EXPECT_THAT(field_of(usage, &RowUsage::last_touch), ElementsAre(7, -1));
+TEST(Usage, NamesTheRowsTouchedSinceAStep) {
+  Usage usage(4);
+  EXPECT_TRUE(usage.touched_since(0).empty());
+  read(usage, {3, 0}, 0);
+  read(usage, {2}, 4);
+  usage.begin_window(5);
+  EXPECT_THAT(usage.touched_since(0), ElementsAre(0, 2, 3));
+  EXPECT_THAT(usage.touched_since(4), ElementsAre(2));
+  EXPECT_TRUE(usage.touched_since(5).empty());
+}
+
+TEST(Usage, HoldsNothingBeforeTheFirstRead) {
+  Usage usage(int64_t{1} << 50);  // its counters fit no machine
+  EXPECT_EQ(usage.metrics().reads, 0);
+  EXPECT_TRUE(usage.touched_since(0).empty());
+  expect_error(ExitCode::resources, "counters of rows", [&] { read(usage, {1}, 0); });
+}
+
+TEST(Usage, ObservesReadsInAnyLayoutAndType) {
+  Usage usage(6);
+  const at::Tensor index = at::tensor({4, 0, 4, 2}, at::kLong).view({2, 1, 2}),
+                   weight = at::tensor({0.25, 0.5, 0.75, 1.0});
+  usage.reads({.output = {},
+               .score = {},
+               .index = index.transpose(0, 2).contiguous().transpose(0, 2),
+               .weight = weight.view({2, 1, 2}).to(at::kDouble)});
+  EXPECT_THAT(reads_of(usage), ElementsAre(1, 0, 1, 0, 2, 0));
+  EXPECT_EQ(usage.row(4).weight, 1);
+  const at::Tensor elsewhere = at::empty({2, 1, 2}, at::TensorOptions(at::kLong).device(at::kMeta));
+  EXPECT_THROW(usage.reads({.output = {}, .score = {}, .index = elsewhere, .weight = weight}), c10::Error);
 }
 
 TEST(Usage, BadCallsAreRefusedAndChangeNothing) {
@@ -233,11 +252,12 @@ TEST(Usage, BadCallsAreRefusedAndChangeNothing) {
   read(usage, {1}, 0);
   expect_error(ExitCode::bug, "Usage: index must be in [0, 4), got 4", [&] { read(usage, {0, 4}, 1); });
   expect_error(ExitCode::bug, "Usage: index must be in [0, 4), got -1", [&] { read(usage, {0, -1}, 1); });
-  expect_error(ExitCode::bug, "step must be at least 0, got -1", [&] { read(usage, {0}, -1); });
-  expect_error(ExitCode::bug, "rows must be 4, got 5", [&] { usage.merge(Usage(5)); });
+  expect_error(ExitCode::bug, "step must be within 1 .. 2^31 - 2, got 0", [&] { usage.set_step(0); });
+  expect_error(ExitCode::bug, "step must be within 1 .. 2^31 - 2, got 2147483647",
+               [&] { usage.set_step(std::numeric_limits<int32_t>::max()); });
   expect_error(ExitCode::bug, "rows must be at least 1, got 0", [] { Usage(0); });
-  EXPECT_THAT(field_of(usage, &RowUsage::reads), ElementsAre(0, 1, 0, 0));
-  usage.add(nullptr, nullptr, 0, 4, 32, 1);
+  EXPECT_THAT(reads_of(usage), ElementsAre(0, 1, 0, 0));
+  usage.add(nullptr, nullptr, 0, 4, 32);
   EXPECT_EQ(usage.metrics().reads, 1);
 }
 

@@ -7,8 +7,8 @@ namespace loci {
 
 const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
-      {"language_model", language_model_plan},
-      {"ram", ram_plan},
+      {"language_model", language_model_plan, {"generate"}},
+      {"ram", ram_plan, {"program"}},
   };
   return tasks;
 }

@@ -1,4 +1,4 @@
-// Every task that a recipe can name.
+// Every task that a recipe can name, and the verbs that it brings to the command line.
 #pragma once
 
 #include <vector>

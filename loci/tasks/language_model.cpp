@@ -5,13 +5,16 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <iterator>
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
+#include "loci/base/stop_signal.h"
+#include "loci/nn/memory/calibrate.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -19,29 +22,22 @@ namespace {
 
 constexpr const char* kTokenizerFile = "tokenizer.model";
 
-TokenData open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
+std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
   if (inputs.training && plan.model.has_memory && plan.model.memory.value_dtype == "int8") {
     fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
          "int8");
   }
+  if (auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened)) return opened;
   TokenData tokens = inputs.checkpoint.empty()
                          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
                          : open_tokens(inputs.data, plan.data.text,
                                        Tokenizer::load(read_text_file(inputs.checkpoint / kTokenizerFile)),
                                        inputs.cache, *inputs.progress);
-  if (tokens.rebuilt) {
-    for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
-  }
-  return tokens;
+  for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
+  return std::make_shared<const OpenedText>(std::move(tokens));
 }
 
-std::string hash_of(std::span<const std::byte> bytes) {
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-}
-
-nlohmann::json measures_of(int64_t layer, const Usage& usage) {
-  const UsageMetrics m = usage.metrics();
+nlohmann::json facts_of(int64_t layer, const UsageMetrics& m) {
   return {{"layer", layer},
           {"usage", m.usage},
           {"usage_at_1", m.usage_at_1},
@@ -54,15 +50,24 @@ nlohmann::json measures_of(int64_t layer, const Usage& usage) {
           {"never_touched", m.never_touched}};
 }
 
-at::Tensor zeros_for(const Usage& usage, at::ScalarType type) {
-  return at::zeros({usage.rows()}, type);
-}
+// Observes every memory of the list until the end of its life.
+class CountingScope {
+ public:
+  template <class List>
+  explicit CountingScope(const List& list) {
+    for (const auto& counted : list) scopes_.emplace_back(*counted.memory, counted.usage);
+  }
+
+ private:
+  std::deque<ObserverScope> scopes_;
+};
 
 }  // namespace
 
 void LanguageModelData::fields(ConfigFields& f) {
   text.fields(f);
-  f.field("evaluation_tokens", evaluation_tokens, {.minimum = 0});
+  f.field("evaluation_tokens", evaluation_tokens, "tokens of the validation part that are measured; 0: all",
+          {.minimum = 0});
 }
 
 void LanguageModelPlan::fields(ConfigFields& f) {
@@ -87,12 +92,14 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       rows_(inputs.rows),
       seed_(inputs.seed),
       window_(plan.model.context),
-      tokens_(open_data(plan, inputs)),
-      data_key_(hash_of(tokens_.file.bytes())),
+      opened_(open_data(plan, inputs)),
+      tokens_(opened_->tokens),
       model_(
           std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
+      trained_(counters()),
+      counted_from_(at::zeros({1}, at::kLong)),
       window_ended_(at::zeros({1}, at::kLong)),
       batches_([this](int64_t position) { return training_batch(position); }) {
   if (model_->options().vocabulary < tokens_.tokenizer.vocabulary()) {
@@ -134,19 +141,22 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(static_cast<uint64_t>(position));
   BlockContext context;
   context.generator = at::detail::createCPUGenerator(dropout_seed);
+  const CountingScope counting(trained_);
   return model_->loss(batch.input, batch.target, context);
 }
 
-nlohmann::json LanguageModelTask::evaluate() {
-  for (const auto& [layer, memory] : memories()) memory->evaluation_usage().clear();
+Evaluation LanguageModelTask::evaluate() {
+  const std::vector<Counted> counted = counters();
+  const CountingScope counting(counted);
   const int64_t all = evaluation_.batches();
-  const int64_t per_batch = tokens_per_micro_batch();
+  const int64_t per_batch = units_per_micro_batch();
   const int64_t limit = plan_.data.evaluation_tokens;
   const int64_t wanted = limit == 0 ? all : std::clamp<int64_t>((limit + per_batch - 1) / per_batch, 1, all);
   double nats = 0;
   int64_t tokens = 0;
   int64_t bytes = 0;
   for (int64_t i = 0; i < wanted; ++i) {
+    StopSignal::check("stopped while the model was evaluated");
     int64_t targets = 0;
     const Batch batch = validation_batch(i * all / wanted, &targets);
     BlockContext context;
@@ -158,29 +168,62 @@ nlohmann::json LanguageModelTask::evaluate() {
       if (target[t] >= 0) bytes += token_bytes_[static_cast<size_t>(target[t])];
     }
   }
-  nlohmann::json result = {{"loss", nats / static_cast<double>(tokens)},
-                           {"bits_per_byte", nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
-                           {"tokens", tokens},
-                           {"memories", nlohmann::json::array()}};
-  for (const auto& [layer, memory] : memories()) {
-    result["memories"].push_back(measures_of(layer, memory->evaluation_usage()));
+  Evaluation result{
+      {nats / static_cast<double>(tokens), nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
+      {{"tokens", tokens}, {"memories", nlohmann::json::array()}}};
+  double usage = 0;
+  double kl = 0;
+  const auto count = static_cast<double>(counted.size());
+  for (const auto& [layer, memory, counts] : counted) {
+    const UsageMetrics metrics = counts->metrics();
+    usage += metrics.usage / count;
+    kl += metrics.kl / count;
+    result.details["memories"].push_back(facts_of(layer, metrics));
   }
+  if (!counted.empty()) result.values.insert(result.values.end(), {usage, kl});
+  evaluated_memories_ = result.details["memories"];
   return result;
+}
+
+std::vector<Measure> LanguageModelTask::measures() const {
+  std::vector<Measure> measures = {
+      {"loss", 3, true, "nats", "what the model misses of the validation text, in nats per token"},
+      {"bits_per_byte", 3, true, "bits", "the same in bits per byte of text, comparable between tokenizers"}};
+  if (model_->options().has_memory) {
+    measures.push_back({"usage", 0, false, "%", "share of the memory's rows that the validation text reads"});
+    measures.push_back({"kl", 2, true, "nats", "how unevenly it reads them: 0 when every row carries the same weight"});
+  }
+  return measures;
+}
+
+// Of the memories, as the last evaluation counted their reads.
+Account LanguageModelTask::account(const AccountOptions& options) {
+  Account account = Task::account(options);
+  for (const nlohmann::json& memory : evaluated_memories_) {
+    const auto value = [&](const char* key) { return memory.at(key).get<double>(); };
+    account.text += fmt::format("memory in layer {}: usage {:.1f} %, as first {:.1f} %, KL {:.3f}, Gini {:.3f}\n",
+                                memory.at("layer").get<int64_t>(), 100 * value("usage"), 100 * value("usage_at_1"),
+                                value("kl"), value("gini"));
+  }
+  return account;
 }
 
 int64_t LanguageModelTask::infer(int64_t position) {
   const Batch batch = validation_batch(position % std::max<int64_t>(1, evaluation_.batches() - 1));
   model_->forward(batch.input);
-  return tokens_per_micro_batch();
+  return units_per_micro_batch();
 }
 
 // The counters of a logged window stay until the next step, so that a checkpoint between them holds them.
 void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
   if (window_ended_.item<int64_t>() != 0) {
-    for (const auto& [layer, memory] : memories()) memory->training_usage().reset_window();
+    counted_from_.fill_(step);
     window_ended_.zero_();
   }
-  for (const auto& [layer, memory] : memories()) memory->set_step(step);
+  for (const auto& [layer, memory, usage] : trained_) {
+    usage->begin_window(counted_from_.item<int64_t>());
+    usage->set_step(step);
+  }
   const TransformerLmOptions& options = model_->options();
   if (options.has_memory && options.memory.calibrate_at == step) calibrate_memories(step, optimizers);
 }
@@ -190,82 +233,69 @@ void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
 void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizers) {
   const auto memories = model_->memories();
   for (size_t i = 0; i < memories.size(); ++i) {
-    ProductKeyMemory& memory = *memories[i].second;
+    auto& memory = dynamic_cast<ProductKeyMemory&>(*memories[i].second);  // check_memory() refuses others
     std::vector<at::Tensor> inputs;
-    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += tokens_per_micro_batch()) {
+    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += units_per_micro_batch()) {
       const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
       inputs.push_back(model_->memory_inputs(batch.input)[i]);
     }
     CalibrateOptions options;
     options.seed = CounterRandom(seed_, "calibrate").bits(i);
     calibrate(memory, at::cat(inputs), options);
-    for (const at::Tensor& parameter : {memory.query_weight.back(), memory.query_bias.back(), memory.norm_gain,
-                                        memory.norm_bias, memory.temperature, memory.keys1, memory.keys2}) {
-      if (parameter.defined()) optimizers.clear_state(parameter);
-    }
+    for (const at::Tensor& parameter : calibrated_parameters(memory)) optimizers.clear_state(parameter);
     optimizers.rows_of(*memory.table()).clear_state();
+    trained_[i].usage->clear();
   }
 }
 
-nlohmann::json LanguageModelTask::training_measures() {
+// A window with fewer steps reads fewer rows: its numbers would say nothing.
+nlohmann::json LanguageModelTask::training_measures(bool whole) {
+  window_ended_.fill_(1);
+  if (trained_.empty()) return nlohmann::json::object();
+  if (!whole) return {{"usage", nullptr}, {"kl", nullptr}};
   double usage = 0;
   double kl = 0;
-  const auto list = memories();
-  for (const auto& [layer, memory] : list) {
-    const UsageMetrics metrics = memory->training_usage().metrics();
-    usage += metrics.usage / static_cast<double>(list.size());
-    kl += metrics.kl / static_cast<double>(list.size());
+  for (const Counted& counted : trained_) {
+    const auto [share, divergence] = counted.usage->usage_and_kl();
+    usage += share;
+    kl += divergence;
   }
-  window_ended_.fill_(1);
-  if (list.empty()) return nlohmann::json::object();
-  return {{"usage", usage}, {"kl", kl}};
+  const auto count = static_cast<double>(trained_.size());
+  return {{"usage", usage / count}, {"kl", kl / count}};
+}
+
+RowCounters LanguageModelTask::row_state(const Table& table, int64_t since) {
+  RowCounters state;
+  for (const auto& [layer, memory, usage] : trained_) {
+    if (memory->table().get() != &table) continue;
+    state.tensors.emplace_back(fmt::format("usage.{}", layer), usage->state());
+    const std::vector<int64_t> before = std::move(state.changed), touched = usage->touched_since(since);
+    state.changed.clear();
+    std::set_union(before.begin(), before.end(), touched.begin(), touched.end(), std::back_inserter(state.changed));
+  }
+  return state;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> LanguageModelTask::extra_state() {
-  std::vector<std::pair<std::string, at::Tensor>> result = {{"window_ended", window_ended_}};
-  for (const auto& [layer, memory] : memories()) {
-    UsageTensors& tensors = usage_tensors_[layer];
-    const Usage& usage = memory->training_usage();
-    if (!tensors.reads.defined()) {
-      tensors = {zeros_for(usage, at::kLong), zeros_for(usage, at::kLong), zeros_for(usage, at::kDouble),
-                 zeros_for(usage, at::kLong)};
-    }
-    const auto rows = usage.state();
-    for (size_t i = 0; i < rows.size(); ++i) {
-      tensors.reads.mutable_data_ptr<int64_t>()[i] = rows[i].reads;
-      tensors.top_reads.mutable_data_ptr<int64_t>()[i] = rows[i].top_reads;
-      tensors.weight.mutable_data_ptr<double>()[i] = rows[i].weight;
-      tensors.last_touch.mutable_data_ptr<int64_t>()[i] = rows[i].last_touch;
-    }
-    result.emplace_back(fmt::format("{}.reads", layer), tensors.reads);
-    result.emplace_back(fmt::format("{}.top_reads", layer), tensors.top_reads);
-    result.emplace_back(fmt::format("{}.weight", layer), tensors.weight);
-    result.emplace_back(fmt::format("{}.last_touch", layer), tensors.last_touch);
-  }
-  return result;
-}
-
-void LanguageModelTask::extra_state_loaded() {
-  for (const auto& [layer, memory] : memories()) {
-    const UsageTensors& tensors = usage_tensors_.at(layer);
-    const auto rows = memory->training_usage().state();
-    for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i] = {.reads = tensors.reads.const_data_ptr<int64_t>()[i],
-                 .top_reads = tensors.top_reads.const_data_ptr<int64_t>()[i],
-                 .weight = tensors.weight.const_data_ptr<double>()[i],
-                 .last_touch = tensors.last_touch.const_data_ptr<int64_t>()[i]};
-    }
-  }
+  return {{"counted_from", counted_from_}, {"window_ended", window_ended_}};
 }
 
 std::vector<std::pair<std::string, std::string>> LanguageModelTask::files() {
   return {{kTokenizerFile, tokens_.tokenizer.save()}};
 }
 
-std::vector<std::pair<int64_t, MemoryLayer*>> LanguageModelTask::memories() {
-  std::vector<std::pair<int64_t, MemoryLayer*>> result;
-  for (const auto& [layer, memory] : model_->memories()) result.emplace_back(layer, memory.get());
-  for (const auto& [layer, memory] : model_->flat_memories()) result.emplace_back(layer, memory.get());
+nlohmann::json LanguageModelTask::data_facts() const {
+  return {{"training files", tokens_.train_files},        {"training bytes", tokens_.train_bytes},
+          {"training tokens", tokens_.train.size()},      {"validation files", tokens_.validation_files},
+          {"validation bytes", tokens_.validation_bytes}, {"validation tokens", tokens_.validation.size()},
+          {"vocabulary", tokens_.tokenizer.vocabulary()}};
+}
+
+std::vector<LanguageModelTask::Counted> LanguageModelTask::counters() const {
+  std::vector<Counted> result;
+  for (const auto& [layer, memory] : model_->memories()) {
+    result.push_back({layer, memory, std::make_shared<Usage>(memory->table()->rows())});
+  }
   return result;
 }
 
@@ -295,6 +325,20 @@ int64_t LanguageModelPlan::data_bytes(const std::filesystem::path& folder) const
   }
   // Two bytes a token; a token of a small BPE vocabulary is worth 3 to 4 bytes of text.
   return static_cast<int64_t>(tokenizer.kind == "bytes" ? 2 * bytes : 2 * bytes / 3);
+}
+
+std::string LanguageModelPlan::data_settings() const {
+  return Config::write(data) + Config::write(tokenizer);
+}
+
+void LanguageModelPlan::convert_tables(const std::string& dtype) {
+  if (!model.has_memory) fail(ExitCode::usage, "convert", "RUN must be a model with a memory", "one without");
+  const std::string is = model.memory.value_dtype;
+  if (is == dtype || is == "int8") {
+    fail(ExitCode::usage, "convert",
+         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
+  }
+  model.memory.value_dtype = dtype;
 }
 
 std::unique_ptr<Task> LanguageModelPlan::make(const TaskInputs& inputs) const {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "loci/data/text/batches.h"
 #include "loci/data/text/token_cache.h"
 #include "loci/models/transformer_lm.h"
+#include "loci/table/usage.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/read_ahead.h"
 #include "loci/train/recipe.h"
@@ -31,8 +31,11 @@ class LanguageModelPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override;
   void check() const override;
+  std::string unit() const override { return "tokens"; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
   int64_t data_bytes(const std::filesystem::path& folder) const override;
+  std::string data_settings() const override;
+  void convert_tables(const std::string& dtype) override;
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
   // The model that this plan means with a tokenizer of so many tokens.
@@ -45,6 +48,12 @@ class LanguageModelPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> language_model_plan();
 
+// The tokens of a data folder.
+struct OpenedText : OpenedData {
+  explicit OpenedText(TokenData data) : tokens(std::move(data)) {}
+  TokenData tokens;
+};
+
 class LanguageModelTask : public Task {
  public:
   LanguageModelTask(const LanguageModelPlan& plan, const TaskInputs& inputs);
@@ -53,41 +62,51 @@ class LanguageModelTask : public Task {
   std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
   at::Tensor loss(int64_t step, int64_t micro) override;
-  int64_t tokens_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
-  nlohmann::json evaluate() override;
+  std::string unit() const override { return plan_.unit(); }
+  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
+  std::vector<Measure> measures() const override;
+  Evaluation evaluate() override;
+  Account account(const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
-  nlohmann::json training_measures() override;
+  nlohmann::json training_measures(bool whole) override;
+  RowCounters row_state(const Table& table, int64_t since) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
-  void extra_state_loaded() override;
   std::vector<std::pair<std::string, std::string>> files() override;
-  std::string data_key() const override { return data_key_; }
+  std::string data_key() const override { return tokens_.key; }
+  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
+  nlohmann::json data_facts() const override;
 
  private:
   struct Batch {
     at::Tensor input, target;  // [B, L] int64
   };
-  struct UsageTensors {
-    at::Tensor reads, top_reads, weight, last_touch;  // [R], the counters of a memory
+  // A memory and what counts its reads.
+  struct Counted {
+    int64_t layer;
+    std::shared_ptr<MemoryLayer> memory;
+    std::shared_ptr<Usage> usage;
   };
+  std::vector<Counted> counters() const;         // new ones, which hold nothing yet
   Batch training_batch(int64_t position) const;  // position = step * accumulation + micro
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;
   void calibrate_memories(int64_t step, OptimizerSet& optimizers);
-  std::vector<std::pair<int64_t, MemoryLayer*>> memories();
 
   LanguageModelPlan plan_;
   BatchShape batch_;
   RowOptimizerOptions rows_;
   uint64_t seed_;
   int64_t window_;
-  TokenData tokens_;
-  std::string data_key_;
+  std::shared_ptr<const OpenedText> opened_;
+  const TokenData& tokens_;
   std::vector<int64_t> token_bytes_;  // by token
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
-  std::map<int64_t, UsageTensors> usage_tensors_;  // by layer
-  at::Tensor window_ended_;                        // [1] int64: the counters were logged and begin anew
+  std::vector<Counted> trained_;                                 // by the losses since the last logged step
+  at::Tensor counted_from_;                                      // [1] int64: step at which that window began
+  at::Tensor window_ended_;                                      // [1] int64: the counters were logged and begin anew
+  nlohmann::json evaluated_memories_ = nlohmann::json::array();  // of the last evaluation
   ReadAhead<Batch> batches_;
 };
 

@@ -6,15 +6,16 @@
 #include <cmath>
 #include <limits>
 
+#include "loci/base/check.h"
 #include "loci/models/transformer_lm_options.h"
+#include "loci/models/vocabulary_loss.h"
+#include "loci/table/usage.h"
 #include "loci/tasks/language_model.h"
 
 namespace loci {
 namespace {
 
-constexpr int64_t kByteVocabulary = 257;             // the byte tokenizer's: the bytes and the end of a text
-constexpr int64_t kUsageBytes = 32;                  // of a row's counters
-constexpr int64_t kLogitsAtOnce = int64_t{4} << 20;  // bytes, models/vocabulary_loss.cpp
+constexpr int64_t kByteVocabulary = 257;  // the byte tokenizer's: the bytes and the end of a text
 
 // In double: an estimate must not overflow, and a kibibyte does not matter.
 int64_t whole(double bytes) {
@@ -34,16 +35,19 @@ double layer_bytes(const TransformerLmOptions& options, double small) {
 
 // The same of one memory.
 double memory_bytes(const MemoryOptions& memory, int64_t width, double small) {
-  const auto features = static_cast<double>(memory.layer.heads * resolved_key_width(memory.layer, width));
-  const auto reads = static_cast<double>(memory.layer.heads * memory.layer.top_k);
-  const auto value = static_cast<double>(memory.value_width == 0 ? width : memory.value_width);
-  return features * (small + 8) + reads * 16 + value * 8;
+  const double features =
+      static_cast<double>(memory.layer.heads) * static_cast<double>(resolved_key_width(memory.layer, width));
+  const double reads = static_cast<double>(memory.layer.heads) * static_cast<double>(memory.layer.top_k);
+  const auto value = static_cast<double>(memory.resolved_value_width(width));
+  const double peer = memory.kind == MemoryKind::peer ? reads * 12 + static_cast<double>(width) * 4 : 0;
+  return features * (small + 8) + reads * 16 + value * 8 + peer;
 }
 
 // The calibration of one memory: inputs and queries in double (nn/calibrate.cpp).
 double calibration_bytes(const MemoryOptions& memory, int64_t width) {
   if (memory.calibrate_at < 0) return 0;
-  const auto features = static_cast<double>(memory.layer.heads * resolved_key_width(memory.layer, width));
+  const double features =
+      static_cast<double>(memory.layer.heads) * static_cast<double>(resolved_key_width(memory.layer, width));
   return static_cast<double>(memory.calibrate_tokens) * 16 * (static_cast<double>(width) + features);
 }
 
@@ -51,7 +55,7 @@ double calibration_bytes(const MemoryOptions& memory, int64_t width) {
 double search_bytes(const MemoryOptions& memory, double tokens) {
   const auto heads = static_cast<double>(memory.layer.heads);
   const auto rows = static_cast<double>(memory.rows);
-  const double scores = memory.kind == "flat" ? rows : 2 * std::ceil(std::sqrt(rows));
+  const double scores = memory.kind == MemoryKind::flat ? rows : 2 * std::ceil(std::sqrt(rows));
   return tokens * heads * scores * 4 * 2;
 }
 
@@ -63,48 +67,47 @@ void LanguageModelPlan::check() const {
   } catch (const Error& error) {
     throw Error(ExitCode::usage, error.what());
   }
-  if (!model.has_memory || model.memory.calibrate_at < 0) return;
-  if (model.memory.kind != "product_key" || model.memory.layer.query_net != "linear") {
-    fail(ExitCode::usage, "model.memory", "calibrate_at must be -1 unless kind is product_key and query_net linear",
-         fmt::format("{}, {} and {}", model.memory.calibrate_at, model.memory.kind, model.memory.layer.query_net));
-  }
 }
 
 RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const {
   const TransformerLmOptions options = model_for(tokenizer.kind == "bytes" ? kByteVocabulary : tokenizer.vocabulary);
   const auto [dense, table] = TransformerLm::count_parameters(options);
   const double small = bfloat16 ? 2 : 4;
-  const auto tokens = static_cast<double>(batch.per_micro_batch() * options.context);
+  const auto tokens = static_cast<double>(batch.per_micro_batch()) * static_cast<double>(options.context);
   const auto d = static_cast<double>(options.width);
   double activations = tokens * (static_cast<double>(options.layers) * layer_bytes(options, small) + 16 * d);
-  const double loss = 3.0 * kLogitsAtOnce + tokens * d * 8 + static_cast<double>(options.vocabulary) * d * 8;
+  const double loss = 3.0 * 4 * static_cast<double>(vocabulary_loss_logits(options.vocabulary)) + tokens * d * 8 +
+                      static_cast<double>(options.vocabulary) * d * 8;
 
   RunSize size;
   size.parameters_dense = dense;
   size.parameters_table = table;
-  size.tokens_per_step = batch.batch * options.context;
+  size.units_per_step = checked_product("config", "tokens of a step", batch.batch, options.context);
   size.memory = {{"dense parameters", whole(4.0 * static_cast<double>(dense))},
                  {"dense gradients", whole(4.0 * static_cast<double>(dense))},
-                 {"dense optimiser state", whole(8.0 * static_cast<double>(dense))},
                  {"loss", whole(loss)}};
   if (options.has_memory) {
     const MemoryOptions& memory = options.memory;
-    const at::ScalarType type = value_type(memory);
-    const int64_t width = memory.value_width == 0 ? options.width : memory.value_width;
+    const at::ScalarType type = memory.value_type();
     const auto layers = static_cast<double>(memory.layers.size());
     const double tables = memory.shared_table ? 1 : layers;
     const auto all_rows = static_cast<double>(memory.rows);
-    const double reads = tokens * static_cast<double>(memory.layer.heads * memory.layer.top_k);
+    const double reads = tokens * static_cast<double>(memory.layer.heads) * static_cast<double>(memory.layer.top_k);
     const double distinct = std::min(all_rows, reads * static_cast<double>(batch.accumulation));
     activations += layers * tokens * memory_bytes(memory, options.width, small) + search_bytes(memory, tokens);
     activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps
     MemoryEstimate& home = memory.home == TableHome::mapped ? size.disk : size.memory;
     home.emplace_back("tables", whole(static_cast<double>(c10::elementSize(type)) * static_cast<double>(table)));
-    const int64_t row_state = RowOptimizer::state_bytes(1, width, rows, type);
+    int64_t row_state = 0;  // of a row in each table of a memory
+    for (const int64_t width : count_memory(memory, options.width).table_widths) {
+      row_state += RowOptimizer::state_bytes(1, width, rows, type);
+    }
     home.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));
     // References and their order; the sums of rows are never in memory.
-    size.memory.emplace_back("row gradient", whole(distinct * 16 + reads * 40));
-    size.memory.emplace_back("counters of rows", whole(layers * all_rows * 2 * kUsageBytes));
+    const double peer = memory.kind == MemoryKind::peer ? 2 : 1;  // both of its tables
+    size.memory.emplace_back("row gradient", whole(peer * (distinct * 16 + reads * 40)));
+    size.counter_bytes = whole(layers * all_rows * static_cast<double>(sizeof(RowUsage)));
+    size.memory.emplace_back("counters of rows", whole(2.0 * static_cast<double>(size.counter_bytes)));
   }
   size.memory.emplace_back("activations", whole(activations));
   return size;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "loci/table/row_store.h"
 #include "loci/tasks/all.h"
 #include "loci/train/trainer.h"
 #include "tests/temporary_folder.h"
@@ -32,7 +33,7 @@ heads = 2
 top_k = 3
 key_width = 4
 query_norm = "batch"
-value_start = "zero"
+start = "zero_values"
 calibrate_tokens = 50
 [train]
 batch = 4
@@ -76,14 +77,16 @@ TEST_F(LanguageModel, LossIsAFunctionOfStepAndSeed) {
 
 TEST_F(LanguageModel, EvaluationCountsEveryTokenOfTheValidationPartOnce) {
   const auto task = make();
-  const nlohmann::json measures = evaluate(*task, false);
-  const int64_t tokens = measures["tokens"];
+  const Evaluation measured = evaluate(*task, false);
+  const int64_t tokens = measured.details["tokens"];
   EXPECT_EQ((tokens + 1) % 202, 0);  // whole files of 201 bytes and their end; the first token is no target
   // A byte is a token but for the ends of text, which have no bytes.
-  const double nats = measures["loss"].get<double>() * static_cast<double>(tokens);
+  const double nats = measured.values[0] * static_cast<double>(tokens);
   const double bytes = static_cast<double>((tokens + 1) / 202 * 201 - 1);
-  EXPECT_NEAR(measures["bits_per_byte"].get<double>(), nats / std::log(2.0) / bytes, 1e-9);
-  EXPECT_EQ(measures["memories"].size(), 1u);
+  EXPECT_NEAR(measured.values[1], nats / std::log(2.0) / bytes, 1e-9);
+  EXPECT_EQ(measured.details["memories"].size(), 1u);
+  EXPECT_EQ(measured.details["memories"][0]["usage"], measured.values[2]);
+  EXPECT_EQ(measured.values.size(), task->measures().size());
   EXPECT_TRUE(task->module().is_training());
 }
 
@@ -97,10 +100,12 @@ TEST_F(LanguageModel, EvaluationChangesNothing) {
   };
   task->loss(0, 0).backward();
   const auto before = state();
-  const nlohmann::json first = evaluate(*task, false);
+  const Evaluation first = evaluate(*task, false);
   const auto after = state();
   for (size_t i = 0; i < before.size(); ++i) EXPECT_TRUE(before[i].equal(after[i])) << i;
-  EXPECT_EQ(evaluate(*task, false), first);
+  const Evaluation second = evaluate(*task, false);
+  EXPECT_EQ(second.values, first.values);
+  EXPECT_EQ(second.details, first.details);
 }
 
 TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
@@ -113,7 +118,7 @@ TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
     return at::Tensor();
   }();
   const at::Tensor before = keys.detach().clone();
-  const at::Tensor values = task->tables()[0].first->values();
+  const at::Tensor values = task->tables()[0].first->store().values();
   for (int64_t step = 0; step < 3; ++step) {
     task->before_step(step, optimizers);
     EXPECT_EQ(keys.detach().norm(2, -1).allclose(at::ones({2, 5}), 1e-4, 1e-4), step == 2) << step;
@@ -134,19 +139,45 @@ TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
 TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
   const auto task = make();
   OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  // What a run that is resumed from here has counted.
   const auto reads = [&] {
-    for (const auto& [name, tensor] : task->extra_state()) {
-      if (name == "0.reads") return tensor.sum().item<int64_t>();
-    }
-    return int64_t{-1};
+    const RowCounters state = task->row_state(*task->tables()[0].first, 0);
+    EXPECT_EQ(state.tensors[0].first, "usage.0");
+    const int64_t begin = task->extra_state()[0].second.item<int64_t>();
+    const at::Tensor counts = state.tensors[0].second.select(1, 0).bitwise_and(0x7fffffff);
+    return (counts * (state.tensors[0].second.select(1, 2) > begin)).sum().item<int64_t>();
   };
   task->before_step(0, optimizers);
   task->loss(0, 0);
   EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
-  EXPECT_GT(task->training_measures()["usage"].get<double>(), 0);
+  EXPECT_GT(task->training_measures(true)["usage"].get<double>(), 0);
   EXPECT_EQ(reads(), 4 * 8 * 2 * 3);
   task->before_step(1, optimizers);
   EXPECT_EQ(reads(), 0);
+}
+
+TEST_F(LanguageModel, RowStateNamesTheRowsReadSinceACheckpoint) {
+  const auto task = make();
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  const Table& table = *task->tables()[0].first;
+  task->before_step(0, optimizers);
+  task->loss(0, 0);
+  task->before_step(1, optimizers);
+  EXPECT_GT(task->row_state(table, 0).changed.size(), 5u);
+  EXPECT_TRUE(task->row_state(table, 1).changed.empty());
+}
+
+TEST_F(LanguageModel, AnEvaluationAndInferenceLeaveTheCountersOfTraining) {
+  const auto task = make();
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  task->before_step(0, optimizers);
+  task->loss(0, 0);
+  const Table& table = *task->tables()[0].first;
+  const at::Tensor before = task->row_state(table, 0).tensors[0].second.clone();
+  EXPECT_GT(before.sum().item<int64_t>(), 0);
+  EXPECT_GT(evaluate(*task, false)["memories"][0]["usage"].get<double>(), 0);
+  task->infer(0);
+  EXPECT_TRUE(before.equal(task->row_state(table, 0).tensors[0].second));
 }
 
 TEST_F(LanguageModel, TheDataKeyFollowsTheText) {

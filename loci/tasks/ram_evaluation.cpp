@@ -33,9 +33,10 @@ namespace {
 constexpr int64_t kChunk = 64;  // instances at once: a tape is M^2 numbers
 
 void add_soft(NeuralRam& machine, int64_t seed_index, const RamTask& task, int64_t slack, int64_t instances,
-              RandomSequence& random, RamError& error) {
+              const std::function<void()>& between, RandomSequence& random, RamError& error) {
   const auto M = static_cast<int64_t>(task.minimum_tape(error.length)) + slack;
   for (int64_t done = 0; done < instances; done += kChunk) {
+    if (between) between();
     const int64_t count = std::min(kChunk, instances - done);
     RamBatch batch(1, count, M);
     for (int64_t i = 0; i < count; ++i) {
@@ -69,7 +70,8 @@ std::vector<RamError> soft_errors(NeuralRam& machine, int64_t seed_index, const 
       RandomSequence random(CounterRandom(options.seed, fmt::format("ram/soft/{}/{}", task.name, length)),
                             static_cast<uint64_t>(i) << 40);
       const int64_t instances = options.instances * (i + 1) / parts - options.instances * i / parts;
-      add_soft(machine, seed_index, task, options.slacks[static_cast<size_t>(i)], instances, random, error);
+      add_soft(machine, seed_index, task, options.slacks[static_cast<size_t>(i)], instances, options.between, random,
+               error);
     }
     errors.push_back(error);
   }
@@ -84,7 +86,8 @@ std::vector<RamError> discrete_errors(const NeuralRam& machine, int64_t seed_ind
   instances.seed = options.seed;
   instances.slacks.assign(options.slacks.begin(), options.slacks.end());
   std::vector<RamError> errors;
-  for (const LengthReport& row : verify(discrete_runner(machine, seed_index), task, instances).lengths) {
+  for (const LengthReport& row :
+       verify(discrete_runner(machine, seed_index, options.between), task, instances).lengths) {
     errors.push_back({row.length, row.instances, row.wrong_instances, row.cells, row.wrong_cells});
   }
   return errors;

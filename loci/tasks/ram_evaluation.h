@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
-#include <span>
+#include <functional>
 #include <vector>
 
 #include "loci/data/ram/ram_tasks.h"
@@ -33,8 +33,9 @@ struct RamError {
 
 struct RamMeasureOptions {
   int64_t instances = 256;
-  std::vector<int64_t> slacks = {2, 10};  // cells beyond the minimum, in turns
+  std::vector<int64_t> slacks = {2, 10};  // cells beyond the minimum; instances take turns
   uint64_t seed = 7;
+  std::function<void()> between = {};  // called now and then; may throw to end the work
 };
 
 // Of one seed, at each length, the machine as it was trained.

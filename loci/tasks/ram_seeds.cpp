@@ -1,40 +1,41 @@
 // Legend: S seeds, P parameters.
 #include "loci/tasks/ram_seeds.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
+#include <iterator>
 #include <utility>
-
-#include "loci/base/random.h"
 
 namespace loci {
 
 void RamUpdateOptions::fields(ConfigFields& f) {
-  f.field("learning_rate", learning_rate, {.minimum = 0});
-  f.field("beta1", beta1, {.minimum = 0, .maximum = 0.999999});
-  f.field("beta2", beta2, {.minimum = 0, .maximum = 0.999999});
-  f.field("epsilon", epsilon, {.minimum = 0});
-  f.field("clip_norm", clip_norm, {.minimum = 0});
-  f.field("noise", noise, {.minimum = 0});
-  f.field("noise_decay", noise_decay, {.minimum = 0, .maximum = 1});
-  f.field("entropy", entropy, {.minimum = 0});
-  f.field("entropy_decay", entropy_decay, {.minimum = 0, .maximum = 1});
+  f.field("learning_rate", learning_rate, "learning rate of Adam", {.minimum = 0});
+  f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
+  f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});
+  f.field("epsilon", epsilon, "added to the root of the second moment", {.minimum = 0});
+  f.field("clip_norm", clip_norm, "largest norm of a seed's gradient; 0: not clipped", {.minimum = 0});
+  f.field("noise", noise, "standard deviation of the noise on the gradient of update 0", {.minimum = 0});
+  f.field("noise_decay", noise_decay, "factor of the noise from one update to the next", {.minimum = 0, .maximum = 1});
+  f.field("entropy", entropy, "entropy bonus of update 0", {.minimum = 0});
+  f.field("entropy_decay", entropy_decay, "factor of the bonus from one update to the next",
+          {.minimum = 0, .maximum = 1});
 }
 
 void RamAnnealOptions::fields(ConfigFields& f) {
-  f.field("begin_error", begin_error, {.minimum = 0, .maximum = 1});
-  f.field("entropy", entropy, {.minimum = 0});
-  f.field("ramp", ramp, {.minimum = 1});
-  f.field("updates", updates, {.minimum = 1});
-  f.field("rate", rate, {.minimum = 0});
-  f.field("lost_error", lost_error, {.minimum = 0, .maximum = 1});
-  f.field("patience", patience, {.minimum = 1});
-  f.field("check_every", check_every, {.minimum = 1});
+  f.field("begin_error", begin_error, "error of the last level below which the anneal begins",
+          {.minimum = 0, .maximum = 1});
+  f.field("entropy", entropy, "the bonus falls from 0 to minus this", {.minimum = 0});
+  f.field("ramp", ramp, "updates over which it falls", {.minimum = 1});
+  f.field("updates", updates, "most updates; it ends after the ramp as soon as the discrete machine is exact",
+          {.minimum = 1});
+  f.field("rate", rate, "factor of the learning rate", {.minimum = 0});
+  f.field("lost_error", lost_error, "error above which a seed counts as lost", {.minimum = 0, .maximum = 1});
+  f.field("patience", patience, "lost updates in a row after which it begins again with half the entropy",
+          {.minimum = 1});
+  f.field("check_every", check_every, "updates between two trials of the discrete machine", {.minimum = 1});
 }
 
 std::string_view name_of(RamPhase phase) {
@@ -53,15 +54,26 @@ std::string_view name_of(RamPhase phase) {
   return "";
 }
 
+namespace {
+
+constexpr int64_t kPacked = 9;  // numbers of a seed's state
+
+}  // namespace
+
 RamSeeds::RamSeeds(std::vector<uint64_t> seeds, at::Tensor parameters, RamUpdateOptions update, RamAnnealOptions anneal)
-    : seeds_(std::move(seeds)), update_(update), anneal_(anneal), states_(seeds_.size()) {
-  tensors_.parameters = parameters.detach();
-  for (at::Tensor* tensor : {&tensors_.moment1, &tensors_.moment2, &tensors_.begin_parameters, &tensors_.begin_moment1,
-                             &tensors_.begin_moment2, &tensors_.best_parameters}) {
-    *tensor = at::zeros_like(tensors_.parameters);
+    : seeds_(std::move(seeds)),
+      update_(update),
+      anneal_(anneal),
+      parameters_(parameters.detach()),
+      optimizer_(
+          parameters_, seeds_,
+          {.beta1 = update.beta1, .beta2 = update.beta2, .epsilon = update.epsilon, .clip_norm = update.clip_norm}),
+      states_(seeds_.size()) {
+  for (at::Tensor* tensor : {&begin_parameters_, &begin_moment1_, &begin_moment2_, &best_parameters_}) {
+    *tensor = at::zeros_like(parameters_);
   }
   for (RamSeedState& state : states_) state.anneal_entropy = anneal_.entropy;
-  packed_ = at::zeros({std::ssize(seeds_), 10}, at::kDouble);
+  packed_ = at::zeros({std::ssize(seeds_), kPacked}, at::kDouble);
 }
 
 std::vector<int64_t> RamSeeds::active() const {
@@ -80,69 +92,35 @@ int64_t RamSeeds::count(RamPhase phase) const {
 
 double RamSeeds::entropy_bonus(int64_t seed, int64_t step) const {
   const RamSeedState& state = states_[static_cast<size_t>(seed)];
-  if (state.phase == RamPhase::learning)
+  if (state.phase == RamPhase::learning) {
     return update_.entropy * std::pow(update_.entropy_decay, static_cast<double>(step));
+  }
   const double share = static_cast<double>(state.anneal_updates) / static_cast<double>(anneal_.ramp);
   return -state.anneal_entropy * std::min(1.0, share);
 }
 
-namespace {
-
-// In a fixed order of eight sums, so that it is quick and always the same.
-double norm_of(const float* x, int64_t P) {
-  double sum[8] = {};
-  int64_t p = 0;
-  for (; p + 8 <= P; p += 8) {
-    for (int64_t i = 0; i < 8; ++i) sum[i] += static_cast<double>(x[p + i]) * x[p + i];
+void RamSeeds::update(int64_t step, const std::vector<int64_t>& seeds, const at::Tensor& gradient,
+                      const at::Tensor& sound) {
+  std::vector<at::Tensor> learning, annealing;
+  for (int64_t row = 0; row < std::ssize(seeds); ++row) {
+    const int64_t seed = seeds[static_cast<size_t>(row)];
+    RamSeedState& state = states_[static_cast<size_t>(seed)];
+    if (!sound.const_data_ptr<bool>()[row]) {
+      state.phase = RamPhase::broken;
+      continue;
+    }
+    const at::Tensor& parameters = optimizer_.of(seed);
+    parameters.mutable_grad() = gradient[row];
+    (state.phase == RamPhase::learning ? learning : annealing).push_back(parameters);
   }
-  for (; p < P; ++p) sum[0] += static_cast<double>(x[p]) * x[p];
-  return std::sqrt(((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7])));
-}
-
-// Nearly standard normal from 64 bits: 40 coins and a uniform number that fills the gaps between their counts.
-float normal_of(uint64_t bits) {
-  const auto coins = static_cast<float>(std::popcount(bits & 0xffffffffff));
-  const auto dither = static_cast<float>(bits >> 40) * 0x1p-24F;
-  return (coins - 20.5F + dither) * 0.31491833F;  // 1 / sqrt(40/4 + 1/12)
-}
-
-uint64_t scramble(uint64_t x) {  // SplitMix64
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
-
-bool RamSeeds::apply(int64_t seed, int64_t step, const float* gradient) {
-  RamSeedState& state = states_[static_cast<size_t>(seed)];
-  const int64_t P = tensors_.parameters.size(1);
-  const double norm = norm_of(gradient, P);
-  if (!std::isfinite(norm)) return false;
-  const bool learning = state.phase == RamPhase::learning;
-  const auto scale =
-      static_cast<float>(update_.clip_norm > 0 && norm > update_.clip_norm ? update_.clip_norm / norm : 1);
-  const auto noise =
-      static_cast<float>(learning ? update_.noise * std::pow(update_.noise_decay, static_cast<double>(step)) : 0);
-  const uint64_t key = CounterRandom(seeds_[static_cast<size_t>(seed)], "ram.noise").bits(static_cast<uint64_t>(step));
-  ++state.updates;
-  const auto count = static_cast<double>(state.updates);
-  const double rate = update_.learning_rate * (learning ? 1 : anneal_.rate);
-  const auto step_size = static_cast<float>(rate / (1 - std::pow(update_.beta1, count)));
-  const auto second = static_cast<float>(1 / std::sqrt(1 - std::pow(update_.beta2, count)));
-  const auto b1 = static_cast<float>(update_.beta1), b2 = static_cast<float>(update_.beta2);
-  const auto epsilon = static_cast<float>(update_.epsilon);
-  float* value = tensors_.parameters.mutable_data_ptr<float>() + seed * P;
-  float* m = tensors_.moment1.mutable_data_ptr<float>() + seed * P;
-  float* v = tensors_.moment2.mutable_data_ptr<float>() + seed * P;
-  for (int64_t p = 0; p < P; ++p) {
-    float g = gradient[p] * scale;
-    if (noise > 0) g += noise * normal_of(scramble(key + 0x9e3779b97f4a7c15 * static_cast<uint64_t>(p + 1)));
-    m[p] = b1 * m[p] + (1 - b1) * g;
-    v[p] = b2 * v[p] + (1 - b2) * g * g;
-    value[p] -= step_size * m[p] / (std::sqrt(v[p]) * second + epsilon);
+  optimizer_.set_noise(update_.noise * std::pow(update_.noise_decay, static_cast<double>(step)), step);
+  optimizer_.step(learning, update_.learning_rate, 1);
+  optimizer_.set_noise(0, step);
+  optimizer_.step(annealing, update_.learning_rate * anneal_.rate, 1);
+  for (const int64_t seed : seeds) {
+    optimizer_.of(seed).mutable_grad().reset();
+    if (!optimizer_.sound(seed)) states_[static_cast<size_t>(seed)].phase = RamPhase::broken;
   }
-  return true;
 }
 
 void RamSeeds::begin_anneal(int64_t seed, int64_t step) {
@@ -150,72 +128,70 @@ void RamSeeds::begin_anneal(int64_t seed, int64_t step) {
   state.phase = RamPhase::annealing;
   state.learned_at = step;
   state.anneal_updates = state.lost_updates = 0;
-  tensors_.begin_parameters[seed].copy_(tensors_.parameters[seed]);
-  tensors_.begin_moment1[seed].copy_(tensors_.moment1[seed]);
-  tensors_.begin_moment2[seed].copy_(tensors_.moment2[seed]);
+  begin_parameters_[seed].copy_(parameters_[seed]);
+  begin_moment1_[seed].copy_(optimizer_.moment1()[seed]);
+  begin_moment2_[seed].copy_(optimizer_.moment2()[seed]);
 }
 
 void RamSeeds::restart_anneal(int64_t seed) {
   RamSeedState& state = states_[static_cast<size_t>(seed)];
   state.anneal_updates = state.lost_updates = 0;
   state.anneal_entropy /= 2;
-  tensors_.parameters[seed].copy_(tensors_.begin_parameters[seed]);
-  tensors_.moment1[seed].copy_(tensors_.begin_moment1[seed]);
-  tensors_.moment2[seed].copy_(tensors_.begin_moment2[seed]);
+  parameters_[seed].copy_(begin_parameters_[seed]);
+  optimizer_.moment1()[seed].copy_(begin_moment1_[seed]);
+  optimizer_.moment2()[seed].copy_(begin_moment2_[seed]);
 }
 
 void RamSeeds::offer(int64_t seed, double discrete_error) {
   RamSeedState& state = states_[static_cast<size_t>(seed)];
   if (discrete_error > state.best_error) return;
   state.best_error = discrete_error;
-  tensors_.best_parameters[seed].copy_(tensors_.parameters[seed]);
+  best_parameters_[seed].copy_(parameters_[seed]);
 }
 
 void RamSeeds::finish(int64_t seed) {
   RamSeedState& state = states_[static_cast<size_t>(seed)];
   state.phase = RamPhase::finished;
-  if (state.best_error <= 1) tensors_.parameters[seed].copy_(tensors_.best_parameters[seed]);
+  if (state.best_error <= 1) parameters_[seed].copy_(best_parameters_[seed]);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> RamSeeds::tensors() {
-  return {{"seeds.state", packed_},
-          {"seeds.moment1", tensors_.moment1},
-          {"seeds.moment2", tensors_.moment2},
-          {"seeds.begin_parameters", tensors_.begin_parameters},
-          {"seeds.begin_moment1", tensors_.begin_moment1},
-          {"seeds.begin_moment2", tensors_.begin_moment2},
-          {"seeds.best_parameters", tensors_.best_parameters}};
+  std::vector<std::pair<std::string, at::Tensor>> named = {{"seeds.state", packed_},
+                                                           {"seeds.begin_parameters", begin_parameters_},
+                                                           {"seeds.begin_moment1", begin_moment1_},
+                                                           {"seeds.begin_moment2", begin_moment2_},
+                                                           {"seeds.best_parameters", best_parameters_}};
+  for (const auto& [name, tensor] : optimizer_.state()) named.emplace_back("seeds." + name, tensor);
+  return named;
 }
 
 void RamSeeds::pack() {
   for (size_t s = 0; s < states_.size(); ++s) {
     const RamSeedState& state = states_[s];
-    const double row[10] = {static_cast<double>(state.phase),
-                            static_cast<double>(state.curriculum.level),
-                            static_cast<double>(state.curriculum.updates_since_rise),
-                            state.curriculum.error,
-                            static_cast<double>(state.updates),
-                            static_cast<double>(state.anneal_updates),
-                            static_cast<double>(state.lost_updates),
-                            state.anneal_entropy,
-                            state.best_error,
-                            static_cast<double>(state.learned_at)};
-    std::copy(std::begin(row), std::end(row), packed_.mutable_data_ptr<double>() + 10 * s);
+    const double row[kPacked] = {static_cast<double>(state.phase),
+                                 static_cast<double>(state.curriculum.level),
+                                 static_cast<double>(state.curriculum.updates_since_rise),
+                                 state.curriculum.error,
+                                 static_cast<double>(state.anneal_updates),
+                                 static_cast<double>(state.lost_updates),
+                                 state.anneal_entropy,
+                                 state.best_error,
+                                 static_cast<double>(state.learned_at)};
+    std::copy(std::begin(row), std::end(row), packed_.mutable_data_ptr<double>() + kPacked * static_cast<int64_t>(s));
   }
 }
 
 void RamSeeds::unpack() {
   for (size_t s = 0; s < states_.size(); ++s) {
-    const double* row = packed_.const_data_ptr<double>() + 10 * s;
+    const double* row = packed_.const_data_ptr<double>() + kPacked * static_cast<int64_t>(s);
     const auto whole = [&](int i) { return static_cast<int64_t>(row[i]); };
     states_[s] = {.phase = static_cast<RamPhase>(whole(0)),
                   .curriculum = {.level = whole(1), .updates_since_rise = whole(2), .error = row[3]},
-                  .updates = whole(4),
-                  .anneal_updates = whole(5),
-                  .lost_updates = whole(6),
-                  .anneal_entropy = row[7],
-                  .best_error = row[8],
-                  .learned_at = whole(9)};
+                  .anneal_updates = whole(4),
+                  .lost_updates = whole(5),
+                  .anneal_entropy = row[6],
+                  .best_error = row[7],
+                  .learned_at = whole(8)};
   }
 }
 

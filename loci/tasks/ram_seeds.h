@@ -11,8 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/data/ram/curriculum.h"
+#include "loci/optim/seed_adam.h"
 
 namespace loci {
 
@@ -49,7 +50,6 @@ std::string_view name_of(RamPhase phase);
 struct RamSeedState {
   RamPhase phase = RamPhase::learning;
   CurriculumState curriculum;
-  int64_t updates = 0;  // of Adam
   int64_t anneal_updates = 0;
   int64_t lost_updates = 0;  // in a row with an error above lost_error
   double anneal_entropy = 0;
@@ -57,14 +57,6 @@ struct RamSeedState {
   int64_t learned_at = -1;  // update at which the anneal first began
 
   bool active() const { return phase == RamPhase::learning || phase == RamPhase::annealing; }
-};
-
-// Parameters of all seeds and what their optimisers keep, each [S, P] float32.
-struct RamSeedTensors {
-  at::Tensor parameters;
-  at::Tensor moment1, moment2;
-  at::Tensor begin_parameters, begin_moment1, begin_moment2;  // when the anneal began
-  at::Tensor best_parameters;                                 // of the anneal
 };
 
 class RamSeeds {
@@ -75,18 +67,20 @@ class RamSeeds {
   const std::vector<RamSeedState>& states() const { return states_; }
   std::vector<int64_t> active() const;
   int64_t count(RamPhase phase) const;
+  int64_t updates(int64_t seed) const { return optimizer_.updates(seed); }  // of Adam
 
   // lambda of a seed's next update.
   double entropy_bonus(int64_t seed, int64_t step) const;
-  // One Adam update from the gradient [P]. False, and nothing changed, when the gradient is not finite.
-  bool apply(int64_t seed, int64_t step, const float* gradient);
+  // One Adam update of each of these active seeds from its row of `gradient` [U, P]. A seed whose row is not `sound`
+  // ([U] bool) or not finite keeps its parameters and is broken from now on; the others go on.
+  void update(int64_t step, const std::vector<int64_t>& seeds, const at::Tensor& gradient, const at::Tensor& sound);
 
   void begin_anneal(int64_t seed, int64_t step);
   // Back to the begin, with half the entropy.
   void restart_anneal(int64_t seed);
   // Keeps the parameters if their error is the least so far.
   void offer(int64_t seed, double discrete_error);
-  // Ends with the best parameters.
+  // Ends with the best parameters of the anneal.
   void finish(int64_t seed);
 
   // For checkpoints: tensors to save and to copy into, and the states from and to them.
@@ -98,9 +92,12 @@ class RamSeeds {
   std::vector<uint64_t> seeds_;
   RamUpdateOptions update_;
   RamAnnealOptions anneal_;
-  RamSeedTensors tensors_;
+  at::Tensor parameters_;  // [S, P] float32, as the ones below
+  SeedAdam optimizer_;
+  at::Tensor begin_parameters_, begin_moment1_, begin_moment2_;  // when the anneal began
+  at::Tensor best_parameters_;                                   // of the anneal
   std::vector<RamSeedState> states_;
-  at::Tensor packed_;  // [S, 10] float64
+  at::Tensor packed_;  // [S, kPacked] float64
 };
 
 }  // namespace loci

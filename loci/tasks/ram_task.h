@@ -45,8 +45,10 @@ class RamPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override;
   void check() const override;
+  std::string unit() const override { return "instances"; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
   bool needs_data() const override { return false; }
+  bool uses_optimizers() const override { return false; }
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
   RamTask ram_task() const;
@@ -69,14 +71,17 @@ class RamLearning : public Task {
   torch::nn::Module& module() override { return *machine_; }
   std::vector<NamedParameter> dense_parameters() override { return {}; }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {}; }
-  int64_t tokens_per_micro_batch() const override { return plan_.search.seeds * batch_; }
+  std::string unit() const override { return plan_.unit(); }
+  int64_t units_per_micro_batch() const override { return plan_.search.seeds * batch_; }
+  std::vector<Measure> measures() const override;
   at::Tensor loss(int64_t step, int64_t micro) override;
   StepReport update(int64_t step, int64_t steps, OptimizerSet& optimizers, double divisor) override;
   bool finished() const override;
   std::string progress() const override;
-  nlohmann::json evaluate() override;
+  Evaluation evaluate() override;
+  Account account(const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
-  nlohmann::json training_measures() override;
+  nlohmann::json training_measures(bool whole) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   void extra_state_loaded() override { seeds_.unpack(); }
   std::vector<std::pair<std::string, std::string>> files() override;
@@ -86,7 +91,15 @@ class RamLearning : public Task {
   const RamSeeds& seeds() const { return seeds_; }
 
  private:
+  struct SeedMeasures {
+    nlohmann::json entry;
+    double soft_error = 0;  // of cells, at the last level
+    bool solved = false, generalises = false, exact = false;
+    double rank = 0;  // by which the best seed is chosen: the less the better
+  };
   CurriculumOptions curriculum() const;
+  RamUnrollInput draw(int64_t step);  // also difficulty_ and answer_cells_
+  SeedMeasures measure(int64_t seed);
   void follow(int64_t seed, int64_t row, int64_t step);
   void check_anneal(int64_t seed);
 
@@ -94,11 +107,13 @@ class RamLearning : public Task {
   RamTask task_;
   int64_t M_;
   int64_t batch_;
+  ProgressLine* progress_;
   std::shared_ptr<NeuralRam> machine_;
   RamSeeds seeds_;
   // Of the current step, by row of the active seeds:
   std::vector<int64_t> active_;
   std::vector<int64_t> difficulty_;
+  std::vector<int64_t> answer_cells_;  // of each instance
   std::vector<double> error_;
   RamUnrollOutput output_;
   double mean_loss_ = 0;

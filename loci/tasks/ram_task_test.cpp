@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "loci/base/stop_signal.h"
 #include "loci/ops/ram_step/ram_step.h"
 #include "loci/program/export_cpp.h"
 #include "loci/program/reference_programs.h"
 #include "loci/program/verify.h"
 #include "loci/tasks/all.h"
 #include "loci/tasks/discretise.h"
+#include "loci/train/tensor_file.h"
 #include "tests/op_harness.h"
 #include "tests/temporary_folder.h"
 
@@ -153,7 +155,7 @@ TEST(RamTask, GoesOnFromItsStateWithTheSameBits) {
   second.extra_state_loaded();
   train(second, 37, 60);
   for (int64_t s = 0; s < 3; ++s) EXPECT_TRUE(harness::same_bits(parameters(second, s), parameters(whole, s)));
-  EXPECT_EQ(second.training_measures().dump(), whole.training_measures().dump());
+  EXPECT_EQ(second.training_measures(true).dump(), whole.training_measures(true).dump());
 }
 
 TEST(RamTask, ASeedWhoseNumbersGoBadStopsAndTheOthersGoOn) {
@@ -166,7 +168,7 @@ TEST(RamTask, ASeedWhoseNumbersGoBadStopsAndTheOthersGoOn) {
   EXPECT_EQ(task.seeds().states()[1].phase, RamPhase::broken);
   EXPECT_EQ(task.seeds().count(RamPhase::learning), 2);
   train(task, 1, 3);
-  EXPECT_EQ(task.seeds().states()[0].updates, 3);
+  EXPECT_EQ(task.seeds().updates(0), 3);
 }
 
 TEST(RamTask, DiscretisationTakesTheFirstOfEqualsAndStopsAboveZero) {
@@ -189,6 +191,69 @@ TEST(RamTask, AnLstmHasNoTableButRuns) {
               HasSubstr("program: a program must come from an mlp controller"));
   Tape tape = {2, 5, 3, 4, 0, 0};
   EXPECT_EQ(discrete_runner(task.machine(), 0)(tape, 4).steps <= 4, true);
+}
+
+TEST(RamTask, ADiscreteTableHoldsEachCircuitOnce) {
+  auto plan = small_plan();
+  plan->model.registers = 6;
+  const NeuralRam machine(plan->model, {4});
+  int calls = 0;
+  const RamProgram program = discretise(machine, 0, [&calls] { ++calls; });
+  EXPECT_EQ(calls, 1);
+  ASSERT_EQ(program.table().size(), 64u);
+  NeuralRamController controller(machine, 0);
+  for (uint32_t pattern = 0; pattern < 64; ++pattern) {
+    std::vector<float> x;
+    for (int r = 0; r < 6; ++r) x.push_back(static_cast<float>(pattern >> r & 1));
+    EXPECT_EQ(program.circuits()[static_cast<size_t>(program.table()[pattern])],
+              circuit_of(circuit_shape(plan->model), controller(x)));
+  }
+  for (size_t i = 0; i < program.circuits().size(); ++i) {
+    for (size_t j = 0; j < i; ++j) EXPECT_FALSE(program.circuits()[i] == program.circuits()[j]) << i << " " << j;
+  }
+}
+
+TEST(RamTask, DiscretisationEndsWhenItIsAskedTo) {
+  struct Asked {};
+  const RamLearning task(*small_plan(), inputs());
+  EXPECT_THROW(discretise(task.machine(), 0, [] { throw Asked(); }), Asked);
+  EXPECT_THROW(discrete_errors(task.machine(), 0, ram_task("access"), {4}, {.between = [] { throw Asked(); }}), Asked);
+  auto plan = small_plan();
+  plan->model.registers = kMostRegisters + 1;
+  EXPECT_THAT(harness::message_of([&] { discretise(NeuralRam(plan->model, {0}), 0); }),
+              HasSubstr("registers must be at most 14 for a table, got 15"));
+}
+
+// A signal during the evaluation of a run.
+TEST(RamTask, EvaluationHeedsASignal) {
+  const StopSignal signals("stopping");
+  RamLearning task(*small_plan(), inputs());
+  raise(SIGTERM);
+  EXPECT_THROW(task.evaluate(), Interrupted);
+}
+
+// Manifests with a right sum and wrong types.
+TEST(RamTask, ABestSeedThatIsNoneIsABrokenFile) {
+  const TemporaryFolder folder;
+  RunConfig config;
+  config.task = "ram";
+  config.plan = small_plan();
+  const NeuralRam machine(small_plan()->model, {0, 1, 2});
+  int64_t step = 0;
+  const auto loaded = [&](const nlohmann::json& data, const nlohmann::json& evaluation) {
+    CheckpointWriter writer(folder.path(), ++step);
+    write_tensors(writer.file("model.safetensors"), {{"controllers", machine.parameters_of_seeds()}});
+    writer.finish({{"data", data}, {"trainer", {{"evaluation", evaluation}}}}, 0);
+    return load_ram(config, CheckpointReader(folder / fmt::format("step-{}", step)));
+  };
+  const std::string data = small_plan()->data_key();
+  EXPECT_EQ(loaded(data, {{"best", 2}}).best, 2);
+  EXPECT_EQ(loaded(data, nullptr).best, 0);
+  for (const nlohmann::json& best : std::vector<nlohmann::json>{"x", 1.5, -1, 3, nullptr, uint64_t{1} << 63}) {
+    expect_error(ExitCode::input, "trainer.evaluation.best must be an integer from 0 to 2",
+                 [&] { loaded(data, {{"best", best}}); });
+  }
+  expect_error(ExitCode::input, "must be of the task in config.toml", [&] { loaded(7, {{"best", 2}}); });
 }
 
 int exact_access_seeds(const RamLearning& task) {
@@ -246,6 +311,8 @@ TEST(RamTask, RefusesImpossibleRecipes) {
   EXPECT_THAT(message("[search]\nseeds = 2\nenough = 3\n"),
               HasSubstr("search.enough must be at most search.seeds = 2, got 3"));
   EXPECT_THAT(message("[model]\nregisters = 0\n"), HasSubstr("registers"));
+  EXPECT_THAT(message("[model]\nregisters = 15\n"), HasSubstr("registers must be an integer from 1 to 14, got 15"));
+  EXPECT_THAT(message("[optimizer]\nlearning_rate = 1.0\n"), HasSubstr("unknown key optimizer"));
   EXPECT_THAT(message("[data]\nslack = -1\n"), HasSubstr("slack"));
   EXPECT_EQ(message("[data]\ntask = \"copy\"\n"), "");
   EXPECT_THAT(harness::message_of([] {

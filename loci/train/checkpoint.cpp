@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kModel = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
-constexpr const char* kUsage = "usage.safetensors";
+constexpr const char* kTask = "task.safetensors";
 
 NamedTensors tensors_of(const torch::nn::Module& module) {
   NamedTensors tensors;
@@ -23,9 +23,11 @@ NamedTensors tensors_of(const torch::nn::Module& module) {
 nlohmann::json to_json(const TrainerState& state) {
   return {{"seconds", state.seconds},
           {"skips", state.skips},
+          {"all_skips", state.all_skips},
           {"loss_sum", state.loss_sum},
           {"loss_count", state.loss_count},
-          {"evaluation", state.evaluation}};
+          {"evaluation", state.evaluation},
+          {"evaluated_step", state.evaluated_step}};
 }
 
 TrainerState state_of(const CheckpointReader& checkpoint) {
@@ -35,13 +37,19 @@ TrainerState state_of(const CheckpointReader& checkpoint) {
     state.step = checkpoint.step();
     json.at("seconds").get_to(state.seconds);
     json.at("skips").get_to(state.skips);
+    json.at("all_skips").get_to(state.all_skips);
     json.at("loss_sum").get_to(state.loss_sum);
     json.at("loss_count").get_to(state.loss_count);
     state.evaluation = json.at("evaluation");
+    json.at("evaluated_step").get_to(state.evaluated_step);
     return state;
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, checkpoint.path().string(), "the manifest must hold the trainer's state", error.what());
   }
+}
+
+int64_t step_of(const CheckpointFiles& checkpoint) {
+  return checkpoint.manifest.at("step").get<int64_t>();
 }
 
 std::vector<TablePtr> tables_of(Task& task) {
@@ -55,28 +63,33 @@ std::vector<TablePtr> tables_of(Task& task) {
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last) {
   CheckpointWriter writer(run.path(), state.step);
-  write_safetensors(writer.file(kModel), as_safetensors(tensors_of(task.module())));
+  write_tensors(writer.file(kModel), tensors_of(task.module()));
   nlohmann::json tables = nlohmann::json::object();
   for (const TablePtr& table : tables_of(task)) {
-    tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved);
+    const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
+    tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved, counters);
   }
-  write_safetensors(writer.file(kOptimizer), as_safetensors(optimizers.state_beside_rows()));
-  write_safetensors(writer.file(kUsage), as_safetensors(task.extra_state()));
+  write_tensors(writer.file(kOptimizer), optimizers.state_beside_rows());
+  write_tensors(writer.file(kTask), task.extra_state());
   for (const auto& [name, content] : task.files()) write_file_durably(writer.file(name), content);
   nlohmann::json extra = facts;
   extra["trainer"] = to_json(state);
   extra["data"] = task.data_key();
   extra["tables"] = tables;
   state.saved = writer.finish(extra, keep_last);
-  for (const TablePtr& table : tables_of(task)) table->clear_changed_rows();
+  for (const TablePtr& table : tables_of(task)) table->store().clear_changed_rows();
+}
+
+void require_data(const CheckpointReader& checkpoint, const std::string& data_key) {
+  const auto trained_on = checkpoint.member("data", std::string());
+  if (trained_on == data_key) return;
+  fail(ExitCode::input, checkpoint.path().string(),
+       fmt::format("the checkpoint must have been trained on the data \"{}\"", data_key),
+       fmt::format("\"{}\"", trained_on));
 }
 
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
-  const std::string data = checkpoint.manifest().value("data", "");
-  if (data != task.data_key()) {
-    fail(ExitCode::input, checkpoint.path().string(), "a run that goes on must have the data it began with",
-         "data of another content");
-  }
+  require_data(checkpoint, task.data_key());
   if (checkpoint.manifest().contains("converted")) {
     fail(ExitCode::usage, checkpoint.path().string(), "a run that goes on must have been trained",
          "one that loci convert made for serving");
@@ -86,9 +99,12 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(task.module()));
   load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
-  for (const TablePtr& table : tables) load_table(checkpoint, *table, &optimizers.rows_of(*table));
+  for (const TablePtr& table : tables) {
+    const NamedTensors counters = task.row_state(*table, 0).tensors;
+    load_table(checkpoint, table->store(), &optimizers.rows_of(*table), counters);
+  }
   state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
-  load_tensors(checkpoint.file(kUsage), task.extra_state());
+  load_tensors(checkpoint.file(kTask), task.extra_state());
   task.extra_state_loaded();
   return state;
 }
@@ -97,7 +113,7 @@ void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& mod
                 const std::vector<TablePtr>& tables) {
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(module));
-  for (const TablePtr& table : tables) load_table(checkpoint, *table, nullptr);
+  for (const TablePtr& table : tables) load_table(checkpoint, table->store());
 }
 
 void load_model(const CheckpointReader& checkpoint, Task& task) {

@@ -1,6 +1,6 @@
 // A run's state as a checkpoint: parameters and buffers (model.safetensors), tables and their state
-// (table_checkpoint.h), state of the dense optimiser (optimizer.safetensors), counters (usage.safetensors), the task's
-// files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
+// (table_checkpoint.h), state of the dense optimiser (optimizer.safetensors) and of the task (task.safetensors), the
+// task's files, and in the manifest the trainer's state. Everything is copied into tensors that exist.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -17,21 +17,26 @@
 
 namespace loci {
 
-// What a checkpoint holds beside tensors. A task's loss is a pure function of step and seed, so the step is also the
-// position of the data and of every generator.
+// What a checkpoint holds in addition to tensors. A task's loss is a pure function of step and seed, so the step is
+// also the position of the data and of every generator.
 struct TrainerState {
-  int64_t step = 0;     // steps done
-  double seconds = 0;   // of training; evaluation and checkpoints are not counted
-  int64_t skips = 0;    // bad steps in a row
-  double loss_sum = 0;  // since the last line of the log
+  int64_t step = 0;       // steps done
+  double seconds = 0;     // of training; evaluation and checkpoints are not counted
+  int64_t skips = 0;      // bad steps in a row
+  int64_t all_skips = 0;  // of the whole run
+  double loss_sum = 0;    // since the last line of the log
   int64_t loss_count = 0;
   nlohmann::json evaluation;             // the last one
+  int64_t evaluated_step = -1;           // after which it was made
   std::optional<CheckpointFiles> saved;  // the checkpoint that the tables' changed rows count from
 };
 
 // `facts` are members of the manifest: versions, seed, threads ... Sets state.saved.
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last);
+
+// Throws Error (input) unless the checkpoint was trained on the data of this key.
+void require_data(const CheckpointReader& checkpoint, const std::string& data_key);
 
 // Throws Error (input) when the checkpoint is of another model or other data.
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers);

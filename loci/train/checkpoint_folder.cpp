@@ -15,6 +15,7 @@
 #include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/mapped_file.h"
+#include "loci/base/paths.h"
 
 namespace loci {
 namespace {
@@ -28,27 +29,22 @@ constexpr std::string_view step_prefix = "step-";
 constexpr std::string_view replaced_suffix = ".replaced";
 constexpr size_t sum_size = 32;
 
-[[noreturn]] void refuse(const fs::path& path, std::string_view expected, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT;
-  fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
-}
-
 std::string sum_of(std::string_view text) {
   return checksum(std::as_bytes(std::span(text.data(), text.size())));
 }
 
 void sync_file(const fs::path& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) refuse(path, "the file must be readable", errno);
+  if (descriptor < 0) fail_path(path, "the file must be readable", errno);
   int result = fsync(descriptor);
   while (result != 0 && errno == EINTR) result = fsync(descriptor);
   const int error = errno;
   close(descriptor);
-  if (result != 0) refuse(path, "the file must reach the disk", error);
+  if (result != 0) fail_path(path, "the file must reach the disk", error);
 }
 
 void rename_folder(const fs::path& from, const fs::path& to) {
-  if (rename(from.c_str(), to.c_str()) != 0) refuse(to, "the checkpoint must be movable to its place", errno);
+  if (rename(from.c_str(), to.c_str()) != 0) fail_path(to, "the checkpoint must be movable to its place", errno);
 }
 
 // The manifest as text is a JSON object whose last member is the sum of the text before that member.
@@ -65,7 +61,7 @@ std::string manifest_text(const nlohmann::json& manifest) {
 nlohmann::json read_manifest(const fs::path& path) {
   std::error_code error;
   const auto size = fs::file_size(path, error);
-  if (error) refuse(path, "a checkpoint must have a manifest", error.value());
+  if (error) fail_path(path, "a checkpoint must have a manifest", error.value());
   if (static_cast<int64_t>(size) > manifest_limit) {
     fail(ExitCode::input, path.string(), fmt::format("the manifest must be at most {} bytes", manifest_limit),
          fmt::format("{}", size));
@@ -116,18 +112,17 @@ struct StepFolder {
 // The step-N folders of a run, newest first.
 std::vector<StepFolder> step_folders(const fs::path& run) {
   std::vector<StepFolder> folders;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(run, error)) {
-    const std::string name = entry.path().filename().string();
+  for (const fs::path& path : entries_of(run)) {
+    const std::string name = path.filename().string();
     int64_t step = 0;
     const char* end = name.data() + name.size();
-    if (!name.starts_with(step_prefix) || !entry.is_directory()) continue;
+    std::error_code ignored;
+    if (!name.starts_with(step_prefix) || !fs::is_directory(path, ignored)) continue;
     const auto [rest, failure] = std::from_chars(name.data() + step_prefix.size(), end, step);
     if (failure == std::errc() && rest == end && fmt::format("{}{}", step_prefix, step) == name) {
-      folders.push_back({step, entry.path()});
+      folders.push_back({step, path});
     }
   }
-  if (error) refuse(run, "the run directory must be readable", error.value());
   std::sort(folders.begin(), folders.end(), [](const auto& a, const auto& b) { return a.step > b.step; });
   return folders;
 }
@@ -150,7 +145,7 @@ CheckpointWriter::CheckpointWriter(fs::path run, int64_t step)
   if (step < 0) fail(ExitCode::bug, "CheckpointWriter", "step must be at least 0", fmt::format("{}", step));
   std::error_code error;
   fs::remove_all(temporary_, error);
-  if (!fs::create_directory(temporary_, error)) refuse(run_, "the run directory must be writable", error.value());
+  if (!fs::create_directory(temporary_, error)) fail_path(run_, "the run directory must be writable", error.value());
 }
 
 CheckpointWriter::~CheckpointWriter() {
@@ -167,8 +162,7 @@ bool CheckpointWriter::link(const CheckpointFiles& from, const std::vector<std::
   }
   for (const std::string& name : names) {
     fs::create_hard_link(from.folder / name, file(name), error);
-    if (error) fs::copy_file(from.folder / name, file(name), error);
-    if (error) refuse(file(name), "a file of the last checkpoint must be copyable", error.value());
+    if (error) copy_file_durably(from.folder / name, file(name));  // another disk, or one without hard links
     linked_[name] = facts[name];
   }
   return true;
@@ -177,9 +171,8 @@ bool CheckpointWriter::link(const CheckpointFiles& from, const std::vector<std::
 // Those that were linked were synced and summed when they were written.
 nlohmann::json CheckpointWriter::files() const {
   nlohmann::json files = linked_;
-  for (const auto& entry : fs::directory_iterator(temporary_)) {
-    const fs::path path = entry.path();
-    if (!entry.is_regular_file()) {
+  for (const fs::path& path : entries_of(temporary_)) {
+    if (kind_of(path) != PathKind::file) {
       fail(ExitCode::bug, path.string(), "a checkpoint must hold regular files", "another kind");
     }
     sync_file(path);
@@ -203,7 +196,7 @@ CheckpointFiles CheckpointWriter::finish(const nlohmann::json& extra, int64_t ke
   // A step that is there already was found damaged, or the run went back: it steps aside and can step back.
   const fs::path place = run_ / fmt::format("{}{}", step_prefix, step_);
   const fs::path replaced = run_ / fmt::format(".{}{}{}", step_prefix, step_, replaced_suffix);
-  const bool replaces = fs::exists(place);
+  const bool replaces = path_exists(place);
   std::error_code ignored;
   fs::remove_all(replaced, ignored);
   if (replaces) rename_folder(place, replaced);
@@ -225,7 +218,9 @@ CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_
   manifest_ = read_manifest(path);
   try {
     step_ = manifest_.at("step").get<int64_t>();
-    for (const auto& [name, facts] : manifest_.at("files").items()) {
+    const nlohmann::json& files = manifest_.at("files");
+    if (!files.is_object()) refuse_member("files", files.type_name());
+    for (const auto& [name, facts] : files.items()) {
       if (!is_plain_name(name)) {
         fail(ExitCode::input, path.string(), "names of files must stay in the folder", nlohmann::json(name).dump());
       }
@@ -234,6 +229,11 @@ CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, path.string(), "the manifest must hold step and files with bytes and xxh3_128", error.what());
   }
+}
+
+void CheckpointReader::refuse_member(const std::string& name, const std::string& reason) const {
+  fail(ExitCode::input, (folder_ / manifest_name).string(),
+       fmt::format("the manifest's member \"{}\" must be of its type", name), reason);
 }
 
 bool CheckpointReader::has(std::string_view name) const {
@@ -268,23 +268,22 @@ CheckpointReader open_latest(const fs::path& run, const std::function<void(const
 }
 
 void remove_leftovers(const fs::path& run) {
-  std::error_code error;
   std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(run, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) leftovers.push_back(entry.path());
+  for (const fs::path& path : entries_of(run)) {
+    const std::string name = path.filename().string();
+    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) leftovers.push_back(path);
     if (!name.starts_with(fmt::format(".{}", step_prefix)) || !name.ends_with(replaced_suffix)) continue;
     const fs::path place = run / name.substr(1, name.size() - 1 - replaced_suffix.size());
-    if (fs::exists(place)) {
-      leftovers.push_back(entry.path());
+    if (path_exists(place)) {
+      leftovers.push_back(path);
     } else {
-      rename_folder(entry.path(), place);
+      rename_folder(path, place);
     }
   }
-  if (error) refuse(run, "the run directory must be readable", error.value());
   for (const fs::path& path : leftovers) {
+    std::error_code error;
     fs::remove_all(path, error);
-    if (error) refuse(path, "what a killed process left must be removable", error.value());
+    if (error) fail_path(path, "what a killed process left must be removable", error.value());
   }
 }
 

@@ -1,4 +1,4 @@
-// A checkpoint is a folder step-N of a run, complete or absent: its files are written into a hidden folder beside it,
+// A checkpoint is a folder step-N of a run, complete or absent: its files are written into a hidden folder next to it,
 // then manifest.json with the size and XXH3-128 sum of each, then the folder gets its name.
 //
 // The manifest ends with the sum of its own text, so a change of any byte of a checkpoint is found.
@@ -56,11 +56,22 @@ class CheckpointReader {
   const std::filesystem::path& path() const { return folder_; }
   int64_t step() const { return step_; }
   const nlohmann::json& manifest() const { return manifest_; }
+  // A member of the manifest; `missing` where there is none. Throws Error (input) for another type.
+  template <class T>
+  T member(const std::string& name, const T& missing) const {
+    try {
+      return manifest_.value(name, missing);
+    } catch (const nlohmann::json::exception& error) {
+      refuse_member(name, error.what());
+    }
+  }
   bool has(std::string_view name) const;
   // The path of a file that the manifest lists. Throws Error (input) for another.
   std::filesystem::path file(std::string_view name) const;
 
  private:
+  [[noreturn]] void refuse_member(const std::string& name, const std::string& reason) const;
+
   std::filesystem::path folder_;
   nlohmann::json manifest_;
   int64_t step_ = 0;

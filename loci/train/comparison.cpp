@@ -1,24 +1,20 @@
 #include "loci/train/comparison.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <map>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "loci/base/progress.h"
 #include "loci/train/text_table.h"
-#include "loci/train/trainer.h"
 
 namespace loci {
 namespace {
-
-nlohmann::json or_null(const std::optional<double>& value) {
-  return value ? nlohmann::json(*value) : nlohmann::json(nullptr);
-}
-
-std::optional<double> optional_number(const nlohmann::json& value) {
-  return value.is_null() ? std::nullopt : std::optional(value.get<double>());
-}
 
 struct Spread {
   double mean = 0;
@@ -34,148 +30,234 @@ Spread spread_of(const std::vector<double>& values) {
   return spread;
 }
 
-std::string shown(const std::vector<double>& values, int digits, bool sign = false) {
+// A mean of counts has a digit more than a count.
+Measure of_means(Measure measure, size_t count) {
+  if (count > 1 && measure.digits == 0) measure.digits = 1;
+  return measure;
+}
+
+std::string shown_spread(const Measure& measure, const std::vector<double>& values, bool sign = false) {
   if (values.empty()) return "";
   const Spread spread = spread_of(values);
-  const std::string mean =
-      sign ? fmt::format("{:+.{}f}", spread.mean, digits) : fmt::format("{:.{}f}", spread.mean, digits);
-  return spread.count > 1 ? fmt::format("{} ± {:.{}f}", mean, spread.deviation, digits) : mean;
+  const Measure form = of_means(measure, spread.count);
+  const std::string mean = (sign && spread.mean >= 0 ? "+" : "") + shown(form, spread.mean);
+  return spread.count > 1 ? fmt::format("{} ± {}", mean, shown(form, spread.deviation)) : mean;
 }
 
 using Runs = std::vector<const RunResult*>;
 
-std::vector<double> values_of(const Runs& runs, const std::function<std::optional<double>(const RunResult&)>& value) {
+struct Arms {
+  std::vector<std::string> names;  // in the order of the runs
+  std::map<std::string, Runs> runs;
+
+  explicit Arms(const Summary& summary) {
+    for (const RunResult& run : summary.runs) {
+      if (!runs.contains(run.arm)) names.push_back(run.arm);
+      runs[run.arm].push_back(&run);
+    }
+  }
+  // Those that were not given the time of another.
+  std::vector<std::string> of_equal_units() const {
+    std::vector<std::string> result;
+    for (const std::string& name : names) {
+      if (runs.at(name).front()->as_long_as.empty()) result.push_back(name);
+    }
+    return result;
+  }
+  // (arm, the arm whose time it was given), where both are there.
+  std::vector<std::pair<std::string, std::string>> of_equal_time() const {
+    std::vector<std::pair<std::string, std::string>> result;
+    for (const std::string& name : names) {
+      const std::string& to = runs.at(name).front()->as_long_as;
+      if (runs.contains(to)) result.emplace_back(name, to);
+    }
+    return result;
+  }
+};
+
+double value_of(const RunResult& run, const Measure& measure) {
+  const auto found = run.measures.find(measure.name);
+  return found == run.measures.end() ? std::nan("") : found->second;
+}
+
+std::vector<double> values_of(const Runs& runs, const std::function<double(const RunResult&)>& value) {
   std::vector<double> values;
   for (const RunResult* run : runs) {
-    if (const auto number = value(*run)) values.push_back(*number);
+    if (const double number = value(*run); !std::isnan(number)) values.push_back(number);
   }
   return values;
 }
 
-double mean_of(const Runs& runs, const std::function<std::optional<double>(const RunResult&)>& value) {
-  return spread_of(values_of(runs, value)).mean;
+std::vector<double> values_of(const Runs& runs, const Measure& measure) {
+  return values_of(runs, [&](const RunResult& run) { return value_of(run, measure); });
 }
 
-// Loss against another arm's with the same seed: what both seeds share cancels.
-std::vector<double> paired_differences(const Runs& runs, const Runs& others) {
+// Against another arm with the same seed: what both seeds share cancels.
+std::vector<double> paired_differences(const Runs& runs, const Runs& others, const Measure& measure) {
   std::vector<double> differences;
   for (const RunResult* run : runs) {
     for (const RunResult* other : others) {
-      if (other->seed == run->seed) differences.push_back(run->loss - other->loss);
+      const double difference = value_of(*run, measure) - value_of(*other, measure);
+      if (other->seed == run->seed && !std::isnan(difference)) differences.push_back(difference);
     }
   }
   return differences;
 }
 
-std::map<std::string, Runs> by_arm(const std::vector<RunResult>& results) {
-  std::map<std::string, Runs> runs;
-  for (const RunResult& result : results) runs[result.arm].push_back(&result);
-  return runs;
+// A column of the table: its head, its line of explanation, and the cell of an arm.
+struct Column {
+  std::string head;
+  std::string meaning;
+  std::function<std::string(const Runs&)> cell;
+};
+
+std::string mean_count(const Runs& runs, const std::function<double(const RunResult&)>& value) {
+  const auto values = values_of(runs, value);
+  return values.empty() ? "" : format_count(spread_of(values).mean);
 }
 
-std::vector<std::string> row_of(const Runs& runs, const Runs& first, bool is_first) {
-  const auto seconds = [](const RunResult& r) { return r.seconds; };
-  const auto tokens = [](const RunResult& r) { return static_cast<double>(r.train_tokens); };
-  const auto inference = [](const RunResult& r) { return r.tokens_per_second_inference; };
-  const auto usage = values_of(runs, [](const RunResult& r) { return r.usage; });
-  const auto kl = values_of(runs, [](const RunResult& r) { return r.kl; });
-  const RunResult& any = *runs.front();
-  const auto speeds = values_of(runs, inference);
-  return {any.arm,
-          format_count(static_cast<double>(any.parameters_dense)),
-          any.parameters_table > 0 ? format_count(static_cast<double>(any.parameters_table)) : "",
-          format_count(mean_of(runs, tokens)),
-          shown(values_of(runs, seconds), 1),
-          shown(values_of(runs, [](const RunResult& r) { return r.loss; }), 3),
-          is_first ? "" : shown(paired_differences(runs, first), 3, true),
-          shown(values_of(runs, [](const RunResult& r) { return r.bits_per_byte; }), 3),
-          speeds.empty() ? "" : format_count(spread_of(speeds).mean),
-          usage.empty() ? "" : fmt::format("{:.0f} %", 100 * spread_of(usage).mean),
-          kl.empty() ? "" : fmt::format("{:.2f}", spread_of(kl).mean)};
+std::string better(const Measure& measure) {
+  return measure.lower_is_better ? "lower is better" : "higher is better";
 }
 
-std::vector<std::string> header_of(const std::string& first) {
-  return {"arm",         "dense",     "table",           "train tokens", "train s", "loss",
-          "vs " + first, "bits/byte", "inference tok/s", "usage",        "KL"};
+std::vector<Column> comparison_columns(const Summary& summary, const std::string& first, const Runs& first_runs) {
+  const std::string& unit = summary.unit;
+  std::vector<Column> columns = {
+      {"arm", "", [](const Runs& runs) { return runs.front()->arm; }},
+      {"dense", "parameters that every input uses",
+       [](const Runs& runs) { return format_count(static_cast<double>(runs.front()->parameters_dense)); }},
+      {"table", "numbers in tables, of which an input reads a few rows",
+       [](const Runs& runs) {
+         const int64_t count = runs.front()->parameters_table;
+         return count > 0 ? format_count(static_cast<double>(count)) : "";
+       }},
+      {"train " + unit, fmt::format("{} that it was trained on, repetitions counted", unit),
+       [](const Runs& runs) {
+         return mean_count(runs, [](const RunResult& r) { return static_cast<double>(r.units); });
+       }},
+      {"train s", "seconds of training, without evaluation and checkpoints", [](const Runs& runs) {
+         return shown_spread({.name = "seconds", .digits = 1},
+                             values_of(runs, [](const RunResult& r) { return r.seconds; }));
+       }}};
+  for (const Measure& measure : summary.measures) {
+    columns.push_back({title_of(measure), fmt::format("{}; {}", measure.meaning, better(measure)),
+                       [measure](const Runs& runs) { return shown_spread(measure, values_of(runs, measure)); }});
+    if (measure.name != summary.measures.front().name) continue;
+    columns.push_back({"vs " + first,
+                       fmt::format("difference in {} to {} with the same seed", title_of(measure), first),
+                       [measure, first, first_runs](const Runs& runs) {
+                         if (runs.front()->arm == first) return std::string();
+                         return shown_spread(measure, paired_differences(runs, first_runs, measure), true);
+                       }});
+  }
+  columns.push_back(
+      {fmt::format("inference {}/s", unit), "speed of the trained model, without gradients", [](const Runs& runs) {
+         return mean_count(runs,
+                           [](const RunResult& r) { return r.units_per_second_inference.value_or(std::nan("")); });
+       }});
+  return columns;
 }
 
-std::string table_of(const std::vector<std::string>& arms, std::map<std::string, Runs>& runs) {
-  TextTable table(header_of(arms.front()));
-  for (const std::string& arm : arms) table.add(row_of(runs[arm], runs[arms.front()], arm == arms.front()));
+std::string table_of(const std::vector<Column>& columns, const std::vector<std::string>& names, const Arms& arms) {
+  std::vector<std::string> heads;
+  for (const Column& column : columns) heads.push_back(column.head);
+  TextTable table(heads);
+  for (const std::string& name : names) {
+    std::vector<std::string> row;
+    for (const Column& column : columns) row.push_back(column.cell(arms.runs.at(name)));
+    table.add(std::move(row));
+  }
   return table.text();
+}
+
+// A line for each column that some table shows.
+std::string meanings_of(const std::vector<Column>& columns, const Arms& arms) {
+  std::vector<std::vector<std::string>> lines;
+  size_t width = 0;
+  for (const Column& column : columns) {
+    const auto shows = [&](const auto& arm) { return !column.cell(arm.second).empty(); };
+    if (column.meaning.empty() || std::none_of(arms.runs.begin(), arms.runs.end(), shows)) continue;
+    lines.push_back({column.head, column.meaning});
+    width = std::max(width, column.head.size());
+  }
+  std::string text;
+  for (const auto& line : lines) text += fmt::format("  {:{}}  {}\n", line[0], width, line[1]);
+  return text;
+}
+
+std::string sentence(const std::string& when, const Measure& measure, const std::string& arm, const Runs& runs,
+                     const std::string& other, const Runs& others) {
+  const std::vector<double> differences = paired_differences(runs, others, measure);
+  if (differences.empty()) return "";
+  Spread gain = spread_of(differences);
+  if (measure.lower_is_better) gain.mean = -gain.mean;
+  Measure form = of_means(measure, gain.count);
+  if (form.unit.starts_with("of ")) form.unit.clear();
+  const std::string seeds =
+      gain.count > 1 ? fmt::format(" ± {} over {} seeds", shown(form, gain.deviation), gain.count) : "";
+  const std::string values =
+      fmt::format("{} {} against {}", title_of(measure), shown(form, spread_of(values_of(runs, measure)).mean),
+                  shown(form, spread_of(values_of(others, measure)).mean));
+  if (gain.count > 1 && std::abs(gain.mean) <= gain.deviation) {
+    return fmt::format("{}, {} and {} do not differ clearly ({}; the difference is {}{}).\n", when, arm, other, values,
+                       shown(form, std::abs(gain.mean), true), seeds);
+  }
+  return fmt::format("{}, {} is {} {} than {} ({}{}).\n", when, arm, shown(form, std::abs(gain.mean), true),
+                     gain.mean >= 0 ? "better" : "worse", other, values,
+                     seeds.empty() ? "" : fmt::format("; difference {}{}", shown(form, std::abs(gain.mean)), seeds));
 }
 
 }  // namespace
 
-nlohmann::json to_json(const RunResult& result) {
-  nlohmann::json row = {{"arm", result.arm},
-                        {"seed", result.seed},
-                        {"parameters_dense", result.parameters_dense},
-                        {"parameters_table", result.parameters_table},
-                        {"train_tokens", result.train_tokens},
-                        {"seconds", result.seconds},
-                        {"loss", result.loss},
-                        {"bits_per_byte", result.bits_per_byte},
-                        {"tokens_per_second_inference", or_null(result.tokens_per_second_inference)},
-                        {"usage", or_null(result.usage)},
-                        {"kl", or_null(result.kl)}};
-  if (!result.text.empty()) row["text"] = result.text;
-  return row;
+std::string verdict(const Summary& summary) {
+  const Arms arms(summary);
+  if (summary.measures.empty()) return "";
+  const Measure& measure = summary.measures.front();
+  std::string text;
+  for (const auto& [arm, to] : arms.of_equal_time()) {
+    text += sentence("At the same training time", measure, to, arms.runs.at(to), arm, arms.runs.at(arm));
+  }
+  const std::vector<std::string> names = arms.of_equal_units();
+  if (!text.empty() || names.size() < 2) return text;
+  const auto mean = [&](const std::string& name) {
+    const double value = spread_of(values_of(arms.runs.at(name), measure)).mean;
+    return measure.lower_is_better ? value : -value;
+  };
+  const auto best = std::min_element(names.begin() + 1, names.end(),
+                                     [&](const std::string& a, const std::string& b) { return mean(a) < mean(b); });
+  return sentence(fmt::format("After equally many training {}", summary.unit), measure, *best, arms.runs.at(*best),
+                  names.front(), arms.runs.at(names.front()));
 }
 
-RunResult run_result(const nlohmann::json& json, const std::string& who) {
-  try {
-    RunResult result;
-    json.at("arm").get_to(result.arm);
-    json.at("seed").get_to(result.seed);
-    json.at("parameters_dense").get_to(result.parameters_dense);
-    json.at("parameters_table").get_to(result.parameters_table);
-    json.at("train_tokens").get_to(result.train_tokens);
-    json.at("seconds").get_to(result.seconds);
-    result.loss = number_of(json.at("loss"));
-    result.bits_per_byte = number_of(json.at("bits_per_byte"));
-    result.tokens_per_second_inference = optional_number(json.at("tokens_per_second_inference"));
-    result.usage = optional_number(json.at("usage"));
-    result.kl = optional_number(json.at("kl"));
-    result.text = json.value("text", "");
-    return result;
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, who, "the file must hold a run's result", error.what());
-  }
+std::string summary_text(const Summary& summary) {
+  nlohmann::json json = summary;
+  json["verdict"] = verdict(summary);
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
-std::string comparison_text(const std::vector<RunResult>& results, const Recipe& recipe) {
-  std::string accounts;
-  for (const RunResult& result : results) {
-    if (result.text.empty()) continue;
-    accounts +=
-        fmt::format("\n{}, seed {}, {}\n{}", result.arm, result.seed, format_seconds(result.seconds), result.text);
-  }
-  if (!accounts.empty()) return accounts;
-  auto runs = by_arm(results);
-  std::vector<std::string> equal_tokens;
-  std::vector<std::pair<std::string, std::string>> equal_time;  // arm, the arm that set its time
+std::string comparison_text(const Summary& summary) {
+  const Arms arms(summary);
+  if (arms.names.empty()) return "";
   size_t seeds = 1;
-  for (const Arm& arm : recipe.arms) {
-    if (!runs.contains(arm.name)) continue;
-    seeds = std::max(seeds, runs[arm.name].size());
-    if (!arm.equal_time) {
-      equal_tokens.push_back(arm.name);
-    } else if (runs.contains(arm.equal_time->to)) {
-      equal_time.emplace_back(arm.name, arm.equal_time->to);
-    }
-  }
+  for (const auto& [name, runs] : arms.runs) seeds = std::max(seeds, runs.size());
   const std::string of_seeds =
       seeds > 1 ? fmt::format(" (mean ± standard deviation of {} seeds, differences paired by seed)", seeds) : "";
+  const auto columns = [&](const std::string& first) {
+    return comparison_columns(summary, first, arms.runs.at(first));
+  };
+  const std::vector<std::string> names = arms.of_equal_units();
   std::string text;
-  if (!equal_tokens.empty()) {
-    text += fmt::format("\nAt equal training tokens{}\n\n{}", of_seeds, table_of(equal_tokens, runs));
+  if (!names.empty()) {
+    text += fmt::format("\nAt equal training {}{}\n\n{}", summary.unit, of_seeds,
+                        table_of(columns(names.front()), names, arms));
   }
-  for (const auto& [arm, to] : equal_time) {
-    text +=
-        fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to, table_of({to, arm}, runs));
+  for (const auto& [arm, to] : arms.of_equal_time()) {
+    text += fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to,
+                        table_of(columns(to), {to, arm}, arms));
   }
-  return text;
+  text += "\n" + meanings_of(columns(names.empty() ? arms.names.front() : names.front()), arms);
+  const std::string sentence = verdict(summary);
+  return sentence.empty() ? text : text + "\n" + sentence;
 }
 
 }  // namespace loci

@@ -1,35 +1,21 @@
-// What an experiment found: one result a run, and tables of means over seeds.
+// What an experiment found, for people: tables of means over seeds, each column explained, and the verdict.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
-#include <optional>
 #include <string>
-#include <vector>
 
-#include "loci/train/recipe.h"
+#include "loci/train/summary.h"
 
 namespace loci {
 
-struct RunResult {
-  std::string arm;
-  int64_t seed = 0;
-  int64_t parameters_dense = 0;
-  int64_t parameters_table = 0;
-  int64_t train_tokens = 0;
-  double seconds = 0;  // of training
-  double loss = 0;
-  double bits_per_byte = 0;
-  std::optional<double> tokens_per_second_inference;
-  std::optional<double> usage, kl;  // of the validation data; means over the memories
-  std::string text;                 // a task's own account, which is then shown instead of a row
-};
+// The tables: at equal training units, and at equal training time where there are such arms. Then a line for each
+// column, and the verdict.
+std::string comparison_text(const Summary& summary);
 
-// The keys of summary.json; null where there is nothing.
-nlohmann::json to_json(const RunResult& result);
-RunResult run_result(const nlohmann::json& json, const std::string& who);  // throws Error (input)
+// One plain sentence by the first measure: "At the same training time, memory is 0.080 nats better than base (...).".
+// Empty where there is nothing to compare.
+std::string verdict(const Summary& summary);
 
-// The tables for people: at equal training tokens, and at equal training time where the recipe has such arms.
-std::string comparison_text(const std::vector<RunResult>& results, const Recipe& recipe);
+// The summary and its verdict, as summary.json and `--json` show them.
+std::string summary_text(const Summary& summary);
 
 }  // namespace loci

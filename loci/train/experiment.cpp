@@ -8,8 +8,12 @@
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
+#include "loci/train/comparison.h"
+#include "loci/train/folder_lock.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
+#include "loci/train/text_table.h"
 
 namespace loci {
 namespace {
@@ -29,14 +33,6 @@ std::string threads_text(int64_t threads) {
 
 }  // namespace
 
-nlohmann::json parse_json(const fs::path& path) {
-  try {
-    return nlohmann::json::parse(read_text_file(path));
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, path.string(), "the file must be JSON", error.what());
-  }
-}
-
 int use_threads(int64_t threads) {
   static const int at_start = at::get_num_threads();
   at::set_num_threads(threads == 0 ? at_start : static_cast<int>(threads));
@@ -51,8 +47,21 @@ Experiment::Experiment(Recipe recipe, ExperimentOptions options)
     const auto& wanted = options_.arms;
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), arm.name) != wanted.end()) arms_.push_back(&arm);
   }
+  const auto once = [](const char* option, auto values) {  // given twice, a run would count as two
+    std::sort(values.begin(), values.end());
+    const auto twice = std::adjacent_find(values.begin(), values.end());
+    if (twice != values.end())
+      fail(ExitCode::usage, option, "each must be given once", fmt::format("{} twice", *twice));
+  };
+  once("--arm", options_.arms);
+  once("--seed", options_.seeds);
   for (const int64_t seed : options_.seeds.empty() ? recipe_.seeds : options_.seeds) {
-    if (seed < 0) fail(ExitCode::usage, "--seed", "a seed must be at least 0", fmt::to_string(seed));
+    if (std::find(recipe_.seeds.begin(), recipe_.seeds.end(), seed) == recipe_.seeds.end()) {
+      fail(ExitCode::usage, "--seed",
+           fmt::format("the seed must be one of the recipe's {} (--set seeds=[{}] changes them)",
+                       fmt::join(recipe_.seeds, ", "), seed),
+           fmt::to_string(seed));
+    }
     for (const Arm* arm : arms_) places_.push_back({arm, seed});
   }
 }
@@ -68,7 +77,8 @@ nlohmann::json Experiment::plan() const {
     nlohmann::json facts = {{"arm", arm->name},
                             {"parameters_dense", size.parameters_dense},
                             {"parameters_table", size.parameters_table},
-                            {"tokens_per_step", size.tokens_per_step},
+                            {"unit", arm->config.plan->unit()},
+                            {"units_per_step", size.units_per_step},
                             {"steps", arm->config.steps()},
                             {"threads", use_threads(arm->config.train.threads)},
                             {"precision", wants_bfloat16(arm->config.train.precision) ? "bfloat16" : "float32"},
@@ -89,38 +99,54 @@ nlohmann::json Experiment::plan() const {
 
 std::string Experiment::plan_text(const nlohmann::json& plan) {
   std::string text =
-      fmt::format("{}: seeds {}; level {}, {} of memory\n", plan["recipe"].get<std::string>(),
+      fmt::format("{}: seeds {}; level {}, {} of memory\n", printable(plan["recipe"].get<std::string>()),
                   fmt::join(plan["seeds"].get<std::vector<int64_t>>(), ", "), plan["level"].get<std::string>(),
                   format_bytes(plan["memory_available"].get<double>()));
   for (const nlohmann::json& arm : plan["arms"]) {
-    const std::string steps =
-        arm["steps"].is_null()
-            ? fmt::format("as long as {}", arm["equal_time"]["to"].get<std::string>())
-            : fmt::format("{} steps of {} tokens", arm["steps"].get<int64_t>(), arm["tokens_per_step"].get<int64_t>());
+    const std::string steps = arm["steps"].is_null()
+                                  ? fmt::format("as long as {}", arm["equal_time"]["to"].get<std::string>())
+                                  : fmt::format("{} steps of {} {}", arm["steps"].get<int64_t>(),
+                                                arm["units_per_step"].get<int64_t>(), arm["unit"].get<std::string>());
     const double table = arm["parameters_table"].get<double>();
-    text += fmt::format("  {}: {} dense parameters{}; {}; {}, {}; {}\n", arm["arm"].get<std::string>(),
-                        format_count(arm["parameters_dense"].get<double>()),
-                        table > 0 ? fmt::format(", {} in tables", format_count(table)) : "", steps,
-                        threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>(),
-                        arm["memory_text"].get<std::string>());
-    if (arm.contains("disk_text")) text += fmt::format("    mapped: {}\n", arm["disk_text"].get<std::string>());
+    text += wrapped(fmt::format("  {}: {} dense parameters{}; {}; {}, {}", arm["arm"].get<std::string>(),
+                                format_count(arm["parameters_dense"].get<double>()),
+                                table > 0 ? fmt::format(", {} in tables", format_count(table)) : "", steps,
+                                threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
+                    4);
+    text += wrapped(fmt::format("    memory: {}", arm["memory_text"].get<std::string>()), 6);
+    if (arm.contains("disk_text")) text += wrapped(fmt::format("    disk: {}", arm["disk_text"].get<std::string>()), 6);
   }
   return text;
 }
 
-std::vector<RunResult> Experiment::run() {
+Summary Experiment::run() {
   check_memory();
   check_out();
   ProgressLine progress(options_.quiet);
-  std::vector<RunResult> results;
-  for (size_t i = 0; i < places_.size(); ++i) results.push_back(run_one(places_[i], i + 1, progress));
-  measure_inference(results, progress);
-  results = with_earlier(results);
-  nlohmann::json summary = nlohmann::json::array();
-  for (const RunResult& result : results) summary.push_back(to_json(result));
-  write_file_durably(options_.out / "summary.json", summary.dump(2) + "\n");
+  Summary results;
+  for (size_t i = 0; i < places_.size(); ++i) merge(results, run_one(places_[i], i + 1, progress), recipe_.name);
+  measure_inference(results.runs, progress);
+  const Summary summary = add_to_summary(results);
   progress.finish();
-  return results;
+  return summary;
+}
+
+// What the summary holds of runs that this call was not asked for stays in it, unless their folders are gone.
+Summary Experiment::add_to_summary(const Summary& results) const {
+  const FolderLock lock(options_.out);
+  Summary summary;
+  if (fs::exists(summary_path())) summary = read_summary(summary_path());
+  std::erase_if(summary.runs,
+                [this](const RunResult& run) { return !fs::exists(folder_of(run.arm, run.seed) / kResultFile); });
+  merge(summary, results, summary_path().string());
+  const auto place_of = [this](const std::string& name) {
+    return std::find_if(recipe_.arms.begin(), recipe_.arms.end(), [&](const Arm& arm) { return arm.name == name; });
+  };
+  std::stable_sort(summary.runs.begin(), summary.runs.end(), [&](const RunResult& a, const RunResult& b) {
+    return std::pair(a.seed, place_of(a.arm)) < std::pair(b.seed, place_of(b.arm));
+  });
+  write_file_durably(summary_path(), summary_text(summary));
+  return summary;
 }
 
 fs::path Experiment::folder_of(const std::string& arm, int64_t seed) const {
@@ -135,7 +161,7 @@ void Experiment::check_memory() const {
   }
 }
 
-// The whole process: the program and the data beside what the task needs.
+// The whole process: the program and the data, in addition to what the task needs.
 RunSize Experiment::size_of(const RunConfig& config) const {
   RunSize size = config.size();
   size.memory.emplace_back("program", program_bytes_);
@@ -144,23 +170,29 @@ RunSize Experiment::size_of(const RunConfig& config) const {
 }
 
 void Experiment::check_out() const {
+  if (fs::exists(summary_path())) read_summary(summary_path());  // a broken one is told before hours of training
   if (options_.resume) return;
   for (const Place& place : places_) {
     const fs::path folder = folder_of(place.arm->name, place.seed);
-    if (fs::exists(folder)) {
+    if (path_exists(folder, ExitCode::usage)) {
       fail(ExitCode::usage, "train", "--out must be a new folder, or --resume be given",
            folder.string() + ", which exists");
     }
   }
 }
 
-RunResult Experiment::finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const {
+Summary Experiment::finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const {
   const fs::path path = folder_of(arm, seed) / kResultFile;
-  if (!fs::exists(path)) {
+  if (!path_exists(path)) {
     fail(ExitCode::usage, "train", fmt::format("arm {} needs a finished run of {} with seed {}", for_arm, arm, seed),
          "none in " + options_.out.string());
   }
-  return run_result(parse_json(path), path.string());
+  const Summary result = read_summary(path);
+  if (result.runs.size() != 1 || result.runs[0].arm != arm || result.runs[0].seed != seed) {
+    fail(ExitCode::input, path.string(), fmt::format("the file must hold the run of {}, seed {}", arm, seed),
+         fmt::format("{} runs", result.runs.size()));
+  }
+  return result;
 }
 
 // The arm's configuration with what is known only now: the steps of an arm of equal time. A run that has begun keeps
@@ -169,23 +201,27 @@ RunConfig Experiment::resolve(const Place& place) const {
   RunConfig config = recipe_.run(*place.arm, place.seed);
   if (!place.arm->equal_time) return config;
   const fs::path begun = folder_of(place.arm->name, place.seed) / "config.toml";
-  if (fs::exists(begun)) {
+  if (path_exists(begun)) {
     struct Steps {
       TrainOptions train;
       void fields(ConfigFields& f) { f.section("train", train); }
     } steps;
-    const Config text = Config::from_file(begun);
-    std::vector<std::string> others;
-    for (const auto& [key, node] : text.table()) {
-      if (key.str() != "train") others.emplace_back(key.str());
-    }
-    text.read(steps, others);
+    as_input([&] {
+      const Config text = Config::from_file(begun);
+      std::vector<std::string> others;
+      for (const auto& [key, node] : text.table()) {
+        if (key.str() != "train") others.emplace_back(key.str());
+      }
+      text.read(steps, others);
+    });
     config.train.steps = steps.train.steps;
     return config;
   }
-  const RunResult to = finished_result(place.arm->equal_time->to, place.seed, place.arm->name);
-  const RunResult of = finished_result(place.arm->equal_time->of, place.seed, place.arm->name);
-  const double steps = static_cast<double>(config.steps()) * to.seconds / std::max(1e-9, of.seconds);
+  const auto seconds = [&](const std::string& arm) {
+    return finished_result(arm, place.seed, place.arm->name).runs[0].seconds;
+  };
+  const double ratio = seconds(place.arm->equal_time->to) / std::max(1e-9, seconds(place.arm->equal_time->of));
+  const double steps = static_cast<double>(config.steps()) * ratio;
   config.train.steps = std::max<int64_t>(1, std::llround(steps));
   return config;
 }

@@ -7,13 +7,14 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "loci/train/comparison.h"
 #include "loci/train/recipe.h"
 #include "loci/train/run_directory.h"
+#include "loci/train/summary.h"
 #include "loci/train/trainer.h"
 
 namespace loci {
@@ -29,10 +30,8 @@ struct ExperimentOptions {
   double inference_seconds = 0.2;  // measured for each run in each of five rounds
 };
 
-// Written last into the folder of a run that is finished: one row of summary.json, without the speed of inference.
+// Written last into the folder of a run that is finished: a summary of it alone, without the speed of inference.
 constexpr const char* kResultFile = "result.json";
-
-nlohmann::json parse_json(const std::filesystem::path& path);  // throws Error (input)
 
 // Sets the framework's threads; 0: as many as it took at the start of the process. Returns the number in use.
 int use_threads(int64_t threads);
@@ -46,9 +45,11 @@ class Experiment {
   nlohmann::json plan() const;
   static std::string plan_text(const nlohmann::json& plan);
 
-  // Trains what is not finished, measures the speed of inference, writes OUT/summary.json. Refuses before anything is
-  // written or read: memory that cannot fit (resources), an OUT that holds runs unless told to resume (usage).
-  std::vector<RunResult> run();
+  // Trains what is not finished, measures the speed of inference, adds the results to OUT/summary.json and returns what
+  // that holds then. Several processes may train other arms and seeds into the same OUT. Refuses before anything is
+  // written or read: memory that cannot fit (resources), an OUT that holds these runs unless told to resume (usage), a
+  // broken summary.json (input). Refuses a run whose data differ from those of another run in OUT (input).
+  Summary run();
 
   const Recipe& recipe() const { return recipe_; }
 
@@ -62,17 +63,21 @@ class Experiment {
   void check_memory() const;
   RunSize size_of(const RunConfig& config) const;
   RunConfig resolve(const Place& place) const;
-  RunResult finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
-  RunResult run_one(const Place& place, size_t number, ProgressLine& progress);
+  Summary finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
+  Summary run_one(const Place& place, size_t number, ProgressLine& progress);
   TaskInputs inputs_of(const RunConfig& config, ProgressLine* progress) const;
-  std::vector<RunResult> with_earlier(const std::vector<RunResult>& results) const;
+  std::filesystem::path summary_path() const { return options_.out / "summary.json"; }
+  Summary add_to_summary(const Summary& results) const;
+  void record_data(const RunConfig& config, const Task& task) const;
+  void tell_pace(size_t place, double step_seconds, ProgressLine& progress) const;
   void measure_inference(std::vector<RunResult>& results, ProgressLine& progress);
 
   Recipe recipe_;
   ExperimentOptions options_;
   std::vector<const Arm*> arms_;
   std::vector<Place> places_;
-  int64_t program_bytes_ = 0;  // before anything was allocated
+  int64_t program_bytes_ = 0;                                        // before anything was allocated
+  std::map<std::string, std::shared_ptr<const OpenedData>> opened_;  // what runs were trained on, by data settings
 };
 
 }  // namespace loci

@@ -4,15 +4,18 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <chrono>
+#include <array>
+#include <ctime>
 #include <fstream>
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
+#include "loci/train/run_data.h"
 #include "loci/train/table_home.h"
 #include "loci/train/version.h"
 
@@ -23,10 +26,6 @@ namespace fs = std::filesystem;
 
 constexpr int kInferenceRounds = 5;
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 // The peak of a run's training alone, where the kernel lets a process begin its high-water mark anew; what earlier runs
 // and the opening of the data left in the heap goes back to the system.
 void restart_peak_memory() {
@@ -34,43 +33,66 @@ void restart_peak_memory() {
   std::ofstream("/proc/self/clear_refs") << 5;
 }
 
-std::optional<double> mean_over_memories(const nlohmann::json& evaluation, const char* key) {
-  const nlohmann::json memories = evaluation.value("memories", nlohmann::json::array());
-  if (memories.empty()) return std::nullopt;
-  double sum = 0;
-  for (const auto& memory : memories) sum += number_of(memory.at(key));
-  return sum / static_cast<double>(memories.size());
-}
-
-RunResult result_of(const RunConfig& config, const RunSize& size, const TrainerState& state) {
+Summary result_of(const RunConfig& config, const std::string& as_long_as, const RunSize& size, const Task& task,
+                  const TrainerState& state) {
   RunResult result;
   result.arm = config.arm;
   result.seed = config.seed;
+  result.as_long_as = as_long_as;
   result.parameters_dense = size.parameters_dense;
   result.parameters_table = size.parameters_table;
-  result.train_tokens = state.step * size.tokens_per_step;
+  result.units = state.step * size.units_per_step;
   result.seconds = state.seconds;
-  result.loss = number_of(state.evaluation.at("loss"));
-  result.bits_per_byte = number_of(state.evaluation.at("bits_per_byte"));
-  result.text = state.evaluation.value("text", "");
-  result.usage = mean_over_memories(state.evaluation, "usage");
-  result.kl = mean_over_memories(state.evaluation, "kl");
-  return result;
+  for (const Measure& measure : task.measures()) {
+    result.measures[measure.name] = number_of(state.evaluation.at("measures").at(measure.name));
+  }
+  return {config.task, task.unit(), task.measures(), {result}};
 }
 
-nlohmann::json start_line(const RunConfig& config, const RunSize& size, int threads, const TrainerState& state) {
+// "2026-11-29T08:20:00Z"
+std::string utc_time() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts = {};
+  gmtime_r(&now, &parts);
+  std::array<char, 32> text = {};
+  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts)};
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+  }
+  return "unknown";
+}
+
+// Of the model as it was made: a tokenizer may have fewer tokens than the configuration allows. A task that updates its
+// parameters itself names none; then the configuration's number is right.
+int64_t dense_parameters_of(Task& task, const RunSize& planned) {
+  int64_t count = 0;
+  for (const NamedParameter& parameter : task.dense_parameters()) count += parameter.value.numel();
+  return count == 0 ? planned.parameters_dense : count;
+}
+
+nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Task& task, int threads,
+                          const TrainerState& state) {
   return {{"kind", "start"},
           {"task", config.task},
           {"arm", config.arm},
           {"seed", config.seed},
           {"step", state.step},
           {"steps", config.steps()},
-          {"tokens_per_step", size.tokens_per_step},
+          {"unit", task.unit()},
+          {"units_per_step", size.units_per_step},
+          {"measures", task.measures()},
           {"parameters_dense", size.parameters_dense},
           {"parameters_table", size.parameters_table},
           {"threads", threads},
           {"level", name_of(cpu_level())},
           {"precision", wants_bfloat16(config.train.precision) ? "bfloat16" : "float32"},
+          {"time", utc_time()},
+          {"cpu", cpu_name()},
+          {"data", task.data_facts()},
           {"loci", version()},
           {"torch", TORCH_VERSION},
           {"memory_estimate_bytes", total_bytes(size.memory)}};
@@ -91,88 +113,100 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-// Tokens per second of forward passes in evaluation mode.
+// Units per second of forward passes in evaluation mode.
 double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(bfloat16);
   task.module().eval();
   task.infer(0);  // caches, generated code
-  int64_t tokens = 0;
-  const double begin = now();
+  int64_t units = 0;
+  const double begin = monotonic_seconds();
   double seconds = 0;
   for (int64_t position = 0; seconds < least_seconds; ++position) {
-    tokens += task.infer(position);
-    seconds = now() - begin;
+    units += task.infer(position);
+    seconds = monotonic_seconds() - begin;
   }
-  return static_cast<double>(tokens) / seconds;
+  return static_cast<double>(units) / seconds;
 }
 
 }  // namespace
 
-RunResult Experiment::run_one(const Place& place, size_t number, ProgressLine& progress) {
+Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& progress) {
   const RunConfig config = resolve(place);
   const fs::path folder = folder_of(config.arm, config.seed);
   const std::string label = fmt::format("[{}/{}] {} seed {}", number, places_.size(), config.arm, config.seed);
   RunDirectory run(folder, Config::write(config));
-  if (fs::exists(folder / kResultFile)) {
+  if (path_exists(folder / kResultFile)) {
     progress.finish(fmt::format("{}: finished already", label));
     return finished_result(config.arm, config.seed, config.arm);
   }
   const int threads = use_threads(config.train.threads);
-  const RunSize size = size_of(config);
+  RunSize size = size_of(config);
   const WorkFolder work(run.path() / "work");
   TaskInputs inputs = inputs_of(config, &progress);
   inputs.tables = training_tables(work.path(), run.latest().has_value());
   const auto task = config.plan->make(inputs);
+  record_data(config, *task);
+  opened_[config.plan->data_settings()] = task->opened_data();
+  size.parameters_dense = dense_parameters_of(*task, size);
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
   TrainerState state;
   if (run.latest()) {
     const CheckpointReader checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
-    if (checkpoint.manifest().value("threads", threads) != threads) {
+    if (const int before = checkpoint.member("threads", threads); before != threads) {
       progress.finish(fmt::format("{}: {} threads now, {} before: the numbers may differ in the last bits", label,
-                                  threads, checkpoint.manifest().value("threads", 0)));
+                                  threads, before));
     }
     state = load_checkpoint(checkpoint, *task, optimizers);
   }
   restart_peak_memory();
   MetricsLog log = run.metrics(state.step);
-  const nlohmann::json start = start_line(config, size, threads, state);
+  const nlohmann::json start = start_line(config, size, *task, threads, state);
   log.write(start);
   Trainer trainer(*task, optimizers, config.train, run, log, facts_of(start), progress, label);
+  if (number == 1) trainer.on_pace([&](double seconds) { tell_pace(number - 1, seconds, progress); });
   state = trainer.run(state);
   log.write({{"kind", "end"},
              {"step", state.step},
-             {"tokens", state.step * size.tokens_per_step},
+             {"units", state.step * size.units_per_step},
              {"seconds", state.seconds},
              {"peak_memory_bytes", peak_resident_bytes()}});
-  const RunResult result = result_of(config, size, state);
-  write_file_durably(folder / kResultFile, to_json(result).dump(2) + "\n");
-  progress.finish(fmt::format("{}: loss {:.4f}, {} tokens in {}", label, result.loss,
-                              format_count(static_cast<double>(result.train_tokens)), format_seconds(result.seconds)));
+  const std::string as_long_as = place.arm->equal_time ? place.arm->equal_time->to : "";
+  const Summary result = result_of(config, as_long_as, size, *task, state);
+  write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
+  const RunResult& run_result = result.runs.front();
+  const Measure& first = result.measures.front();
+  progress.finish(fmt::format(
+      "{}: {} {}, {} {} in {}", label, title_of(first), shown(first, run_result.measures.at(first.name), true),
+      format_count(static_cast<double>(run_result.units)), result.unit, format_seconds(run_result.seconds)));
   return result;
 }
 
-// What the summary holds of runs that this call was not asked for stays in it.
-std::vector<RunResult> Experiment::with_earlier(const std::vector<RunResult>& results) const {
-  std::vector<RunResult> all = results;
-  const fs::path path = options_.out / "summary.json";
-  if (fs::exists(path)) {
-    for (const nlohmann::json& row : parse_json(path)) {
-      const RunResult earlier = run_result(row, path.string());
-      const bool known = std::any_of(all.begin(), all.end(), [&](const RunResult& result) {
-        return result.arm == earlier.arm && result.seed == earlier.seed;
-      });
-      if (!known && fs::exists(folder_of(earlier.arm, earlier.seed) / kResultFile)) all.push_back(earlier);
-    }
-  }
-  const auto place_of = [this](const std::string& name) {
-    return std::find_if(recipe_.arms.begin(), recipe_.arms.end(), [&](const Arm& arm) { return arm.name == name; });
+// A task that makes its data itself has them from its configuration, which the run keeps anyway.
+void Experiment::record_data(const RunConfig& config, const Task& task) const {
+  if (!config.plan->needs_data()) return;
+  record_run_data(options_.out, folder_of(config.arm, config.seed),
+                  {config.plan->data_settings(), task.data_key(), task.data_facts()},
+                  [&task](const std::string& before) { return task.data_changes(before); });
+}
+
+// What all runs will take, from the first one's pace: an arm's step costs as its dense parameters do. Memories and
+// attention make that rough, so it is called so.
+void Experiment::tell_pace(size_t place, double step_seconds, ProgressLine& progress) const {
+  const auto cost = [](const Arm& arm) {
+    const RunSize size = arm.config.size();
+    return static_cast<double>(size.units_per_step) * static_cast<double>(std::max<int64_t>(1, size.parameters_dense));
   };
-  std::stable_sort(all.begin(), all.end(), [&](const RunResult& a, const RunResult& b) {
-    return std::pair(a.seed, place_of(a.arm)) < std::pair(b.seed, place_of(b.arm));
-  });
-  return all;
+  const double of_this = cost(*places_[place].arm);
+  double seconds = 0;
+  for (const Place& other : places_) {
+    const Arm& arm = other.arm->equal_time ? recipe_.arm(other.arm->equal_time->to) : *other.arm;
+    seconds += static_cast<double>(arm.config.steps()) * step_seconds * cost(arm) / of_this;
+  }
+  progress.finish(
+      fmt::format("Training will take roughly {} in all: {}.", format_seconds(seconds),
+                  places_.size() == 1 ? "1 run" : fmt::format("{} runs, one after another", places_.size())));
 }
 
 // In rounds over all runs, so that a machine that speeds up or slows down meanwhile treats them alike. Models that do
@@ -189,7 +223,11 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
     TaskInputs inputs = inputs_of(config, &progress);
     inputs.tables = serving_tables(checkpoint);
     inputs.training = false;
+    if (const auto opened = opened_.find(config.plan->data_settings()); opened != opened_.end()) {
+      inputs.opened = opened->second;  // the folder may have changed since
+    }
     Loaded loaded{config.plan->make(inputs), wants_bfloat16(config.train.precision), config.train.threads};
+    record_data(config, *loaded.task);
     load_model(checkpoint, *loaded.task);
     return loaded;
   };
@@ -207,7 +245,7 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
         speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16, options_.inference_seconds));
       }
     }
-    for (size_t i = 0; i < models.size(); ++i) results[begin + i].tokens_per_second_inference = median(speeds[i]);
+    for (size_t i = 0; i < models.size(); ++i) results[begin + i].units_per_second_inference = median(speeds[i]);
   }
 }
 

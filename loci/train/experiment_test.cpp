@@ -1,6 +1,6 @@
 #include "loci/train/experiment.h"
 
-#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 
 #include <fstream>
 
@@ -13,7 +13,6 @@ namespace loci {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
 
 constexpr const char* kText = R"(
 task = "tiny"
@@ -33,8 +32,8 @@ name = "timed"
 equal_time = {to = "wide", of = "base"}
 )";
 
-Recipe recipe() {
-  return read_recipe(Config::from_text(kText, "recipe.toml"), {}, tiny_tasks());
+Recipe recipe(const std::vector<std::string>& settings = {}) {
+  return read_recipe(Config::from_text(kText, "recipe.toml"), settings, tiny_tasks());
 }
 
 ExperimentOptions options_for(const fs::path& out) {
@@ -45,30 +44,24 @@ ExperimentOptions options_for(const fs::path& out) {
   return options;
 }
 
-RunResult result(const std::string& arm, int64_t seed, double loss) {
-  RunResult r;
-  r.arm = arm;
-  r.seed = seed;
-  r.loss = loss;
-  r.train_tokens = 1000;
-  return r;
-}
-
 TEST(Experiment, RunsEveryArmAndSeed) {
   const TemporaryFolder folder;
   Experiment experiment(recipe(), options_for(folder / "out"));
-  const auto results = experiment.run();
-  ASSERT_EQ(results.size(), 6u);
-  for (const RunResult& r : results) {
+  const Summary results = experiment.run();
+  ASSERT_EQ(results.runs.size(), 6u);
+  for (const RunResult& r : results.runs) {
     EXPECT_TRUE(fs::exists(folder / "out" / r.arm / fmt::format("seed-{}", r.seed) / "result.json"));
-    EXPECT_GT(*r.tokens_per_second_inference, 0);
-    EXPECT_EQ(*r.usage, 0.5);
+    EXPECT_GT(*r.units_per_second_inference, 0);
+    EXPECT_EQ(r.measures.at("hits"), 0.5);
   }
-  EXPECT_EQ(results[1].arm, "wide");
-  EXPECT_EQ(results[1].parameters_table, 64 * 4);
+  EXPECT_EQ(results.runs[1].arm, "wide");
+  EXPECT_EQ(results.runs[1].parameters_table, 64 * 4);
   const auto summary = nlohmann::json::parse(read_text_file(folder / "out" / "summary.json"));
-  EXPECT_EQ(summary.size(), 6u);
-  EXPECT_EQ(summary[5]["arm"], "timed");
+  EXPECT_EQ(summary["unit"], "images");
+  EXPECT_EQ(summary["measures"][0]["name"], "distance");
+  EXPECT_EQ(summary["runs"].size(), 6u);
+  EXPECT_EQ(summary["runs"][5]["arm"], "timed");
+  EXPECT_EQ(summary["runs"][5]["as_long_as"], "wide");
 }
 
 TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromTheOthers) {
@@ -76,8 +69,7 @@ TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromTheOthers) {
   Experiment(recipe(), options_for(folder / "out")).run();
   for (const std::string seed : {"seed-0", "seed-1"}) {
     const auto seconds = [&](const std::string& arm) {
-      return nlohmann::json::parse(read_text_file(folder / "out" / arm / seed / "result.json"))["seconds"]
-          .get<double>();
+      return read_summary(folder / "out" / arm / seed / "result.json").runs.at(0).seconds;
     };
     const int64_t steps = std::max<int64_t>(1, std::llround(6 * seconds("wide") / seconds("base")));
     EXPECT_EQ(read_run_config(folder / "out" / "timed" / seed / "config.toml", tiny_tasks()).train.steps, steps);
@@ -97,7 +89,7 @@ TEST(Experiment, FinishedRunsAreKeptAndBrokenOnesGoOn) {
   const auto before = fs::last_write_time(folder / "out" / "base" / "seed-0" / "result.json");
   options.resume = true;
   const auto results = Experiment(recipe(), options).run();
-  EXPECT_EQ(results.size(), 6u);
+  EXPECT_EQ(results.runs.size(), 6u);
   EXPECT_EQ(fs::last_write_time(folder / "out" / "base" / "seed-0" / "result.json"), before);
   std::ifstream log(folder / "out" / "wide" / "seed-0" / "metrics.jsonl");
   int starts = 0;
@@ -109,16 +101,21 @@ TEST(Experiment, ChosenArmsAndSeeds) {
   const TemporaryFolder folder;
   auto options = options_for(folder / "out");
   options.arms = {"base"};
-  options.seeds = {7};
+  options.seeds = {1};
   const auto results = Experiment(recipe(), options).run();
-  ASSERT_EQ(results.size(), 1u);
-  EXPECT_EQ(results[0].seed, 7);
-  options.seeds = {0, 7};
+  ASSERT_EQ(results.runs.size(), 1u);
+  EXPECT_EQ(results.runs[0].seed, 1);
+  options.seeds = {0, 1};
   options.arms = {"wide"};
-  EXPECT_EQ(Experiment(recipe(), options).run().size(), 3u);  // the summary keeps the earlier run
+  EXPECT_EQ(Experiment(recipe(), options).run().runs.size(), 3u);  // the summary keeps the earlier run
   options.arms = {"timed"};
   options.seeds = {8};
-  expect_error(ExitCode::usage, "arm timed needs a finished run of wide", [&] { Experiment(recipe(), options).run(); });
+  expect_error(ExitCode::usage, "arm timed needs a finished run of wide",
+               [&] { Experiment(recipe({"seeds=[8]"}), options).run(); });
+  expect_error(ExitCode::usage, "must be one of the recipe's 0, 1", [&] { Experiment(recipe(), options); });
+  options.seeds = {1, 1};
+  expect_error(ExitCode::usage, "--seed: each must be given once, got 1 twice", [&] { Experiment(recipe(), options); });
+  options.seeds = {1};
   options.arms = {"none"};
   expect_error(ExitCode::usage, "one of base, wide, timed", [&] { Experiment(recipe(), options); });
 }
@@ -128,26 +125,6 @@ TEST(Experiment, WhatCannotFitIsRefusedBeforeAnythingIsWritten) {
   const Recipe huge = read_recipe(Config::from_text(kText, "r"), {"model.rows=600000000000"}, tiny_tasks());
   expect_error(ExitCode::resources, "table", [&] { Experiment(huge, options_for(folder / "out")).run(); });
   EXPECT_FALSE(fs::exists(folder / "out"));
-}
-
-TEST(Comparison, MeansSpreadsAndPairedDifferences) {
-  const std::vector<RunResult> results = {result("base", 0, 4.0), result("wide", 0, 3.5), result("timed", 0, 3.0),
-                                          result("base", 1, 5.0), result("wide", 1, 4.7), result("timed", 1, 4.0)};
-  const std::string text = comparison_text(results, recipe());
-  EXPECT_THAT(text, HasSubstr("4.500 ± 0.707"));
-  EXPECT_THAT(text, HasSubstr("-0.400 ± 0.141"));  // wide against base
-  EXPECT_THAT(text, HasSubstr("timed trained for as long as wide"));
-  EXPECT_THAT(text, HasSubstr("-0.600 ± 0.141"));  // timed against wide
-}
-
-TEST(Comparison, AResultReadsBack) {
-  RunResult r = result("base", 3, 4.25);
-  r.kl = 1.5;
-  const RunResult back = run_result(to_json(r), "file");
-  EXPECT_EQ(to_json(back), to_json(r));
-  EXPECT_FALSE(back.usage.has_value());
-  EXPECT_TRUE(to_json(r)["usage"].is_null());
-  expect_error(ExitCode::input, "run's result", [] { run_result({{"arm", "x"}}, "file"); });
 }
 
 }  // namespace

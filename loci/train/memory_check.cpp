@@ -3,9 +3,15 @@
 #include <algorithm>
 #include <limits>
 
+#include "loci/base/check.h"
 #include "loci/base/progress.h"
 
 namespace loci {
+namespace {
+
+constexpr int64_t kSmallestShare = 100;  // purposes of less than a hundredth are shown together
+
+}  // namespace
 
 int64_t total_bytes(const MemoryEstimate& estimate) {
   int64_t total = 0;
@@ -37,9 +43,9 @@ MemoryEstimate memory_of_parameters(const RunSize& size) {
 void require_disk(const std::string& who, const std::filesystem::path& folder, const MemoryEstimate& estimate) {
   if (estimate.empty()) return;
   std::error_code error;
-  std::filesystem::path place = std::filesystem::absolute(folder, error);
-  while (!std::filesystem::exists(place, error) && place.has_relative_path()) place = place.parent_path();
-  const auto space = std::filesystem::space(place, error);
+  std::filesystem::path existing = std::filesystem::absolute(folder, error);
+  while (!std::filesystem::exists(existing, error) && existing.has_relative_path()) existing = existing.parent_path();
+  const auto space = std::filesystem::space(existing, error);
   if (error || total_bytes(estimate) <= static_cast<int64_t>(space.available)) return;  // an unknown disk tells itself
   fail(ExitCode::resources, who,
        fmt::format("the mapped tables must fit into {} of disk", format_bytes(static_cast<double>(space.available))),
@@ -49,12 +55,21 @@ void require_disk(const std::string& who, const std::filesystem::path& folder, c
 std::string memory_text(const MemoryEstimate& estimate) {
   MemoryEstimate sorted = estimate;
   std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  const int64_t total = total_bytes(estimate);
   std::string text;
-  for (const auto& [purpose, bytes] : sorted) {
-    if (bytes == 0) continue;
+  int64_t others = 0;
+  const auto add = [&text](const std::string& purpose, int64_t bytes) {
     text += fmt::format("{}{} {}", text.empty() ? "" : ", ", purpose, format_bytes(static_cast<double>(bytes)));
+  };
+  for (const auto& [purpose, bytes] : sorted) {
+    if (bytes >= total / kSmallestShare && bytes > 0) {
+      add(purpose, bytes);
+    } else {
+      others += bytes;
+    }
   }
-  return fmt::format("{} ({})", format_bytes(static_cast<double>(total_bytes(estimate))), text);
+  if (others > 0) add("others", others);
+  return fmt::format("{} ({})", format_bytes(static_cast<double>(total)), text);
 }
 
 void require_memory(const std::string& who, const MemoryEstimate& estimate) {

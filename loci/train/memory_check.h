@@ -10,7 +10,8 @@
 namespace loci {
 
 int64_t total_bytes(const MemoryEstimate& estimate);  // at most INT64_MAX
-// "1.2 GiB (table 1.0 GiB, activations 120.0 MiB)": the largest purposes first.
+// "1.2 GiB (table 1.0 GiB, activations 120.0 MiB, others 3.0 MiB)": the largest purposes first, the small ones
+// together.
 std::string memory_text(const MemoryEstimate& estimate);
 // The program itself: what is resident now, and what the framework takes once it works.
 int64_t program_bytes(int64_t threads);

@@ -7,20 +7,15 @@
 #include <cerrno>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
-#include "loci/base/check.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 
 namespace loci {
 namespace {
 
-[[noreturn]] void refuse(const std::filesystem::path& path, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT;
-  fail(full ? ExitCode::resources : ExitCode::input, path.string(), "the log must be writable",
-       std::generic_category().message(error));
-}
+constexpr std::string_view kLogWritable = "the log must be writable";
 
 bool belongs(std::string_view line, int64_t step) {
   const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
@@ -31,7 +26,7 @@ bool belongs(std::string_view line, int64_t step) {
 
 // Rewrites the log without the lines that do not belong to the first `step` steps.
 void trim(const std::filesystem::path& path, int64_t step) {
-  if (!std::filesystem::exists(path)) return;
+  if (!path_exists(path)) return;
   const std::string text = read_text_file(path);
   std::string kept;
   for (size_t begin = 0; begin < text.size();) {
@@ -49,7 +44,7 @@ void trim(const std::filesystem::path& path, int64_t step) {
 MetricsLog::MetricsLog(std::filesystem::path path, int64_t step) : path_(std::move(path)) {
   trim(path_, step);
   descriptor_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) refuse(path_, errno);
+  if (descriptor_ < 0) fail_path(path_, kLogWritable, errno);
 }
 
 MetricsLog::~MetricsLog() {
@@ -59,17 +54,23 @@ MetricsLog::~MetricsLog() {
 void MetricsLog::write(const nlohmann::json& line) {
   const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   struct stat before = {};
-  if (fstat(descriptor_, &before) != 0) refuse(path_, errno);
+  if (fstat(descriptor_, &before) != 0) fail_path(path_, kLogWritable, errno);
   std::string_view rest = text;
   while (!rest.empty()) {
     const ssize_t written = ::write(descriptor_, rest.data(), rest.size());
     if (written < 0 && errno != EINTR) {
       const int error = errno;
       static_cast<void>(ftruncate(descriptor_, before.st_size) == 0);  // the next start drops a half line anyway
-      refuse(path_, error);
+      fail_path(path_, kLogWritable, error);
     }
     if (written > 0) rest.remove_prefix(static_cast<size_t>(written));
   }
+}
+
+void MetricsLog::sync() {
+  int result = fsync(descriptor_);
+  while (result != 0 && errno == EINTR) result = fsync(descriptor_);
+  if (result != 0 && errno != EINVAL) fail_path(path_, "the log must reach the disk", errno);  // EINVAL: cannot sync
 }
 
 }  // namespace loci

@@ -18,6 +18,9 @@ class MetricsLog {
 
   // Appends one line; NaN and infinity become null. A full disk throws Error (resources) and leaves no half line.
   void write(const nlohmann::json& line);
+  // Waits until the lines are on the disk, so that none is missing before a checkpoint that is. Throws Error as
+  // write().
+  void sync();
 
  private:
   std::filesystem::path path_;

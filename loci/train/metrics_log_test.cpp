@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <limits>
 #include <string>
@@ -10,8 +12,27 @@
 #include "loci/base/durable_file.h"
 #include "tests/temporary_folder.h"
 
+namespace {
+int log_syncs = 0;
+}
+
+// Stands before the system's: counts.
+extern "C" int fsync(int descriptor) {
+  ++log_syncs;
+  return static_cast<int>(syscall(SYS_fsync, descriptor));
+}
+
 namespace loci {
 namespace {
+
+TEST(MetricsLog, ReachesTheDiskWhenToldTo) {
+  const TemporaryFolder folder;
+  MetricsLog log(folder / "m", 0);
+  log.write({{"step", 1}});
+  log_syncs = 0;
+  log.sync();
+  EXPECT_EQ(log_syncs, 1);
+}
 
 TEST(MetricsLog, AppendsALineForEachObject) {
   const TemporaryFolder folder;

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <set>
-#include <sstream>
 
+#include "loci/base/check.h"
+#include "loci/base/config_keys.h"
+#include "loci/base/nearest_word.h"
 #include "loci/train/precision.h"
+#include "loci/train/recipe_layers.h"
 
 namespace loci {
 namespace {
@@ -16,24 +19,22 @@ struct RecipeHead {
   std::string task;
   std::vector<int64_t> seeds = {0};
   void fields(ConfigFields& f) {
-    f.field("task", task);
-    f.field("seeds", seeds, {.minimum = 0});
+    f.field("task", task, "what is trained");
+    f.field("seeds", seeds, "every arm is trained once for each seed", {.minimum = 0});
   }
 };
 
-const std::vector<std::string> arm_keys = {"name", "from", "set", "equal_time"};
-
-[[noreturn]] void refuse(const Config& config, std::string_view expected, const std::string& got) {
+[[noreturn]] void refuse_recipe(const Config& config, std::string_view expected, const std::string& got) {
   fail(ExitCode::usage, config.name(), expected, got);
 }
 
-std::shared_ptr<TaskPlan> plan_of(const std::string& task, const std::vector<TaskKind>& tasks, const Config& config) {
+const TaskKind& kind_of(const std::string& task, const std::vector<TaskKind>& tasks, const Config& config) {
   std::vector<std::string> names;
   for (const TaskKind& kind : tasks) {
-    if (kind.name == task) return kind.plan();
+    if (kind.name == task) return kind;
     names.push_back('"' + kind.name + '"');
   }
-  refuse(config, fmt::format("task must be one of {}", fmt::join(names, ", ")), fmt::format("\"{}\"", task));
+  refuse_recipe(config, fmt::format("task must be one of {}", fmt::join(names, ", ")), fmt::format("\"{}\"", task));
 }
 
 void refuse_unknown_keys(const Config& config, const toml::table& table, const std::vector<std::string>& known,
@@ -41,8 +42,8 @@ void refuse_unknown_keys(const Config& config, const toml::table& table, const s
   for (const auto& [key, node] : table) {
     if (std::find(known.begin(), known.end(), key.str()) != known.end()) continue;
     const std::string near = nearest_word(key.str(), known);
-    refuse(config, fmt::format("the keys of {} must be {}", what, fmt::join(known, ", ")),
-           fmt::format("{}{}", key.str(), near.empty() ? "" : fmt::format(" (did you mean {}?)", near)));
+    refuse_recipe(config, fmt::format("the keys of {} must be {}", what, fmt::join(known, ", ")),
+                  fmt::format("{}{}", key.str(), near.empty() ? "" : fmt::format(" (did you mean {}?)", near)));
   }
 }
 
@@ -50,7 +51,8 @@ std::string word_of(const Config& config, const toml::table& table, const std::s
   const toml::node* node = table.get(key);
   const auto* text = node == nullptr ? nullptr : node->as_string();
   if (text == nullptr || text->get().empty()) {
-    refuse(config, fmt::format("{} of {} must be a name", key, what), node == nullptr ? "nothing" : "another type");
+    refuse_recipe(config, fmt::format("{} of {} must be a name", key, what),
+                  node == nullptr ? "nothing" : "another type");
   }
   return text->get();
 }
@@ -61,25 +63,26 @@ void check_name(const Config& config, const std::string& name) {
     return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
   };
   if (!std::all_of(name.begin(), name.end(), plain) || name.front() == '.' || name.size() > 100) {
-    refuse(config, "an arm's name must be letters, digits, '-', '_' and '.'", fmt::format("\"{}\"", name));
+    refuse_recipe(config, "an arm's name must be letters, digits, '-', '_' and '.'", fmt::format("\"{}\"", name));
   }
 }
 
-// Leaves of nested tables, with their dotted keys.
-void apply(Config& config, const toml::table& overrides, const std::string& prefix) {
+// Leaves of nested tables by their dotted keys.
+void add_leaves(const toml::table& overrides, const std::string& prefix,
+                std::vector<std::pair<std::string, const toml::node*>>& leaves) {
   for (const auto& [key, node] : overrides) {
     const std::string path = prefix.empty() ? std::string(key.str()) : fmt::format("{}.{}", prefix, key.str());
     if (const toml::table* table = node.as_table(); table != nullptr && !table->empty()) {
-      apply(config, *table, path);
+      add_leaves(*table, path, leaves);
     } else {
-      config.set(path, node);
+      leaves.emplace_back(path, &node);
     }
   }
 }
 
 struct ArmText {
   std::string name;
-  std::vector<const toml::table*> overrides;  // first those of `from`
+  std::vector<const toml::table*> layers;  // of overrides, first those of `from`
   std::optional<EqualTime> equal_time;
 };
 
@@ -87,7 +90,7 @@ std::optional<EqualTime> equal_time_of(const Config& config, const toml::table& 
   const toml::node* node = table.get("equal_time");
   if (node == nullptr) return std::nullopt;
   if (!node->is_table()) {
-    refuse(config, fmt::format("equal_time of {} must be {{to = ARM, of = ARM}}", what), "another type");
+    refuse_recipe(config, fmt::format("equal_time of {} must be {{to = ARM, of = ARM}}", what), "another type");
   }
   refuse_unknown_keys(config, *node->as_table(), {"to", "of"}, fmt::format("equal_time of {}", what));
   return EqualTime{word_of(config, *node->as_table(), "to", what), word_of(config, *node->as_table(), "of", what)};
@@ -98,31 +101,51 @@ ArmText arm_of(const Config& config, const toml::table& table, const std::vector
   arm.name = word_of(config, table, "name", "an arm");
   const std::string what = fmt::format("arm {}", arm.name);
   check_name(config, arm.name);
-  refuse_unknown_keys(config, table, arm_keys, what);
+  refuse_unknown_keys(config, table, {"name", "from", "set", "equal_time"}, what);
   const auto known = [&earlier](const std::string& name) {
     return std::find_if(earlier.begin(), earlier.end(), [&name](const ArmText& other) { return other.name == name; });
   };
   if (known(arm.name) != earlier.end()) {
-    refuse(config, "arms must have different names", fmt::format("{} twice", arm.name));
+    refuse_recipe(config, "arms must have different names", fmt::format("{} twice", arm.name));
   }
   if (table.contains("from")) {
     const std::string from = word_of(config, table, "from", what);
     const auto other = known(from);
-    if (other == earlier.end()) refuse(config, fmt::format("from of {} must be an earlier arm", what), from);
-    arm.overrides = other->overrides;
+    if (other == earlier.end()) refuse_recipe(config, fmt::format("from of {} must be an earlier arm", what), from);
+    arm.layers = other->layers;
   }
   if (const toml::node* set = table.get("set")) {
-    if (!set->is_table()) refuse(config, fmt::format("set of {} must be a table", what), "another type");
-    arm.overrides.push_back(set->as_table());
+    if (!set->is_table()) refuse_recipe(config, fmt::format("set of {} must be a table", what), "another type");
+    arm.layers.push_back(set->as_table());
+    for (const auto& [key, node] : *set->as_table()) {
+      if (!is_head_key(std::string(key.str()))) continue;
+      refuse_recipe(config,
+                    fmt::format("set of {} must hold keys of a run ({} are the whole recipe's)", what,
+                                fmt::join(head_keys(), ", ")),
+                    std::string(key.str()));
+    }
   }
   arm.equal_time = equal_time_of(config, table, what);
   if (arm.equal_time) {
     for (const std::string& other : {arm.equal_time->to, arm.equal_time->of}) {
       if (known(other) != earlier.end()) continue;
-      refuse(config, fmt::format("equal_time of {} must name earlier arms", what), other);
+      refuse_recipe(config, fmt::format("equal_time of {} must name earlier arms", what), other);
     }
   }
   return arm;
+}
+
+RecipeHead head_of(const Config& config) {
+  RecipeHead head;
+  std::vector<std::string> others;
+  for (const auto& [key, node] : config.table()) {
+    if (key.str() != "task" && key.str() != "seeds") others.emplace_back(key.str());
+  }
+  config.read(head, others);
+  if (head.seeds.empty() || std::set(head.seeds.begin(), head.seeds.end()).size() != head.seeds.size()) {
+    refuse_recipe(config, "seeds must be different numbers", fmt::format("[{}]", fmt::join(head.seeds, ", ")));
+  }
+  return head;
 }
 
 std::vector<ArmText> arms_of(const Config& config) {
@@ -130,38 +153,50 @@ std::vector<ArmText> arms_of(const Config& config) {
   if (node == nullptr) return {{"main", {}, std::nullopt}};
   const toml::array* array = node->as_array();
   if (array == nullptr || array->empty() || !array->is_array_of_tables()) {
-    refuse(config, "arms must be tables, each begun by [[arms]]", "another type");
+    refuse_recipe(config, "arms must be tables, each begun by [[arms]]", "another type");
   }
   std::vector<ArmText> arms;
   for (const toml::node& table : *array) arms.push_back(arm_of(config, *table.as_table(), arms));
   return arms;
 }
 
-void check(const RunConfig& config) {
-  config.plan->check();
-  config.train.check();
+void check_run(const RunConfig& config) {
+  try {
+    config.plan->check();
+    config.train.check();
+    if (config.plan->uses_optimizers()) config.optimizer.check();
+    checked_product("config", "the tokens of a run", config.steps(), config.size().units_per_step);
+  } catch (const Error& error) {  // sizes that do not fit are read as those of a file
+    throw Error(ExitCode::usage, error.what());
+  }
 }
 
 }  // namespace
 
 void RunConfig::fields(ConfigFields& f) {
   if (!in_recipe) {
-    f.field("task", task);
-    f.field("arm", arm);
-    f.field("seed", seed, {.minimum = 0});
+    f.field("task", task, "what is trained");
+    f.field("arm", arm, "the recipe's arm");
+    f.field("seed", seed, "seed of everything that is drawn", {.minimum = 0});
   }
   plan->fields(f);
   f.section("train", train);
+  if (!plan->uses_optimizers()) return;
   f.section("optimizer", optimizer);
   f.section("table_optimizer", table_optimizer);
 }
 
 RunSize RunConfig::size() const {
-  return plan->size(batch(), table_optimizer, wants_bfloat16(train.precision));
+  RunSize size = plan->size(batch(), table_optimizer, wants_bfloat16(train.precision));
+  if (plan->uses_optimizers()) {
+    size.memory.emplace_back("dense optimiser state", checked_product("config", "dense optimiser state",
+                                                                      size.parameters_dense, optimizer.state_bytes()));
+  }
+  return size;
 }
 
 int64_t RunConfig::steps() const {
-  return train.steps_for(size().tokens_per_step);
+  return train.steps_for(size().units_per_step);
 }
 
 const Arm& Recipe::arm(const std::string& wanted) const {
@@ -179,40 +214,64 @@ RunConfig Recipe::run(const Arm& arm, int64_t seed) const {
   return config;
 }
 
-Recipe read_recipe(Config config, const std::vector<std::string>& settings, const std::vector<TaskKind>& tasks) {
-  for (const std::string& setting : settings) config.set(setting);
-  RecipeHead head;
-  std::vector<std::string> others;
-  for (const auto& [key, node] : config.table()) {
-    if (key.str() != "task" && key.str() != "seeds") others.emplace_back(key.str());
+Recipe read_recipe(Config config, const std::vector<std::string>& setting_texts, const std::vector<TaskKind>& tasks,
+                   const std::vector<std::string>& selected_names) {
+  const std::vector<Setting> settings = settings_of(setting_texts);
+  std::vector<bool> used(settings.size(), false);
+  for (size_t i = 0; i < settings.size(); ++i) {
+    if (!is_head_key(settings[i].key)) continue;
+    config.set(settings[i].assignment);
+    used[i] = true;
   }
-  config.read(head, others);
-  if (head.seeds.empty() || std::set(head.seeds.begin(), head.seeds.end()).size() != head.seeds.size()) {
-    refuse(config, "seeds must be different numbers", fmt::format("[{}]", fmt::join(head.seeds, ", ")));
-  }
+  const RecipeHead head = head_of(config);
   Recipe recipe{config.name(), head.seeds, {}};
-  for (const ArmText& text : arms_of(config)) {
-    Config own = config;
-    for (const toml::table* overrides : text.overrides) apply(own, *overrides, "");
-    Arm arm{text.name, text.equal_time, {}};
-    arm.config.task = head.task;
+  const std::vector<ArmText> arms = arms_of(config);
+  std::vector<std::string> selected = selected_names;
+  if (selected.empty()) {
+    for (const ArmText& arm : arms) selected.push_back(arm.name);
+  }
+  const TaskKind& kind = kind_of(head.task, tasks, config);
+  const std::vector<ConfigKey> known = keys_of(blank_config(kind));
+  for (const ArmText& text : arms) {
+    LayeredConfig layers(config, kind);
+    for (const toml::table* overrides : text.layers) {
+      std::vector<std::pair<std::string, const toml::node*>> leaves;
+      add_leaves(*overrides, "", leaves);
+      std::vector<std::string> keys;
+      for (const auto& [key, node] : leaves) keys.push_back(key);
+      layers.add_layer(keys, [&](Config& own, size_t i) { own.set(keys[i], *leaves[i].second); });
+    }
+    if (std::find(selected.begin(), selected.end(), text.name) != selected.end()) {
+      add_settings(layers, text.name, settings, known, used);
+    }
+    Arm arm{text.name, text.equal_time, blank_config(kind)};
     arm.config.arm = text.name;
-    arm.config.plan = plan_of(head.task, tasks, config);
-    arm.config.in_recipe = true;
-    own.read(arm.config, {"task", "seeds", "arms"});
+    layers.config().read(arm.config, head_keys());
     arm.config.in_recipe = false;
-    check(arm.config);
+    check_run(arm.config);
     recipe.arms.push_back(std::move(arm));
+  }
+  for (const std::string& name : selected) recipe.arm(name);
+  for (size_t i = 0; i < settings.size(); ++i) {
+    if (!used[i]) refuse_unused(settings[i], selected);
   }
   return recipe;
 }
 
+std::string recipe_keys(const TaskKind& kind) {
+  RecipeHead head;
+  head.task = kind.name;
+  std::vector<ConfigKey> keys = keys_of(head);
+  for (ConfigKey& key : keys_of(blank_config(kind))) keys.push_back(std::move(key));
+  return keys_text(keys);
+}
+
 RunConfig read_run_config(const std::filesystem::path& path, const std::vector<TaskKind>& tasks) {
-  try {
+  return as_input([&] {
     const Config text = Config::from_file(path);
     struct Head {
       std::string task;
-      void fields(ConfigFields& f) { f.field("task", task); }
+      void fields(ConfigFields& f) { f.field("task", task, "what is trained"); }
     } head;
     std::vector<std::string> others;
     for (const auto& [key, node] : text.table()) {
@@ -220,13 +279,11 @@ RunConfig read_run_config(const std::filesystem::path& path, const std::vector<T
     }
     text.read(head, others);
     RunConfig config;
-    config.plan = plan_of(head.task, tasks, text);
+    config.plan = kind_of(head.task, tasks, text).plan();
     text.read(config);
-    check(config);
+    check_run(config);
     return config;
-  } catch (const Error& error) {
-    throw Error(ExitCode::input, error.what());
-  }
+  });
 }
 
 }  // namespace loci

@@ -9,6 +9,11 @@
 //   from = "base"                        optional: an earlier arm whose overrides come first
 //   set = {"model.layers" = 4}           overrides, as dotted keys or as tables ([arms.set.model.memory])
 //   equal_time = {to = "memory", of = "base"}   optional: steps = steps * seconds(to) / seconds(of), seed by seed
+//
+// Keys come in layers: the recipe, then each arm's overrides, then the settings of the command line; a later layer
+// wins. A key of an earlier layer that a later one leaves without an effect is dropped (optimizer.beta1 where an arm
+// chooses kind = "sgd"), and train.steps replaces train.tokens and the other way round. A key that its own layer leaves
+// without an effect is an error.
 #pragma once
 
 #include <memory>
@@ -22,7 +27,7 @@
 
 namespace loci {
 
-// Everything that decides a run's numbers, beside the data: config.toml of a run directory.
+// Everything that decides a run's numbers, apart from the data: config.toml of a run directory.
 struct RunConfig {
   std::string task;
   std::string arm = "main";
@@ -59,8 +64,13 @@ struct Recipe {
   RunConfig run(const Arm& arm, int64_t seed) const;
 };
 
-// `settings` are "a.b=c" overrides that come before those of the arms. Throws Error (usage).
-Recipe read_recipe(Config config, const std::vector<std::string>& settings, const std::vector<TaskKind>& tasks);
+// `settings` of the command line: "a.b=c" for the selected arms (none named: all), "ARM:a.b=c" for one of them. Those
+// of a section that may be absent, such as [model.memory], go to the arms that have it; with ARM they add it. Each must
+// have an effect on an arm. Throws Error (usage).
+Recipe read_recipe(Config config, const std::vector<std::string>& settings, const std::vector<TaskKind>& tasks,
+                   const std::vector<std::string>& selected = {});
+// Every key of the task's recipes as TOML, each with its help, default, type and range.
+std::string recipe_keys(const TaskKind& kind);
 // config.toml of a run. Throws Error (input, for it was written by us).
 RunConfig read_run_config(const std::filesystem::path& path, const std::vector<TaskKind>& tasks);
 

@@ -9,8 +9,9 @@
 namespace loci {
 namespace {
 
-Recipe read(const std::string& text, const std::vector<std::string>& settings = {}) {
-  return read_recipe(Config::from_text(text, "recipe.toml"), settings, tiny_tasks());
+Recipe read_tiny(const std::string& text, const std::vector<std::string>& settings = {},
+                 const std::vector<std::string>& selected = {}) {
+  return read_recipe(Config::from_text(text, "recipe.toml"), settings, tiny_tasks(), selected);
 }
 
 int64_t rows_of(const Arm& arm) {
@@ -39,7 +40,7 @@ equal_time = {to = "wide", of = "base"}
 )";
 
 TEST(Recipe, ArmsChangeTheCommonSettings) {
-  const Recipe recipe = read(kArms);
+  const Recipe recipe = read_tiny(kArms);
   EXPECT_EQ(recipe.seeds, (std::vector<int64_t>{3, 5}));
   ASSERT_EQ(recipe.arms.size(), 4u);
   EXPECT_EQ(rows_of(recipe.arm("base")), 32);
@@ -51,15 +52,117 @@ TEST(Recipe, ArmsChangeTheCommonSettings) {
   EXPECT_EQ(recipe.run(recipe.arm("wide"), 5).arm, "wide");
 }
 
-TEST(Recipe, SettingsComeBeforeArms) {
-  const Recipe recipe = read(kArms, {"model.rows=16", "train.steps=9"});
-  EXPECT_EQ(rows_of(recipe.arm("base")), 16);
-  EXPECT_EQ(rows_of(recipe.arm("wide")), 64);
+TEST(Recipe, SettingsWinOverArms) {
+  const Recipe recipe = read_tiny(kArms, {"model.rows=16", "train.steps=9"});
+  for (const char* arm : {"base", "wide", "wider"}) EXPECT_EQ(rows_of(recipe.arm(arm)), 16) << arm;
   EXPECT_EQ(recipe.arm("wide").config.train.steps, 9);
 }
 
+TEST(Recipe, ASettingOfOneArmWinsOverThoseOfAll) {
+  const Recipe recipe = read_tiny(kArms, {"model.rows=16", "wide:model.rows=8"});
+  EXPECT_EQ(rows_of(recipe.arm("base")), 16);
+  EXPECT_EQ(rows_of(recipe.arm("wide")), 8);
+  EXPECT_EQ(rows_of(recipe.arm("wider")), 16);  // from = "wide" takes the recipe's overrides alone
+}
+
+TEST(Recipe, SettingsGoToTheSelectedArmsAlone) {
+  const Recipe recipe = read_tiny(kArms, {"model.rows=16"}, {"wide"});
+  EXPECT_EQ(rows_of(recipe.arm("base")), 32);
+  EXPECT_EQ(rows_of(recipe.arm("wide")), 16);
+  EXPECT_EQ(read_tiny(kArms, {"seeds=[9]"}).seeds, std::vector<int64_t>{9});
+}
+
+constexpr const char* kOptional = R"(
+task = "tiny"
+[train]
+tokens = 100
+[optimizer]
+beta1 = 0.8
+[optimizer.schedule]
+final_share = 0.2
+[[arms]]
+name = "base"
+[[arms]]
+name = "noisy"
+set = {"model.noise.deviation" = 0.5}
+[[arms]]
+name = "sgd"
+set = {"optimizer.kind" = "sgd", "optimizer.momentum" = 0.5}
+[[arms]]
+name = "long"
+set = {"train.steps" = 12}
+)";
+
+const TinyPlan& tiny_plan_of(const Recipe& recipe, const char* arm) {
+  return dynamic_cast<const TinyPlan&>(*recipe.arm(arm).config.plan);
+}
+
+TEST(Recipe, SettingsOfASectionThatMayBeAbsentGoToTheArmsThatHaveIt) {
+  const Recipe recipe = read_tiny(kOptional, {"model.noise.deviation=0.25"});
+  EXPECT_FALSE(tiny_plan_of(recipe, "base").model.has_noise);
+  EXPECT_EQ(tiny_plan_of(recipe, "noisy").model.noise.deviation, 0.25);
+  const Recipe added = read_tiny(kOptional, {"base:model.noise.deviation=0.25"});
+  EXPECT_EQ(tiny_plan_of(added, "base").model.noise.deviation, 0.25);
+  EXPECT_EQ(tiny_plan_of(added, "noisy").model.noise.deviation, 0.5);
+}
+
+TEST(Recipe, ALaterLayerDropsTheKeysThatItLeavesWithoutAnEffect) {
+  const Recipe recipe = read_tiny(kOptional);
+  EXPECT_EQ(recipe.arm("sgd").config.optimizer.kind, DenseRule::sgd);
+  EXPECT_EQ(recipe.arm("sgd").config.optimizer.momentum, 0.5);
+  EXPECT_EQ(recipe.arm("base").config.optimizer.beta1, 0.8);
+  EXPECT_EQ(recipe.arm("long").config.steps(), 12);
+  EXPECT_EQ(read_tiny(kOptional, {"train.tokens=64"}).arm("long").config.steps(), 4);
+  EXPECT_EQ(read_tiny(kOptional, {"optimizer.schedule.kind=constant"}).arm("base").config.optimizer.schedule.kind,
+            ScheduleKind::constant);
+}
+
+TEST(Recipe, SettingsWithoutAnEffectAreRefused) {
+  const auto refused = [](const std::vector<std::string>& settings, const std::string& part,
+                          const std::vector<std::string>& selected = {}) {
+    expect_error(ExitCode::usage, part, [&] { read_tiny(kOptional, settings, selected); });
+  };
+  refused({"model.noise.deviation=0.25"}, "model.noise.deviation must have an effect on one of the arms base",
+          {"base"});
+  refused({"model.rows=3", "model.rows=4"}, "a key must be set once, got model.rows twice");
+  refused({"nosy:model.rows=3"}, "the arm must be one of base, noisy, sgd, long, got nosy");
+  refused({"noisy:model.rows=3"}, "the arm must be one of base, got noisy", {"base"});
+  refused({"base:model.rows=4", "model.rows=3"}, "model.rows must have an effect", {"base"});
+  refused({"base:seeds=[1]"}, "the key must be one of a run");
+  refused({"arms=[]"}, "the key must be one of a run");
+  refused({"optimizer.momentum=0.5"}, "only where optimizer.kind is \"sgd\"", {"base"});
+  refused({"train.steps=3", "train.tokens=9"}, "train.tokens must be left out");
+  refused({"model.roows=3"}, "did you mean rows");
+  refused({"train.steps"}, "KEY=VALUE");
+  refused({}, "an arm must be one of base", {"basis"});
+}
+
+TEST(Recipe, KeysOfARunThatCannotBeAreRefused) {
+  const auto refused = [](const std::string& text, const std::string& part) {
+    expect_error(ExitCode::usage, part, [&] { read_tiny("task = \"tiny\"\n" + text); });
+  };
+  refused("[train]\nsteps = 3\ntokens = 5", "train.tokens must be left out, for it has an effect only where");
+  refused("[optimizer]\nlearning_rate = inf", "a finite number of at least 0, got inf");
+  refused("[optimizer]\nkind = \"sgd\"\nbeta1 = 0.5", "only where optimizer.kind is \"adamw\"");
+  refused("[train]\nsteps = 1e12\nbatch = 1048576\n[optimizer.schedule]\nkind = \"multi_step\"",
+          "optimizer.schedule.at must be ascending steps");
+  for (const char* key : {"seeds = [1]", "task = \"tiny\"", "arms = []"}) {
+    refused(fmt::format("[[arms]]\nname = \"a\"\nset = {{{}}}", key), "set of arm a must hold keys of a run");
+  }
+}
+
+TEST(Recipe, TheListOfKeysIsARecipeOfTheDefaults) {
+  const std::string keys = recipe_keys(tiny_tasks()[0]);
+  const Recipe recipe = read_tiny(keys);
+  EXPECT_EQ(Config::write(recipe.arms[0].config), Config::write(read_tiny("task = \"tiny\"").arms[0].config));
+  for (const char* line : {"\nbatch = 16 ", "\n# may be absent: [model.noise]\n", "\n# momentum = 0.9 ",
+                           "(only where optimizer.kind is \"sgd\")", "# an integer from 1 to 1048576\n"}) {
+    EXPECT_NE(keys.find(line), std::string::npos) << line << "\n" << keys;
+  }
+}
+
 TEST(Recipe, WithoutArmsThereIsOneRun) {
-  const Recipe recipe = read("task = \"tiny\"");
+  const Recipe recipe = read_tiny("task = \"tiny\"");
   ASSERT_EQ(recipe.arms.size(), 1u);
   EXPECT_EQ(recipe.arms[0].name, "main");
   EXPECT_EQ(recipe.seeds, std::vector<int64_t>{0});
@@ -67,7 +170,7 @@ TEST(Recipe, WithoutArmsThereIsOneRun) {
 
 TEST(Recipe, MistakesAreToldInOneLine) {
   const auto refused = [](const std::string& text, const std::string& part) {
-    expect_error(ExitCode::usage, part, [&] { read(text); });
+    expect_error(ExitCode::usage, part, [&] { read_tiny(text); });
   };
   refused("task = \"tinny\"", "task must be one of \"tiny\", got \"tinny\"");
   refused("task = \"tiny\"\nsteps = 3", "unknown key steps");
@@ -87,7 +190,7 @@ TEST(Recipe, MistakesAreToldInOneLine) {
 }
 
 TEST(Recipe, ARunsConfigurationReadsBack) {
-  const Recipe recipe = read(kArms);
+  const Recipe recipe = read_tiny(kArms);
   const TemporaryFolder folder;
   const std::string text = Config::write(recipe.run(recipe.arm("wider"), 5));
   write_file_durably(folder / "config.toml", text);

@@ -9,12 +9,13 @@
 #include <map>
 #include <sstream>
 #include <string>
-#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "loci/base/check.h"
 #include "loci/base/config.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 
 namespace loci {
 namespace {
@@ -58,14 +59,9 @@ void require_equal(const Leaves& begun, const Leaves& wanted, const std::string&
 }  // namespace
 
 RunDirectory::RunDirectory(fs::path path, std::string_view config) : path_(std::move(path)) {
-  std::error_code error;
-  fs::create_directories(path_, error);
+  make_folders(path_, ExitCode::usage);
   descriptor_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor_ < 0) {
-    const int reason = error ? error.value() : errno;
-    fail(reason == ENOSPC || reason == EDQUOT ? ExitCode::resources : ExitCode::usage, path_.string(),
-         "the run directory must be a folder that can be made", std::generic_category().message(reason));
-  }
+  if (descriptor_ < 0) fail_path(path_, "the run directory must be readable", errno, ExitCode::usage);
   try {
     lock();
     remove_leftovers(path_);
@@ -89,15 +85,15 @@ void RunDirectory::lock() {
 
 void RunDirectory::take_config(std::string_view config) {
   const fs::path file = path_ / "config.toml";
-  if (fs::exists(file)) {
-    require_equal(leaves_of(Config::from_file(file)), leaves_of(Config::from_text(config)), file.string());
-    return;
+  if (path_exists(file)) {
+    const Config begun = as_input([&file] { return Config::from_file(file); });
+    return require_equal(leaves_of(begun), leaves_of(Config::from_text(config)), file.string());
   }
-  if (!fs::is_empty(path_)) {
+  if (const std::vector<fs::path> entries = entries_of(path_); !entries.empty()) {
     fail(ExitCode::usage, path_.string(), "the run directory must be empty or hold a run (config.toml)",
-         fs::directory_iterator(path_)->path().filename().string());
+         entries.front().filename().string());
   }
-  write_file_durably(file, config);
+  write_file_durably(file, config, ExitCode::usage);
 }
 
 }  // namespace loci

@@ -65,12 +65,12 @@ TEST(RunDirectory, WhatIsNoRunIsRefusedAndLeftAlone) {
   write_file_durably(folder / "thesis.tex", "mine");
   expect_error(ExitCode::usage, "must be empty or hold a run (config.toml), got thesis.tex",
                [&] { RunDirectory(folder.path(), config); });
-  expect_error(ExitCode::usage, "must be a folder that can be made",
+  expect_error(ExitCode::usage, "the folder must exist or be creatable",
                [&] { RunDirectory(folder / "thesis.tex", config); });
-  expect_error(ExitCode::usage, "must be a folder that can be made",
+  expect_error(ExitCode::usage, "the folder must exist or be creatable",
                [&] { RunDirectory(folder / "thesis.tex/run", config); });
   write_file_durably(folder / "config.toml", "width = ");
-  expect_error(ExitCode::usage, "config.toml", [&] { RunDirectory(folder.path(), config); });
+  expect_error(ExitCode::input, "config.toml", [&] { RunDirectory(folder.path(), config); });
   EXPECT_EQ(read_text_file(folder / "config.toml"), "width = ");
 }
 

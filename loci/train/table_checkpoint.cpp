@@ -1,45 +1,49 @@
-// Legend: N rows, D width, U rows of a delta.
+// Legend: R rows of a store, D width, U rows of a delta.
 #include "loci/train/table_checkpoint.h"
 
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <utility>
 
 #include "loci/base/check.h"
-#include "loci/table/mapped_table.h"
-#include "loci/train/tensor_file.h"
 
 namespace loci {
 namespace {
 
 constexpr const char* kRow = "row";
 constexpr size_t kGatherBytes = size_t{4} << 20;
-constexpr int64_t kSmallBytes = int64_t{1} << 20;  // below, a table is written anew each time
+constexpr int64_t kSmallBytes = int64_t{1} << 20;  // a smaller table is always written as a new base
 
-std::string state_file(const Table& table) {
-  return fmt::format("optimizer.{}.safetensors", table.name());
+std::string state_file(const std::string& table) {
+  return fmt::format("optimizer.{}.safetensors", table);
 }
 
-std::string delta_file(const Table& table, int64_t step) {
-  return fmt::format("table.{}.delta-{}.safetensors", table.name(), step);
+std::string counter_file(const std::string& table) {
+  return fmt::format("counters.{}.safetensors", table);
+}
+
+std::string delta_file(const std::string& table, int64_t step) {
+  return fmt::format("table.{}.delta-{}.safetensors", table, step);
 }
 
 // What a base holds: the rows, and their scale where they are int8.
-NamedTensors rows_of(const Table& table) {
-  NamedTensors tensors = {{table.name(), table.values()}};
-  if (table.scale()) tensors.emplace_back(table.name() + ".scale", *table.scale());
+NamedTensors base_parts(const RowStore& rows) {
+  NamedTensors tensors = {{rows.name(), rows.values()}};
+  if (rows.scale()) tensors.emplace_back(rows.name() + ".scale", *rows.scale());
   return tensors;
 }
 
 // What a delta holds for each of its rows.
-NamedTensors parts_of(const Table& table, const RowOptimizer* rows) {
-  NamedTensors parts = {{"values", table.values()}};
-  if (rows != nullptr) {
-    for (const auto& part : rows->row_state()) parts.push_back(part);
+NamedTensors delta_parts(const RowStore& rows, const RowOptimizer* optimizer, const NamedTensors& counters) {
+  NamedTensors parts = {{"values", rows.values()}};
+  if (optimizer != nullptr) {
+    for (const auto& part : optimizer->row_state()) parts.push_back(part);
   }
+  parts.insert(parts.end(), counters.begin(), counters.end());
   return parts;
 }
 
@@ -50,13 +54,14 @@ int64_t row_bytes(const at::Tensor& tensor) {
 // The names of a table's deltas in a manifest. Throws nlohmann's exceptions.
 std::vector<std::string> deltas_of(const nlohmann::json& manifest, const std::string& table) {
   std::vector<std::string> names;
-  const auto tables = manifest.find("tables");
-  if (tables == manifest.end() || !tables->contains(table)) return names;
-  for (const nlohmann::json& delta : tables->at(table).at("deltas")) names.push_back(delta.at("file"));
+  const auto& tables = manifest.at("tables").get_ref<const nlohmann::json::object_t&>();
+  const auto entry = tables.find(table);
+  if (entry == tables.end()) return names;
+  for (const nlohmann::json& delta : entry->second.at("deltas")) names.push_back(delta.at("file"));
   return names;
 }
 
-void write_delta(const std::filesystem::path& path, const Table& table, const NamedTensors& parts,
+void write_delta(const std::filesystem::path& path, const std::string& table, const NamedTensors& parts,
                  const std::vector<int64_t>& changed) {
   std::vector<SafetensorsSpec> specs = {{kRow, DType::I64, {std::ssize(changed)}}};
   for (const auto& [name, tensor] : parts) {
@@ -64,7 +69,7 @@ void write_delta(const std::filesystem::path& path, const Table& table, const Na
     shape[0] = std::ssize(changed);
     specs.push_back({name, dtype_of_tensor(tensor), shape});
   }
-  SafetensorsWriter file(path, specs, {{"table", table.name()}});
+  SafetensorsWriter file(path, specs, {{"table", table}});
   file.append(std::as_bytes(std::span(changed)));
   std::vector<std::byte> gathered;
   for (const auto& [name, tensor] : parts) {
@@ -86,9 +91,10 @@ void write_delta(const std::filesystem::path& path, const Table& table, const Na
 // The files of a table in a checkpoint, as they go into the next one.
 class Chain {
  public:
-  Chain(const Table& table, const CheckpointFiles& before) : before_(before) {
-    names_ = {base_file(table.name()), state_file(table)};
-    deltas = before.manifest.at("tables").at(table.name()).at("deltas");
+  Chain(const std::string& table, bool counters, const CheckpointFiles& before) : before_(before) {
+    names_ = {base_file(table), state_file(table)};
+    if (counters) names_.push_back(counter_file(table));
+    deltas = before.manifest.at("tables").at(table).at("deltas");
     for (const nlohmann::json& delta : deltas) {
       names_.push_back(delta.at("file"));
       rows += delta.at("rows").get<int64_t>();
@@ -104,29 +110,33 @@ class Chain {
   std::vector<std::string> names_;
 };
 
-// The entry of a table whose changes alone were written, or nothing where a new base is due.
-std::optional<nlohmann::json> save_changes(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
-                                           const CheckpointFiles& before) {
-  Table& table = *rows.table();
-  const RowMarks& marks = table.changed_rows();
-  const bool known = before.manifest.contains("tables") && before.manifest["tables"].contains(table.name());
-  if (table.bytes() < kSmallBytes || marks.all() || !known) return std::nullopt;
-  const Chain chain(table, before);
-  const std::vector<int64_t> changed = marks.rows();
+// Writes what changed since `before`. Returns the table's entry, or nothing where a new base is due.
+std::optional<nlohmann::json> save_changes(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
+                                           const RowCounters& counters, const CheckpointFiles& before) {
+  RowStore& rows = optimizer.rows();
+  const RowMarks& marks = rows.changed_rows();
+  const bool known = before.manifest.contains("tables") && before.manifest["tables"].contains(rows.name());
+  if (rows.bytes() < kSmallBytes || marks.all() || !known) return std::nullopt;
+  const Chain chain(rows.name(), !counters.tensors.empty(), before);
+  // A row may be read and counted without being written: frozen, or with a weight of 0.
+  const std::vector<int64_t> written = marks.rows();
+  std::vector<int64_t> changed;
+  std::set_union(written.begin(), written.end(), counters.changed.begin(), counters.changed.end(),
+                 std::back_inserter(changed));
   // Rows of deltas are as long as those of the base, so rows stand for bytes.
-  if (chain.rows + std::ssize(changed) > table.rows() / 2) return std::nullopt;
+  if (chain.rows + std::ssize(changed) > rows.rows_here() / 2) return std::nullopt;
   if (!chain.link_into(writer)) return std::nullopt;
   nlohmann::json deltas = chain.deltas;
   if (!changed.empty()) {
-    const std::string name = delta_file(table, step);
-    write_delta(writer.file(name), table, parts_of(table, &rows), changed);
+    const std::string name = delta_file(rows.name(), step);
+    write_delta(writer.file(name), rows.name(), delta_parts(rows, &optimizer, counters.tensors), changed);
     deltas.push_back({{"file", name}, {"rows", changed.size()}});
   }
-  return nlohmann::json{{"base", base_file(table.name())}, {"deltas", deltas}};
+  return nlohmann::json{{"base", base_file(rows.name())}, {"deltas", deltas}};
 }
 
 // The rows of a delta, checked: ascending and within the table.
-std::span<const int64_t> delta_rows(const SafetensorsReader& file, const Table& table) {
+std::span<const int64_t> delta_rows(const SafetensorsReader& file, int64_t rows_here) {
   const SafetensorsEntry* entry = file.find(kRow);
   if (entry == nullptr || entry->dtype != DType::I64 || entry->shape.size() != 1 || entry->begin % 8 != 0) {
     fail(ExitCode::input, file.path().string(), "a delta must hold row I64 [U]", "none such");
@@ -134,18 +144,19 @@ std::span<const int64_t> delta_rows(const SafetensorsReader& file, const Table& 
   const std::span<const int64_t> row(reinterpret_cast<const int64_t*>(file.bytes(*entry).data()),
                                      static_cast<size_t>(entry->shape[0]));
   for (size_t i = 0; i < row.size(); ++i) {
-    if (row[i] < (i == 0 ? 0 : row[i - 1] + 1) || row[i] >= table.rows()) {
-      fail(ExitCode::input, file.path().string(), fmt::format("rows must ascend within 0 .. {}", table.rows() - 1),
+    if (row[i] < (i == 0 ? 0 : row[i - 1] + 1) || row[i] >= rows_here) {
+      fail(ExitCode::input, file.path().string(), fmt::format("rows must ascend within 0 .. {}", rows_here - 1),
            fmt::to_string(row[i]));
     }
   }
   return row;
 }
 
-void apply_delta(const std::filesystem::path& path, Table& table, const RowOptimizer* rows) {
+void apply_delta(const std::filesystem::path& path, RowStore& rows, const RowOptimizer* optimizer,
+                 const NamedTensors& counters) {
   const SafetensorsReader file(path);
-  const std::span<const int64_t> row = delta_rows(file, table);
-  const NamedTensors parts = parts_of(table, rows);
+  const std::span<const int64_t> row = delta_rows(file, rows.rows_here());
+  const NamedTensors parts = delta_parts(rows, optimizer, counters);
   for (const auto& [name, tensor] : parts) {
     const SafetensorsEntry* entry = file.find(name);
     std::vector<int64_t> shape = tensor.sizes().vec();
@@ -156,7 +167,7 @@ void apply_delta(const std::filesystem::path& path, Table& table, const RowOptim
     }
   }
   const at::Tensor index = at::from_blob(const_cast<int64_t*>(row.data()), {std::ssize(row)}, at::kLong);
-  table.write_rows(index, [&] {
+  rows.write_rows(index, [&] {
     for (const auto& [name, tensor] : parts) {
       const auto bytes = static_cast<size_t>(row_bytes(tensor));
       const std::byte* from = file.bytes(name).data();
@@ -175,30 +186,32 @@ std::string base_file(const std::string& table) {
   return fmt::format("table.{}.safetensors", table);
 }
 
-nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& rows,
-                          const std::optional<CheckpointFiles>& before) {
+nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
+                          const std::optional<CheckpointFiles>& before, const RowCounters& counters) {
   if (before) {
-    if (auto entry = save_changes(writer, step, rows, *before)) return *std::move(entry);
+    if (auto entry = save_changes(writer, step, optimizer, counters, *before)) return *std::move(entry);
   }
-  const Table& table = *rows.table();
-  write_safetensors(writer.file(base_file(table.name())), as_safetensors(rows_of(table)));
-  write_safetensors(writer.file(state_file(table)), as_safetensors(rows.row_state()));
-  return {{"base", base_file(table.name())}, {"deltas", nlohmann::json::array()}};
+  const RowStore& rows = optimizer.rows();
+  write_tensors(writer.file(base_file(rows.name())), base_parts(rows));
+  write_tensors(writer.file(state_file(rows.name())), optimizer.row_state());
+  if (!counters.tensors.empty()) write_tensors(writer.file(counter_file(rows.name())), counters.tensors);
+  return {{"base", base_file(rows.name())}, {"deltas", nlohmann::json::array()}};
 }
 
-void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* rows) {
-  const std::filesystem::path base = checkpoint.file(base_file(table.name()));
-  const auto* served = dynamic_cast<const ServedTable*>(&table);
-  if (served == nullptr || served->file() != base) load_tensors(base, rows_of(table));
-  if (rows != nullptr) load_tensors(checkpoint.file(state_file(table)), rows->row_state());
+void load_table(const CheckpointReader& checkpoint, RowStore& rows, const RowOptimizer* optimizer,
+                const NamedTensors& counters) {
+  const std::filesystem::path base = checkpoint.file(base_file(rows.name()));
+  if (rows.served_file() != base) rows.write_all([&] { load_tensors(base, base_parts(rows)); });
+  if (optimizer != nullptr) load_tensors(checkpoint.file(state_file(rows.name())), optimizer->row_state());
+  if (!counters.empty()) load_tensors(checkpoint.file(counter_file(rows.name())), counters);
   try {
-    for (const std::string& name : deltas_of(checkpoint.manifest(), table.name())) {
-      apply_delta(checkpoint.file(name), table, rows);
+    for (const std::string& name : deltas_of(checkpoint.manifest(), rows.name())) {
+      apply_delta(checkpoint.file(name), rows, optimizer, counters);
     }
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::input, checkpoint.path().string(), "the manifest must list the deltas of tables", error.what());
   }
-  table.clear_changed_rows();
+  rows.clear_changed_rows();
 }
 
 void refuse_other_tables(const CheckpointReader& checkpoint, const std::vector<TablePtr>& tables) {

@@ -31,7 +31,7 @@ struct Trained {
     } else {
       table = std::make_shared<LocalTable>("m", kRows, kWidth);
     }
-    rows = std::make_unique<RowOptimizer>(table, RowOptimizerOptions{}, 1);
+    rows = std::make_unique<RowOptimizer>(table->store(), RowOptimizerOptions{}, 1);
     use = table->register_use();
   }
   // Touches `count` rows, drawn by `step`.
@@ -48,12 +48,12 @@ struct Trained {
     CheckpointWriter writer(folder, step);
     const nlohmann::json entry = save_table(writer, step, *rows, saved);
     saved = writer.finish({{"tables", {{"m", entry}}}}, keep_last);
-    table->clear_changed_rows();
+    table->store().clear_changed_rows();
     return entry;
   }
   void load(int64_t step) {
     const CheckpointReader checkpoint(folder / fmt::format("step-{}", step));
-    load_table(checkpoint, *table, rows.get());
+    load_table(checkpoint, table->store(), rows.get());
     saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
   }
 
@@ -68,7 +68,7 @@ void expect_equal(const Trained& a, const Trained& b) {
   const auto same = [](const at::Tensor& x, const at::Tensor& y) {
     return x.nbytes() == y.nbytes() && std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
   };
-  EXPECT_TRUE(same(a.table->values(), b.table->values()));
+  EXPECT_TRUE(same(a.table->store().values(), b.table->store().values()));
   const auto left = a.rows->row_state(), right = b.rows->row_state();
   for (size_t i = 0; i < left.size(); ++i) EXPECT_TRUE(same(left[i].second, right[i].second)) << left[i].first;
 }
@@ -82,7 +82,7 @@ TEST(TableCheckpoint, HoldsWhatChangedAndGivesTheBitsBack) {
   for (const bool mapped : {false, true}) {
     const TemporaryFolder folder;
     Trained run(folder.path(), mapped);
-    run.table->initialise_normal(1, 1);
+    run.table->store().initialise_normal(1, 1);
     for (int64_t step = 1; step <= 4; ++step) {
       run.train(step, 100);
       const nlohmann::json entry = run.save(step);
@@ -104,14 +104,14 @@ TEST(TableCheckpoint, HoldsWhatChangedAndGivesTheBitsBack) {
 TEST(TableCheckpoint, ARunThatWasBrokenOffGoesOnWithTheSameFiles) {
   const TemporaryFolder one, two;
   Trained whole(one.path());
-  whole.table->initialise_normal(1, 1);
+  whole.table->store().initialise_normal(1, 1);
   for (int64_t step = 1; step <= 5; ++step) {
     whole.train(step, 200);
     whole.save(step);
   }
   for (int64_t step = 1; step <= 5; ++step) {
     Trained part(two.path());
-    part.table->initialise_normal(1, 1);
+    part.table->store().initialise_normal(1, 1);
     if (step > 1) part.load(step - 1);
     part.train(step, 200);
     part.save(step);
@@ -146,19 +146,19 @@ TEST(TableCheckpoint, AWholeWriteInAnyWayGivesANewBase) {
   run.save(0);
   run.train(1, 10);
   EXPECT_EQ(run.save(1).at("deltas").size(), 1U);
-  run.table->initialise_normal(2, 1);
+  run.table->store().initialise_normal(2, 1);
   EXPECT_EQ(run.save(2).at("deltas").size(), 0U);
   run.train(3, 10);
   EXPECT_EQ(run.save(3).at("deltas").size(), 1U);
   {
     const torch::NoGradGuard guard;
-    at::Tensor(run.table->values()).mul_(2);
+    at::Tensor(run.table->store().values()).mul_(2);
   }
   EXPECT_EQ(run.save(4).at("deltas").size(), 0U);
   run.train(5, 10);
   {
     const torch::NoGradGuard guard;
-    at::Tensor(run.table->values()).mul_(2);
+    at::Tensor(run.table->store().values()).mul_(2);
   }
   run.train(6, 10);
   EXPECT_EQ(run.save(6).at("deltas").size(), 0U);
@@ -174,7 +174,7 @@ TEST(TableCheckpoint, AWholeWriteInAnyWayGivesANewBase) {
 TEST(TableCheckpoint, LaterOnesStayWholeWhenEarlierOnesAreRemoved) {
   const TemporaryFolder folder;
   Trained run(folder.path());
-  run.table->initialise_normal(1, 1);
+  run.table->store().initialise_normal(1, 1);
   for (int64_t step = 1; step <= 6; ++step) {
     run.train(step, 50);
     run.save(step, /*keep_last=*/1);
@@ -226,8 +226,8 @@ TEST(TableCheckpoint, RowsOfZerosCostLittleDisk) {
   const TemporaryFolder folder;
   const int64_t rows = 1 << 16;  // 16 MiB
   const auto table = std::make_shared<LocalTable>("m", rows, kWidth);
-  const RowOptimizer optimizer(table, {}, 1);
-  table->set_rows(rows / 2, at::ones({1, kWidth}));
+  const RowOptimizer optimizer(table->store(), {}, 1);
+  table->store().set_rows(rows / 2, at::ones({1, kWidth}));
   CheckpointWriter writer(folder.path(), 1);
   save_table(writer, 1, optimizer, std::nullopt);
   struct stat status = {};
@@ -236,19 +236,44 @@ TEST(TableCheckpoint, RowsOfZerosCostLittleDisk) {
   EXPECT_LT(status.st_blocks * 512, 1 << 20);
 }
 
+// Counters of rows: those read are no subset of those written.
+TEST(TableCheckpoint, CountersGoWithTheRowsThatChanged) {
+  const TemporaryFolder folder;
+  Trained run(folder.path());
+  at::Tensor counters = at::zeros({kRows, 3}, at::kInt);
+  const auto save = [&](int64_t step, std::vector<int64_t> counted) {
+    for (const int64_t row : counted) counters[row].fill_(step);
+    CheckpointWriter writer(folder.path(), step);
+    const nlohmann::json entry = save_table(writer, step, *run.rows, run.saved, {{{"usage.0", counters}}, counted});
+    run.saved = writer.finish({{"tables", {{"m", entry}}}}, 0);
+    run.table->store().clear_changed_rows();
+    return entry;
+  };
+  run.train(1, 50);
+  save(1, {});
+  run.train(2, 1);
+  EXPECT_EQ(save(2, {7, kRows - 1}).at("deltas").at(0).at("rows"), 3);
+  EXPECT_EQ(save(3, {7}).at("deltas").at(1).at("rows"), 1);
+  Trained again(folder.path());
+  const at::Tensor loaded = at::ones_like(counters);
+  load_table(CheckpointReader(folder / "step-3"), again.table->store(), again.rows.get(), {{"usage.0", loaded}});
+  expect_equal(run, again);
+  EXPECT_TRUE(torch::equal(loaded, counters));
+}
+
 TEST(TableCheckpoint, AServedTableHasTheDeltasAndLeavesTheFiles) {
   const TemporaryFolder folder;
   Trained run(folder.path());
-  run.table->initialise_normal(1, 1);
+  run.table->store().initialise_normal(1, 1);
   for (int64_t step = 1; step <= 3; ++step) {
     run.train(step, 50);
     run.save(step);
   }
   const CheckpointReader checkpoint(folder / "step-3");
   ServedTable served(checkpoint.file(kBase), "m");
-  EXPECT_FALSE(torch::equal(served.values(), run.table->values()));
-  load_table(checkpoint, served, nullptr);
-  EXPECT_TRUE(torch::equal(served.values(), run.table->values()));
+  EXPECT_FALSE(torch::equal(served.store().values(), run.table->store().values()));
+  load_table(checkpoint, served.store());
+  EXPECT_TRUE(torch::equal(served.store().values(), run.table->store().values()));
   EXPECT_NO_THROW(CheckpointReader(folder / "step-3"));
 }
 

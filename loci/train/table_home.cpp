@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/paths.h"
 #include "loci/base/progress.h"
 #include "loci/table/local_table.h"
 #include "loci/table/mapped_table.h"
@@ -13,22 +14,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!error) return;
-  const bool full = error == std::errc::no_space_on_device;
-  fail(full ? ExitCode::resources : ExitCode::input, folder.string(), "the folder must be writable", error.message());
-}
-
 // The served table must be the one that the model wants.
 void check_served(const ServedTable& table, const TableSpec& spec) {
   const auto text = [](int64_t rows, int64_t width, at::ScalarType dtype) {
     return fmt::format("{} [{}, {}]", c10::toString(dtype), rows, width);
   };
-  const std::string is = text(table.rows(), table.width(), table.values().scalar_type());
+  const std::string is = text(table.rows(), table.width(), table.dtype());
   const std::string wanted = text(spec.rows, spec.width, spec.dtype);
-  if (is != wanted) fail(ExitCode::input, table.file().string(), fmt::format("{} must be {}", spec.name, wanted), is);
+  if (is != wanted)
+    fail(ExitCode::input, table.store().served_file().string(), fmt::format("{} must be {}", spec.name, wanted), is);
 }
 
 }  // namespace
@@ -37,12 +31,12 @@ TableMaker training_tables(fs::path folder, bool loaded) {
   return [folder = std::move(folder), loaded](const TableSpec& spec) -> TablePtr {
     TablePtr table;
     if (spec.home == TableHome::mapped) {
-      make_folder(folder);
+      make_folders(folder);
       table = std::make_shared<MappedTable>(spec.name, spec.rows, spec.width, spec.dtype, folder);
     } else {
       table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
     }
-    if (!loaded) start_rows(*table, spec);
+    if (!loaded) start_rows(table->store(), spec);
     return table;
   };
 }
@@ -68,7 +62,7 @@ bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes) {
 WorkFolder::WorkFolder(fs::path path) : path_(std::move(path)) {
   std::error_code error;
   fs::remove_all(path_, error);
-  if (error) fail(ExitCode::input, path_.string(), "what a killed process left must be removable", error.message());
+  if (error) fail_path(path_, "what a killed process left must be removable", error.value());
 }
 
 WorkFolder::~WorkFolder() {

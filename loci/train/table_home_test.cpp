@@ -50,26 +50,28 @@ TEST(TableHome, MappedRowsTrainToTheBitsOfRowsInMemory) {
       EXPECT_FALSE(fs::exists(folder / "work"));
       spec.home = TableHome::mapped;
       const TablePtr mapped = maker(spec);
-      ASSERT_TRUE(same_bytes(local->values(), mapped->values()));
+      ASSERT_TRUE(same_bytes(local->store().values(), mapped->store().values()));
       RowOptimizerOptions options;
       options.rule = rule;
       if (dtype == at::kBFloat16) options.moments = RowMoments::bfloat16;
-      RowOptimizer a(local, options, 1), b(mapped, options, 1);
+      RowOptimizer a(local->store(), options, 1), b(mapped->store(), options, 1);
       train(*local, a, 12);
       train(*mapped, b, 12);
-      EXPECT_TRUE(same_bytes(local->values(), mapped->values()));
+      EXPECT_TRUE(same_bytes(local->store().values(), mapped->store().values()));
       const auto left = a.state(), right = b.state();
       for (size_t i = 0; i < left.size(); ++i) {
         EXPECT_TRUE(same_bytes(left[i].second, right[i].second)) << left[i].first;
       }
       // The file is a safetensors file like any other.
       const SafetensorsReader file(folder / "work/table.m.safetensors");
-      EXPECT_EQ(std::memcmp(file.bytes("m").data(), local->values().const_data_ptr(), local->values().nbytes()), 0);
+      EXPECT_EQ(std::memcmp(file.bytes("m").data(), local->store().values().const_data_ptr(),
+                            local->store().values().nbytes()),
+                0);
       a.clear_state();
       b.clear_state();
-      local->initialise_zero();
-      mapped->initialise_zero();
-      EXPECT_TRUE(same_bytes(local->values(), mapped->values()));
+      local->store().initialise_zero();
+      mapped->store().initialise_zero();
+      EXPECT_TRUE(same_bytes(local->store().values(), mapped->store().values()));
       for (const auto& [name, state] : b.row_state()) EXPECT_EQ(state.count_nonzero().item<int64_t>(), 0) << name;
     }
   }
@@ -79,7 +81,7 @@ TEST(TableHome, ServesFromTheCheckpointWhatIsMapped) {
   const TemporaryFolder folder;
   TableSpec spec = {.name = "m", .rows = 50, .width = 6, .home = TableHome::mapped, .start_std = 1, .seed = 2};
   const TablePtr trained = training_tables(folder / "work", false)(spec);
-  RowOptimizer rows(trained, {}, 1);
+  RowOptimizer rows(trained->store(), {}, 1);
   train(*trained, rows, 3);
   CheckpointWriter writer(folder.path(), 3);
   const nlohmann::json entry = save_table(writer, 3, rows, std::nullopt);
@@ -88,11 +90,11 @@ TEST(TableHome, ServesFromTheCheckpointWhatIsMapped) {
   for (const TableHome home : {TableHome::memory, TableHome::mapped}) {
     spec.home = home;
     const TablePtr table = serving_tables(checkpoint)(spec);
-    load_table(checkpoint, *table, nullptr);
-    EXPECT_TRUE(same_bytes(table->values(), trained->values()));
+    load_table(checkpoint, table->store());
+    EXPECT_TRUE(same_bytes(table->store().values(), trained->store().values()));
     EXPECT_EQ(dynamic_cast<ServedTable*>(table.get()) != nullptr, home == TableHome::mapped);
     if (home == TableHome::mapped) {
-      EXPECT_THROW(RowOptimizer(table, {}, 1), Error);
+      EXPECT_THROW(RowOptimizer(table->store(), {}, 1), Error);
     }
   }
   spec.rows = 51;

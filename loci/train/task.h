@@ -12,16 +12,39 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/table_maker.h"
+#include "loci/train/measure.h"
 
 namespace loci {
 
-// Bytes that a run will need, by purpose ("dense parameters", "tables", "row optimiser state", "activations" ...),
-// beside the program itself.
+// Tensors [N, ...] with a value for each row of a table, such as counters, that checkpoints hold with the rows.
+struct RowCounters {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  std::vector<int64_t> changed;  // rows in which they differ from the checkpoint before, ascending
+};
+
+// Bytes that a run will need in addition to the program itself, by purpose ("dense parameters", "tables", "row
+// optimiser state", "activations" ...).
 using MemoryEstimate = std::vector<std::pair<std::string, int64_t>>;
+
+// Data that a task has opened. It stays as it is, whatever happens to the folder that it came from.
+struct OpenedData {
+  virtual ~OpenedData() = default;
+};
+
+// What `loci eval` may ask of a task beyond its measures.
+struct AccountOptions {
+  std::vector<int64_t> lengths;  // of instances, for a task whose instances have a length
+  ProgressLine* progress = nullptr;
+};
+
+struct Account {
+  std::string text;  // for people
+  nlohmann::json json = nlohmann::json::object();
+};
 
 class Task {
  public:
@@ -33,10 +56,16 @@ class Task {
 
   // The scalar loss of micro-batch `micro` of `step`: a pure function of them, the parameters and the seed.
   virtual at::Tensor loss(int64_t step, int64_t micro) = 0;
-  virtual int64_t tokens_per_micro_batch() const = 0;
-  // Measures on the validation data, in evaluation mode: {"loss": ..., "bits_per_byte": ..., "memories": [...]}.
-  virtual nlohmann::json evaluate() = 0;
-  // One forward pass over validation data as inference does it; returns its tokens. Timed by the experiment.
+  // What the task counts: "tokens", "images", "clips", "instances".
+  virtual std::string unit() const = 0;
+  virtual int64_t units_per_micro_batch() const = 0;
+  // What evaluate() measures. Arms are compared by the first.
+  virtual std::vector<Measure> measures() const = 0;
+  // On the validation data, in evaluation mode.
+  virtual Evaluation evaluate() = 0;
+  // More than the measures, for `loci eval`. Throws Error (usage) for lengths when the task has none.
+  virtual Account account(const AccountOptions& options);
+  // One forward pass over validation data as inference does it; returns its units. Timed by the experiment.
   virtual int64_t infer(int64_t position) = 0;
   // Called before each step; may change parameters and clear optimiser state (calibration, re-initialisation).
   virtual void before_step(int64_t step, OptimizerSet& optimizers) { (void)step, (void)optimizers; }
@@ -48,10 +77,13 @@ class Task {
   virtual bool finished() const { return false; }
   // What the progress line says in place of loss and rate; empty: those.
   virtual std::string progress() const { return ""; }
-  // What the progress line and the log add to loss and rate, over the steps since the last call: {"usage", "kl"}.
-  virtual nlohmann::json training_measures() { return nlohmann::json::object(); }
+  // What the log adds to loss and rate, over the steps since the last call; the progress line shows those of it that
+  // are measures(). `whole`: there were as many steps as between any two lines, so that the numbers can be compared.
+  virtual nlohmann::json training_measures(bool whole) { return (void)whole, nlohmann::json::object(); }
 
-  // Tensors beyond parameters, buffers and tables (counters ...), to save and to copy into.
+  // What belongs to a table's rows beside their values and optimiser state. `since`: the step of the checkpoint before.
+  virtual RowCounters row_state(const Table& table, int64_t since) { return (void)table, (void)since, RowCounters{}; }
+  // Tensors beyond parameters, buffers, tables and what belongs to rows, to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> extra_state() { return {}; }
   // Called after extra_state() was copied into, for state that is no tensor.
   virtual void extra_state_loaded() {}
@@ -59,6 +91,12 @@ class Task {
   virtual std::vector<std::pair<std::string, std::string>> files() { return {}; }
   // Names the training data: a run goes on only with the data that it began with.
   virtual std::string data_key() const { return ""; }
+  // For other tasks of the same data settings in this process; or null.
+  virtual std::shared_ptr<const OpenedData> opened_data() const { return nullptr; }
+  // What is different between that data and the data of another key, as far as it is known; or empty.
+  virtual std::string data_changes(const std::string& key_before) const { return (void)key_before, ""; }
+  // What a reader may want to know of that data: files, bytes, units.
+  virtual nlohmann::json data_facts() const { return nlohmann::json::object(); }
 };
 
 // How a step's batch is cut: `batch` items (windows, images) in `accumulation` micro-batches.
@@ -72,15 +110,17 @@ struct BatchShape {
 struct RunSize {
   int64_t parameters_dense = 0;
   int64_t parameters_table = 0;
-  int64_t tokens_per_step = 0;
+  int64_t units_per_step = 0;
   MemoryEstimate memory;
-  MemoryEstimate disk = {};  // working files of tables that are mapped
+  MemoryEstimate disk = {};   // working files of tables that are mapped
+  int64_t counter_bytes = 0;  // what an evaluation counts of rows, at most
 };
 
-// What a task is made of, beside its own sections of the configuration.
+// What a task is made of, in addition to its own sections of the configuration.
 struct TaskInputs {
   std::filesystem::path data;
-  std::filesystem::path cache;       // where prepared data may be kept
+  std::shared_ptr<const OpenedData> opened;  // used instead of `data`; or null
+  std::filesystem::path cache;               // where prepared data may be kept
   std::filesystem::path checkpoint;  // its task files (the tokenizer) are used instead of making them anew; or empty
   uint64_t seed = 0;
   BatchShape batch;
@@ -97,11 +137,19 @@ class TaskPlan {
   virtual void fields(ConfigFields& f) = 0;
   // Throws Error (usage) for options that do not fit each other.
   virtual void check() const {}
+  // What the task counts, as Task::unit().
+  virtual std::string unit() const = 0;
   virtual RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const = 0;
   // Memory that the prepared data will take, from a look at the folder's files alone; 0: unknown.
   virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
+  // False for a task that updates its parameters itself: it has neither [optimizer] nor [table_optimizer].
+  virtual bool uses_optimizers() const { return true; }
   // False for a task that makes its data itself.
   virtual bool needs_data() const { return true; }
+  // The settings that decide what is read of a data folder, as text. Runs that share them must see the same data.
+  virtual std::string data_settings() const { return ""; }
+  // Changes the rows' type, for a run that only serves. Throws Error (usage) when its tables cannot have that type.
+  virtual void convert_tables(const std::string& dtype);
   virtual std::unique_ptr<Task> make(const TaskInputs& inputs) const = 0;
 };
 
@@ -109,6 +157,7 @@ class TaskPlan {
 struct TaskKind {
   std::string name;
   std::unique_ptr<TaskPlan> (*plan)();
+  std::vector<std::string> verbs = {};  // of the command line, for runs of this task alone: "generate"
 };
 
 }  // namespace loci

@@ -1,5 +1,7 @@
 #include "loci/train/tensor_file.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -25,23 +27,29 @@ void copy_bytes(std::byte* to, std::span<const std::byte> from) {
   }
 }
 
-void require_contiguous(const std::string& name, const at::Tensor& tensor) {
-  if (tensor.is_contiguous()) return;
-  fail(ExitCode::bug, "checkpoint", fmt::format("{} must be contiguous", name), "strides");
+// Files hold row-major tensors. Those of other strides (channels-last parameters and their optimiser state) are copied
+// on the way, so that a file does not depend on the layout in memory.
+void copy_row_major(const at::Tensor& to, std::span<const std::byte> from) {
+  const at::Tensor row_major = at::empty(to.sizes(), to.options());
+  std::memcpy(row_major.mutable_data_ptr(), from.data(), from.size());
+  const at::NoGradGuard no_grad;
+  at::Tensor(to.detach()).copy_(row_major);
 }
 
 }  // namespace
 
-std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors) {
-  std::vector<SafetensorsTensor> result;
+void write_tensors(const std::filesystem::path& path, const NamedTensors& tensors) {
+  std::vector<SafetensorsTensor> views;
+  std::vector<at::Tensor> kept;  // what the views are of
   for (const auto& [name, tensor] : tensors) {
-    require_contiguous(name, tensor);
-    result.push_back({name,
-                      dtype_of_tensor(tensor),
-                      tensor.sizes().vec(),
-                      {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}});
+    kept.push_back(tensor.contiguous());
+    const at::Tensor& row_major = kept.back();
+    views.push_back({name,
+                     dtype_of_tensor(row_major),
+                     row_major.sizes().vec(),
+                     {static_cast<const std::byte*>(row_major.const_data_ptr()), row_major.nbytes()}});
   }
-  return result;
+  write_safetensors(path, views);
 }
 
 void load_tensors(const std::filesystem::path& path, const NamedTensors& targets) {
@@ -63,8 +71,12 @@ void load_tensors(const std::filesystem::path& path, const NamedTensors& targets
     if (wanted.count(entry.name) == 0) fail(ExitCode::input, who, "every tensor must belong to the model", entry.name);
   }
   for (const auto& [name, tensor] : targets) {
-    require_contiguous(name, tensor);
-    copy_bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()), file.bytes(*file.find(name)));
+    const std::span<const std::byte> bytes = file.bytes(*file.find(name));
+    if (!tensor.is_contiguous()) {
+      copy_row_major(tensor, bytes);
+      continue;
+    }
+    copy_bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()), bytes);
     tensor.unsafeGetTensorImpl()->bump_version();
   }
 }

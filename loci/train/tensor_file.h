@@ -15,8 +15,8 @@ namespace loci {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-// Views of contiguous tensors, which must outlive the result.
-std::vector<SafetensorsTensor> as_safetensors(const NamedTensors& tensors);
+// Writes row-major tensors, whatever the strides in memory (channels last).
+void write_tensors(const std::filesystem::path& path, const NamedTensors& tensors);
 
 // Copies a file into `targets`: their storage stays (a replaced one would lose huge pages and mappings), and pages that
 // hold the right bytes already are not written. Throws Error (input) when names, dtypes or shapes differ.

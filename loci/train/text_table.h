@@ -17,4 +17,8 @@ class TextTable {
   std::vector<std::vector<std::string>> rows_;
 };
 
+// Breaks a line at spaces so that no line has more than 100 columns, where its words allow it; the lines after the
+// first begin with `indent` spaces. Ends in '\n'.
+std::string wrapped(const std::string& line, size_t indent);
+
 }  // namespace loci

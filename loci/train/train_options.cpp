@@ -2,22 +2,33 @@
 
 #include <algorithm>
 
+#include "loci/base/check.h"
+
 namespace loci {
 
 void TrainOptions::fields(ConfigFields& f) {
   constexpr int64_t most = int64_t{1} << 40;
-  f.field("steps", steps, {.minimum = 0, .maximum = most});
-  f.field("tokens", tokens, {.minimum = 1});
-  f.field("batch", batch, {.minimum = 1, .maximum = 1 << 20});
-  f.field("accumulation", accumulation, {.minimum = 1, .maximum = 1 << 20});
-  f.choice("precision", precision, {"float32", "bfloat16", "auto"});
-  f.field("threads", threads, {.minimum = 0, .maximum = 4096});
-  f.field("log_every", log_every, {.minimum = 0, .maximum = most});
-  f.field("evaluate_every", evaluate_every, {.minimum = 0, .maximum = most});
-  f.field("checkpoint_every", checkpoint_every, {.minimum = 0, .maximum = most});
-  f.field("keep_last", keep_last, {.minimum = 1, .maximum = most});
-  f.choice("nan_policy", nan_policy, {{"stop", NanPolicy::stop}, {"skip", NanPolicy::skip}});
-  f.field("most_skips", most_skips, {.minimum = 1, .maximum = most});
+  f.field("steps", steps, "steps of the run; 0: as many as train.tokens ask for", {.minimum = 0, .maximum = most});
+  f.when(steps == 0, "train.steps is 0", [&] {
+    f.field("tokens", tokens, "tokens to train on, in whole steps", {.minimum = 1, .maximum = int64_t{1} << 60});
+  });
+  f.field("batch", batch, "windows (or images, instances) of a step", {.minimum = 1, .maximum = 1 << 20});
+  f.field("accumulation", accumulation, "micro-batches that the batch of a step is cut into",
+          {.minimum = 1, .maximum = 1 << 20});
+  f.choice("precision", precision, "of the dense part; auto: bfloat16 where the CPU multiplies it faster",
+           {"float32", "bfloat16", "auto"});
+  f.field("threads", threads, "threads; 0: all cores that the process may use", {.minimum = 0, .maximum = 4096});
+  f.field("log_every", log_every, "steps between two lines of the log; 0: none", {.minimum = 0, .maximum = most});
+  f.field("evaluate_every", evaluate_every, "steps between two evaluations; 0: at the end alone",
+          {.minimum = 0, .maximum = most});
+  f.field("checkpoint_every", checkpoint_every, "steps between two checkpoints; 0: at the end alone",
+          {.minimum = 0, .maximum = most});
+  f.field("keep_last", keep_last, "checkpoints that stay", {.minimum = 1, .maximum = most});
+  f.choice("nan_policy", nan_policy,
+           "what a loss or gradient that is not finite does: stops the run, or skips the step",
+           {{"stop", NanPolicy::stop}, {"skip", NanPolicy::skip}});
+  f.when(nan_policy == NanPolicy::skip, "train.nan_policy is \"skip\"",
+         [&] { f.field("most_skips", most_skips, "most skipped steps in a row", {.minimum = 1, .maximum = most}); });
 }
 
 void TrainOptions::check() const {
@@ -27,9 +38,9 @@ void TrainOptions::check() const {
   }
 }
 
-int64_t TrainOptions::steps_for(int64_t tokens_per_step) const {
+int64_t TrainOptions::steps_for(int64_t units_per_step) const {
   if (steps > 0) return steps;
-  return std::max<int64_t>(1, (tokens + tokens_per_step / 2) / tokens_per_step);
+  return std::max<int64_t>(1, (tokens + units_per_step / 2) / units_per_step);
 }
 
 }  // namespace loci

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 
 namespace loci {
 
@@ -32,7 +32,7 @@ struct TrainOptions {
 
   // Throws Error (usage) for options that do not fit each other.
   void check() const;
-  int64_t steps_for(int64_t tokens_per_step) const;
+  int64_t steps_for(int64_t units_per_step) const;
 };
 
 }  // namespace loci

@@ -3,7 +3,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
@@ -14,17 +16,17 @@
 
 namespace loci {
 
-// A number of a log; NaN for null, which JSON writes for it.
-double number_of(const nlohmann::json& value);
-
-// Measures in evaluation mode, without gradients, in the precision of the run.
-nlohmann::json evaluate(Task& task, bool bfloat16);
+// In evaluation mode, without gradients, in the precision of the run.
+Evaluation evaluate(Task& task, bool bfloat16);
 
 class Trainer {
  public:
   // `facts` go into the manifest of every checkpoint; `label` begins every progress line.
   Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
           nlohmann::json facts, ProgressLine& progress, std::string label);
+
+  // Is told once, after the first steps, how many seconds a step takes.
+  void on_pace(std::function<void(double)> tell) { on_pace_ = std::move(tell); }
 
   // Trains from `state` to the last step and returns the state there, with the final evaluation. Throws Error (numbers)
   // by the NaN policy and Interrupted after a signal, the run saved.
@@ -37,7 +39,13 @@ class Trainer {
     bool good = false;
   };
   StepResult train_step(int64_t step);
+  bool over(const TrainerState& state) const;
+  bool evaluation_due(const TrainerState& state) const;
+  void stop_if_asked(TrainerState& state);  // after a signal: saves and throws Interrupted
+  std::string last_checkpoint() const;
+  [[noreturn]] void fail_not_finite(const TrainerState& state, double loss, const std::string& after) const;
   void note_bad_step(TrainerState& state, double loss);
+  void refuse_mostly_skipped(const TrainerState& state) const;
   void log_step(TrainerState& state, double rate);
   void evaluate_and_log(TrainerState& state);
   void save(TrainerState& state);
@@ -51,7 +59,7 @@ class Trainer {
   nlohmann::json facts_;
   ProgressLine& progress_;
   std::string label_;
-  int64_t tokens_per_step_;
+  int64_t units_per_step_;
   int64_t steps_;
   bool bfloat16_;
   double began_seconds_ = 0;  // state.seconds when this process began
@@ -59,6 +67,7 @@ class Trainer {
   double logged_seconds_ = 0;  // at the last line of the log
   int64_t logged_step_ = 0;
   nlohmann::json measures_;
+  std::function<void(double)> on_pace_;
 };
 
 }  // namespace loci

@@ -4,9 +4,15 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
 #include "loci/train/tensor_file.h"
@@ -63,18 +69,25 @@ std::vector<nlohmann::json> log_of(const fs::path& folder) {
   std::ifstream file(folder / "metrics.jsonl");
   for (std::string line; std::getline(file, line);) {
     lines.push_back(nlohmann::json::parse(line));
-    for (const char* key : {"seconds", "tokens_per_second", "memory_bytes"}) lines.back().erase(key);
+    for (const char* key : {"seconds", "units_per_second", "memory_bytes"}) lines.back().erase(key);
   }
   return lines;
 }
 
-TEST(Trainer, LogsNoUsageOfAWindowThatIsNotWhole) {
+void expect_interrupted(const std::function<void()>& action) {
+  try {
+    action();
+    ADD_FAILURE() << "not stopped";
+  } catch (const Interrupted&) {
+  }
+}
+
+TEST(Trainer, TellsTheTaskThatTheLastWindowIsNotWhole) {
   const TemporaryFolder folder;
   train_in(folder.path(), Setting());  // 20 steps, a line every 3
   for (const auto& line : log_of(folder.path())) {
     if (line["kind"] != "train") continue;
-    EXPECT_EQ(line["usage"].is_null(), line["step"] == 20) << line;
-    EXPECT_EQ(line["kl"].is_null(), line["step"] == 20) << line;
+    EXPECT_EQ(line["hits"].is_null(), line["step"] == 20) << line;
   }
 }
 
@@ -87,14 +100,14 @@ TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {
   const auto log = log_of(folder / "run");
   double first = 0, last = 0;
   for (const auto& line : log) {
-    if (line["kind"] == "evaluation" && line["step"] == 299) first = line["loss"];
-    if (line["kind"] == "evaluation" && line["step"] == 300) last = line["loss"];
+    if (line["kind"] == "evaluation" && line["step"] == 299) first = line["measures"]["distance"];
+    if (line["kind"] == "evaluation" && line["step"] == 300) last = line["measures"]["distance"];
     if (line["kind"] == "train" && line["step"] == 3) {
-      EXPECT_GT(line["loss"].get<double>(), state.evaluation["loss"].get<double>());
+      EXPECT_GT(line["loss"].get<double>(), state.evaluation["measures"]["distance"].get<double>());
     }
   }
   EXPECT_GT(first, 0);
-  EXPECT_EQ(last, state.evaluation["loss"].get<double>());
+  EXPECT_EQ(last, state.evaluation["measures"]["distance"].get<double>());
   EXPECT_EQ(state.step, 300);
   EXPECT_GT(state.seconds, 0);
 }
@@ -122,6 +135,54 @@ TEST(Trainer, AStoppedRunGoesOnWithTheSameBitsAndTheSameLog) {
   EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
 }
 
+// A signal asks for seconds, an evaluation may take minutes: it is made up for when the run goes on.
+TEST(Trainer, ASignalSavesBeforeAnEvaluationThatIsDue) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.evaluate_every = 5;
+  train_in(folder / "whole", setting);
+  // After steps 5, 10 and the last; with how many evaluations before it, those made up for among them.
+  for (const auto& [stop_at, wanted] : std::map<int64_t, int>{{4, 0}, {9, 1}, {19, 2}}) {
+    Setting stopped = setting;
+    stopped.task.before_step = [stop_at = stop_at](int64_t step) {
+      if (step == stop_at) raise(SIGTERM);
+    };
+    int evaluations = 0;
+    stopped.task.before_evaluation = [&evaluations] { ++evaluations; };
+    expect_interrupted([&] { train_in(folder / "broken", stopped); });
+    EXPECT_EQ(evaluations, wanted) << stop_at;
+    EXPECT_EQ(open_latest(folder / "broken", {}).step(), stop_at + 1);
+  }
+  train_in(folder / "broken", setting);
+  EXPECT_EQ(tensor_bytes(folder / "broken"), tensor_bytes(folder / "whole"));
+  EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+}
+
+TEST(Trainer, ASignalEndsAnEvaluationThatHeedsIt) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.evaluate_every = 5;
+  train_in(folder / "whole", setting);
+  Setting stopped = setting;
+  stopped.task.before_evaluation = [] {
+    raise(SIGINT);
+    StopSignal::check("stopped while it was evaluated");
+  };
+  expect_interrupted([&] { train_in(folder / "broken", stopped); });
+  EXPECT_EQ(open_latest(folder / "broken", {}).step(), 5);
+  train_in(folder / "broken", setting);
+  EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+}
+
+// A hand-edited checkpoint.
+TEST(Trainer, AStateBeyondTheLastStepIsOver) {
+  const TemporaryFolder folder;
+  Setting setting;
+  train_in(folder / "run", setting);
+  setting.train.steps = 12;
+  EXPECT_EQ(train_in(folder / "run", setting).step, 20);
+}
+
 TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
   const TemporaryFolder folder;
   Setting setting;
@@ -133,7 +194,8 @@ TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
   const at::Tensor a = whole->dense_parameters()[0].value, b = halves->dense_parameters()[0].value;
   EXPECT_FALSE(a.equal(at::eye(4) * 0.5));
   EXPECT_TRUE(a.allclose(b, 1e-5, 1e-6));
-  EXPECT_TRUE(whole->tables()[0].first->values().allclose(halves->tables()[0].first->values(), 1e-5, 1e-6));
+  EXPECT_TRUE(
+      whole->tables()[0].first->store().values().allclose(halves->tables()[0].first->store().values(), 1e-5, 1e-6));
 }
 
 TEST(Trainer, NanStopsTheRunAndKeepsTheLastCheckpoint) {
@@ -156,15 +218,58 @@ TEST(Trainer, NanIsSkippedByPolicyUntilItComesTooOften) {
   expect_error(ExitCode::numbers, "after 2 skipped steps in a row", [&] { train_in(folder / "stopped", setting); });
 }
 
+TEST(Trainer, ARunThatSkipsMostOfItsStepsFailsWhateverMostSkipsAllows) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.nan_policy = NanPolicy::skip;
+  setting.train.most_skips = 1000;
+  for (int64_t step = 1; step <= 10; ++step) setting.task.bad_steps.insert(step);
+  EXPECT_EQ(train_in(folder / "half", setting).step, 20);
+  setting.task.bad_steps.insert(11);
+  expect_error(ExitCode::numbers, "at least half of the steps must have finite numbers, got 11 of 20 skipped",
+               [&] { train_in(folder / "short", setting); });
+  setting.train.steps = 100000;
+  for (int64_t step = 12; step < 70; ++step) setting.task.bad_steps.insert(step);
+  expect_error(ExitCode::numbers, "got 69 of 100 skipped", [&] { train_in(folder / "long", setting); });
+}
+
+TEST(Trainer, SkipsAreCountedOverInterruptions) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.nan_policy = NanPolicy::skip;
+  setting.train.most_skips = 1000;
+  for (int64_t step = 0; step < 11; ++step) setting.task.bad_steps.insert(step);
+  Setting stopped = setting;
+  stopped.task.before_step = [](int64_t step) {
+    if (step == 12) raise(SIGTERM);
+  };
+  expect_interrupted([&] { train_in(folder / "run", stopped); });
+  expect_error(ExitCode::numbers, "got 11 of 20 skipped", [&] { train_in(folder / "run", setting); });
+}
+
+TEST(Trainer, ALastEvaluationThatIsNotFiniteFailsUnderEitherPolicy) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.task.bad_evaluation = true;
+  setting.train.evaluate_every = 5;
+  expect_error(ExitCode::numbers, "got inf at step 5", [&] { train_in(folder / "stop", setting); });
+  setting.train.nan_policy = NanPolicy::skip;
+  expect_error(ExitCode::numbers, "got inf at step 20", [&] { train_in(folder / "skip", setting); });
+}
+
 TEST(Trainer, ASkippedStepChangesNothing) {
   const TemporaryFolder folder;
   Setting setting;
-  setting.train.steps = 1;
+  setting.train.steps = 2;
   setting.train.nan_policy = NanPolicy::skip;
-  setting.task.bad_steps = {0};
-  std::unique_ptr<TinyTask> task;
-  train_in(folder / "run", setting, &task);
-  EXPECT_TRUE(task->dense_parameters()[0].value.equal(at::eye(4) * 0.5));
+  setting.task.bad_steps = {1};
+  std::unique_ptr<TinyTask> skipped, one;
+  train_in(folder / "skipped", setting, &skipped);
+  setting.train.steps = 1;
+  setting.task.bad_steps = {};
+  train_in(folder / "one", setting, &one);
+  EXPECT_TRUE(skipped->dense_parameters()[0].value.equal(one->dense_parameters()[0].value));
+  EXPECT_TRUE(skipped->tables()[0].first->values().equal(one->tables()[0].first->values()));
 }
 
 TEST(Trainer, OldCheckpointsGo) {
@@ -190,7 +295,35 @@ TEST(Checkpoint, OtherModelsAndOtherDataAreRefused) {
   expect_error(ExitCode::input, "weight must be F32 [5, 5]", [&] { train_in(folder / "run", other); });
   other = setting;
   other.task.data_key = "others";
-  expect_error(ExitCode::input, "data it began with", [&] { train_in(folder / "run", other); });
+  expect_error(ExitCode::input, "must have been trained on the data \"others\", got \"tiny\"",
+               [&] { train_in(folder / "run", other); });
+}
+
+// A manifest changed by hand, with the sum of what it says now.
+void rewrite_manifest(const fs::path& step, const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json manifest = nlohmann::json::parse(read_text_file(step / "manifest.json"));
+  manifest.erase("sum");
+  change(manifest);
+  std::string body = manifest.dump(2);
+  body.resize(body.size() - 2);  // "\n}"
+  const std::string sum = checksum(std::as_bytes(std::span(body.data(), body.size())));
+  write_file_durably(step / "manifest.json", body + ",\n  \"sum\": \"" + sum + "\"\n}\n");
+}
+
+TEST(Checkpoint, ManifestsOfWrongTypesAreRefused) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.train.steps = 1;
+  const std::vector<std::pair<std::string, nlohmann::json>> changes = {
+      {"step", "nine"},  {"files", {1}}, {"files", {{"model.safetensors", 3}}},
+      {"data", {1, 2}},  {"trainer", 7}, {"trainer", {{"seconds", "x"}}},
+      {"tables", {1, 2}}};
+  for (const auto& [name, value] : changes) {
+    fs::remove_all(folder / "run");
+    train_in(folder / "run", setting);
+    rewrite_manifest(*newest_step_folder(folder / "run"), [&](nlohmann::json& manifest) { manifest[name] = value; });
+    expect_error(ExitCode::input, "anifest", [&] { train_in(folder / "run", setting); });
+  }
 }
 
 TEST(Checkpoint, EveryFlippedByteIsFound) {
@@ -215,7 +348,7 @@ TEST(Checkpoint, EveryFlippedByteIsFound) {
 TEST(TensorFile, CopiesIntoTheStorageThatExists) {
   const TemporaryFolder folder;
   const at::Tensor a = at::rand({100, 50}), b = at::randint(100, {7}, at::kLong);
-  write_safetensors(folder / "x", as_safetensors({{"a", a}, {"b", b}}));
+  write_tensors(folder / "x", {{"a", a}, {"b", b}});
   const at::Tensor c = at::zeros({100, 50}), d = at::zeros({7}, at::kLong);
   const void* before = c.const_data_ptr();
   load_tensors(folder / "x", {{"a", c}, {"b", d}});
@@ -224,10 +357,25 @@ TEST(TensorFile, CopiesIntoTheStorageThatExists) {
   EXPECT_TRUE(d.equal(b));
 }
 
+TEST(TensorFile, ChannelsLastTensorsAreRowMajorInTheFileAndKeepTheirStrides) {
+  const TemporaryFolder folder;
+  const at::Tensor rows = at::rand({2, 3, 4, 5});
+  const at::Tensor last = rows.contiguous(at::MemoryFormat::ChannelsLast);
+  write_tensors(folder / "rows", {{"w", rows}});
+  write_tensors(folder / "last", {{"w", last}});
+  EXPECT_EQ(read_text_file(folder / "rows"), read_text_file(folder / "last"));
+  const at::Tensor target = at::zeros_like(last);
+  const int64_t version = target._version();
+  load_tensors(folder / "rows", {{"w", target}});
+  EXPECT_TRUE(target.equal(rows));
+  EXPECT_TRUE(target.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_GT(target._version(), version);
+}
+
 TEST(TensorFile, MissingExtraAndMisshapenTensorsAreRefusedUntouched) {
   const TemporaryFolder folder;
   const at::Tensor a = at::ones({2, 3});
-  write_safetensors(folder / "x", as_safetensors({{"a", a}}));
+  write_tensors(folder / "x", {{"a", a}});
   const at::Tensor target = at::zeros({2, 3});
   const auto refused = [&](const std::string& part, const NamedTensors& targets) {
     expect_error(ExitCode::input, part, [&] { load_tensors(folder / "x", targets); });

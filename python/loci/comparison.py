@@ -1,83 +1,156 @@
-"""The comparison of arms as an HTML table."""
+"""The comparison of arms as HTML tables: at equal training units, and at equal training time."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from loci import figures
-from loci.runs import Record, Run, number
+from loci.runs import Measure, Record, Run, number, value_of
 
 Format = Callable[[float], str]
+Rows = list[Record]
 
 
-def comparison_table(rows: list[Record], runs: list[Run]) -> str:
-    """Arms as rows: means over the seeds, the spread beneath, and the paired difference to the first arm."""
-    by_arm: dict[str, list[Record]] = {}
+@dataclass
+class Column:
+    title: str
+    value: Callable[[Record], float]
+    form: Format
+
+
+def comparison(rows: Rows, measures: list[Measure], unit: str, runs: list[Run]) -> str:
+    """A table of the arms that saw equally many units, and one of each arm that was given the time of another."""
+    arms = by_arm(rows)
+    as_long_as = {arm: str(group[0].get("as_long_as") or "") for arm, group in arms.items()}
+    equal_units = [arm for arm in arms if not as_long_as[arm]]
+    parts = []
+    if equal_units:
+        table = comparison_table({arm: arms[arm] for arm in equal_units}, measures, unit, runs)
+        parts.append(f"<h3>At equal training {html.escape(unit)}</h3>{table}")
+    for arm, other in as_long_as.items():
+        if other in arms:
+            table = comparison_table({other: arms[other], arm: arms[arm]}, measures, unit, runs)
+            title = f"At equal training time: {arm} trained for as long as {other}"
+            parts.append(f"<h3>{html.escape(title)}</h3>{table}")
+    return "\n".join(parts) + explanations(measures)
+
+
+def by_arm(rows: Rows) -> dict[str, Rows]:
+    arms: dict[str, Rows] = {}
     for row in rows:
-        by_arm.setdefault(str(row.get("arm")), []).append(row)
-    columns = [
-        ("parameters<br>dense", "parameters_dense", count),
-        ("parameters<br>table", "parameters_table", count),
-        ("training<br>tokens", "train_tokens", count),
-        ("training<br>time", "seconds", duration),
-        ("bits<br>per byte", "bits_per_byte", fixed(3)),
-        ("tokens/s<br>inference", "tokens_per_second_inference", count),
-        ("usage", "usage", percent),
-        ("KL", "kl", fixed(2)),
-    ]
-    columns = [column for column in columns if any(math.isfinite(number(row.get(column[1]))) for row in rows)]
-    first = next(iter(by_arm))
-    losses = {arm: mean(row.get("loss") for row in group) for arm, group in by_arm.items()}
-    best = min((loss for loss in losses.values() if math.isfinite(loss)), default=math.nan)
+        arms.setdefault(str(row.get("arm")), []).append(row)
+    return arms
 
-    def cells(arm: str, group: list[Record]) -> str:
+
+def explanations(measures: list[Measure]) -> str:
+    lines = [
+        f"<dt>{html.escape(measure.title)}</dt><dd>{html.escape(measure.meaning)}; "
+        f"{'lower' if measure.lower_is_better else 'higher'} is better</dd>"
+        for measure in measures
+        if measure.meaning
+    ]
+    return f"<dl>{''.join(lines)}</dl>" if lines else ""
+
+
+def comparison_table(arms: dict[str, Rows], measures: list[Measure], unit: str, runs: list[Run]) -> str:
+    """Arms as rows: means over the seeds, the spread beneath, and the paired difference to the first arm."""
+    rows = [row for group in arms.values() for row in group]
+    columns = [column for column in columns_of(measures, unit) if any(math.isfinite(column.value(row)) for row in rows)]
+    first = next(iter(arms))
+    compared = measures[0] if measures else Measure("none")
+    means = {arm: mean(value_of(row, compared.name) for row in group) for arm, group in arms.items()}
+    finite = [value for value in means.values() if math.isfinite(value)]
+    best = (min(finite) if compared.lower_is_better else max(finite)) if finite else math.nan
+
+    def cells(arm: str, group: Rows) -> str:
         colour = figures.colour_of(arm, runs) if arm in figures.arms_of(runs) else "transparent"
-        difference = "" if arm == first else signed(paired_difference(group, by_arm[first]))
-        mark = " class=best" if losses[arm] == best else ""
+        difference = "" if arm == first else signed(paired_difference(group, arms[first], compared), compared)
+        mark = " class=best" if means[arm] == best and len(arms) > 1 else ""
+        compared_cells = (
+            f'<td class="compared">{spread([value_of(row, compared.name) for row in group], form_of(compared))}</td>'
+            f"<td>{difference}</td>"
+        )
         return (
             f'<tr{mark}><td><span class="swatch" style="background:{colour}"></span>'
             f"{html.escape(arm)}</td><td>{len(group)}</td>"
-            f'<td class="loss">{spread([row.get("loss") for row in group], fixed(3))}</td><td>{difference}</td>'
-            + "".join(f"<td>{form(mean(row.get(key) for row in group))}</td>" for _, key, form in columns)
+            + (compared_cells if measures else "")
+            + "".join(f"<td>{spread([column.value(row) for row in group], column.form)}</td>" for column in columns)
             + "</tr>"
         )
 
-    head = "<th>arm</th><th>seeds</th><th>validation<br>loss</th>"
-    head += f"<th>against<br>{html.escape(first)}</th>" + "".join(f"<th>{title}</th>" for title, _, _ in columns)
-    body = "\n".join(cells(arm, group) for arm, group in by_arm.items())
+    head = "<th>arm</th><th>seeds</th>"
+    if measures:
+        head += f"<th>{title_of(compared)}</th><th>against<br>{html.escape(first)}</th>"
+    head += "".join(f"<th>{column.title}</th>" for column in columns)
+    body = "\n".join(cells(arm, group) for arm, group in arms.items())
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
 
 
-def paired_difference(group: list[Record], reference: list[Record]) -> float:
-    """The mean difference in loss over the seeds that both arms have."""
-    of_seed = {str(row.get("seed")): number(row.get("loss")) for row in reference}
-    return mean(number(row.get("loss")) - of_seed.get(str(row.get("seed")), math.nan) for row in group)
+def columns_of(measures: list[Measure], unit: str) -> list[Column]:
+    """What stands behind the measure that arms are compared by."""
+    unit = html.escape(unit)
+
+    def key(name: str) -> Callable[[Record], float]:
+        return lambda row: number(row.get(name))
+
+    return [
+        Column("parameters<br>dense", key("parameters_dense"), count),
+        Column("parameters<br>table", key("parameters_table"), count),
+        Column(f"training<br>{unit}", key("units"), count),
+        Column("training<br>time", key("seconds"), duration),
+        *(
+            Column(title_of(measure), lambda row, name=measure.name: value_of(row, name), form_of(measure))
+            for measure in measures[1:]
+        ),
+        Column(f"{unit}/s<br>inference", key("units_per_second_inference"), count),
+    ]
+
+
+def title_of(measure: Measure) -> str:
+    unit = f"<br><small>{html.escape(measure.unit)}</small>" if measure.unit not in ("", "%") else ""
+    return html.escape(measure.title) + unit
+
+
+def paired_difference(group: Rows, reference: Rows, measure: Measure) -> float:
+    """The mean difference over the seeds that both arms have."""
+    of_seed = {str(row.get("seed")): value_of(row, measure.name) for row in reference}
+    return mean(value_of(row, measure.name) - of_seed.get(str(row.get("seed")), math.nan) for row in group)
 
 
 def mean(values: Iterable[object]) -> float:
     finite = [value for value in map(number, values) if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+    return sum(value / len(finite) for value in finite) if finite else math.nan
 
 
-def spread(values: list[object], form: Format) -> str:
-    finite = [value for value in map(number, values) if math.isfinite(value)]
-    if len(finite) < 2:
+def spread(values: list[float], form: Format) -> str:
+    """The mean, and beneath it the lowest and the highest where they look different."""
+    finite = [value for value in values if math.isfinite(value)]
+    lowest, highest = (form(min(finite)), form(max(finite))) if finite else ("", "")
+    if lowest == highest:
         return form(mean(finite))
-    return f"{form(mean(finite))}<small>{form(min(finite))} to {form(max(finite))}</small>"
+    return f"{form(mean(finite))}<small>{lowest} to {highest}</small>"
 
 
-def fixed(digits: int) -> Format:
-    return lambda value: f"{value:.{digits}f}" if math.isfinite(value) else "&ndash;"
+def form_of(measure: Measure) -> Format:
+    """A number with the digits of its measure; a mean of counts may have one more."""
+
+    def form(value: float) -> str:
+        if not math.isfinite(value):
+            return "&ndash;"
+        if measure.unit == "%":
+            return f"{100 * value:.{measure.digits}f} %"
+        digits = 1 if measure.digits == 0 and value != round(value) else measure.digits
+        return f"{value:.{digits}f}"
+
+    return form
 
 
-def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "&minus;") if math.isfinite(value) else "&ndash;"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if math.isfinite(value) else "&ndash;"
+def signed(value: float, measure: Measure) -> str:
+    text = form_of(measure)(value)
+    return text.replace("-", "&minus;") if value < 0 or not math.isfinite(value) else "+" + text
 
 
 def count(value: float) -> str:

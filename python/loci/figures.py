@@ -16,7 +16,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from loci.runs import Counts, Record, Run, Series, memory_layers, memory_series, series
+from loci.runs import Counts, Measure, Record, Run, Series, memory_layers, memory_series, series
 
 # Okabe and Ito's colours: told apart by colour-blind readers too; yellow is left out, too pale for a line.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555"]
@@ -47,11 +47,10 @@ def colour_of(arm: str, runs: list[Run]) -> str:
 
 
 def loss_figure(runs: list[Run], x: str) -> bytes | None:
-    """The loss of each arm, a band over its seeds: in validation, training faint behind. None when there is none."""
+    """The loss of each arm: in validation, training faint behind; of training alone where that is all there is."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        if evaluated_often(runs):
+        figure, axes = new_figure(4.0)
+        if evaluated_often(runs) and any(curve(run.evaluations, x)[0].size for run in runs):
             for run in runs:
                 colour = colour_of(run.arm, runs)
                 axes.plot(*smooth(curve(run.train, x)), color=colour, linewidth=0.8, alpha=0.3, zorder=1)
@@ -59,39 +58,76 @@ def loss_figure(runs: list[Run], x: str) -> bytes | None:
             title = "validation; training faint"
         else:
             draw_arms(axes, runs, lambda run: smooth(curve(run.train, x)))
+            title = "training"
             for run in runs:
-                axes.plot(*curve(run.evaluations, x), "D", color=colour_of(run.arm, runs), markersize=5, zorder=4)
-            title = "training; diamonds: validation"
+                points = curve(run.evaluations, x)
+                axes.plot(*points, "D", color=colour_of(run.arm, runs), markersize=5, zorder=4)
+                title = "training; diamonds: validation" if points[0].size else title
         if not any(line.get_xdata().size for line in axes.lines):
             return None
         limit_to_the_interesting_part(axes)
-        label_x(axes, x)
-        axes.set_ylabel("loss (nats per token)")
-        axes.set_title(title, loc="left", fontsize=10, color="#555555")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend()
+        unit = next((m.unit for run in runs for m in run.measures if m.name == "loss" and m.unit), "")
+        axes.set_ylabel(f"loss ({unit})" if unit else "loss")
+        finish_axes(axes, runs, x, title)
         return svg(figure)
 
 
-def memory_figure(runs: list[Run], key: str) -> bytes | None:
-    """Usage or KL over the tokens: of every memory layer in the evaluations, or the mean that training logs."""
-    layers = memory_layers(runs)
+def measure_figure(runs: list[Run], measure: Measure) -> bytes | None:
+    """A measure of the evaluations over training; None where no run was evaluated twice."""
+    if not evaluated_often(runs):
+        return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        drawn = False
+        figure, axes = new_figure(3.4)
+        if not draw_arms(axes, runs, lambda run: series(run.evaluations, "units", measure.name)):
+            return None
+        axes.set_xlim(left=0)
+        if measure.unit == "%":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        unit = f" ({measure.unit})" if measure.unit not in ("", "%") else ""
+        axes.set_ylabel(measure.title + unit)
+        finish_axes(axes, runs, "units", "validation")
+        return svg(figure)
+
+
+def new_figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def finish_axes(axes: Axes, runs: list[Run], x: str, title: str) -> None:
+    label_x(axes, x, runs)
+    axes.set_title(title, loc="left", fontsize=10, color="#555555")
+    add_legend(axes)
+
+
+def add_legend(axes: Axes) -> None:
+    """Beneath the axes, so that it covers no line; in as many columns as its longest name leaves room for."""
+    labels = axes.get_legend_handles_labels()[1]
+    if labels:
+        columns = max(1, min(len(labels), 66 // (max(map(len, labels)) + 6)))
+        axes.figure.legend(loc="outside lower center", ncols=columns, fontsize=9)
+
+
+def memory_figure(runs: list[Run], key: str) -> bytes | None:
+    """Usage or KL over training: of every memory layer in the evaluations, or the mean that training logs."""
+    layers = memory_layers(runs)
+    if not layers:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.6)
+        drawn, source = False, "validation"
         if not evaluated_often(runs):
-            drawn = draw_arms(axes, runs, lambda run: series(run.train, "tokens", key))
+            drawn = draw_arms(axes, runs, lambda run: series(run.train, "units", key))
+            source = "training" if drawn else source
         if not drawn:
             for position, layer in enumerate(layers):
                 suffix = f", {layer_title(layer)}" if len(layers) > 1 else ""
                 style = LINE_STYLES[position % len(LINE_STYLES)]
                 drawn |= draw_arms(
-                    axes, runs, lambda run, at=layer: memory_series(run, at, "tokens", key), suffix, style
+                    axes, runs, lambda run, at=layer: memory_series(run, at, "units", key), suffix, style
                 )
         if not drawn:
             return None
-        label_x(axes, "tokens")
         axes.set_xlim(left=0)
         if key == "usage":
             axes.set_ylim(0, 1.02)
@@ -100,7 +136,7 @@ def memory_figure(runs: list[Run], key: str) -> bytes | None:
         else:
             axes.set_ylim(bottom=0)
             axes.set_ylabel("KL to even use (nats)")
-        axes.legend(fontsize=8 if len(layers) > 1 else None)
+        finish_axes(axes, runs, "units", source)
         return svg(figure)
 
 
@@ -118,6 +154,7 @@ def slots_figure(counts: Counts) -> bytes:
     grid = slot_grid(counts)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.06)
         left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
         colours = matplotlib.colormaps["viridis"].with_extremes(bad="#D9D9D9")
         shown = np.ma.masked_less_equal(np.nan_to_num(grid), 0)
@@ -130,7 +167,7 @@ def slots_figure(counts: Counts) -> bytes:
         left.set_xlabel("second sub-key")
         left.set_ylabel("first sub-key")
         left.set_title("reads of each row; grey: never", loc="left", fontsize=10, color="#555555")
-        figure.colorbar(image, ax=left, label="reads")
+        figure.colorbar(image, ax=left)  # a label would touch that of the right panel; the title says it
 
         ordered = np.sort(counts)[::-1]
         touched = int(np.count_nonzero(ordered))
@@ -167,33 +204,33 @@ def slot_grid(counts: Counts) -> np.ndarray:
     return np.where(present > 0, np.nansum(blocks, axis=(1, 3)) / np.maximum(present, 1), np.nan)
 
 
+SEEDS_HINT = "Thick: the mean of an arm's seeds; thin: each seed."
+
+
+def seeds_hint(runs: list[Run]) -> str:
+    return SEEDS_HINT if len(runs) > len(arms_of(runs)) else ""
+
+
 def draw_arms(axes: Axes, runs: list[Run], get: Getter, suffix: str = "", style: str = "-") -> bool:
-    """One line an arm: the mean of its seeds, and a band from the lowest to the highest. True if anything was drawn."""
+    """A thin line for each seed of an arm, and a thick one for their mean. True if anything was drawn."""
     drawn = False
     for arm in arms_of(runs):
         seeds = [points for run in runs if run.arm == arm and (points := get(run))[0].size]
         if not seeds:
             continue
         drawn = True
-        colour = colour_of(arm, runs)
-        marker = "o" if min(x.size for x, _ in seeds) <= 40 else None
-        line = {
-            "color": colour,
-            "linestyle": style,
-            "marker": marker,
-            "markersize": 3,
-            "label": arm + suffix,
-            "zorder": 3,
-        }
-        common = on_common_grid(seeds)
-        if len(seeds) == 1 or common is None:
-            axes.plot(*seeds[0], **line)
-            for points in seeds[1:]:
-                axes.plot(*points, **(line | {"label": None}))
+        label = arm + suffix + (f" ({len(seeds)} seeds)" if len(seeds) > 1 else "")
+        line = {"color": colour_of(arm, runs), "linestyle": style, "zorder": 3}
+        common = on_common_grid(seeds) if len(seeds) > 1 else None
+        if common is None:
+            marker = {"marker": "o" if min(x.size for x, _ in seeds) <= 40 else None, "markersize": 3}
+            for place, points in enumerate(seeds):
+                axes.plot(*points, **line, **marker, label=None if place else label)
             continue
+        for points in seeds:
+            axes.plot(*points, **(line | {"zorder": 2}), linewidth=0.7, alpha=0.55)
         grid, values = common
-        axes.plot(grid, values.mean(axis=0), **line)
-        axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.18, linewidth=0, zorder=2)
+        axes.plot(grid, values.mean(axis=0), **line, linewidth=2, label=label)
     return drawn
 
 
@@ -208,7 +245,7 @@ def on_common_grid(seeds: list[Series]) -> Series | None:
 
 
 def curve(records: list[Record], x: str) -> Series:
-    """The loss by tokens, or by minutes."""
+    """The loss by units, or by minutes."""
     position, loss = series(records, x, "loss")
     return (position / 60 if x == "seconds" else position), loss
 
@@ -232,12 +269,13 @@ def limit_to_the_interesting_part(axes: Axes) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def label_x(axes: Axes, x: str) -> None:
+def label_x(axes: Axes, x: str, runs: list[Run]) -> None:
     if x == "seconds":
         axes.set_xlabel("training time (minutes)")
     else:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("training tokens")
+        axes.set_xlabel(f"training {next((run.unit for run in runs if run.start), 'units')}")
+    axes.locator_params(axis="x", nbins=6)  # more labels would touch
 
 
 def svg(figure: Figure) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import html
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loci.figures import COLOURS, STYLE, svg
-from loci.runs import Record, Run, number
+from loci.runs import Record, Run, details_of, newest_steps, number, parse
 
 Program = dict[str, Any]
-OPERANDS = {"READ": 1, "ZERO": 0, "ONE": 0, "TWO": 0, "INC": 1, "DEC": 1}  # the other standard modules have two
+CAPTION_COLUMNS = 110  # of 9 pt in a figure 10 inches wide
 
 
 def is_ram(run: Run) -> bool:
-    return any(isinstance(record.get("seeds"), list) for record in run.train + run.evaluations)
+    return any(seeds_of(record) for record in run.train + [details_of(e) for e in run.evaluations])
 
 
 def seeds_of(record: Record) -> list[Record]:
     listed = record.get("seeds")
     return [seed for seed in listed if isinstance(seed, dict)] if isinstance(listed, list) else []
+
+
+def solved_table(run: Run) -> str:
+    """How many machines of the run's seeds learned the task, with the interval that so few seeds allow."""
+    details = details_of(run.evaluations[-1]) if run.evaluations else {}
+    meanings = {measure.name: measure.meaning for measure in run.measures}
+    rows = []
+    for name in ("solved", "generalises", "exact"):
+        rate = details.get(name)
+        if not isinstance(rate, dict) or not math.isfinite(number(rate.get("seeds"))):
+            continue
+        interval = rate.get("interval")
+        low, high = map(number, interval) if isinstance(interval, list) and len(interval) == 2 else (math.nan, math.nan)
+        share = f"{100 * low:.0f} to {100 * high:.0f} %" if math.isfinite(low + high) else ""
+        counts = f"{number(rate.get('seeds')):.0f} of {number(rate.get('of')):.0f}"
+        meaning = html.escape(meanings.get(name, ""))
+        rows.append(f"<tr><td>{name}</td><td>{counts}</td><td>{share}</td><td>{meaning}</td></tr>")
+    if not rows:
+        return ""
+    head = "<tr><th></th><th>seeds</th><th>95 % interval</th><th></th></tr>"
+    return f'<table class="facts">{head}{"".join(rows)}</table>'
 
 
 def training_figure(run: Run) -> bytes | None:
@@ -44,7 +66,7 @@ def training_figure(run: Run) -> bytes | None:
         for place, (name, values) in enumerate(points.items()):
             step, level, error = np.array(sorted(values)).T
             style = {"color": COLOURS[place % len(COLOURS)], "linewidth": 1, "alpha": 0.8, "label": name}
-            apart = min(0.02, 0.3 / len(points))  # so that lines of one level are seen beside each other
+            apart = min(0.02, 0.3 / len(points))  # so that lines of one level can be told apart
             left.step(step, level + apart * (place - len(points) / 2), where="post", **style)
             right.plot(step, error, **style)
         left.set_ylabel("curriculum level")
@@ -60,7 +82,7 @@ def training_figure(run: Run) -> bytes | None:
 
 def length_figure(run: Run) -> bytes | None:
     """Cell error against length of every solved seed, as trained and discretised, at the last evaluation."""
-    last = run.evaluations[-1] if run.evaluations else {}
+    last = details_of(run.evaluations[-1]) if run.evaluations else {}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 3.4), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
@@ -91,8 +113,7 @@ def draw_errors(axes: Axes, seed: Record, kind: str, colour: str) -> None:
 
 def newest_program(run: Run) -> tuple[Program | None, str]:
     """program.json and program.txt of the newest checkpoint that has them."""
-    steps = [(int(p.name[5:]), p) for p in run.path.glob("step-*") if p.name[5:].isdigit()]
-    for _, folder in sorted(steps, reverse=True):
+    for folder in newest_steps(run):
         file = folder / "program.json"
         if file.is_file():
             return read_program(file, run), text_of(folder / "program.txt")
@@ -100,18 +121,45 @@ def newest_program(run: Run) -> tuple[Program | None, str]:
 
 
 def text_of(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def read_program(file: Path, run: Run) -> Program | None:
+    """The program, checked as far as it is drawn: a file that was changed by hand becomes a note."""
     try:
-        program = json.loads(file.read_text(encoding="utf-8"))
-        circuits = program["circuits"]
-        assert all(isinstance(circuit["modules"], list) for circuit in circuits)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        return checked_program(parse(file.read_text(encoding="utf-8", errors="replace")))
+    except (ValueError, KeyError, TypeError) as error:
         run.notes.append(f"{file.parent.name}/{file.name} could not be read: {error!r}")
         return None
+
+
+def checked_program(program: Any) -> Program:
+    registers, repeats = program["registers"], program["repeats"]
+    names = program["modules"]
+    check(is_count(registers, 64) and registers > 0 and is_count(repeats, 64), "registers or repeats")
+    check(isinstance(names, list) and len(names) <= 4096 and all(isinstance(n, str) for n in names), "modules")
+    check(isinstance(program["circuits"], list) and len(program["circuits"]) <= 4096, "circuits")
+    check(isinstance(program["table"], list) and len(program["table"]) <= 2**20, "table")
+    size = len(names) * repeats
+    for circuit in program["circuits"]:
+        modules, sources = circuit["modules"], circuit["registers"]
+        check(isinstance(modules, list) and len(modules) == size, "modules of a circuit")
+        for operands in modules:
+            is_list = isinstance(operands, list) and len(operands) <= 2
+            check(operands is None or (is_list and all(is_count(o, registers + size) for o in operands)), "operands")
+        good = isinstance(sources, list) and len(sources) == registers
+        check(good and all(is_count(source, registers + size) for source in sources), "registers of a circuit")
+        check(isinstance(circuit["stop"], bool), "stop")
     return program
+
+
+def is_count(value: Any, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
+
+
+def check(good: bool, what: str) -> None:
+    if not good:
+        raise ValueError(f"{what} of another form")
 
 
 def circuit_figure(program: Program) -> bytes | None:
@@ -127,7 +175,7 @@ def circuit_figure(program: Program) -> bytes | None:
         for row, (axes, circuit) in enumerate(zip(grid[:, 0], circuits, strict=True)):
             draw_circuit(axes, circuit, names, registers)
             title = f"circuit {row}, for {patterns_of(program, row)}" + ("; stops" if circuit["stop"] else "")
-            axes.set_title(title, loc="left", fontsize=9, color="#555555")
+            axes.set_title(textwrap.fill(title, CAPTION_COLUMNS), loc="left", fontsize=9, color="#555555")
         return svg(figure)
 
 
@@ -162,7 +210,7 @@ def draw_circuit(axes: Axes, circuit: dict[str, Any], names: list[str], register
             wire(source, (end, float(-r)), COLOURS[1])
             box((end, float(-r)), f"r{r}'", "#FBE9DD")
     for i in kept:
-        for operand, source in enumerate(circuit["modules"][i][: OPERANDS.get(names[i], 2)]):
+        for operand, source in enumerate(circuit["modules"][i]):
             if source in place:
                 wire(source, place[registers + i], COLOURS[operand * 2])
         box(place[registers + i], names[i], "#E3F0FA")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about runs: the comparison, the curves, and how the memories use their rows.
+"""One self-contained HTML page about runs: comparison, curves, how the memories use their rows, how it was made.
 
 Usage: python -m loci.report RUN_OR_OUT... [--out FILE] [--tensorboard DIR]
 """
@@ -7,37 +7,52 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import html
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from loci import figures, ram
-from loci.comparison import comparison_table
-from loci.runs import Experiment, Record, ReportError, Run, read_experiment, summary_of
+from loci import figures, provenance, ram
+from loci.comparison import comparison
+from loci.runs import Experiment, ReportError, Run, printable, read_experiment
 
+EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_RESOURCES = 4
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin-top: 2em; }
-p.from { color: #666; margin-top: 0.2em; }
+h3 { font-size: 1em; margin: 1.4em 0 0.4em; overflow-wrap: anywhere; }
+p.from { color: #666; margin-top: 0.2em; overflow-wrap: anywhere; } p.verdict { font-size: 1.1em; max-width: 46em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.87em; }
 th, td { padding: 0.35em 0.7em; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
-th { font-weight: 600; border-bottom-color: #888; vertical-align: bottom; }
+th { font-weight: 600; border-bottom-color: #888; vertical-align: bottom; } th small { font-weight: 400; color: #888; }
 th:first-child, td:first-child { text-align: left; }
-td small { display: block; color: #888; } tr.best td.loss { font-weight: 700; }
+td small { display: block; color: #888; } tr.best td.compared { font-weight: 700; }
+table.facts td { white-space: normal; text-align: left; overflow-wrap: anywhere; min-width: 6em; }
 .wide { overflow-x: auto; } .pair { display: flex; flex-wrap: wrap; gap: 1em; } .pair img { width: calc(50% - 0.5em); }
-img { max-width: 100%; }
+img { max-width: 100%; height: auto; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; margin-right: 0.5em; border-radius: 2px; }
 ul.notes { color: #a33; } p.hint { color: #666; max-width: 46em; }
+dl { color: #666; font-size: 0.87em; display: grid; grid-template-columns: max-content auto; gap: 0 1em; }
+dt { font-weight: 600; } dd { margin: 0; }
+pre { overflow-x: auto; font-size: 0.8em; background: #f6f6f6; padding: 0.7em; }
+@media (max-width: 700px) {
+  body { margin: 1em auto; padding: 0 0.7em; }
+  .pair img { width: 100%; } th, td { padding: 0.3em 0.45em; }
+  .scroll { overflow-x: auto; } .scroll img { max-width: none; width: 640px; }
+  dl { display: block; } dd { margin-bottom: 0.4em; }
+}
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m loci.report", description="Writes one HTML page about runs.")
+    """The command `loci-report` and `python -m loci.report`: returns the exit status."""
+    parser = argparse.ArgumentParser(prog="loci-report", description="Writes one HTML page about runs.")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN_OR_OUT", help="a run, or a folder of ARM/seed-N/ runs"
     )
@@ -51,19 +66,29 @@ def main(arguments: list[str] | None = None) -> int:
         if not any(run.train or run.evaluations for run in runs):
             raise ReportError(f"report: RUN must have logged a step, got {len(runs)} run(s) without any")
     except (ReportError, OSError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_INPUT
+        return complain(f"report: cannot read: {error}" if isinstance(error, OSError) else str(error), EXIT_INPUT)
     try:
         write_page(out, page(experiments, runs))
         if options.tensorboard:
             from loci.tensorboard import write_events
 
             write_events(runs, options.tensorboard)
+        if out != Path("/dev/stdout"):
+            print(f"report: {printable(out)}", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would complain once more when it flushes at its end
     except OSError as error:
-        print(f"report: cannot write: {error}", file=sys.stderr)
-        return EXIT_RESOURCES
-    print(f"report: {out}")
+        return complain(f"report: cannot write {printable(out)}: {error.strerror or error}", EXIT_RESOURCES)
     return 0
+
+
+def complain(message: str, status: int) -> int:
+    """One line on standard error, whatever the names in it are."""
+    line = " ".join(printable(message).split())
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(f"{line}\n".encode()) if hasattr(sys.stderr, "buffer") else print(line, file=sys.stderr)
+        sys.stderr.flush()
+    return status
 
 
 def all_runs(experiments: list[Experiment]) -> list[Run]:
@@ -71,86 +96,139 @@ def all_runs(experiments: list[Experiment]) -> list[Run]:
     runs = [run for experiment in experiments for run in experiment.runs]
     if len({(run.arm, run.seed) for run in runs}) < len(runs):
         for experiment in experiments:
+            prefix = f"{printable(experiment.path)}: "
             for run in experiment.runs:
-                run.arm = f"{experiment.path}: {run.arm}"
-            experiment.summary = [row | {"arm": f"{experiment.path}: {row.get('arm')}"} for row in experiment.summary]
+                run.arm = prefix + run.arm
+            for row in experiment.summary["runs"]:
+                row["arm"] = f"{prefix}{row.get('arm')}"
+                if row.get("as_long_as"):
+                    row["as_long_as"] = f"{prefix}{row['as_long_as']}"
     return runs
 
 
 def write_page(out: Path, text: str) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, out)
+    """Writes a file whole or not at all; a device or a pipe is written into, a link keeps pointing where it does."""
+    data = text.encode("utf-8", "replace")
+    target = Path(os.path.realpath(out))
+    special = out.exists() and not stat.S_ISREG(out.stat().st_mode)
+    if special or str(out).startswith(("/dev/", "/proc/")):
+        with open(out, "wb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name[:200]}.tmp-{os.getpid()}")
+    try:
+        part.write_bytes(data)
+        os.replace(part, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def page(experiments: list[Experiment], runs: list[Run]) -> str:
-    names = ", ".join(experiment.path.resolve().name for experiment in experiments)
+    names = ", ".join(printable(experiment.path.resolve().name) for experiment in experiments)
+    machines = [ram_sections(run) for run in runs if ram.is_ram(run)]  # first, for they may add notes
     sections = [
-        section(
-            "Comparison",
-            comparison_table([row for experiment in experiments for row in rows_of(experiment)], runs),
-            "Means over the seeds; beneath a loss its lowest and highest seed. Loss in nats per token; differences are "
-            "paired by seed.",
-        ),
+        *(comparison_section(group, runs) for group in by_task(experiments)),
         notes(runs),
-        *(ram_sections(run) for run in runs if ram.is_ram(run)),
-        section("Loss", pair((figures.loss_figure(runs, x), f"loss by {x}") for x in ("tokens", "seconds"))),
+        *machines,
+        curve_sections(runs),
         section(
             "Use of the memories",
             pair((figures.memory_figure(runs, key), f"{key} over training") for key in ("usage", "kl")),
-            "Usage is the share of a table's rows that the tokens read; the KL divergence says how far the "
-            "weights on the rows are from even (0: every row carries the same, ln(rows): one row carries all).",
+            "Usage is the share of a table's rows that are read; the KL divergence says how far the weights on the "
+            "rows are from even (0: every row carries the same, ln(rows): one row carries all).",
         ),
         section(
             "Rows read in training",
             slots(runs),
             "In the steps logged last before the newest checkpoint, of the first seed.",
         ),
+        section("How it was made", provenance.facts(runs)),
     ]
+    arms = figures.arms_of(runs)
     return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Loci: {html.escape(names)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Loci: {html.escape(names)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>\n'
         f'<h1>Loci report</h1><p class="from">{html.escape(names)}: '
-        f"{len(figures.arms_of(runs))} arms, {len(runs)} runs</p>\n"
+        f"{plural(len(arms), 'arm')}, {plural(len(runs), 'run')}</p>\n"
         + "\n".join(part for part in sections if part)
-        + "</html>\n"
+        + "</body></html>\n"
     )
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def by_task(experiments: list[Experiment]) -> list[list[Experiment]]:
+    """Experiments whose arms can stand in one table: of the same units and the same first measure."""
+    groups: dict[tuple[str, str], list[Experiment]] = {}
+    for experiment in experiments:
+        first = experiment.measures[0].name if experiment.measures else ""
+        groups.setdefault((experiment.unit, first), []).append(experiment)
+    return list(groups.values())
+
+
+def comparison_section(experiments: list[Experiment], runs: list[Run]) -> str:
+    measures = list({measure.name: measure for e in experiments for measure in e.measures}.values())
+    rows = [row for experiment in experiments for row in experiment.rows]
+    verdicts = [e.summary["verdict"] for e in experiments if isinstance(e.summary.get("verdict"), str)]
+    verdict = "".join(f'<p class="verdict">{html.escape(text)}</p>' for text in verdicts if text.strip())
+    return section(
+        "Comparison",
+        verdict + comparison(rows, measures, experiments[0].unit, runs),
+        "Means over the seeds; beneath a mean the lowest and the highest seed. Differences are paired by seed.",
+    )
+
+
+def curve_sections(runs: list[Run]) -> str:
+    """The loss, then every other measure that was evaluated more than once. What memories show has its own section."""
+    parts = [
+        section(
+            "Loss",
+            pair((figures.loss_figure(runs, x), f"loss by {x}") for x in ("units", "seconds")),
+            figures.seeds_hint(runs),
+        )
+    ]
+    shown = {"loss"} | ({"usage", "kl"} if figures.memory_layers(runs) else set())
+    measures = {measure.name: measure for run in runs for measure in run.measures if measure.name not in shown}
+    pictures = [(figures.measure_figure(runs, m), f"{m.title} over training") for m in measures.values()]
+    parts.append(section("Measures over training", pair(pictures), figures.seeds_hint(runs)))
+    return "\n".join(part for part in parts if part)
 
 
 def ram_sections(run: Run) -> str:
     """Levels and errors by seed, errors by length, and the program of one run of machines."""
-    name = html.escape(f"{run.arm}, seed {run.seed}" if run.seed else run.arm)
+    name = html.escape(run.title)
     training, lengths = ram.training_figure(run), ram.length_figure(run)
     program, text = ram.newest_program(run)
     circuits = ram.circuit_figure(program) if program else None
     listing = f"<pre>{html.escape(text)}</pre>" if text else ""
     return "\n".join(
         (
+            section(f"Machines of {name}: what they learned", ram.solved_table(run)),
             section(
                 f"Machines of {name}: learning",
-                image(training, "svg+xml", "level and error by seed") if training else "",
+                scrolling(training, "level and error by seed"),
                 "A line a seed. A level is a length of the task; it rises when the error has become small.",
             ),
             section(
                 f"Machines of {name}: error by length",
-                image(lengths, "svg+xml", "error by length") if lengths else "",
+                scrolling(lengths, "error by length"),
                 "A line a seed, at the last evaluation.",
             ),
             section(
                 f"Machines of {name}: the program",
-                (image(circuits, "svg+xml", "circuits") if circuits else "") + listing,
+                scrolling(circuits, "circuits") + listing,
                 "Of the best finished seed, after pruning: what runs for which registers that are zero. Blue and "
                 "green: first and second operand; orange: new registers.",
             ),
         )
     )
-
-
-def rows_of(experiment: Experiment) -> list[Record]:
-    """summary.json, and for runs that it does not have (yet) their last evaluation."""
-    known = {(str(row.get("arm")), str(row.get("seed"))) for row in experiment.summary}
-    return experiment.summary + [summary_of(run) for run in experiment.runs if (run.arm, run.seed) not in known]
 
 
 def section(title: str, body: str, hint: str = "") -> str:
@@ -160,6 +238,11 @@ def section(title: str, body: str, hint: str = "") -> str:
 def pair(pictures: Iterable[tuple[bytes | None, str]]) -> str:
     images = [image(data, "svg+xml", alt) for data, alt in pictures if data]
     return f'<div class="pair">{"".join(images)}</div>' if images else ""
+
+
+def scrolling(data: bytes | None, alt: str) -> str:
+    """A picture that is too wide for a phone keeps a size at which it can be read."""
+    return f'<div class="scroll">{image(data, "svg+xml", alt)}</div>' if data else ""
 
 
 def image(data: bytes, kind: str, alt: str) -> str:
@@ -174,16 +257,13 @@ def slots(runs: list[Run]) -> str:
             if (run.arm, layer) not in seen:
                 seen.add((run.arm, layer))
                 title = f"{run.arm}, {figures.layer_title(layer)}" + (f", seed {run.seed}" if run.seed else "")
-                parts.append(f"<h3>{html.escape(title)}</h3>{image(figures.slots_figure(counts), 'png', title)}")
+                picture = f'<div class="scroll">{image(figures.slots_figure(counts), "png", title)}</div>'
+                parts.append(f"<h3>{html.escape(title)}</h3>{picture}")
     return "\n".join(parts)
 
 
 def notes(runs: list[Run]) -> str:
-    lines = [
-        f"{run.arm} {('seed ' + run.seed) if run.seed else ''}".strip() + f": {note}"
-        for run in runs
-        for note in run.notes
-    ]
+    lines = [f"{run.title}: {note}" for run in runs for note in run.notes]
     return '<ul class="notes">' + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,21 @@ class ReportError(Exception):
     """Bad input: its text is the one line a user sees."""
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A column of the comparison, as the task declares it."""
+
+    name: str
+    digits: int = 3
+    lower_is_better: bool = True
+    unit: str = ""
+    meaning: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.name.replace("_", " ")
+
+
 @dataclass
 class Run:
     """One training run: its records by kind, the row read counts of its newest checkpoint, and what is wrong."""
@@ -37,7 +53,21 @@ class Run:
     evaluations: list[Record] = field(default_factory=list)
     end: Record | None = None
     reads: dict[str, Counts] = field(default_factory=dict)
+    config: str = ""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm}, seed {self.seed}" if self.seed else self.arm
+
+    @property
+    def unit(self) -> str:
+        unit = self.start.get("unit")
+        return unit if isinstance(unit, str) and unit else "units"
+
+    @property
+    def measures(self) -> list[Measure]:
+        return measures_of(self.start.get("measures"))
 
 
 @dataclass
@@ -46,17 +76,70 @@ class Experiment:
 
     path: Path
     runs: list[Run]
-    summary: list[Record]
+    summary: Record
+
+    @property
+    def rows(self) -> list[Record]:
+        """The runs of summary.json, and for runs that it does not have (yet) their last evaluation."""
+        known = {(str(row.get("arm")), str(row.get("seed"))) for row in self.summary["runs"]}
+        return self.summary["runs"] + [row_of(run) for run in self.runs if (run.arm, run.seed) not in known]
+
+    @property
+    def measures(self) -> list[Measure]:
+        listed = [measures_of(self.summary.get("measures"))] + [run.measures for run in self.runs]
+        return list({measure.name: measure for group in reversed(listed) for measure in group}.values())
+
+    @property
+    def unit(self) -> str:
+        return next((run.unit for run in self.runs if run.start), "units")
 
 
 def number(value: Any) -> float:
     """A JSON value as a number; NaN for what is none."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def value_of(record: Record, name: str) -> float:
+    """A measure of an evaluation, or of a row of the summary."""
+    values = record.get("measures")
+    return number(values.get(name)) if isinstance(values, dict) else math.nan
+
+
+def details_of(record: Record) -> Record:
+    details = record.get("details")
+    return details if isinstance(details, dict) else {}
+
+
+def measures_of(listed: Any) -> list[Measure]:
+    """The declared measures; what is none is left out."""
+    measures = []
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            digits = number(entry.get("digits"))
+            measures.append(
+                Measure(
+                    entry["name"],
+                    int(min(max(digits, 0), 17)) if math.isfinite(digits) else 3,
+                    entry.get("lower_is_better") is not False,
+                    str(entry.get("unit", "")),
+                    str(entry.get("meaning", "")),
+                )
+            )
+    return measures
 
 
 def series(records: Iterable[Record], x: str, y: str) -> Series:
-    """The finite points of two keys, in order of x."""
-    points = np.array([(number(r.get(x)), number(r.get(y))) for r in records], dtype=np.float64).reshape(-1, 2)
+    """The finite points of two keys, in order of x; y may also be a measure."""
+    return finite_points((number(r.get(x)), number(r.get(y)) if y in r else value_of(r, y)) for r in records)
+
+
+def finite_points(pairs: Iterable[tuple[float, float]]) -> Series:
+    points = np.array(list(pairs), dtype=np.float64).reshape(-1, 2)
     points = points[np.isfinite(points).all(axis=1)]
     points = points[np.argsort(points[:, 0], kind="stable")]
     return points[:, 0], points[:, 1]
@@ -74,7 +157,7 @@ def memory_series(run: Run, layer: str, x: str, y: str) -> Series:
 
 
 def memories(evaluation: Record) -> list[Record]:
-    listed = evaluation.get("memories")
+    listed = details_of(evaluation).get("memories")
     return [memory for memory in listed if isinstance(memory, dict)] if isinstance(listed, list) else []
 
 
@@ -84,31 +167,46 @@ def memory_layers(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def printable(path: Path | str) -> str:
+    """A path as text: bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def read_experiment(path: Path) -> Experiment:
+    shown = printable(path)
     if not path.is_dir():
         raise ReportError(
-            f"report: RUN must be a folder, got {path}" + (" (a file)" if path.exists() else " (missing)")
+            f"report: RUN must be a folder, got {shown}" + (" (a file)" if path.exists() else " (missing)")
         )
     logs = [path / "metrics.jsonl"]
     if not logs[0].is_file():
         logs = sorted(path.glob("*/metrics.jsonl")) + sorted(path.glob("*/seed-*/metrics.jsonl"))
     if not logs:
-        raise ReportError(f"report: RUN must hold metrics.jsonl or ARM/seed-N/metrics.jsonl, got {path} with neither")
+        raise ReportError(f"report: RUN must hold metrics.jsonl or ARM/seed-N/metrics.jsonl, got {shown} with neither")
     runs = [read_run(log.parent) for log in logs]
     summary = read_summary(path / "summary.json")
-    order = list(dict.fromkeys(str(row.get("arm")) for row in summary))
+    order = list(dict.fromkeys(str(row.get("arm")) for row in summary["runs"]))
     runs.sort(key=lambda run: order.index(run.arm) if run.arm in order else len(order))
     return Experiment(path, runs, summary)
 
 
+def parse(text: str) -> Any:
+    """JSON, or ValueError; nesting that is too deep is no JSON of ours."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_run(path: Path) -> Run:
     real = path.resolve()
-    seed = re.fullmatch(r"seed-(\w+)", real.name)
-    run = Run(arm=real.parent.name if seed else real.name, seed=seed.group(1) if seed else "", path=path)
+    name, parent = printable(real.name), printable(real.parent.name)
+    seed = re.fullmatch(r"seed-(\w+)", name)
+    run = Run(arm=parent if seed else name, seed=seed.group(1) if seed else "", path=path)
     broken = 0
     for line in (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse(line)
         except ValueError:
             record = None
         if not isinstance(record, dict):
@@ -123,6 +221,15 @@ def read_run(path: Path) -> Run:
                 run.evaluations.append(record)
             case "end":
                 run.end = record
+    config = path / "config.toml"
+    if config.is_file():
+        run.config = config.read_text(encoding="utf-8", errors="replace")
+    note_what_is_wrong(run, broken)
+    run.reads = read_counts(run)
+    return run
+
+
+def note_what_is_wrong(run: Run, broken: int) -> None:
     if broken:
         run.notes.append(f"{broken} line{'s' * (broken > 1)} of metrics.jsonl could not be read")
     if not run.train and not run.evaluations:
@@ -131,63 +238,75 @@ def read_run(path: Path) -> Run:
         run.notes.append("no evaluation was logged")
     if run.end is None:
         run.notes.append("the run has not ended")
-    bad = [record for record in run.train + run.evaluations if not math.isfinite(number(record.get("loss")))]
+    bad = [record for record in run.train if not math.isfinite(number(record.get("loss")))]
     if bad:
         run.notes.append(f"the loss went bad at step {bad[0].get('step', '?')}")
-    run.reads = read_counts(run)
-    return run
+
+
+def newest_steps(run: Run) -> list[Path]:
+    """The step-N folders, newest first. N is of plain digits: "²" is a digit to Python, but no number."""
+    steps = [(int(p.name[5:]), p) for p in run.path.glob("step-*") if re.fullmatch(r"[0-9]{1,18}", p.name[5:])]
+    return [folder for _, folder in sorted(steps, reverse=True)]
 
 
 def read_counts(run: Run) -> dict[str, Counts]:
     """The row read counts of the newest checkpoint that has them, by layer."""
-    steps = [(int(p.name[5:]), p) for p in run.path.glob("step-*") if p.name[5:].isdigit()]
-    for _, folder in sorted(steps, reverse=True):
-        file = folder / "usage.safetensors"
-        if file.is_file():
-            return load_reads(file, run.notes)
+    for folder in newest_steps(run):
+        if any(folder.glob("counters.*.safetensors")):
+            return load_reads(folder, run.notes)
     return {}
 
 
-def load_reads(file: Path, notes: list[str]) -> dict[str, Counts]:
+def load_reads(folder: Path, notes: list[str]) -> dict[str, Counts]:
+    """Reads in the last window, [N] by layer: the base of each table's counters with its deltas applied."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
+    reads: dict[str, Counts] = {}
+    file = folder / "task.safetensors"
     try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        notes.append(f"{file.parent.name}/{file.name} could not be read: {error}")
+        counted_from = int(_tensors(file, "counted_from")["counted_from"][0])
+        for file in sorted(folder.glob("counters.*.safetensors")):
+            table = file.name.removeprefix("counters.").removesuffix(".safetensors")
+            counters = _tensors(file, "usage.")  # [N, 3] int32 each, loci/table/usage.h
+            deltas = {int(p.name.split("-")[-1].split(".")[0]): p for p in folder.glob(f"table.{table}.delta-*")}
+            for _, file in sorted(deltas.items()):
+                row = _tensors(file, "row")["row"]
+                for name, changed in _tensors(file, "usage.").items():
+                    counters[name][row] = changed
+            for name, values in counters.items():
+                counts = np.where(values[:, 2] > counted_from, values[:, 0] & 0x7FFFFFFF, 0)
+                reads[name.removeprefix("usage.")] = counts.astype(np.int64)
+    except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
+        notes.append(f"{folder.name}/{file.name} could not be read: {error}")
         return {}
-    return {
-        name.removesuffix(".reads"): counts.astype(np.int64).ravel()
-        for name, counts in sorted(tensors.items())
-        if name.endswith(".reads") and counts.size > 0
-    }
+    return dict(sorted(reads.items()))
 
 
-def read_summary(file: Path) -> list[Record]:
-    """The rows of summary.json; none when it is missing, since an experiment that still runs has none."""
+def _tensors(file: Path, prefix: str) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith(prefix)}
+
+
+def read_summary(file: Path) -> Record:
+    """summary.json; without runs when it is missing, since an experiment that still runs has none."""
     if not file.is_file():
-        return []
+        return {"runs": []}
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        summary = parse(file.read_text(encoding="utf-8", errors="replace"))
     except ValueError as error:
-        raise ReportError(f"report: {file} must be JSON, got {error}") from error
+        raise ReportError(f"report: {printable(file)} must be JSON, got {error}") from error
+    rows = summary.get("runs") if isinstance(summary, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ReportError(f"report: {file} must be a list of objects, got another value")
-    return rows
+        raise ReportError(f"report: {printable(file)} must be an object with a list of runs, got another value")
+    return summary
 
 
-def summary_of(run: Run) -> Record:
+def row_of(run: Run) -> Record:
     """A row like those of summary.json, from the last evaluation of a run."""
     last = run.evaluations[-1] if run.evaluations else {}
-    layers = memories(last)
-    row = {"arm": run.arm, "seed": run.seed, "train_tokens": last.get("tokens"), "seconds": last.get("seconds")}
+    row = {"arm": run.arm, "seed": run.seed, "units": last.get("units"), "seconds": last.get("seconds")}
     row |= {key: run.start.get(key) for key in ("parameters_dense", "parameters_table")}
-    row |= {key: last.get(key) for key in ("loss", "bits_per_byte")}
-    row |= {key: _mean([number(layer.get(key)) for layer in layers]) for key in ("usage", "kl")}
+    row["measures"] = last.get("measures")
     return row
-
-
-def _mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

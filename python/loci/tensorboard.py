@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from loci.runs import Run, memories, number
+from loci.runs import Run, memories, number, value_of
 
 
 def write_events(runs: list[Run], folder: Path) -> None:
@@ -20,11 +20,12 @@ def write_events(runs: list[Run], folder: Path) -> None:
                     writer.add_scalar(f"{tag}/{key}", value, int(step))
 
             for record in run.train:
-                for key in ("loss", "learning_rate", "tokens_per_second", "memory_bytes"):
+                for key in ("loss", "learning_rate", "units_per_second", "memory_bytes"):
                     add("train", record, key)
             for evaluation in run.evaluations:
-                for key in ("loss", "bits_per_byte"):
-                    add("validation", evaluation, key)
+                for measure in run.measures:
+                    value = {measure.name: value_of(evaluation, measure.name), "step": evaluation.get("step")}
+                    add("validation", value, measure.name)
                 for memory in memories(evaluation):
                     for key in ("usage", "usage_at_1", "kl", "gini", "collision", "never_touched"):
                         add(f"memory {memory.get('layer')}", memory | {"step": evaluation.get("step")}, key)

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-ARMS = {"base": 4.6, "deep": 4.5, "memory": 4.4, "memory-calibrated": 4.3}
+MEASURES = [
+    {"name": "loss", "digits": 3, "lower_is_better": True, "unit": "nats", "meaning": "nats per token"},
+    {"name": "bits_per_byte", "digits": 3, "lower_is_better": True, "unit": "bits", "meaning": "bits per byte"},
+    {"name": "usage", "digits": 0, "lower_is_better": False, "unit": "%", "meaning": "share of rows read"},
+    {"name": "kl", "digits": 2, "lower_is_better": True, "unit": "nats", "meaning": "how unevenly"},
+]
+ARMS = {"base": 4.6, "deep": 4.5, "memory": 4.4, "memory-calibrated": 4.3, "base-equal-time": 4.4}
 
 
 def records(arm: str, seed: int, steps: int = 200, evaluations: int = 10) -> list[dict[str, Any]]:
@@ -23,22 +29,27 @@ def records(arm: str, seed: int, steps: int = 200, evaluations: int = 10) -> lis
         return final + 5 * math.exp(-step / 12) + 1.2 * math.exp(-step / 70)
 
     def at(step: int) -> dict[str, Any]:
-        return {"step": step, "tokens": 5000 * step, "seconds": pace * step}
+        return {"step": step, "units": 5000 * step, "seconds": pace * step}
 
     start = {"parameters_dense": 1_450_000, "parameters_table": table, "threads": 2, "level": "avx2", "seed": seed}
+    start |= {"task": "language_model", "unit": "tokens", "measures": MEASURES if table else MEASURES[:2]}
+    start |= {"time": "2026-11-29T08:20:00Z", "cpu": "Made-up CPU", "precision": "float32", "loci": "0.1.0"}
+    start |= {"torch": "2.13.0", "data": {"training bytes": 4_000_000, "training files": 120}}
     rows: list[dict[str, Any]] = [{"kind": "start"} | start]
     for step in range(1, steps + 1):
         value = loss(step) + 0.08 * noise.standard_normal()
-        measures = {"loss": value, "learning_rate": 1e-3, "tokens_per_second": 5000 / pace, "memory_bytes": 5 * 10**8}
+        measures = {"loss": value, "learning_rate": 1e-3, "units_per_second": 5000 / pace, "memory_bytes": 5 * 10**8}
         if table:
             measures |= {"usage": 0.5 - 0.4 * math.exp(-step / 40), "kl": 1.7 + 4 * math.exp(-step / 40)}
         rows.append({"kind": "train"} | at(step) | measures)
         if step % (steps // evaluations) == 0:
-            evaluation = {"kind": "evaluation"} | at(step) | {"loss": loss(step), "bits_per_byte": loss(step) / 3.1}
+            values = {"loss": loss(step), "bits_per_byte": loss(step) / 3.1}
+            evaluation = {"kind": "evaluation"} | at(step) | {"measures": values, "details": {}}
             if table:
                 usage = (0.9 if "calibrated" in arm else 0.3) * (1 - math.exp(-step / 60))
                 kl = 1.5 + 5 * math.exp(-step / 50)
-                evaluation["memories"] = [{"layer": 1, "usage": usage, "usage_at_1": usage / 2, "kl": kl}]
+                values |= {"usage": usage, "kl": kl}
+                evaluation["details"] = {"memories": [{"layer": 1, "usage": usage, "usage_at_1": usage / 2, "kl": kl}]}
             rows.append(evaluation)
     rows.append({"kind": "end"} | at(steps))
     return rows
@@ -46,12 +57,26 @@ def records(arm: str, seed: int, steps: int = 200, evaluations: int = 10) -> lis
 
 def write_run(folder: Path, rows: list[dict[str, Any]], reads: np.ndarray | None = None) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text("seed = 1\n")
+    (folder / "config.toml").write_text(f"seed = 1\n[model]\nwidth = 128\nlayers = {len(folder.parent.name)}\n")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if reads is not None:
         (folder / "step-200").mkdir()
-        save_file({"1.reads": reads.astype(np.int64)}, folder / "step-200/usage.safetensors")
+        write_reads(folder / "step-200", reads)
     return folder
+
+
+def write_reads(folder: Path, reads: np.ndarray) -> None:
+    """Counters of layer 1 as the trainer writes them: a base, whose even rows a delta replaces."""
+    counters = np.zeros((reads.size, 3), np.int32)
+    counters[:, 0] = reads
+    counters[:, 2] = 190
+    changed = np.arange(0, reads.size, 2)
+    base = counters.copy()
+    base[changed] = (5, 0, 100)
+    table = "layers.1.memory.values"
+    save_file({"usage.1": base}, folder / f"counters.{table}.safetensors")
+    save_file({"row": changed, "usage.1": counters[changed]}, folder / f"table.{table}.delta-200.safetensors")
+    save_file({"counted_from": np.array([150])}, folder / "task.safetensors")
 
 
 def row_reads(rows: int = 16384, spread: float = 1.5, seed: int = 1) -> np.ndarray:
@@ -63,7 +88,7 @@ def row_reads(rows: int = 16384, spread: float = 1.5, seed: int = 1) -> np.ndarr
 
 
 def write_experiment(folder: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
-    summary = []
+    runs = []
     for arm in ARMS:
         for seed in seeds:
             rows = records(arm, seed)
@@ -71,12 +96,14 @@ def write_experiment(folder: Path, seeds: tuple[int, ...] = (1, 2)) -> Path:
             spread = 0.6 if "calibrated" in arm else 1.8
             write_run(folder / arm / f"seed-{seed}", rows, row_reads(spread=spread) if has_memory else None)
             last = [row for row in rows if row["kind"] == "evaluation"][-1]
-            memory = last.get("memories", [{}])[0]
-            summary.append(
-                {"arm": arm, "seed": seed, "train_tokens": last["tokens"], "seconds": last["seconds"]}
+            runs.append(
+                {"arm": arm, "seed": seed, "units": last["units"], "seconds": last["seconds"], "as_long_as": None}
                 | {key: rows[0][key] for key in ("parameters_dense", "parameters_table")}
-                | {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "tokens_per_second_inference": 31000.0}
-                | {"usage": memory.get("usage"), "kl": memory.get("kl")}
+                | {"measures": last["measures"], "units_per_second_inference": 31000.0}
             )
+    for row in runs:
+        row["as_long_as"] = "memory-calibrated" if row["arm"] == "base-equal-time" else None
+    summary = {"task": "language_model", "unit": "tokens", "measures": MEASURES, "runs": runs}
+    summary["verdict"] = "At the same training time, memory-calibrated is 0.1 nats better.\n"
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder

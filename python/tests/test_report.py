@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 import synthetic
 from loci.report import main
+
+from loci import figures
 
 PYTHON = Path(__file__).resolve().parent.parent
 
@@ -28,10 +32,16 @@ def test_an_experiment_becomes_one_page_that_needs_nothing_else(tmp_path: Path) 
     result = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, f"report: {out / 'report.html'}\n")
     page = (out / "report.html").read_text()
-    assert re.findall(r"</span>([\w-]+)</td><td>2</td>", page) == list(synthetic.ARMS)
+    arms = list(synthetic.ARMS)
+    assert re.findall(r"</span>([\w-]+)</td><td>2</td>", page) == [*arms[:4], "memory-calibrated", "base-equal-time"]
+    assert "At equal training tokens" in page
+    assert "At equal training time: base-equal-time trained for as long as memory-calibrated" in page
+    assert "At the same training time, memory-calibrated is 0.1 nats better." in page
+    for fact in ("Made-up CPU", "2026-11-29T08:20:00Z", "torch 2.13.0", "training bytes 4,000,000", "model.layers"):
+        assert fact in page
     pictures = images(page)
-    assert [data.startswith(b"\x89PNG") for data in pictures] == [False] * 4 + [True] * 2
-    assert all(b"<svg" in data for data in pictures[:4])
+    assert [data.startswith(b"\x89PNG") for data in pictures] == [False] * 5 + [True] * 2
+    assert all(b"<svg" in data for data in pictures[:5])
     assert not re.search(r"<script|https?://|src=\"(?!data:)", page)
 
 
@@ -42,12 +52,36 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+def test_out_is_written_into_where_it_is_no_plain_file(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1, steps=20, evaluations=2))
+    command = [sys.executable, "-m", "loci.report", str(run), "--out"]
+    piped = subprocess.run([*command, "/dev/stdout"], cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert piped.returncode == 0 and "</html>" in piped.stdout, piped.stderr
+    assert main([str(run), "--out", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to("page.html")
+    for _ in range(2):
+        assert main([str(run), "--out", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and "</html>" in (tmp_path / "page.html").read_text()
+    (tmp_path / "loop").symlink_to("loop")
+    assert main([str(run), "--out", str(tmp_path / "loop")]) == 4
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1, steps=20, evaluations=2))
+    full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from loci.report import main"
+    command = [sys.executable, "-c", f"{full}; sys.exit(main(sys.argv[1:]))", str(run), "--out", str(tmp_path / "p")]
+    result = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert (result.returncode, len(result.stderr.splitlines())) == (4, 1), result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     rows = [("base", 1, 4.0), ("base", 2, 5.0), ("memory", 2, 4.5), ("memory", 3, 1.0)]
     for arm, seed, _ in rows:
         synthetic.write_run(tmp_path / arm / f"seed-{seed}", synthetic.records(arm, seed, steps=20, evaluations=2))
-    summary = [{"arm": arm, "seed": seed, "loss": loss} for arm, seed, loss in rows]
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    summary = [{"arm": arm, "seed": seed, "measures": {"loss": loss}} for arm, seed, loss in rows]
+    (tmp_path / "summary.json").write_text(json.dumps({"measures": synthetic.MEASURES, "runs": summary}))
     assert main([str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "4.500<small>4.000 to 5.000</small>" in page
@@ -75,9 +109,44 @@ def test_runs_evaluated_only_at_their_end_show_their_training(tmp_path: Path) ->
     for seed in (1, 2):
         synthetic.write_run(tmp_path / f"memory/seed-{seed}", synthetic.records("memory", seed, evaluations=1))
     assert main([str(tmp_path)]) == 0
-    loss, _, usage, kl = images((tmp_path / "report.html").read_text())
+    loss, _, usage, kl, *_ = images((tmp_path / "report.html").read_text())
     assert b"diamonds: validation" in loss
     assert min(len(usage), len(kl)) > 10_000  # curves, not a point
+
+
+def test_every_seed_has_a_line(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        synthetic.write_run(tmp_path / f"base/seed-{seed}", synthetic.records("base", seed))
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    loss = images(page)[0].decode()
+    colour = figures.COLOURS[0].lower()
+    lines = re.findall(rf'<path d="[^"]*" clip-path="[^"]*" style="fill: none; stroke: {colour}', loss)
+    assert len(lines) == 3 + 3 + 1  # training, validation, and the mean
+    assert "(3 seeds)" in loss and figures.SEEDS_HINT in page
+
+
+def test_a_log_nested_too_deeply_is_a_line_that_cannot_be_read(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1))
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write("[" * 200_000 + "\n")
+    assert main([str(run)]) == 0
+    assert "1 line of metrics.jsonl could not be read" in (run / "report.html").read_text()
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"run-\xff")
+    run = synthetic.write_run(tmp_path / name, synthetic.records("base", 1))
+    out = os.fsdecode(b"page-\xfe.html")
+    command = [sys.executable, "-m", "loci.report", str(run), "--out", str(tmp_path / out)]
+    result = subprocess.run(command, cwd=PYTHON, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert "page-\ufffd.html" in result.stdout.decode()
+    assert "run-\ufffd" in (tmp_path / out).read_text()
+    missing = subprocess.run(
+        [*command[:3], str(tmp_path / name) + "-none"], cwd=PYTHON, capture_output=True, check=False
+    )
+    assert missing.returncode == 3 and "run-\ufffd-none" in missing.stderr.decode()
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -92,19 +161,20 @@ def test_a_killed_run_is_shown_with_what_it_has(tmp_path: Path) -> None:
     log = run / "metrics.jsonl"
     log.write_bytes(log.read_bytes()[:-30] + b"\xff\xfe")
     (run / "step-200").mkdir()
-    (run / "step-200/usage.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    (run / "step-200/task.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    (run / "step-200/counters.m.safetensors").touch()
     (run / "step-oops").mkdir()
     assert main([str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "1 line of metrics.jsonl could not be read" in page
-    assert "step-200/usage.safetensors could not be read" in page
+    assert "step-200/task.safetensors could not be read" in page
     assert "the run has not ended" in page
 
 
 def test_numbers_that_went_bad_are_named_not_drawn(tmp_path: Path) -> None:
     rows = synthetic.records("memory", 1)
     for row in rows[150:]:
-        row |= {"loss": float("nan"), "memories": [{"layer": 1, "usage": None, "kl": float("inf")}]}
+        row |= {"loss": float("nan"), "details": {"memories": [{"layer": 1, "usage": None, "kl": float("inf")}]}}
     run = synthetic.write_run(tmp_path / "run", rows)
     assert main([str(run)]) == 0
     assert re.search(r"the loss went bad at step \d+", (run / "report.html").read_text())
@@ -113,21 +183,25 @@ def test_numbers_that_went_bad_are_named_not_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        [{"kind": "train", "step": 1, "tokens": 10, "seconds": 1.0, "loss": 5.0}],
+        [{"kind": "train", "step": 1, "units": 10, "seconds": 1.0, "loss": 5.0}],
         [{"kind": "train"}, {"kind": "evaluation"}, {"kind": "start"}, {"kind": "strange"}, {}],
-        [{"kind": "evaluation", "step": "x", "tokens": [], "loss": True, "memories": "none"}],
+        [
+            {"kind": "start", "measures": [3, {"name": 5}, {"name": "x", "digits": 1e300}], "data": [], "cpu": {}},
+            {"kind": "evaluation", "step": "x", "units": [], "measures": True, "details": {"memories": "none"}},
+        ],
         [
             {
                 "kind": "evaluation",
-                "tokens": 5,
+                "units": 5,
                 "seconds": 0,
-                "loss": 4.0,
-                "memories": [3, {}, {"layer": 2, "kl": 1e308}],
+                "measures": {"loss": 4.0},
+                "details": {"memories": [3, {}, {"layer": 2, "kl": 1e308}], "seeds": [1, {}], "solved": {"of": "x"}},
             }
         ],
-        [{"kind": "train", "step": s, "tokens": s, "seconds": s, "loss": 10.0**s} for s in range(300)],
+        [{"kind": "train", "step": s, "units": s, "seconds": s, "loss": 10.0**s} for s in range(300)],
+        [{"kind": "train", "step": 10**400, "units": 1, "loss": 1.0}],
     ],
-    ids=["one step", "no keys", "wrong types", "one evaluation", "huge numbers"],
+    ids=["one step", "no keys", "wrong types", "one evaluation", "huge numbers", "a huge integer"],
 )
 def test_strange_records_do_not_stop_it(tmp_path: Path, rows: list[dict]) -> None:
     run = synthetic.write_run(tmp_path / "run", rows)
@@ -149,10 +223,20 @@ def test_any_number_of_rows_has_a_picture(tmp_path: Path, counts: list[int]) -> 
         (lambda folder: (folder / "metrics.jsonl").write_bytes(b"\0\xff" * 50), "RUN must have logged a step"),
         (lambda folder: folder.rmdir(), "RUN must be a folder"),
         (lambda folder: (folder.rmdir(), folder.write_text("x")), "RUN must be a folder"),
-        (lambda folder: write_with_summary(folder, "[1, 2]"), "summary.json must be a list of objects"),
-        (lambda folder: write_with_summary(folder, '[{"arm"'), "summary.json must be JSON"),
+        (lambda folder: write_with_summary(folder, "[1, 2]"), "summary.json must be an object with a list"),
+        (lambda folder: write_with_summary(folder, '{"runs"'), "summary.json must be JSON"),
+        (lambda folder: write_with_summary(folder, "[" * 200_000), "summary.json must be JSON"),
     ],
-    ids=["empty folder", "empty log", "binary log", "missing", "a file", "foreign summary", "half a summary"],
+    ids=[
+        "empty folder",
+        "empty log",
+        "binary log",
+        "missing",
+        "a file",
+        "foreign summary",
+        "half a summary",
+        "a deep summary",
+    ],
 )
 def test_bad_input_is_one_line_and_exit_3(
     tmp_path: Path, capsys: pytest.CaptureFixture, prepare: Callable[[Path], object], message: str
@@ -175,7 +259,33 @@ def test_a_page_that_cannot_be_written_is_exit_4(tmp_path: Path, capsys: pytest.
     run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1))
     (tmp_path / "file").write_text("")
     assert main([str(run), "--out", str(tmp_path / "file/page.html")]) == 4
-    assert capsys.readouterr().err.startswith("report: cannot write")
+    error = capsys.readouterr().err
+    assert error.startswith("report: cannot write") and len(error.splitlines()) == 1
+
+
+def test_out_may_be_a_link_a_pipe_or_a_device(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1, steps=20, evaluations=2))
+    (tmp_path / "page.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("page.html")
+    assert main([str(run), "--out", str(tmp_path / "link.html")]) == 0
+    assert (tmp_path / "link.html").is_symlink() and "Loci report" in (tmp_path / "page.html").read_text()
+    assert main([str(run), "--out", "/dev/null"]) == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    command = [sys.executable, "-m", "loci.report", str(run), "--out", "/dev/stdout"]
+    piped = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert piped.returncode == 0 and piped.stdout.rstrip().endswith("</html>")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1, steps=20, evaluations=2))
+    assert main([str(run), "--out", "/dev/full"]) == 4
+    error = capsys.readouterr().err
+    assert "No space left" in error and len(error.splitlines()) == 1
+    limited = f"ulimit -f 8; exec {sys.executable} -m loci.report {run} --out {tmp_path}/page.html"
+    result = subprocess.run(["bash", "-c", limited], cwd=PYTHON, capture_output=True, text=True, check=False)
+    assert result.returncode == 4, result.stderr
+    assert result.stderr.startswith("report: cannot write") and len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_tensorboard_reads_what_was_asked_for(tmp_path: Path) -> None:

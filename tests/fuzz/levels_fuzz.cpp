@@ -197,6 +197,8 @@ void update(Bytes& bytes) {
   const auto rule = static_cast<loci::RowRule>(bytes.below(4));
   const bool adam = rule == loci::RowRule::adam || rule == loci::RowRule::adam_row_moment;
   const std::vector<float> start = bytes.many(N * D, &Bytes::tame);
+  const loci::RowSumArguments<float> references{sorted.begin.get(), sorted.source.get(), sorted.coefficient.get(),
+                                                source.data(), D};
   const auto run = [&](CpuLevel level) {
     std::vector<float> table = start, moment1(N * D), moment2(N * D);
     std::vector<int32_t> count(N);
@@ -208,7 +210,7 @@ void update(Bytes& bytes) {
     a.width = D;
     a.row = sorted.row.get();
     a.rows = sorted.rows;
-    a.references = {sorted.begin.get(), sorted.source.get(), sorted.coefficient.get(), source.data(), D};
+    a.references = &references;
     a.update = {rule, loci::RowRounding::stochastic, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5};
     loci::update_rows(a, level, parts, run_parts);
     table.insert(table.end(), moment1.begin(), moment1.end());

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "loci/base/config.h"
+#include "loci/base/check.h"
+#include "loci/base/nearest_word.h"
 #include "loci/data/ram/ram_node_tasks.h"
 
 namespace loci {

@@ -8,19 +8,14 @@
 namespace loci {
 namespace {
 
-void check_sizes(int64_t window, int64_t batch) {
+void check_windows(int64_t window, int64_t batch) {
   if (window < 1) fail(ExitCode::usage, "batches", "window must be at least 1", fmt::to_string(window));
   if (batch < 1) fail(ExitCode::usage, "batches", "batch must be at least 1", fmt::to_string(batch));
 }
 
-}  // namespace
-
-WindowSampler::WindowSampler(TokenSpan tokens, int64_t window, int64_t batch, uint64_t seed, int64_t micro_batches)
-    : tokens_(tokens), window_(window), batch_(batch), seed_(seed), micro_batches_(micro_batches) {
-  check_sizes(window, batch);
-  if (micro_batches < 1) {
-    fail(ExitCode::usage, "batches", "micro_batches must be at least 1", fmt::to_string(micro_batches));
-  }
+// One window less than fit leaves room for every phase; a text of just one batch has only the phases of its rest.
+int64_t training_windows(const TokenSpan& tokens, int64_t window, int64_t batch) {
+  check_windows(window, batch);
   const int64_t least =
       checked_sum("batches", "batch x window + 1", checked_product("batches", "batch x window", batch, window), 1);
   if (tokens.size() < least) {
@@ -29,10 +24,22 @@ WindowSampler::WindowSampler(TokenSpan tokens, int64_t window, int64_t batch, ui
         fmt::format("the training text must hold {} tokens, a batch of {} windows of {} and one", least, batch, window),
         fmt::to_string(tokens.size()));
   }
-  // One window less than fit leaves room for every phase; a text of just one batch has only the phases of its rest.
-  const int64_t fitting = (tokens.size() - 1) / window;
-  windows_ = std::max(batch, fitting - 1);
-  phases_ = std::min(window, tokens.size() - windows_ * window);
+  return std::max(batch, (tokens.size() - 1) / window - 1);
+}
+
+}  // namespace
+
+WindowSampler::WindowSampler(TokenSpan tokens, int64_t window, int64_t batch, uint64_t seed, int64_t micro_batches)
+    : tokens_(tokens),
+      window_(window),
+      batch_(batch),
+      seed_(seed),
+      micro_batches_(micro_batches),
+      order_(training_windows(tokens, window, batch), seed),
+      phases_(std::min(window, tokens.size() - order_.items() * window)) {
+  if (micro_batches < 1) {
+    fail(ExitCode::usage, "batches", "micro_batches must be at least 1", fmt::to_string(micro_batches));
+  }
 }
 
 void WindowSampler::fill(int64_t step, int64_t micro, int64_t* input, int64_t* target) const {
@@ -41,13 +48,10 @@ void WindowSampler::fill(int64_t step, int64_t micro, int64_t* input, int64_t* t
          fmt::format("{} and {}", step, micro));
   }
   for (int64_t b = 0; b < batch_; ++b) {
-    const int64_t position = (step * micro_batches_ + micro) * batch_ + b;
-    const auto epoch = static_cast<uint64_t>(position / windows_);
-    const uint64_t order = CounterRandom(seed_, "window order").bits(epoch);
-    const CounterPermutation permutation(static_cast<uint64_t>(windows_), seed_, order);
-    const uint64_t phase = CounterRandom(seed_, "window phase").below(epoch, static_cast<uint64_t>(phases_));
-    const auto window = static_cast<int64_t>(permutation(static_cast<uint64_t>(position % windows_)));
-    const int64_t begin = static_cast<int64_t>(phase) + window * window_;
+    const EpochOrder::Visit visit = order_.at((step * micro_batches_ + micro) * batch_ + b);
+    const uint64_t phase =
+        CounterRandom(seed_, "window phase").below(static_cast<uint64_t>(visit.epoch), static_cast<uint64_t>(phases_));
+    const int64_t begin = static_cast<int64_t>(phase) + visit.item * window_;
     tokens_.copy(begin, window_, input + b * window_);
     tokens_.copy(begin + 1, window_, target + b * window_);
   }
@@ -55,7 +59,7 @@ void WindowSampler::fill(int64_t step, int64_t micro, int64_t* input, int64_t* t
 
 EvaluationWindows::EvaluationWindows(TokenSpan tokens, int64_t window, int64_t batch)
     : tokens_(tokens), window_(window), batch_(batch), windows_(0) {
-  check_sizes(window, batch);
+  check_windows(window, batch);
   if (tokens.size() < 2) {
     fail(ExitCode::input, "batches", "the validation text must hold at least 2 tokens", fmt::to_string(tokens.size()));
   }

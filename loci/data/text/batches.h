@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "loci/data/epoch_order.h"
 #include "loci/data/text/token_span.h"
 
 namespace loci {
@@ -16,7 +17,7 @@ class WindowSampler {
   WindowSampler(TokenSpan tokens, int64_t window, int64_t batch, uint64_t seed, int64_t micro_batches = 1);
 
   void fill(int64_t step, int64_t micro, int64_t* input, int64_t* target) const;
-  int64_t windows_per_epoch() const { return windows_; }
+  int64_t windows_per_epoch() const { return order_.items(); }
 
  private:
   TokenSpan tokens_;
@@ -24,7 +25,7 @@ class WindowSampler {
   int64_t batch_;
   uint64_t seed_;
   int64_t micro_batches_;
-  int64_t windows_;
+  EpochOrder order_;  // of the windows
   int64_t phases_;
 };
 

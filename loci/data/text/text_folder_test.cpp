@@ -11,7 +11,7 @@
 #include <set>
 
 #include "loci/base/check.h"
-#include "loci/data/text/utf8.h"
+#include "loci/base/utf8.h"
 
 namespace loci {
 namespace {
@@ -43,6 +43,10 @@ class TextFolderTest : public testing::Test {
     write("only/b.txt", "other");
     return read_text(list_text_files(folder_ / "only", options_).files.at(0), options_, replaced);
   }
+  TextSplit split_of(const TextFileList& list) {
+    ProgressLine quiet(true);
+    return split_text_files(list, options_, quiet);
+  }
   static void expect_refused(const std::string& part, const std::function<void()>& action) {
     try {
       action();
@@ -72,10 +76,10 @@ TEST_F(TextFolderTest, ListsTextInSubfoldersByNameAndCountsTheRest) {
   ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);
   const TextFileList list = list_text_files(folder_, options_);
   EXPECT_THAT(names(list.files), ElementsAre("a-b.md", "a/z.py", "b.txt", "late_nul.txt"));
-  EXPECT_EQ(list.hidden, 2);
-  EXPECT_EQ(list.binary, 1);
-  EXPECT_EQ(list.empty, 2);
-  EXPECT_EQ(list.links, 3);
+  EXPECT_EQ(list.hidden.count, 2);
+  EXPECT_EQ(list.binary.count, 1);
+  EXPECT_EQ(list.empty.count, 2);
+  EXPECT_EQ(list.links.count, 3);
 }
 
 TEST_F(TextFolderTest, FollowsLinksToTextOnce) {
@@ -97,7 +101,7 @@ TEST_F(TextFolderTest, KeepsToTheExtensionsInAnyCase) {
   options_.extensions = {"py"};
   const TextFileList list = list_text_files(folder_, options_);
   EXPECT_THAT(names(list.files), ElementsAre("a.py", "b.PY"));
-  EXPECT_EQ(list.other_extension, 2);
+  EXPECT_EQ(list.other_extension.count, 2);
 }
 
 TEST_F(TextFolderTest, RefusesWhatHoldsNoText) {
@@ -179,7 +183,7 @@ TEST_F(TextFolderTest, CutsASingleFileAtLineEndsWithoutLoss) {
     }
     EXPECT_EQ(joined, text);
     EXPECT_EQ(list.files[3].name, "one.txt#00000003");
-    const TextSplit split = split_text_files(list, options_);
+    const TextSplit split = split_of(list);
     EXPECT_FALSE(split.train.empty() || split.validation.empty());
   }
 }
@@ -194,46 +198,53 @@ TEST_F(TextFolderTest, CutsAFileThatOutweighsItsNeighbours) {
   EXPECT_EQ(list.files[0].name, "README.md");
   EXPECT_EQ(list.files[1].name, "m/input.txt#00000000");
   EXPECT_EQ(list.files.back().name, "z.txt");
-  const TextSplit split = split_text_files(list, options_);
-  EXPECT_EQ(split.duplicates, 0);
+  const TextSplit split = split_of(list);
+  EXPECT_EQ(split.duplicates.count, 0);
   EXPECT_EQ(split.train.size() + split.validation.size(), list.files.size());
   write("z.txt", text);
   EXPECT_EQ(list_text_files(folder_, options_).files.size(), 3u);
 }
 
+// With one letter in front, the cuts that come every so many bytes fall into characters; without, between them.
 TEST_F(TextFolderTest, CutsALongLineBetweenCharacters) {
-  std::string text, wide = "\xFF\xFE", wide_big = "\xFE\xFF", spaced;
-  for (int i = 0; i < 20000; ++i) {
-    text += "\xF0\x9F\x98\x80";
-    wide += "\x3D\xD8" + std::string("\0\xDE", 2);
-    wide_big += "\xD8\x3D\xDE" + std::string(1, '\0');
-    spaced += "word ";
-  }
-  for (const std::string& bytes : {text, wide, wide_big, spaced}) {
-    const fs::path path = write("long.txt", bytes);
-    std::string joined;
-    options_.encoding_errors = "error";
-    for (const TextFile& block : list_text_files(path, options_).files) joined += read_text(block, options_);
-    EXPECT_EQ(joined, bytes == spaced ? spaced : text);
+  options_.encoding_errors = "error";
+  for (const std::string letter : {"", "x", "xy", "xyz"}) {
+    std::string text = letter, wide = "\xFF\xFE", wide_big = "\xFE\xFF", spaced = letter;
+    for (const char c : letter) {
+      wide += {c, '\0'};
+      wide_big += {'\0', c};
+    }
+    for (int i = 0; i < 20000; ++i) {
+      text += "\xF0\x9F\x98\x80";
+      wide += "\x3D\xD8" + std::string("\0\xDE", 2);
+      wide_big += "\xD8\x3D\xDE" + std::string(1, '\0');
+      spaced += "word ";
+    }
+    for (const std::string& bytes : {text, wide, wide_big, spaced}) {
+      const fs::path path = write("long.txt", bytes);
+      std::string joined;
+      for (const TextFile& block : list_text_files(path, options_).files) joined += read_text(block, options_);
+      EXPECT_EQ(joined, bytes == spaced ? spaced : text);
+    }
   }
 }
 
 TEST_F(TextFolderTest, SplitsByNameAndSeedAlone) {
   for (int i = 0; i < 400; ++i) write("f" + std::to_string(i), "text " + std::to_string(i));
   options_.validation_share = 0.1;
-  const TextSplit split = split_text_files(list_text_files(folder_, options_), options_);
+  const TextSplit split = split_of(list_text_files(folder_, options_));
   EXPECT_NEAR(split.validation.size(), 40, 5 * std::sqrt(400 * 0.1 * 0.9));
   EXPECT_EQ(split.train.size() + split.validation.size(), 400u);
   write("f0", "another text");
   write("g", "one more");
-  const TextSplit again = split_text_files(list_text_files(folder_, options_), options_);
+  const TextSplit again = split_of(list_text_files(folder_, options_));
   auto before = names(split.validation);
   auto after = names(again.validation);
   std::erase(after, "g");
   EXPECT_EQ(before, after);
-  EXPECT_NE(split.content, again.content);
+  EXPECT_NE(split.inventory.key(), again.inventory.key());
   options_.split_seed = 1;
-  EXPECT_NE(names(split_text_files(list_text_files(folder_, options_), options_).validation), names(again.validation));
+  EXPECT_NE(names(split_of(list_text_files(folder_, options_)).validation), names(again.validation));
 }
 
 TEST_F(TextFolderTest, LeavesNeitherPartEmpty) {
@@ -241,12 +252,12 @@ TEST_F(TextFolderTest, LeavesNeitherPartEmpty) {
   write("b", "b");
   write("c", "c");
   options_.validation_share = 0;
-  TextSplit split = split_text_files(list_text_files(folder_, options_), options_);
+  TextSplit split = split_of(list_text_files(folder_, options_));
   EXPECT_EQ(split.validation.size(), 1u);
   const auto smallest = names(split.validation);
   for (options_.split_seed = 0; options_.split_seed < 30; ++options_.split_seed) {
     options_.validation_share = 0.9;
-    split = split_text_files(list_text_files(folder_, options_), options_);
+    split = split_of(list_text_files(folder_, options_));
     EXPECT_FALSE(split.train.empty() || split.validation.empty());
     if (options_.split_seed == 0) {
       EXPECT_THAT(names(split.validation), testing::Contains(smallest[0]));
@@ -256,10 +267,10 @@ TEST_F(TextFolderTest, LeavesNeitherPartEmpty) {
 
 TEST_F(TextFolderTest, KeepsOneOfEqualFiles) {
   for (const char* name : {"a", "b", "c"}) write(name, "the same");
-  expect_refused("got one and 2 copies", [&] { split_text_files(list_text_files(folder_, options_), options_); });
+  expect_refused("got one and 2 copies", [&] { split_of(list_text_files(folder_, options_)); });
   write("d", "different");
-  const TextSplit split = split_text_files(list_text_files(folder_, options_), options_);
-  EXPECT_EQ(split.duplicates, 2);
+  const TextSplit split = split_of(list_text_files(folder_, options_));
+  EXPECT_EQ(split.duplicates.count, 2);
   std::vector<std::string> kept = names(split.train);
   for (const TextFile& file : split.validation) kept.push_back(file.name);
   EXPECT_THAT(kept, testing::UnorderedElementsAre("a", "d"));
@@ -267,16 +278,37 @@ TEST_F(TextFolderTest, KeepsOneOfEqualFiles) {
 
 TEST_F(TextFolderTest, RefusesAFileTooShortToSplit) {
   const auto path = write("short.txt", "a few words");
-  expect_refused("got one that is shorter", [&] { split_text_files(list_text_files(path, options_), options_); });
+  expect_refused("got one that is shorter", [&] { split_of(list_text_files(path, options_)); });
 }
 
-TEST_F(TextFolderTest, NoticesAFileThatShrankInBetween) {
+TEST_F(TextFolderTest, NoticesAFileThatChangedInBetween) {
   write("a", std::string(5000, 'a'));
   write("b", "b");
   const TextFileList list = list_text_files(folder_, options_);
+  const TextSplit split = split_of(list);
+  const TextFile& file = split.train[0].name == "a" ? split.train[0] : split.validation[0];
+  EXPECT_EQ(read_text(file, options_).size(), 5000u);
+  write("a", std::string(4999, 'a') + "b");
+  expect_refused("a: the file must stay as it is while it is read, got other bytes than before",
+                 [&] { read_text(file, options_); });
   write("a", "short");
-  expect_refused("the file must stay as it is", [&] { read_text(list.files[0], options_); });
-  expect_refused("the file must stay as it is", [&] { split_text_files(list, options_); });
+  expect_refused("the file must stay as it is while it is read, got a shorter one", [&] { read_text(file, options_); });
+  expect_refused("the file must stay as it is while it is read, got a shorter one", [&] { split_of(list); });
+  write("a", std::string(6000, 'a'));
+  EXPECT_EQ(read_text(file, options_).size(), 5000u) << "what was appended since does not count";
+}
+
+TEST_F(TextFolderTest, TheInventoryHasWholeFilesHoweverTheyAreCut) {
+  const std::string text(200000, 'x');
+  write("large.txt", text);
+  write("small.txt", "small");
+  const TextInventory cut = split_of(list_text_files(folder_, options_)).inventory;
+  ASSERT_EQ(cut.files.size(), 2u);
+  EXPECT_EQ(cut.files[0].name, "large.txt");
+  EXPECT_EQ(cut.files[0].bytes, 200000u);
+  write("other.txt", std::string(200000, 'y'));
+  const TextInventory whole = split_of(list_text_files(folder_, options_)).inventory;
+  EXPECT_EQ(changes_between(cut, whole), "1 file added (other.txt)");
 }
 
 }  // namespace

@@ -3,14 +3,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <csignal>
 #include <fstream>
+#include <map>
 
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
-#include "loci/data/text/utf8.h"
+#include "loci/base/stop_signal.h"
+#include "loci/base/utf8.h"
+#include "loci/data/text/encode_texts.h"
 
 namespace loci {
 namespace {
@@ -41,10 +48,33 @@ class TokenCacheTest : public testing::Test {
     ProgressLine quiet(true);
     return open_tokens(folder_ / "text", text_options_, tokenizer_options_, folder_ / "cache", quiet);
   }
-  fs::path cache_file() {
+  // Each file of the cache with its number on the disk, which changes when it is written anew.
+  std::map<std::string, ino_t> cached() {
+    std::map<std::string, ino_t> files;
+    if (!fs::exists(folder_ / "cache")) return files;
+    for (const auto& entry : fs::directory_iterator(folder_ / "cache")) {
+      struct stat status = {};
+      EXPECT_EQ(stat(entry.path().c_str(), &status), 0);
+      files[entry.path().filename().string()] = status.st_ino;
+    }
+    return files;
+  }
+  fs::path cached_file(const std::string& start) {
     fs::path found;
-    for (const auto& entry : fs::directory_iterator(folder_ / "cache")) found = entry.path();
+    for (const auto& [name, number] : cached()) {
+      if (name.starts_with(start)) found = folder_ / "cache" / name;
+    }
     return found;
+  }
+  // Whether opening wrote to the cache.
+  bool rebuilds() {
+    const auto before = cached();
+    open();
+    return cached() != before;
+  }
+  TextSplit split() {
+    ProgressLine quiet(true);
+    return split_text_files(list_text_files(folder_ / "text", text_options_), text_options_, quiet);
   }
   static std::vector<int32_t> all(const TokenSpan& span) {
     std::vector<int32_t> tokens;
@@ -59,8 +89,7 @@ class TokenCacheTest : public testing::Test {
 
 TEST_F(TokenCacheTest, HoldsEveryTextOnceWithItsEnd) {
   const TokenData data = open();
-  EXPECT_TRUE(data.rebuilt);
-  const TextSplit split = split_text_files(list_text_files(folder_ / "text", text_options_), text_options_);
+  const TextSplit split = this->split();
   std::vector<int32_t> train, validation;
   int64_t bytes = 0;
   for (const auto& [files, tokens] : {std::pair(&split.train, &train), std::pair(&split.validation, &validation)}) {
@@ -81,27 +110,70 @@ TEST_F(TokenCacheTest, HoldsEveryTextOnceWithItsEnd) {
 }
 
 TEST_F(TokenCacheTest, ComesFromTheCacheUntilContentsOrSettingsChange) {
+  EXPECT_TRUE(rebuilds());
   const std::vector<int32_t> first = all(open().train);
-  TokenData data = open();
-  EXPECT_FALSE(data.rebuilt);
-  EXPECT_EQ(all(data.train), first);
+  EXPECT_FALSE(rebuilds());
+  EXPECT_EQ(all(open().train), first);
   fs::last_write_time(folder_ / "text/3.txt", fs::file_time_type::clock::now());
-  EXPECT_FALSE(open().rebuilt);
+  EXPECT_FALSE(rebuilds());
   write("text/3.txt", "changed\n");
-  EXPECT_TRUE(open().rebuilt);
+  EXPECT_TRUE(rebuilds());
   fs::rename(folder_ / "text/3.txt", folder_ / "text/300.txt");
-  EXPECT_TRUE(open().rebuilt);
+  EXPECT_TRUE(rebuilds());
   text_options_.split_seed = 5;
-  EXPECT_TRUE(open().rebuilt);
+  EXPECT_TRUE(rebuilds());
   tokenizer_options_.vocabulary = 520;
-  EXPECT_TRUE(open().rebuilt);
-  EXPECT_FALSE(open().rebuilt);
+  EXPECT_TRUE(rebuilds());
+  EXPECT_FALSE(rebuilds());
+}
+
+TEST_F(TokenCacheTest, StaysAsItWasOpened) {
+  text_options_.validation_share = 0.5;
+  const TokenData data = open();
+  const std::vector<int32_t> train = all(data.train);
+  const std::string key = data.key;
+  fs::remove_all(folder_ / "cache");
+  write("text/0.txt", "shorter\n");
+  write("text/1.txt", std::string(5000, 'x'));
+  EXPECT_EQ(all(data.train), train);
+  EXPECT_NE(open().key, key);
+}
+
+TEST_F(TokenCacheTest, SaysWhatChangedBetweenTwoKeys) {
+  const std::string before = open().key;
+  EXPECT_EQ(open().key, before);
+  EXPECT_THAT(before, testing::MatchesRegex("40 files, [0-9]+ bytes, [0-9a-f]{32}"));
+  write("text/3.txt", "changed\n");
+  fs::remove(folder_ / "text/5.txt");
+  write("text/new.txt", "new\n");
+  const std::string now = open().key;
+  EXPECT_EQ(changes_of_data(before, now, folder_ / "cache"),
+            "1 file changed (3.txt); 1 file added (new.txt); 1 file missing (5.txt)");
+  EXPECT_EQ(changes_of_data(before, now, folder_ / "another cache"), "");
+  EXPECT_EQ(changes_of_data("", "no key", folder_ / "cache"), "");
+  write("cache/" + cached_file("files-").filename().string(), "damaged");
+  EXPECT_EQ(changes_of_data(before, now, folder_ / "cache"), "");
+}
+
+// A file that changes after its checksum was taken: neither half of it may get into the cache.
+TEST_F(TokenCacheTest, RefusesAFileThatChangesWhileItIsRead) {
+  const TextSplit split = this->split();
+  write("text/3.txt", "changed\n");
+  const Tokenizer bytes = Tokenizer::train({.kind = "bytes"}, 0, [](std::string&) { return false; });
+  ProgressLine quiet(true);
+  try {
+    encode_texts(split, text_options_, bytes, std::string(32, '0'), [](std::span<const std::byte>) {}, quiet);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::input);
+    EXPECT_THAT(error.what(), HasSubstr("3.txt: the file must stay as it is while it is read"));
+  }
 }
 
 TEST_F(TokenCacheTest, BuildsADamagedCacheAnewAndSaysSo) {
   tokenizer_options_.kind = "bytes";
   const std::vector<int32_t> expected = all(open().train);
-  const fs::path path = cache_file();
+  const fs::path path = cached_file("tokens-");
   const std::string good = read_text_file(path);
   std::vector<std::string> bad = {"",
                                   "short",
@@ -116,8 +188,7 @@ TEST_F(TokenCacheTest, BuildsADamagedCacheAnewAndSaysSo) {
   for (const std::string& bytes : bad) {
     write("cache/" + path.filename().string(), bytes);
     const TokenData data = open();
-    EXPECT_TRUE(data.rebuilt);
-    EXPECT_THAT(data.notices, testing::Contains(HasSubstr("was damaged and is built anew")));
+    EXPECT_THAT(data.notices, testing::Contains(HasSubstr("was damaged and is made anew")));
     EXPECT_EQ(all(data.train), expected);
     EXPECT_EQ(read_text_file(path), good);
   }
@@ -125,7 +196,7 @@ TEST_F(TokenCacheTest, BuildsADamagedCacheAnewAndSaysSo) {
 
 TEST_F(TokenCacheTest, IsTheSameFileForAnyNumberOfThreads) {
   open();
-  const std::string many = read_text_file(cache_file());
+  const std::string many = read_text_file(cached_file("tokens-"));
   fs::remove_all(folder_ / "cache");
   cpu_set_t before, one;
   sched_getaffinity(0, sizeof(before), &before);
@@ -136,7 +207,7 @@ TEST_F(TokenCacheTest, IsTheSameFileForAnyNumberOfThreads) {
   sched_setaffinity(0, sizeof(one), &one);
   open();
   sched_setaffinity(0, sizeof(before), &before);
-  EXPECT_EQ(read_text_file(cache_file()), many);
+  EXPECT_EQ(read_text_file(cached_file("tokens-")), many);
 }
 
 TEST_F(TokenCacheTest, ServesProcessesThatBuildItAtOnce) {
@@ -157,25 +228,35 @@ TEST_F(TokenCacheTest, ServesProcessesThatBuildItAtOnce) {
     waitpid(child, &status, 0);
     EXPECT_EQ(status, 0);
   }
-  EXPECT_FALSE(open().rebuilt);
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "cache"), {}), 1);
+  EXPECT_FALSE(rebuilds());
+  EXPECT_EQ(cached().size(), 3u) << "files, tokenizer and tokens";
 }
 
-TEST_F(TokenCacheTest, TakesATokenizerThatExists) {
+TEST_F(TokenCacheTest, ATokenizerThatExistsSharesTheTokens) {
   const TokenData trained = open();
+  const auto before = cached();
   ProgressLine quiet(true);
-  const auto with_it = [&] {
-    return open_tokens(folder_ / "text", text_options_, Tokenizer::load(trained.tokenizer.save()), folder_ / "cache",
-                       quiet);
-  };
-  const TokenData again = with_it();
-  EXPECT_TRUE(again.rebuilt);
+  const TokenData again =
+      open_tokens(folder_ / "text", text_options_, Tokenizer::load(trained.tokenizer.save()), folder_ / "cache", quiet);
   EXPECT_EQ(all(again.validation), all(trained.validation));
-  EXPECT_FALSE(with_it().rebuilt);
+  EXPECT_EQ(again.key, trained.key);
+  EXPECT_EQ(cached(), before);
+}
+
+TEST_F(TokenCacheTest, LearnsADamagedTokenizerAnew) {
+  const std::string learned = open().tokenizer.save();
+  const fs::path path = cached_file("tokenizer-");
+  std::string bytes = read_text_file(path);
+  bytes[bytes.size() / 2] ^= 1;
+  for (const std::string& bad : {bytes, std::string(), std::string("x"), bytes.substr(0, 40)}) {
+    write("cache/" + path.filename().string(), bad);
+    EXPECT_EQ(open().tokenizer.save(), learned);
+    EXPECT_NE(read_text_file(path), bad);
+  }
 }
 
 TEST_F(TokenCacheTest, LearnsTheTokenizerFromTheTrainingPartAlone) {
-  const TextSplit split = split_text_files(list_text_files(folder_ / "text", text_options_), text_options_);
+  const TextSplit split = this->split();
   const std::string before = open().tokenizer.save();
   std::ofstream(split.validation[0].path) << "entirely other words stand here, only in validation\n";
   EXPECT_EQ(open().tokenizer.save(), before);
@@ -186,28 +267,94 @@ TEST_F(TokenCacheTest, LearnsTheTokenizerFromTheTrainingPartAlone) {
 TEST_F(TokenCacheTest, TellsWhatItLeftOutAlsoFromTheCache) {
   write("text/x.bin", std::string(5, '\0'));
   write("text/copy.txt", read_text_file(folder_ / "text/0.txt"));
-  write("text/latin.txt", "caf\xE9\n");
-  for (bool rebuilt : {true, false}) {
-    const TokenData data = open();
-    EXPECT_EQ(data.rebuilt, rebuilt);
-    EXPECT_THAT(data.notices, testing::Contains(HasSubstr("1 binary files")));
-    EXPECT_THAT(data.notices, testing::Contains(HasSubstr("1 files with the same bytes")));
-    EXPECT_THAT(data.notices, testing::Contains(HasSubstr("1 places are not valid UTF-8")));
+  for (const char* name : {"latin.txt", "latin2.txt", "latin3.txt", "latin4.txt"}) {
+    write(std::string("text/") + name, name + std::string(" caf\xE9 na\xEFve\n"));
   }
+  tokenizer_options_.vocabulary = 4000;
+  std::vector<std::vector<std::string>> notices;
+  for (int i = 0; i < 2; ++i) notices.push_back(open().notices);
+  EXPECT_THAT(notices[0],
+              testing::UnorderedElementsAre(
+                  "left out: 1 binary files (x.bin)", "left out: 1 files with the same bytes as another (copy.txt)",
+                  testing::MatchesRegex("8 places are not valid text and became U.FFFD, in 4 files "
+                                        ".latin[2-4]?.txt: 2, latin[2-4]?.txt: 2, latin[2-4]?.txt: 2 \\.\\.\\.."),
+                  testing::MatchesRegex("the tokenizer has [0-9]+ tokens, fewer than tokenizer.vocabulary = 4000.*")));
+  EXPECT_EQ(notices[1], notices[0]);
   text_options_.encoding_errors = "error";
+  const size_t before = cached().size();
   EXPECT_THROW(open(), Error);
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "cache"), {}), 1);
+  EXPECT_EQ(cached().size(), before + 1) << "the list of files alone";
 }
 
-TEST_F(TokenCacheTest, NamesACacheFolderThatCannotBe) {
+// What stands in the way of the cache: a file, a folder that may not be written.
+TEST_F(TokenCacheTest, GoesOnWithoutACacheFolder) {
+  const std::vector<int32_t> expected = all(open().train);
+  fs::remove_all(folder_ / "cache");
   write("cache", "a file stands here");
-  try {
-    open();
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::input);
-    EXPECT_THAT(error.what(), HasSubstr("the cache folder must be creatable"));
+  const TokenData data = open();
+  EXPECT_EQ(all(data.train), expected);
+  EXPECT_THAT(data.notices, testing::Contains(testing::AllOf(HasSubstr("without a cache"),
+                                                             HasSubstr("the folder must be creatable"))));
+  EXPECT_EQ(read_text_file(folder_ / "cache"), "a file stands here");
+}
+
+TEST_F(TokenCacheTest, GoesOnWhenTheDiskIsFull) {
+  const std::vector<int32_t> expected = all(open().train);
+  fs::remove_all(folder_ / "cache");
+  signal(SIGXFSZ, SIG_IGN);
+  struct rlimit before = {};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const struct rlimit small = {8192, before.rlim_max};  // the list of files fits, the tokens do not
+  setrlimit(RLIMIT_FSIZE, &small);
+  const TokenData data = open();
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(all(data.train), expected);
+  EXPECT_THAT(data.notices, testing::Contains(testing::AllOf(HasSubstr("without a cache"), HasSubstr("tokens-"))));
+  EXPECT_EQ(cached_file("."), "") << "half a file";
+}
+
+TEST_F(TokenCacheTest, StopsAtASignalAndLeavesNothing) {
+  const StopSignal signals("stopping");
+  std::raise(SIGTERM);
+  EXPECT_THROW(open(), Interrupted);
+  EXPECT_EQ(cached_file("tokens-"), "");
+  EXPECT_EQ(cached_file("."), "");
+}
+
+TEST_F(TokenCacheTest, RemovesWhatAKilledProcessLeft) {
+  write("cache/.tokens-0.bin.tmp-1", "old");
+  write("cache/.tokens-0.bin.tmp-2", "being written");
+  write("cache/note.txt", "of the user");
+  const auto old = fs::file_time_type::clock::now() - std::chrono::hours(2);
+  fs::last_write_time(folder_ / "cache/.tokens-0.bin.tmp-1", old);
+  fs::last_write_time(folder_ / "cache/note.txt", old);
+  open();
+  EXPECT_FALSE(fs::exists(folder_ / "cache/.tokens-0.bin.tmp-1"));
+  EXPECT_TRUE(fs::exists(folder_ / "cache/.tokens-0.bin.tmp-2"));
+  EXPECT_TRUE(fs::exists(folder_ / "cache/note.txt"));
+}
+
+// Files are encoded in slices of 1 MiB that end at line ends.
+TEST_F(TokenCacheTest, SlicesOfALargeFileChangeNothing) {
+  std::string text;
+  for (int i = 0; text.size() < (5 << 20); ++i) {
+    text += "line " + std::to_string(i % 300) + std::string(i % 4 + 1, '\n') + std::string(i % 3, ' ');
   }
+  write("text/large.txt", text);
+  write("text/large2.txt", text + "other\n");  // so that neither is cut into blocks
+  const TokenData data = open();
+  std::vector<int32_t> train, validation;
+  const TextSplit split = this->split();
+  for (const auto& [files, tokens] : {std::pair(&split.train, &train), std::pair(&split.validation, &validation)}) {
+    for (const TextFile& file : *files) {
+      ASSERT_FALSE(file.block);
+      const auto encoded = data.tokenizer.encode(read_text(file, text_options_));
+      tokens->insert(tokens->end(), encoded.begin(), encoded.end());
+      tokens->push_back(data.tokenizer.end_of_text());
+    }
+  }
+  EXPECT_EQ(all(data.train), train);
+  EXPECT_EQ(all(data.validation), validation);
 }
 
 TEST_F(TokenCacheTest, WidensTokensForALargeVocabulary) {

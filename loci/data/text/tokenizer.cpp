@@ -1,8 +1,5 @@
 #include "loci/data/text/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-#include <sentencepiece_trainer.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
@@ -11,12 +8,11 @@
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
-#include "loci/data/text/utf8.h"
+#include "loci/base/utf8.h"
+#include "loci/data/text/piece_module.h"
 
 namespace loci {
 namespace {
-
-namespace spm = sentencepiece;
 
 constexpr std::string_view kBpe = "loci-tokenizer 1 bpe\n";
 constexpr std::string_view kBytes = "loci-tokenizer 1 bytes\n";
@@ -58,19 +54,6 @@ void for_each_word(std::string_view text, Word word) {
   }
   if (begin < text.size()) word(text.substr(begin));
 }
-
-class Sentences final : public spm::SentenceIterator {
- public:
-  explicit Sentences(const std::vector<std::string>& sentences) : sentences_(sentences) {}
-  bool done() const override { return at_ >= sentences_.size(); }
-  void Next() override { ++at_; }
-  const std::string& value() const override { return sentences_[at_]; }
-  spm::util::Status status() const override { return {}; }
-
- private:
-  const std::vector<std::string>& sentences_;
-  size_t at_ = 0;
-};
 
 // Lines of an even sample of the texts, in chunks of about kSampleChunk bytes.
 std::vector<std::string> sample_lines(const TokenizerOptions& options, int64_t total_bytes,
@@ -164,27 +147,9 @@ std::vector<std::string> without_rare_characters(const std::vector<std::string>&
 std::string train_bpe(const TokenizerOptions& options, int64_t total_bytes, const Tokenizer::TextSource& next) {
   const auto lines = without_rare_characters(sample_lines(options, total_bytes, next), options);
   if (lines.empty()) fail(ExitCode::input, "tokenizer", "the training text must hold characters", "none");
-  Sentences sentences(lines);
   std::string model;
-  const auto status = spm::SentencePieceTrainer::Train({{"model_type", "bpe"},
-                                                        {"vocab_size", fmt::to_string(options.vocabulary)},
-                                                        {"hard_vocab_limit", "false"},
-                                                        {"character_coverage", "1.0"},
-                                                        {"byte_fallback", "true"},
-                                                        {"normalization_rule_name", "identity"},
-                                                        {"add_dummy_prefix", "false"},
-                                                        {"remove_extra_whitespaces", "false"},
-                                                        {"allow_whitespace_only_pieces", "true"},
-                                                        {"unk_id", "0"},
-                                                        {"eos_id", "1"},
-                                                        {"bos_id", "-1"},
-                                                        {"pad_id", "-1"},
-                                                        {"max_sentence_length", fmt::to_string(4 * kLongestWord)},
-                                                        {"num_threads", "1"},
-                                                        {"minloglevel", "2"}},
-                                                       &sentences, &model);
-  if (!status.ok())
-    fail(ExitCode::input, "tokenizer", "the text and vocabulary must suit sentencepiece", status.ToString());
+  const std::string problem = piece_module().train(lines, options.vocabulary, 4 * kLongestWord, model);
+  if (!problem.empty()) fail(ExitCode::input, "tokenizer", "the text and vocabulary must suit sentencepiece", problem);
   return std::string(kBpe) + model;
 }
 
@@ -196,14 +161,19 @@ struct Tokenizer::State {
   int32_t end_of_text = 256;
   bool has_space = false;
   std::array<int32_t, 256> byte_tokens{};
-  std::unique_ptr<spm::SentencePieceProcessor> processor;  // bpe only
+  std::unique_ptr<PieceModel> model;  // bpe only
 };
 
 void TokenizerOptions::fields(ConfigFields& f) {
-  f.choice("kind", kind, {"bpe", "bytes"});
-  f.field("vocabulary", vocabulary, {.minimum = 512, .maximum = 1'000'000});
-  f.field("training_bytes", training_bytes, {.minimum = 1000, .maximum = 1'000'000'000});
-  f.field("character_coverage", character_coverage, {.minimum = 0.5, .maximum = 1});
+  f.choice("kind", kind, "byte-pair encoding learned from the training text, or one token a byte", {"bpe", "bytes"});
+  f.when(kind == "bpe", "tokenizer.kind is \"bpe\"", [&] {
+    f.field("vocabulary", vocabulary, "most tokens; fewer are made of a small text",
+            {.minimum = 512, .maximum = 1'000'000});
+    f.field("training_bytes", training_bytes, "bytes of an even sample of the training text to learn from",
+            {.minimum = 1000, .maximum = 1'000'000'000});
+    f.field("character_coverage", character_coverage, "share of the characters that get a token of their own",
+            {.minimum = 0.5, .maximum = 1});
+  });
 }
 
 Tokenizer Tokenizer::train(const TokenizerOptions& options, int64_t total_bytes, const TextSource& next) {
@@ -227,26 +197,28 @@ Tokenizer Tokenizer::load(std::string_view saved) {
     return Tokenizer(std::move(state));
   }
   if (!saved.starts_with(kBpe)) refuse(fmt::format("{} bytes of another kind", saved.size()));
-  state->processor = std::make_unique<spm::SentencePieceProcessor>();
-  const auto status = state->processor->LoadFromSerializedProto(saved.substr(kBpe.size()));
-  if (!status.ok()) refuse(status.ToString());
-  state->end_of_text = state->processor->eos_id();
+  const std::string problem = piece_module().load(saved.substr(kBpe.size()), state->model);
+  if (!problem.empty()) refuse(problem);
+  const PieceModel& model = *state->model;
+  state->end_of_text = model.end_of_text();
   state->byte_tokens.fill(-1);
   int bytes = 0;
-  for (int id = 0; id < state->processor->GetPieceSize(); ++id) {
-    std::string piece = state->processor->IdToPiece(id);
-    if (state->processor->IsByte(id)) {
+  for (int id = 0; id < model.size(); ++id) {
+    std::string piece = model.text(id);
+    const PieceModel::Kind kind = model.kind(id);
+    if (kind == PieceModel::Kind::byte) {
       const int byte = bytes++ & 255;  // sentencepiece stores <0x00> .. <0xFF> in order
       if (piece != fmt::format("<0x{:02X}>", byte)) refuse("byte tokens out of order");
       state->byte_tokens[byte] = id;
       piece.assign(1, static_cast<char>(byte));
-    } else if (state->processor->IsControl(id) || state->processor->IsUnknown(id)) {
+    } else if (kind == PieceModel::Kind::control) {
       piece.clear();
     } else {
-      for (size_t at = 0; (at = piece.find(kSpace, at)) != std::string::npos; ++at)
+      for (size_t at = 0; (at = piece.find(kSpace, at)) != std::string::npos; ++at) {
         piece.replace(at, kSpace.size(), " ");
+      }
+      state->has_space = state->has_space || piece == " ";
     }
-    state->has_space = state->has_space || (piece == " " && !state->processor->IsByte(id));
     state->pieces.push_back(std::move(piece));
   }
   if (bytes != 256 || state->end_of_text < 0) refuse("one without byte tokens or end of text");
@@ -277,7 +249,7 @@ void Tokenizer::encode(std::string_view text, WordCache& cache, std::vector<int3
   const auto add_bytes = [&](std::string_view bytes) {
     for (char byte : bytes) tokens.push_back(state_->byte_tokens[static_cast<unsigned char>(byte)]);
   };
-  if (state_->processor == nullptr) return add_bytes(text);
+  if (state_->model == nullptr) return add_bytes(text);
   for_each_stretch(text, state_->has_space, [&](std::string_view part, bool whole) {
     if (!whole) return add_bytes(part);
     for_each_word(part, [&](std::string_view word) { encode_word(word, cache, tokens); });
@@ -291,8 +263,8 @@ void Tokenizer::encode_word(std::string_view word, WordCache& cache, std::vector
     return;
   }
   std::vector<int> ids;
-  const auto status = state_->processor->Encode(word, &ids);
-  if (!status.ok()) fail(ExitCode::bug, "tokenizer", "sentencepiece must encode every text", status.ToString());
+  const std::string problem = state_->model->encode(word, ids);
+  if (!problem.empty()) fail(ExitCode::bug, "tokenizer", "sentencepiece must encode every text", problem);
   tokens.insert(tokens.end(), ids.begin(), ids.end());
   if (word.size() > kLongestCached) return;
   if (cache.words_.size() >= kMostCached) cache.words_.clear();

@@ -15,7 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 
 namespace loci {
 

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "loci/base/check.h"
-#include "loci/data/text/utf8.h"
+#include "loci/base/utf8.h"
 
 namespace loci {
 namespace {

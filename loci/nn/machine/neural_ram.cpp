@@ -14,14 +14,15 @@
 namespace loci {
 
 void NeuralRamOptions::fields(ConfigFields& f) {
-  f.field("registers", registers, {.minimum = 1, .maximum = 20});
-  f.field("repeats", repeats, {.minimum = 1, .maximum = 64});
-  f.choice("controller", controller, {"mlp", "lstm"});
-  f.field("width", width, {.minimum = 1, .maximum = 4096});
-  f.field("output_scale", output_scale, {.minimum = 0});
-  f.choice("loss", loss, {"mixture", "expected"});
-  f.field("floor", floor, {.minimum = 1e-30, .maximum = 0.5});
-  f.field("clip_activations", clip_activations, {.minimum = 0});
+  f.field("registers", registers, "registers of the machine", {.minimum = 1, .maximum = kMostRegisters});
+  f.field("repeats", repeats, "repetitions of the module list in a step", {.minimum = 1, .maximum = 64});
+  f.choice("controller", controller, "network that chooses the circuit of a step", {"mlp", "lstm"});
+  f.field("width", width, "width of the controller's hidden layers", {.minimum = 1, .maximum = 4096});
+  f.field("output_scale", output_scale, "factor of the output layer's first weights", {.minimum = 0});
+  f.choice("loss", loss, "loss of the mixture over stopping times, or the expected loss over them",
+           {"mixture", "expected"});
+  f.field("floor", floor, "least probability that the loss takes a logarithm of", {.minimum = 1e-30, .maximum = 0.5});
+  f.field("clip_activations", clip_activations, "largest gradient of an activation; 0: not clipped", {.minimum = 0});
 }
 
 namespace {

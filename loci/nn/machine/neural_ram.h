@@ -18,10 +18,13 @@
 #include <string>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/ops/ram_unroll/ram_unroll.h"
 
 namespace loci {
+
+// A discrete machine is a table of 2^registers circuits.
+constexpr int64_t kMostRegisters = 14;
 
 // [model]
 struct NeuralRamOptions {

@@ -7,16 +7,19 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_qr.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mv.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <cmath>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
+#include "loci/nn/evaluation_scope.h"
+#include "loci/table/row_store.h"
 
 namespace loci {
 namespace {
@@ -36,13 +39,6 @@ class OneThread {
 
  private:
   int before_;
-};
-
-struct EvaluationMode {
-  explicit EvaluationMode(torch::nn::Module& module) : module(module), training(module.is_training()) { module.eval(); }
-  ~EvaluationMode() { module.train(training); }
-  torch::nn::Module& module;
-  bool training;
 };
 
 Tensor normal_matrix(const CounterRandom& random, int64_t rows, int64_t columns) {
@@ -74,42 +70,23 @@ Tensor draw_keys(const Tensor& half_query, int64_t n, uint64_t seed, const std::
   for (int64_t i = 0; i < n; ++i) {
     choice.mutable_data_ptr<int64_t>()[i] = static_cast<int64_t>(order(static_cast<uint64_t>(i % tokens)));
   }
-  const auto unit = [](const Tensor& x) {
-    return x / at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true).clamp_min(1e-6);
-  };
-  Tensor keys = unit(half_query.index_select(0, choice).to(at::kDouble));
+  Tensor keys = unit_vectors(half_query.index_select(0, choice).to(at::kDouble));
   if (n > tokens) {
     const CounterRandom random(seed, stream + ".noise");
     const Tensor noise = normal_matrix(random, n - tokens, width) * (kNoise / std::sqrt(static_cast<double>(width)));
     keys.narrow(0, tokens, n - tokens).add_(noise);
-    keys = unit(keys);
+    keys = unit_vectors(keys);
   }
   return keys;
 }
 
-}  // namespace
-
-void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOptions& options) {
-  const auto& layer = memory.options();
-  const auto refuse = [](const std::string& expected, const std::string& got) {
-    fail(ExitCode::usage, "calibrate", expected, got);
-  };
-  if (layer.query_net != "linear") refuse("query_net must be linear", layer.query_net);
-  if (inputs.dim() != 2 || inputs.size(1) != layer.width || inputs.size(0) < 2) {
-    refuse(fmt::format("inputs must be [T, {}] with T >= 2", layer.width), c10::str(inputs.sizes()));
-  }
-  const at::NoGradGuard no_gradient;
-  const OneThread one_thread;
-  const EvaluationMode evaluation(memory);
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const Tensor x = inputs.to(at::kDouble).contiguous();
-  if (!x.isfinite().all().item<bool>())
-    fail(ExitCode::numbers, "calibrate", "inputs must be finite", "NaN or infinity");
-
-  const int64_t width = layer.width, half = memory.half_width(), heads = layer.heads;
+// The query map whitens the inputs x [T, d] and rotates them at random. Returns it, [H * 2w, d] and [H * 2w].
+std::pair<Tensor, Tensor> whitening_map(const ProductKeyMemory& memory, const Tensor& x,
+                                        const CalibrateOptions& options) {
+  const int64_t width = memory.options().width, half = memory.half_width(), halves = memory.options().heads * 2;
   const Whitening white = whitening_of(x, options.least_variance);
-  Tensor weight = at::empty({heads * 2, half, width}, at::kDouble), bias = at::empty({heads * 2, half}, at::kDouble);
-  for (int64_t i = 0; i < heads * 2; ++i) {
+  const Tensor weight = at::empty({halves, half, width}, at::kDouble), bias = at::empty({halves, half}, at::kDouble);
+  for (int64_t i = 0; i < halves; ++i) {
     const CounterRandom random(options.seed, fmt::format("calibrate.{}.map.{}", memory.table()->name(), i));
     const Tensor draw = normal_matrix(random, width, half);
     const Tensor map = half <= width ? std::get<0>(at::linalg_qr(draw)) : draw / std::sqrt(static_cast<double>(width));
@@ -117,29 +94,64 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
     weight[i].copy_(query.t());
     bias[i].copy_(-at::mv(query.t(), white.mean));
   }
-  memory.query_weight[0].copy_(weight.view({heads * 2 * half, width}));
-  memory.query_bias[0].copy_(bias.view({heads * 2 * half}));
+  return {weight.view({halves * half, width}), bias.view({halves * half})};
+}
 
-  if (memory.norm_gain.defined()) memory.norm_gain.fill_(1);
-  if (memory.norm_bias.defined()) memory.norm_bias.zero_();
-  if (memory.temperature.defined()) memory.temperature.fill_(std::sqrt(static_cast<double>(half) / 3));
-  if (memory.running_mean.defined()) {
-    const Tensor query = at::matmul(x, weight.view({heads * 2 * half, width}).t()) + bias.view({heads * 2 * half});
-    memory.running_mean.copy_(query.mean(0).view_as(memory.running_mean));
-    memory.running_variance.copy_(query.var(0, /*unbiased=*/true).view_as(memory.running_variance));
+void start_query(ProductKeyMemory& memory, MlpQueryNet& net, const Tensor& x, const CalibrateOptions& options) {
+  const auto [weight, bias] = whitening_map(memory, x, options);
+  net.weight[0].copy_(weight);
+  net.bias[0].copy_(bias);
+  if (memory.norm.gain.defined()) memory.norm.gain.fill_(1);
+  if (memory.norm.bias.defined()) memory.norm.bias.zero_();
+  if (memory.temperature.defined()) memory.temperature.fill_(std::sqrt(static_cast<double>(memory.half_width()) / 3));
+  if (memory.norm.running_mean.defined()) {
+    const Tensor query = at::matmul(x, weight.t()) + bias;
+    memory.norm.running_mean.copy_(query.mean(0).view_as(memory.norm.running_mean));
+    memory.norm.running_variance.copy_(query.var(0, /*unbiased=*/true).view_as(memory.norm.running_variance));
   }
+}
 
-  const Tensor query = memory.query(inputs.to(memory.query_weight[0].scalar_type()));  // [T, H, 2, w]
-  for (int64_t h = 0; h < heads; ++h) {
+}  // namespace
+
+void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOptions& options) {
+  const auto refuse = [](const std::string& expected, const std::string& got) {
+    fail(ExitCode::usage, "calibrate", expected, got);
+  };
+  const auto net = std::dynamic_pointer_cast<MlpQueryNet>(memory.query_net);
+  if (!net || net->weight.size() != 1) {
+    refuse("the query net must be one linear map", net ? fmt::format("{} maps", net->weight.size()) : "another net");
+  }
+  const int64_t width = memory.options().width;
+  if (inputs.dim() != 2 || inputs.size(1) != width || inputs.size(0) < 2) {
+    refuse(fmt::format("inputs must be [T, {}] with T >= 2", width), c10::str(inputs.sizes()));
+  }
+  const at::NoGradGuard no_gradient;
+  const OneThread one_thread;
+  const EvaluationScope evaluation(memory);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const Tensor x = inputs.to(at::kDouble).contiguous();
+  if (!x.isfinite().all().item<bool>()) {
+    fail(ExitCode::numbers, "calibrate", "inputs must be finite", "NaN or infinity");
+  }
+  start_query(memory, *net, x, options);
+
+  const Tensor query = memory.query(inputs.to(net->weight[0].scalar_type()));  // [T, H, 2, w]
+  for (int64_t h = 0; h < memory.options().heads; ++h) {
     for (int64_t p = 0; p < 2; ++p) {
       Tensor keys = (p == 0 ? memory.keys1 : memory.keys2)[h];  // [n, w]
       const std::string stream = fmt::format("calibrate.{}.keys.{}.{}", memory.table()->name(), h, p);
       keys.copy_(draw_keys(query.select(1, h).select(1, p), keys.size(0), options.seed, stream));
     }
   }
-  memory.table()->initialise_zero();
-  memory.training_usage().clear();
-  memory.evaluation_usage().clear();
+  memory.table()->store().initialise_zero();
+}
+
+std::vector<Tensor> calibrated_parameters(const ProductKeyMemory& memory) {
+  std::vector<Tensor> result = memory.query_net->parameters();
+  for (const Tensor& parameter : {memory.norm.gain, memory.norm.bias, memory.temperature, memory.keys1, memory.keys2}) {
+    if (parameter.defined()) result.push_back(parameter);
+  }
+  return result;
 }
 
 }  // namespace loci

@@ -7,18 +7,19 @@
 
 #include "loci/base/check.h"
 #include "loci/table/local_table.h"
+#include "loci/table/usage.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
 
-struct Built {
+struct CalibratedLayer {
   std::shared_ptr<LocalTable> table;
   std::shared_ptr<ProductKeyMemory> memory;
 };
 
-Built build(QueryNorm norm, int64_t rows = 4096, int64_t key_width = 16) {
+CalibratedLayer make_layer(QueryNorm norm, int64_t rows = 4096, int64_t key_width = 16) {
   ProductKeyMemoryOptions options;
   options.width = 32;
   options.heads = 2;
@@ -26,8 +27,12 @@ Built build(QueryNorm norm, int64_t rows = 4096, int64_t key_width = 16) {
   options.key_width = key_width;
   options.query_norm = norm;
   auto table = std::make_shared<LocalTable>("values", rows, 32);
-  table->initialise_normal(1, 1);
+  table->store().initialise_normal(1, 1);
   return {table, std::make_shared<ProductKeyMemory>("memory", options, table, 3)};
+}
+
+MlpQueryNet& net_of(const ProductKeyMemory& memory) {
+  return dynamic_cast<MlpQueryNet&>(*memory.query_net);
 }
 
 // Correlated inputs with a large common mean, as real tokens have.
@@ -39,7 +44,7 @@ Tensor correlated(int64_t tokens) {
 
 TEST(Calibrate, WhitensQueriesAndKeepsThemSoForBatchNorm) {
   for (const QueryNorm norm : {QueryNorm::none, QueryNorm::batch}) {
-    const auto [table, memory] = build(norm);
+    const auto [table, memory] = make_layer(norm);
     const Tensor x = correlated(3000);
     calibrate(*memory, x, {.seed = 5, .least_variance = 1e-9});
     memory->eval();
@@ -52,8 +57,8 @@ TEST(Calibrate, WhitensQueriesAndKeepsThemSoForBatchNorm) {
 }
 
 TEST(Calibrate, KeysAreRealHalfQueriesOfLengthOneAndValuesAreZeroInPlace) {
-  const auto [table, memory] = build(QueryNorm::layer);
-  const void* storage = table->values().const_data_ptr();
+  const auto [table, memory] = make_layer(QueryNorm::layer);
+  const void* storage = table->store().values().const_data_ptr();
   const Tensor x = correlated(500);
   calibrate(*memory, x, {.seed = 5});
   const Tensor query = memory->query(x).detach();
@@ -63,12 +68,12 @@ TEST(Calibrate, KeysAreRealHalfQueriesOfLengthOneAndValuesAreZeroInPlace) {
   const Tensor nearest = at::matmul(keys, unit.t()).argmax(1);  // [n1]
   EXPECT_TRUE(torch::allclose(keys, unit.index_select(0, nearest), 1e-4, 1e-5));
   EXPECT_EQ(std::get<0>(at::_unique(nearest)).numel(), keys.size(0));  // without replacement
-  EXPECT_TRUE(torch::equal(table->values(), at::zeros_like(table->values())));
-  EXPECT_EQ(table->values().const_data_ptr(), storage);
+  EXPECT_TRUE(torch::equal(table->store().values(), at::zeros_like(table->store().values())));
+  EXPECT_EQ(table->store().values().const_data_ptr(), storage);
 }
 
 TEST(Calibrate, FewerTokensThanSubKeysGiveDistinctKeysOfLengthOne) {
-  const auto [table, memory] = build(QueryNorm::layer);
+  const auto [table, memory] = make_layer(QueryNorm::layer);
   calibrate(*memory, correlated(20), {.seed = 5});
   for (const Tensor& keys : {memory->keys1.detach()[0], memory->keys2.detach()[1]}) {
     EXPECT_TRUE(torch::allclose(keys.norm(2, 1), at::ones({keys.size(0)}), 1e-5, 1e-6));
@@ -78,24 +83,27 @@ TEST(Calibrate, FewerTokensThanSubKeysGiveDistinctKeysOfLengthOne) {
 }
 
 TEST(Calibrate, WiderHalvesThanInputsAreFilled) {
-  const auto [table, memory] = build(QueryNorm::layer, 100, 90);
+  const auto [table, memory] = make_layer(QueryNorm::layer, 100, 90);
   calibrate(*memory, correlated(300), {.seed = 5});
-  EXPECT_TRUE(memory->query_weight[0].isfinite().all().item<bool>());
-  EXPECT_GT(memory->query_weight[0].detach().norm(2, 1).min().item<double>(), 0);
+  EXPECT_TRUE(net_of(*memory).weight[0].isfinite().all().item<bool>());
+  EXPECT_GT(net_of(*memory).weight[0].detach().norm(2, 1).min().item<double>(), 0);
 }
 
 TEST(Calibrate, RaisesUsage) {
   for (const QueryNorm norm : {QueryNorm::layer, QueryNorm::batch}) {
-    const auto [table, memory] = build(norm);
+    const auto [table, memory] = make_layer(norm);
     const Tensor x = correlated(4000);
     const torch::NoGradGuard guard;
     memory->eval();
-    memory->forward(x);
-    const UsageMetrics before = memory->usage().metrics();
+    const auto measured = [&] {
+      const auto usage = std::make_shared<Usage>(table->rows());
+      const ObserverScope counting(*memory, usage);
+      memory->forward(x);
+      return usage->metrics();
+    };
+    const UsageMetrics before = measured();
     calibrate(*memory, x, {.seed = 5});
-    EXPECT_EQ(memory->usage().metrics().reads, 0);
-    memory->forward(x);
-    const UsageMetrics after = memory->usage().metrics();
+    const UsageMetrics after = measured();
     EXPECT_GT(after.usage, 0.8);
     EXPECT_GT(after.usage, before.usage + 0.2);
     EXPECT_LT(after.kl, before.kl / 2);
@@ -107,11 +115,11 @@ TEST(Calibrate, SameBitsForAnyThreadCountAndSeedDecides) {
   const Tensor x = correlated(2000);
   const auto run = [&](int threads, uint64_t seed) {
     at::set_num_threads(threads);
-    const auto [table, memory] = build(QueryNorm::batch);
+    const auto [table, memory] = make_layer(QueryNorm::batch);
     calibrate(*memory, x, {.seed = seed});
     EXPECT_EQ(at::get_num_threads(), threads);
-    return at::cat({memory->keys1.flatten(), memory->keys2.flatten(), memory->query_weight[0].flatten(),
-                    memory->query_bias[0], memory->running_variance.flatten()})
+    return at::cat({memory->keys1.flatten(), memory->keys2.flatten(), net_of(*memory).weight[0].flatten(),
+                    net_of(*memory).bias[0], memory->norm.running_variance.flatten()})
         .detach();
   };
   const Tensor first = run(1, 5);
@@ -121,17 +129,20 @@ TEST(Calibrate, SameBitsForAnyThreadCountAndSeedDecides) {
 }
 
 TEST(Calibrate, WhatCannotBeCalibratedIsRefused) {
-  const auto [table, memory] = build(QueryNorm::layer);
+  const auto [table, memory] = make_layer(QueryNorm::layer);
   EXPECT_THROW(calibrate(*memory, correlated(1), {}), Error);
   EXPECT_THROW(calibrate(*memory, at::ones({10, 31}), {}), Error);
   EXPECT_THROW(calibrate(*memory, at::full({10, 32}, NAN), {}), Error);
-  ProductKeyMemoryOptions options = memory->options();
-  options.query_net = "mlp";
+  ProductKeyMemoryOptions options;
+  options.width = 32;
   options.query_hidden = {4};
   ProductKeyMemory deep("memory", options, table, 3);
   EXPECT_THROW(calibrate(deep, correlated(50), {}), Error);
+  options.query_hidden = {};
+  ProductKeyMemory bare("memory", options, table, 3, std::make_shared<IdentityQueryNet>());
+  EXPECT_THROW(calibrate(bare, correlated(50), {}), Error);
   calibrate(*memory, at::ones({10, 32}), {});  // all inputs alike: finite
-  EXPECT_TRUE(memory->query_weight[0].isfinite().all().item<bool>());
+  EXPECT_TRUE(net_of(*memory).weight[0].isfinite().all().item<bool>());
 }
 
 }  // namespace

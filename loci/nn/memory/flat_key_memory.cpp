@@ -41,18 +41,16 @@ Tensor best_rows(const Tensor& query, const Tensor& keys, int64_t top_k) {
   return result;
 }
 
-int64_t addresses_of(const TablePtr& table) {
+int64_t flat_addresses(const TablePtr& table) {
   if (!table) fail(ExitCode::usage, "FlatKeyMemory", "table must be given", "none");
   return table->rows();
 }
 
 }  // namespace
 
-FlatKeyMemory::FlatKeyMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr table, uint64_t seed)
-    : MemoryLayer("FlatKeyMemory", name, options, table, addresses_of(table), seed) {
-  if (options.addressing != RowAddressing::mask) {
-    fail(ExitCode::usage, "FlatKeyMemory", "addressing must be mask", "modulo");
-  }
+FlatKeyMemory::FlatKeyMemory(const std::string& name, const MemoryLayerOptions& options, TablePtr table, uint64_t seed,
+                             std::shared_ptr<QueryNet> query_net)
+    : MemoryLayer("FlatKeyMemory", name, options, table, flat_addresses(table), seed, std::move(query_net)) {
   const int64_t heads = this->options().heads, half = half_width();
   keys = register_parameter("keys", uniform_start(seed, name + ".keys", {heads, table->rows(), 2 * half},
                                                   1 / std::sqrt(static_cast<double>(half))));
@@ -61,7 +59,8 @@ FlatKeyMemory::FlatKeyMemory(const std::string& name, ProductKeyMemoryOptions op
 std::tuple<Tensor, Tensor> FlatKeyMemory::search(const Tensor& query) {
   const int64_t tokens = query.size(0), heads = query.size(1), rows = keys.size(1), width = keys.size(2);
   const int64_t top_k = options().top_k;
-  const Tensor scaled = scaled_keys(keys.view({heads, rows, 2, width / 2})).view({heads, rows, width});
+  const Tensor scaled =
+      scaled_keys(keys.view({heads, rows, 2, width / 2}), query.scalar_type()).view({heads, rows, width});
   const Tensor flat = query.reshape({tokens, heads, width});
   const Tensor row = best_rows(flat, scaled, top_k);
   const Tensor key = row + at::arange(heads, row.options()).view({heads, 1}) * rows;  // among all heads' keys

@@ -14,8 +14,9 @@ namespace loci {
 
 class FlatKeyMemory : public MemoryLayer {
  public:
-  // Options as for ProductKeyMemory; addressing has no meaning here and must stay `mask`.
-  FlatKeyMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr table, uint64_t seed);
+  // As ProductKeyMemory.
+  FlatKeyMemory(const std::string& name, const MemoryLayerOptions& options, TablePtr table, uint64_t seed,
+                std::shared_ptr<QueryNet> query_net = nullptr);
 
   at::Tensor keys;  // [H, R, 2w]
 

@@ -16,19 +16,21 @@ enum class PeerActivation { gelu, relu };  // gelu: exact
 
 class PeerMemory : public ProductKeyMemory {
  public:
-  PeerMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr down, TablePtr up, uint64_t seed,
-             PeerActivation activation = PeerActivation::gelu);
+  // As ProductKeyMemory.
+  PeerMemory(const std::string& name, const ProductKeyMemoryOptions& options, TablePtr down, TablePtr up, uint64_t seed,
+             PeerActivation activation = PeerActivation::gelu, std::shared_ptr<QueryNet> query_net = nullptr);
 
   const TablePtr& down() const { return down_; }
   const TablePtr& up() const { return table(); }
 
  protected:
   at::Tensor read(const at::Tensor& x, const at::Tensor& index, const at::Tensor& weight) override;
+  std::vector<TablePtr> tables() const override { return {table(), down_}; }
 
  private:
   TablePtr down_;
   PeerActivation activation_;
-  int64_t down_use_ = 0, reads_ = 0;
+  int64_t down_use_ = 0;
 };
 
 }  // namespace loci

@@ -11,7 +11,7 @@
 namespace loci {
 namespace {
 
-int64_t addresses_of(const ProductKeyMemoryOptions& options, const TablePtr& table) {
+int64_t product_addresses(const ProductKeyMemoryOptions& options, const TablePtr& table) {
   if (!table) fail(ExitCode::usage, "ProductKeyMemory", "table must be given", "none");
   if (options.addressing == RowAddressing::mask) return table->rows();
   const auto [n1, n2] = sub_keys_for(table->rows());
@@ -27,9 +27,17 @@ SubKeys sub_keys_for(int64_t rows) {
   return {(rows + n2 - 1) / n2, n2};
 }
 
-ProductKeyMemory::ProductKeyMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr table,
-                                   uint64_t seed)
-    : MemoryLayer("ProductKeyMemory", name, options, table, addresses_of(options, table), seed) {
+void ProductKeyMemoryOptions::fields(ConfigFields& f) {
+  MemoryLayerOptions::fields(f);
+  f.choice("addressing", addressing, "pairs of keys beyond the last row: masked out, or wrapped around",
+           {{"mask", RowAddressing::mask}, {"modulo", RowAddressing::modulo}});
+}
+
+ProductKeyMemory::ProductKeyMemory(const std::string& name, const ProductKeyMemoryOptions& options, TablePtr table,
+                                   uint64_t seed, std::shared_ptr<QueryNet> query_net)
+    : MemoryLayer("ProductKeyMemory", name, options, table, product_addresses(options, table), seed,
+                  std::move(query_net)),
+      addressing_(options.addressing) {
   const auto [n1, n2] = sub_keys_for(table->rows());
   const int64_t heads = this->options().heads, half = half_width();
   const double bound = 1 / std::sqrt(static_cast<double>(half));
@@ -38,8 +46,9 @@ ProductKeyMemory::ProductKeyMemory(const std::string& name, ProductKeyMemoryOpti
 }
 
 std::tuple<at::Tensor, at::Tensor> ProductKeyMemory::search(const at::Tensor& query) {
-  const int64_t addresses = options().addressing == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
-  return product_key_search(query, scaled_keys(keys1), scaled_keys(keys2), options().top_k, addresses);
+  const int64_t addresses = addressing_ == RowAddressing::mask ? table()->rows() : sub_keys1() * sub_keys2();
+  const auto type = query.scalar_type();
+  return product_key_search(query, scaled_keys(keys1, type), scaled_keys(keys2, type), options().top_k, addresses);
 }
 
 }  // namespace loci

@@ -17,6 +17,13 @@
 
 namespace loci {
 
+enum class RowAddressing { mask, modulo };  // what becomes of addresses beyond the table's rows
+
+struct ProductKeyMemoryOptions : MemoryLayerOptions {
+  RowAddressing addressing = RowAddressing::mask;
+  void fields(ConfigFields& f);
+};
+
 // Sub-keys of the halves for a table: n2 = ceil(sqrt(rows)), n1 = ceil(rows / n2).
 struct SubKeys {
   int64_t n1, n2;
@@ -25,10 +32,13 @@ SubKeys sub_keys_for(int64_t rows);
 
 class ProductKeyMemory : public MemoryLayer {
  public:
-  // Draws its parameters by counter from (seed, `name`, tensor, position). Throws Error (usage) for options that do not
-  // fit each other or the table; warns on stderr for top_k = 1 with softmax (keys and query net would get no gradient).
-  ProductKeyMemory(const std::string& name, ProductKeyMemoryOptions options, TablePtr table, uint64_t seed);
+  // Draws its parameters by counter from (seed, `name`, tensor, position). `query_net`: none, so that the options make
+  // one, or one's own. Throws Error (usage) for options that do not fit each other or the table; warns on stderr for
+  // top_k = 1 with softmax (keys and query net would get no gradient).
+  ProductKeyMemory(const std::string& name, const ProductKeyMemoryOptions& options, TablePtr table, uint64_t seed,
+                   std::shared_ptr<QueryNet> query_net = nullptr);
 
+  RowAddressing addressing() const { return addressing_; }
   int64_t sub_keys1() const { return keys1.size(1); }
   int64_t sub_keys2() const { return keys2.size(1); }
 
@@ -36,6 +46,9 @@ class ProductKeyMemory : public MemoryLayer {
 
  protected:
   std::tuple<at::Tensor, at::Tensor> search(const at::Tensor& query) override;
+
+ private:
+  RowAddressing addressing_;
 };
 
 }  // namespace loci

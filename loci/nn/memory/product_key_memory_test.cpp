@@ -10,8 +10,11 @@
 #include <string>
 
 #include "loci/base/check.h"
+#include "loci/base/progress.h"
 #include "loci/nn/memory/flat_key_memory.h"
+#include "loci/nn/memory/peer_memory.h"
 #include "loci/table/local_table.h"
+#include "loci/table/usage.h"
 #include "tests/memory_reference.h"
 
 namespace loci {
@@ -23,6 +26,7 @@ struct Case {
   std::string name;
   ProductKeyMemoryOptions options;
   int64_t rows = 14, value_width = 0;  // 0: the layer's
+  bool identity = false;               // no query net
 };
 
 ProductKeyMemoryOptions small(const std::function<void(ProductKeyMemoryOptions&)>& change = [](auto&) {}) {
@@ -39,8 +43,8 @@ std::vector<Case> cases() {
   using O = ProductKeyMemoryOptions;
   std::vector<Case> result = {
       {"default", small()},
-      {"mlp", small([](O& o) { o.query_net = "mlp", o.query_hidden = {11, 5}; })},
-      {"no_net", small([](O& o) { o.query_net = "none", o.width = 16, o.key_width = 0; })},
+      {"mlp", small([](O& o) { o.query_hidden = {11, 5}; })},
+      {"no_net", small([](O& o) { o.width = 16; }), 14, 0, /*identity=*/true},
       {"no_norm", small([](O& o) { o.query_norm = QueryNorm::none; })},
       {"rms", small([](O& o) { o.query_norm = QueryNorm::rms; })},
       {"batch", small([](O& o) { o.query_norm = QueryNorm::batch; })},
@@ -71,8 +75,9 @@ template <class Memory>
 Built<Memory> build(const Case& c, at::ScalarType type = at::kDouble) {
   const int64_t width = c.value_width == 0 ? c.options.width : c.value_width;
   auto table = std::make_shared<LocalTable>("values", c.rows, width, LocalTableOptions{.dtype = type});
-  table->initialise_normal(1, 1);
-  auto memory = std::make_shared<Memory>("memory", c.options, table, 7);
+  table->store().initialise_normal(1, 1);
+  const auto net = c.identity ? std::make_shared<IdentityQueryNet>() : nullptr;
+  auto memory = std::make_shared<Memory>("memory", c.options, table, 7, net);
   memory->to(type);
   const torch::NoGradGuard guard;
   torch::manual_seed(5);
@@ -81,7 +86,7 @@ Built<Memory> build(const Case& c, at::ScalarType type = at::kDouble) {
 }
 
 Tensor dense_gradient(const Table& table) {
-  const RowGradient sum = table.gradient();
+  const RowGradient sum = table.store().references().sum();
   return at::zeros({table.rows(), table.width()}, sum.gradient.options()).index_copy_(0, sum.row, sum.gradient);
 }
 
@@ -90,7 +95,7 @@ void expect_reference(const Case& c) {
   SCOPED_TRACE(c.name);
   const auto [table, memory] = build<Memory>(c);
   const Tensor x = torch::randn({9, c.options.width}, at::kDouble).requires_grad_();
-  const Tensor values = table->values().detach().clone().requires_grad_();
+  const Tensor values = table->store().values().detach().clone().requires_grad_();
   const Tensor direction = torch::randn({9, c.options.width}, at::kDouble);
   std::vector<Tensor> inputs = memory->parameters();
   inputs.push_back(x);
@@ -103,9 +108,8 @@ void expect_reference(const Case& c) {
   EXPECT_TRUE(torch::allclose(y, expected, 1e-10, 1e-11)) << (y - expected).abs().max();
   const auto found = torch::autograd::grad({(y * direction).sum()}, inputs, {}, {}, false, true);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (!found[i].defined()) {  // the query's last bias under batch norm is not asked, for example
-      EXPECT_TRUE(!truth[i].defined() || truth[i].abs().max().item<double>() < 1e-9) << i;
-    } else {
+    ASSERT_EQ(found[i].defined(), truth[i].defined()) << i;
+    if (found[i].defined()) {
       EXPECT_TRUE(torch::allclose(found[i], truth[i], 1e-8, 1e-9)) << i << (found[i] - truth[i]).abs().max();
     }
   }
@@ -180,6 +184,8 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       const Tensor x = all.clone().requires_grad_();
       const Tensor valid = all.view({10, 6}).index({mask}).clone().requires_grad_();  // [6, d]
 
+      const auto counted = std::make_shared<Usage>(14), alone = std::make_shared<Usage>(14);
+      const ObserverScope first(*padded.memory, counted), second(*plain.memory, alone);
       const Tensor y = padded.memory->forward(x, {.token_mask = mask.view({2, 5}), .generator = {}});
       const Tensor expected = plain.memory->forward(valid);
       EXPECT_TRUE(torch::equal(y.view({10, 6}).index({mask}), expected));
@@ -196,14 +202,12 @@ TEST(ProductKeyMemory, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
       for (size_t i = 0; i < plain.memory->buffers().size(); ++i) {
         EXPECT_TRUE(torch::equal(padded.memory->buffers()[i], plain.memory->buffers()[i]));
       }
-      const auto counted = padded.memory->usage().state(), alone = plain.memory->usage().state();
-      for (size_t i = 0; i < alone.size(); ++i) {
-        EXPECT_EQ(counted[i].reads, alone[i].reads);
-        EXPECT_EQ(counted[i].weight, alone[i].weight);
-      }
-      EXPECT_EQ(plain.memory->usage().metrics().reads, 6 * 2 * 3);
-      EXPECT_TRUE(torch::equal(padded.table->gradient().row, plain.table->gradient().row));
-      EXPECT_TRUE(torch::equal(padded.table->gradient().gradient, plain.table->gradient().gradient));
+      EXPECT_TRUE(torch::equal(counted->state(), alone->state()));
+      EXPECT_EQ(alone->metrics().reads, 6 * 2 * 3);
+      EXPECT_TRUE(
+          torch::equal(padded.table->store().references().sum().row, plain.table->store().references().sum().row));
+      EXPECT_TRUE(torch::equal(padded.table->store().references().sum().gradient,
+                               plain.table->store().references().sum().gradient));
     }
   }
 }
@@ -214,7 +218,7 @@ TEST(ProductKeyMemory, AllTokensPaddedGivesZeroAndNoReferences) {
       memory->forward(torch::randn({4, 6}, at::kDouble), {.token_mask = at::zeros({4}, at::kBool), .generator = {}});
   EXPECT_TRUE(torch::equal(y, at::zeros({4, 6}, at::kDouble)));
   y.sum().backward();
-  EXPECT_TRUE(!table->has_gradient() || table->gradient().row.numel() == 0);
+  EXPECT_TRUE(table->store().references().empty() || table->store().references().sum().row.numel() == 0);
 }
 
 TEST(ProductKeyMemory, NoTokensAndOneTokenKeepTheShape) {
@@ -240,10 +244,10 @@ TEST(ProductKeyMemory, SoftmaxOverOneRowGivesKeysAndQueryNetExactlyNoGradient) {
   const auto [table, memory] = build<ProductKeyMemory>({"one", small([](auto& o) { o.top_k = 1; })});
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("top_k = 1"));
   memory->forward(torch::randn({8, 6}, at::kDouble)).pow(2).sum().backward();
-  for (const Tensor& still : {memory->keys1, memory->keys2, memory->query_weight[0]}) {
+  for (const Tensor& still : {memory->keys1, memory->keys2, dynamic_cast<MlpQueryNet&>(*memory->query_net).weight[0]}) {
     EXPECT_TRUE(!still.grad().defined() || still.grad().abs().max().item<double>() == 0);
   }
-  EXPECT_GT(table->gradient().gradient.abs().max().item<double>(), 0);
+  EXPECT_GT(table->store().references().sum().gradient.abs().max().item<double>(), 0);
 }
 
 TEST(ProductKeyMemory, ReadsOfAHeadAreTopK) {
@@ -256,7 +260,7 @@ TEST(ProductKeyMemory, ReadsOfAHeadAreTopK) {
 TEST(ProductKeyMemory, ATableSharedByThreeLayersGetsTheSumOfTheirGradients) {
   const Case c{"shared", small()};
   auto table = std::make_shared<LocalTable>("values", 14, 6, LocalTableOptions{.dtype = at::kDouble});
-  table->initialise_normal(1, 1);
+  table->store().initialise_normal(1, 1);
   std::vector<std::shared_ptr<ProductKeyMemory>> layers;
   for (const char* name : {"a", "b", "c"}) {
     layers.push_back(std::make_shared<ProductKeyMemory>(name, c.options, table, 7));
@@ -268,7 +272,7 @@ TEST(ProductKeyMemory, ATableSharedByThreeLayersGetsTheSumOfTheirGradients) {
   for (const auto& layer : layers) {
     layer->forward(x).pow(2).sum().backward();
     sum += dense_gradient(*table);
-    table->zero_gradient();
+    table->store().references().clear();
   }
   Tensor loss = at::zeros({}, at::kDouble);
   for (const auto& layer : layers) loss = loss + layer->forward(x).pow(2).sum();
@@ -279,14 +283,14 @@ TEST(ProductKeyMemory, ATableSharedByThreeLayersGetsTheSumOfTheirGradients) {
 TEST(ProductKeyMemory, TwoModelsInOneProcessDoNotMeet) {
   const auto one = build<ProductKeyMemory>({"one", small()}), two = build<ProductKeyMemory>({"two", small()});
   one.memory->forward(torch::randn({4, 6}, at::kDouble)).sum().backward();
-  EXPECT_TRUE(one.table->has_gradient());
-  EXPECT_FALSE(two.table->has_gradient());
+  EXPECT_FALSE(one.table->store().references().empty());
+  EXPECT_TRUE(two.table->store().references().empty());
   for (const auto& parameter : two.memory->parameters()) EXPECT_FALSE(parameter.grad().defined());
 }
 
 TEST(ProductKeyMemory, TheTableIsNoParameter) {
   const auto [table, memory] = build<ProductKeyMemory>({"names", small()});
-  for (const auto& parameter : memory->parameters()) EXPECT_FALSE(parameter.is_alias_of(table->values()));
+  for (const auto& parameter : memory->parameters()) EXPECT_FALSE(parameter.is_alias_of(table->store().values()));
 }
 
 TEST(ProductKeyMemory, StartDependsOnSeedAndNameAlone) {
@@ -298,7 +302,9 @@ TEST(ProductKeyMemory, StartDependsOnSeedAndNameAlone) {
     options.width = 64;
     const ProductKeyMemory memory(name, options, table, seed);
     at::set_num_threads(before);
-    return at::cat({memory.keys1.flatten(), memory.keys2.flatten(), memory.query_weight[0].flatten()}).detach();
+    return at::cat({memory.keys1.flatten(), memory.keys2.flatten(),
+                    dynamic_cast<const MlpQueryNet&>(*memory.query_net).weight[0].flatten()})
+        .detach();
   };
   const Tensor first = start("a", 1, 1);
   EXPECT_TRUE(torch::equal(first, start("a", 1, 3)));
@@ -324,7 +330,7 @@ TEST(ProductKeyMemory, DropoutFollowsTheGeneratorAndEndsInEvaluation) {
 }
 
 TEST(ProductKeyMemory, AutocastLeavesSearchWeightsAndSumsInFloat32) {
-  const Case c{"autocast", small([](auto& o) { o.query_net = "none", o.width = 16, o.key_width = 0; })};
+  const Case c{"autocast", small([](auto& o) { o.width = 16; }), 14, 0, /*identity=*/true};
   const auto [table, memory] = build<ProductKeyMemory>(c, at::kFloat);
   const Tensor x = torch::randn({50, 16});
   const auto plain = memory->read_with_indices(x);
@@ -340,11 +346,118 @@ TEST(ProductKeyMemory, AutocastLeavesSearchWeightsAndSumsInFloat32) {
   EXPECT_EQ(low.scalar_type(), at::kBFloat16);
 }
 
+// Parameters, input and table may be of different types.
+TEST(MemoryLayer, TheOutputHasTheInputsTypeWhateverTheOthersAre) {
+  const std::vector<at::ScalarType> types = {at::kBFloat16, at::kFloat, at::kDouble};
+  for (const QueryNorm norm : {QueryNorm::none, QueryNorm::layer, QueryNorm::rms, QueryNorm::batch}) {
+    for (const OutputMap map : {OutputMap::none, OutputMap::projection, OutputMap::swilu}) {
+      for (const auto table_type : types) {
+        for (const auto type : types) {
+          const Case c{"types", small([&](auto& o) { o.query_norm = norm, o.output = map, o.normalise_keys = true; })};
+          const auto [table, memory] = build<ProductKeyMemory>(c, table_type);
+          memory->to(type);
+          for (const auto input_type : types) {
+            SCOPED_TRACE(c10::str(table_type, " rows, ", type, " parameters, ", input_type, " input"));
+            const Tensor x = torch::randn({5, 6}).to(input_type).requires_grad_();
+            const Tensor y = memory->forward(x);
+            EXPECT_EQ(y.scalar_type(), input_type);
+            y.to(at::kFloat).pow(2).sum().backward();
+            EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+            memory->eval();
+            EXPECT_EQ(memory->forward(x).scalar_type(), input_type);
+            memory->train();
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(MemoryLayer, RunningStatisticsOfAnotherTypeMoveToo) {
+  const Case c{"statistics", small([](auto& o) { o.query_norm = QueryNorm::batch, o.width = 16; }), 14, 0, true};
+  const auto [table, memory] = build<ProductKeyMemory>(c, at::kFloat);
+  memory->forward(torch::randn({50, 16}, at::kDouble) + 3);
+  EXPECT_NEAR(memory->norm.running_mean.mean().item<double>(), 0.3, 0.05);
+}
+
+// So that a wrapper may require a gradient of every parameter.
+TEST(MemoryLayer, EveryParameterGetsAGradient) {
+  for (const Case& c : cases()) {
+    if (c.options.top_k == 1) continue;
+    SCOPED_TRACE(c.name);
+    const auto [table, memory] = build<ProductKeyMemory>(c);
+    memory->forward(torch::randn({9, c.options.width}, at::kDouble)).pow(2).sum().backward();
+    for (const auto& parameter : memory->named_parameters()) {
+      EXPECT_TRUE(parameter.value().grad().defined()) << parameter.key();
+    }
+  }
+}
+
+TEST(MemoryLayer, StandsInASequential) {
+  const auto table = std::make_shared<LocalTable>("values", 14, 6);
+  torch::nn::Sequential network(torch::nn::Linear(3, 6), std::make_shared<ProductKeyMemory>("a", small(), table, 1),
+                                std::make_shared<FlatKeyMemory>("b", small(), table, 1),
+                                std::make_shared<PeerMemory>("c", small(), table, table, 1), torch::nn::Linear(6, 2));
+  EXPECT_EQ(network->forward(torch::randn({4, 3})).sizes(), (std::vector<int64_t>{4, 2}));
+}
+
+TEST(MemoryLayer, WithoutObserversItHoldsNothingForTheRows) {
+  ProductKeyMemoryOptions options;
+  options.width = 1;
+  options.key_width = 2;
+  options.heads = 1;
+  const auto table = std::make_shared<LocalTable>("values", 1 << 22, 1);
+  const int64_t before = resident_bytes();
+  ProductKeyMemory memory("memory", options, table, 1);
+  EXPECT_LT(resident_bytes() - before, 1 << 24);
+}
+
+// The recomputation of activation checkpointing: `f` runs again within backward.
+struct Checkpointed : torch::autograd::Function<Checkpointed> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, MemoryLayer* memory) {
+    context->save_for_backward({x});
+    context->saved_data["memory"] = reinterpret_cast<int64_t>(memory);
+    return memory->forward(x);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradient) {
+    const at::AutoGradMode with_gradient(true);
+    const Tensor x = context->get_saved_variables()[0].detach().requires_grad_();
+    auto* const memory = reinterpret_cast<MemoryLayer*>(context->saved_data["memory"].toInt());
+    memory->forward(x).backward(gradient[0]);
+    return {x.grad(), Tensor()};
+  }
+};
+
+TEST(MemoryLayer, ObserversAreToldOfEachReadOnceUnderActivationCheckpointing) {
+  const auto [table, memory] = build<ProductKeyMemory>({"checkpointed", small()});
+  const auto usage = std::make_shared<Usage>(14);
+  const ObserverScope counting(*memory, usage);
+  const Tensor x = torch::randn({4, 6}, at::kDouble).requires_grad_();
+  Checkpointed::apply(x, memory.get()).sum().backward();
+  EXPECT_TRUE(x.grad().defined() && !table->store().references().empty());
+  EXPECT_EQ(usage->metrics().reads, 4 * 2 * 3);
+}
+
+TEST(MemoryLayer, AnObserverSeesTrainingAndEvaluationWhileItIsGiven) {
+  const auto [table, memory] = build<ProductKeyMemory>({"observed", small()});
+  const auto usage = std::make_shared<Usage>(14);
+  const Tensor x = torch::randn({4, 6}, at::kDouble);
+  {
+    const ObserverScope counting(*memory, usage);
+    memory->forward(x);
+    memory->eval();
+    memory->forward(x);
+  }
+  memory->forward(x);
+  EXPECT_EQ(usage->metrics().reads, 2 * 4 * 2 * 3);
+}
+
 TEST(ProductKeyMemory, ReadsWithoutGradientLeaveNoReferences) {
   const auto [table, memory] = build<ProductKeyMemory>({"plain", small()});
   const torch::NoGradGuard guard;
   memory->forward(torch::randn({4, 6}, at::kDouble));
-  EXPECT_FALSE(table->has_gradient());
+  EXPECT_TRUE(table->store().references().empty());
 }
 
 TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
@@ -355,11 +468,7 @@ TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
       {"key_width", [](O& o) { o.key_width = 5; }},
       {"top_k", [](O& o) { o.top_k = 0; }},
       {"top_k", [](O& o) { o.top_k = 15; }},
-      {"query_net", [](O& o) { o.query_net = "conv"; }},
-      {"query_net", [](O& o) { o.query_net = "none"; }},
-      {"query_hidden", [](O& o) { o.query_net = "mlp"; }},
-      {"query_hidden", [](O& o) { o.query_hidden = {3}; }},
-      {"zero_output", [](O& o) { o.zero_output = true; }},
+      {"query_hidden", [](O& o) { o.query_hidden = {3, 0}; }},
       {"row_offset", [](O& o) { o.row_offset = -1; }},
       {"dropout", [](O& o) { o.query_dropout = 1; }},
       {"table's width", [](O& o) { o.width = 4; }},
@@ -375,7 +484,11 @@ TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
     }
   }
   EXPECT_THROW(ProductKeyMemory("memory", small(), nullptr, 1), Error);
-  EXPECT_THROW(FlatKeyMemory("memory", small([](auto& o) { o.addressing = RowAddressing::modulo; }), table, 1), Error);
+  const auto net = std::make_shared<IdentityQueryNet>();
+  EXPECT_THROW(ProductKeyMemory("memory", small([](auto& o) { o.query_hidden = {3}; }), table, 1, net), Error);
+  ProductKeyMemory narrow("memory", small(), table, 1, net);  // 6 features where heads * key_width is 16
+  EXPECT_THROW(narrow.forward(at::ones({4, 6})), c10::Error);
+  EXPECT_THROW(ProductKeyMemory("memory", small(), table, 1).zero_output_map(), Error);
 }
 
 TEST(ProductKeyMemory, BadInputIsRefused) {

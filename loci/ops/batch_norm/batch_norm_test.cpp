@@ -13,7 +13,7 @@
 
 // Legend: T tokens, C features.
 
-namespace loci {
+namespace loci::batch_norm_test {
 namespace {
 
 using at::Tensor;
@@ -320,4 +320,4 @@ TEST(BatchNorm, RefusesASecondDerivativeByName) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::batch_norm_test

@@ -8,7 +8,7 @@
 
 // Legend: T tokens, H heads, w width of a half.
 
-namespace loci {
+namespace loci::half_norm_test {
 namespace {
 
 using harness::same_bits;
@@ -184,4 +184,4 @@ TEST(HalfNorm, RefusesWhatItCannotDoInThreeParts) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::half_norm_test

@@ -18,7 +18,7 @@
 
 // Legend: T tokens, w width of half a query, n, n1, n2 sub-keys, K top_k, A addresses.
 
-namespace loci {
+namespace loci::product_key_search_kernel_test {
 namespace {
 
 struct Kernels {
@@ -311,4 +311,4 @@ TEST(ProductKeySearchKernel, GradientsEqualPlainLoopsAtEveryLevel) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::product_key_search_kernel_test

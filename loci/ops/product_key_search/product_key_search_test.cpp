@@ -10,7 +10,7 @@
 
 // Legend: T tokens, H heads, w width of half a query, n1, n2 sub-keys of the halves, K top_k, A addresses.
 
-namespace loci {
+namespace loci::product_key_search_test {
 namespace {
 
 using harness::same_bits;
@@ -358,4 +358,4 @@ TEST(ProductKeySearch, RefusesASecondDerivativeByName) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::product_key_search_test

@@ -13,8 +13,8 @@
 //   the identity as gradient. Gradients of the new registers, the new tape and every o_i are clipped, coordinate by
 //   coordinate, after all that flows into them has been added.
 //
-// float32 or float64. The stop logit is the caller's. Nothing between inputs and outputs is kept for the backward,
-// which makes it again.
+// float32 or float64; the stop logit is not part of O. The definition is the only implementation: a whole run is
+// ram_unroll, which is fast. The backward pass computes the step again. There is no second derivative.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,18 +30,17 @@ namespace loci {
 // Registers and modules of a machine as the operators take them.
 struct RamStepOptions {
   int64_t registers = 4;
-  std::vector<int64_t> operation;                         // [Q] of RamOperation; kRamLookup + u: row u of `lookup`
+  std::vector<int64_t> operation;                         // [Q] of RamOperation; kRamLookup + u: table u of `lookup`
   std::vector<int64_t> operands;                          // [Q]
   at::Tensor lookup;                                      // [U, M, M] int32: a user's module u on every pair of numbers
   double clip = std::numeric_limits<double>::infinity();  // of activation gradients; infinity: off
   bool renormalise = true;
 
   int64_t logits() const;  // O
-  int64_t choices() const;
 };
 
-// The list `repeats` times. A module that is not of standard_modules() is tabulated for this M from its integer form,
-// so that a user's own needs nothing more.
+// The list of modules `repeats` times. A module that is not one of standard_modules() is tabulated for this M from its
+// integer form, so that a module of the user needs nothing more.
 RamStepOptions ram_step_options(int64_t registers, const std::vector<RamModule>& modules, int64_t repeats, int64_t M);
 
 std::tuple<at::Tensor, at::Tensor> ram_step(const at::Tensor& logits, const at::Tensor& registers,

@@ -1,13 +1,13 @@
 // Products of dense layers on blocks, for kernel files alone. Legend: J outputs, K inputs, L lanes, T steps.
 #pragma once
 
-#include "loci/ops/ram_step/ram_rows_kernel.h"
+#include "loci/ops/ram_unroll/ram_rows_kernel.h"
 #include "loci/ops/ram_unroll/ram_unroll_kernel.h"
 
 namespace loci::LOCI_LEVEL {
 namespace {
 
-constexpr int kProductRows = 12 / kParts;  // 12 vectors of sums, beside one row of input and a broadcast
+constexpr int kProductRows = 12 / kRamParts;  // 12 vectors of sums, and registers left for an input row and a broadcast
 
 // out[n] = start[n] + sum over i < count of w[n * across + i * along] * x[i], n < kRows.
 template <int kRows, class Real>
@@ -40,13 +40,13 @@ inline void product(const Real* w, int64_t rows, int64_t across, int64_t along, 
 // y [J, L] = weight x + bias, x [K, L].
 template <class Real>
 inline void layer_forward(const RamLayer& layer, const Real* parameters, const Real* x, Real* y) {
-  const Real* weight = parameters + layer.place;
+  const Real* weight = parameters + layer.offset;
   product(weight, layer.outputs, layer.inputs, int64_t{1}, layer.inputs, x, weight + layer.outputs * layer.inputs, y);
 }
 // dx [K, L] = weight^T dy.
 template <class Real>
 inline void layer_backward(const RamLayer& layer, const Real* parameters, const Real* dy, Real* dx) {
-  product<Real>(parameters + layer.place, layer.inputs, int64_t{1}, layer.inputs, layer.outputs, dy, nullptr, dx);
+  product<Real>(parameters + layer.offset, layer.inputs, int64_t{1}, layer.inputs, layer.outputs, dy, nullptr, dx);
 }
 
 // x [K, L] as [L, padded], zeros beyond K.
@@ -91,9 +91,9 @@ inline void weight_gradient_tile(const Real* dy, int64_t dy_step, const Real* x,
 template <class Real>
 inline void weight_gradient(const RamLayer& layer, const Real* dy, const Real* x, int64_t steps, Real* gradient) {
   constexpr int64_t L = ram_lanes<Real>();
-  constexpr int kVectors = kParts < 2 ? 1 : 2;
-  constexpr int64_t kWide = kVectors * kVectorBytes / static_cast<int64_t>(sizeof(Real));
-  constexpr int kRows = kVectorBytes == 16 ? 3 : kVectors == 1 ? 12 : 6;
+  constexpr int kVectors = kRamParts < 2 ? 1 : 2;
+  constexpr int64_t kWide = kVectors * kRamVectorBytes / static_cast<int64_t>(sizeof(Real));
+  constexpr int kRows = kRamVectorBytes == 16 ? 3 : kVectors == 1 ? 12 : 6;
   const int64_t J = layer.outputs;
   gradient += layer.gradient;
   for (int64_t k = 0; k < layer.padded; k += kWide) {

@@ -3,8 +3,6 @@
 #include "loci/ops/ram_unroll/ram_unroll.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
@@ -17,17 +15,15 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "loci/ops/operator.h"
 #include "loci/ops/ram_step/ram_step_definition.h"
 #include "loci/ops/ram_unroll/ram_unroll_definition.h"
-#include "loci/ops/ram_unroll/ram_unroll_kernel.h"
 
 namespace loci {
 
 using at::Tensor;
-using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 int64_t RamUnrollOptions::parameters() const {
@@ -97,10 +93,11 @@ Tensor ram_loss_definition(const Tensor& tapes, const Tensor& stop, const Tensor
 
 namespace {
 
-// The controller of one seed; its state is what an LSTM keeps.
-class Controller {
+// The controller of one seed, with the state of an LSTM.
+class ControllerDefinition {
  public:
-  Controller(const Tensor& parameters, const RamUnrollOptions& options, int64_t samples) : lstm_(options.lstm) {
+  ControllerDefinition(const Tensor& parameters, const RamUnrollOptions& options, int64_t samples)
+      : lstm_(options.lstm) {
     const int64_t W = options.width, R = options.machine.registers;
     int64_t offset = 0;
     const auto take = [&](int64_t outputs, int64_t inputs) {
@@ -110,7 +107,11 @@ class Controller {
       offset += outputs;
     };
     take(W, R);
-    lstm_ ? take(4 * W, 2 * W) : take(W, W);
+    if (lstm_) {
+      take(4 * W, 2 * W);
+    } else {
+      take(W, W);
+    }
     take(options.machine.logits() + 1, W);
     cell_ = hidden_ = at::zeros({samples, W}, parameters.options());
   }
@@ -140,7 +141,7 @@ struct SeedResult {
 SeedResult unroll_seed(const Tensor& parameters, const Tensor& tape, const Tensor& target, const Tensor& cell_weight,
                        int64_t steps, const RamUnrollOptions& options) {
   const int64_t B = tape.size(0), M = tape.size(1), R = options.machine.registers, O = options.machine.logits();
-  Controller controller(parameters, options, B);
+  ControllerDefinition controller(parameters, options, B);
   Tensor memory = at::one_hot(tape.to(at::kLong), M).to(parameters.scalar_type());  // [B, M, M]
   Tensor registers = at::one_hot(at::zeros({B, R}, tape.options().dtype(at::kLong)), M).to(parameters.scalar_type());
   Tensor entropy = at::zeros({B}, parameters.options());
@@ -200,85 +201,69 @@ RamUnrollOutput ram_unroll_definition(const Tensor& parameters, const RamUnrollI
 
 namespace {
 
-using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-Results definition_entry(const Tensor& parameters, const Tensor& tape, const Tensor& target, const Tensor& cell_weight,
-                         const Tensor& steps, const Tensor& bonus, int64_t registers, at::IntArrayRef modules,
-                         at::IntArrayRef operands, const Tensor& lookup, double clip, bool renormalise, bool lstm,
-                         int64_t width, bool mixture, double floor, bool with_gradient) {
-  const RamUnrollOptions options = {
-      {registers, modules.vec(), operands.vec(), lookup, clip, renormalise}, lstm, width, mixture, floor};
-  const RamUnrollOutput out =
-      ram_unroll_definition(parameters, {tape, target, cell_weight, steps, bonus}, options, with_gradient);
-  return {out.objective, out.loss, out.entropy, out.wrong, out.gradient, out.sound};
-}
-
-// On Meta, as compilation and export ask it: shapes alone.
-Results shapes_entry(const Tensor& parameters, const Tensor& tape, const Tensor&, const Tensor&, const Tensor&,
-                     const Tensor&, int64_t, at::IntArrayRef, at::IntArrayRef, const Tensor&, double, bool, bool,
-                     int64_t, bool, double, bool with_gradient) {
+// On Meta, for compilation and export.
+RamUnrollOutput unroll_on_meta(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions&,
+                               bool with_gradient) {
+  const Tensor& tape = input.tape;
   TORCH_CHECK(parameters.dim() == 2 && tape.dim() == 3,
               "ram_unroll: parameters and tape must be [S, P] and [S, B, M], got ", parameters.sizes(), " and ",
               tape.sizes());
   const c10::SymInt S = tape.sym_size(0), B = tape.sym_size(1);
-  const auto type = parameters.options();
   const c10::SymInt P = with_gradient ? parameters.sym_size(1) : c10::SymInt(0);
-  return {at::empty_symint({S}, type),    at::empty_symint({S, B}, type),
-          at::empty_symint({S, B}, type), at::empty_symint({S, B}, type.dtype(at::kInt)),
-          at::empty_symint({S, P}, type), at::empty_symint({S}, type.dtype(at::kBool))};
+  const auto empty = [&](c10::SymIntArrayRef sizes, at::ScalarType type) {
+    return at::empty_symint(sizes, parameters.options().dtype(type));
+  };
+  const auto real = parameters.scalar_type();
+  return {empty({S}, real),        empty({S, B}, real), empty({S, B}, real),
+          empty({S, B}, at::kInt), empty({S, P}, real), empty({S}, at::kBool)};
 }
 
-RamUnrollOutput call(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions& options,
-                     bool with_gradient) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::ram_unroll", "")
-                             .typed<Results(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                            const Tensor&, int64_t, at::IntArrayRef, at::IntArrayRef, const Tensor&,
-                                            double, bool, bool, int64_t, bool, double, bool)>();
-  const RamStepOptions& machine = options.machine;
-  auto [objective, loss, entropy, wrong, gradient, sound] =
-      op.call(parameters, input.tape, input.target, input.cell_weight, input.steps, input.bonus, machine.registers,
-              machine.operation, machine.operands, machine.lookup, machine.clip, machine.renormalise, options.lstm,
-              options.width, options.mixture, options.floor, with_gradient);
-  return {objective, loss, entropy, wrong, gradient, sound};
+// The forward pass computes the gradient already.
+std::vector<Tensor> unroll_gradient(const BackwardPass& pass) {
+  return {pass.grad[0].unsqueeze(1) * pass.saved[0]};
 }
 
-// The gradient is made beside the objective; the backward only scales it.
-struct Gradient : torch::autograd::Function<Gradient> {
-  static Tensor forward(AutogradContext* context, const Tensor& parameters, const Tensor& objective,
-                        const Tensor& gradient) {
-    (void)parameters;
-    context->save_for_backward({gradient});
-    return objective.clone();
-  }
-  static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    return {grads[0].unsqueeze(1) * context->get_saved_variables()[0], Tensor(), Tensor()};
-  }
-};
-
-}  // namespace
-
-RamUnrollOutput ram_unroll(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions& options,
-                           bool with_gradient) {
-  RamUnrollOutput out = call(parameters.detach(), input, options, with_gradient);
-  if (with_gradient && parameters.requires_grad()) {
-    out.objective = Gradient::apply(parameters, out.objective, out.gradient);
-  }
-  return out;
+RamUnrollOutput unroll_autograd(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions& options,
+                                bool with_gradient) {
+  std::vector<Tensor> inputs;
+  if (with_gradient) inputs.push_back(parameters);
+  const auto out = once_differentiable<unroll_gradient>("ram_unroll", inputs, [&] {
+    const RamUnrollOutput r = ram_unroll(parameters, input, options, with_gradient);
+    return ForwardPass{.results = {r.objective, r.loss, r.entropy, r.wrong, r.gradient, r.sound},
+                       .saved = {r.gradient, parameters},  // the latter so that a second derivative is refused
+                       .without_gradient = {r.loss, r.entropy, r.gradient}};
+  });
+  return {out[0], out[1], out[2], out[3], out[4], out[5]};
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
   m.def(
       "ram_unroll(Tensor parameters, Tensor tape, Tensor target, Tensor cell_weight, Tensor steps, Tensor bonus, "
       "int registers, int[] modules, int[] operands, Tensor lookup, float clip, bool renormalise, bool lstm, int "
-      "width, "
-      "bool mixture, float floor, bool with_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "width, bool mixture, float floor, bool with_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("ram_unroll", definition_entry);
+  m.impl("ram_unroll", ram_unroll_operator<ram_unroll_definition>);
 }
 TORCH_LIBRARY_IMPL(loci, Meta, m) {
-  m.impl("ram_unroll", shapes_entry);
+  m.impl("ram_unroll", ram_unroll_operator<unroll_on_meta>);
+}
+TORCH_LIBRARY_IMPL(loci, Autograd, m) {
+  m.impl("ram_unroll", ram_unroll_operator<unroll_autograd>);
+}
+
+}  // namespace
+
+RamUnrollOutput ram_unroll(const Tensor& parameters, const RamUnrollInput& input, const RamUnrollOptions& options,
+                           bool with_gradient) {
+  const RamStepOptions& machine = options.machine;
+  const auto [objective, loss, entropy, wrong, gradient, sound] =
+      call_operator<"loci::ram_unroll", decltype(ram_unroll_operator<ram_unroll_definition>)>(
+          parameters, input.tape, input.target, input.cell_weight, input.steps, input.bonus, machine.registers,
+          machine.operation, machine.operands, machine.lookup, machine.clip, machine.renormalise, options.lstm,
+          options.width, options.mixture, options.floor, with_gradient);
+  return {objective, loss, entropy, wrong, gradient, sound};
 }
 
 }  // namespace loci

@@ -1,8 +1,8 @@
 // Legend: R registers, M values and cells, O logits of a circuit, W width, T steps, L lanes. Everything of the block
-// lies as [..., L] in the workspace, by step where the backward needs it.
+// lies as [..., L] in the workspace; what the backward pass needs is kept for every step.
 #include "loci/ops/ram_unroll/ram_unroll_kernel.h"
 
-#include "loci/ops/ram_step/ram_block_kernel.h"
+#include "loci/ops/ram_unroll/ram_circuit_kernel.h"
 #include "loci/ops/ram_unroll/ram_layers_kernel.h"
 
 namespace loci::LOCI_LEVEL {
@@ -35,7 +35,7 @@ class Unroll {
       input_[l] = take((kept_ + 1) * layer.inputs * L);
       output_[l] = take((kept_ + 1) * layer.outputs * L);
       delta_[l] = take(kept_ * layer.outputs * L);
-      turned_[l] = take(kept_ * L * layer.padded);
+      transposed_[l] = take(kept_ * L * layer.padded);
       scratch_[l] = take(layer.inputs * L);
     }
     cell_ = take((kept_ + 1) * W * L);
@@ -52,17 +52,17 @@ class Unroll {
     mixed_ = take(M * M * L);
     gradient_registers_ = take(R * M * L);
     gradient_tape_ = take(M * M * L);
-    step_memory_ = memory;
+    circuit_memory_ = memory;
   }
 
   bool run() {
-    Step<Real> step(machine_, step_memory_);
-    bool good = forward(step);
+    Circuit<Real> circuit(machine_, circuit_memory_);
+    forward(circuit);
     score();
-    if (a_.gradient == nullptr) return good;
-    good = backward(step) && good;
-    for (int l = 0; l < 3; ++l) weight_gradient(controller_.layer[l], delta_[l], turned_[l], T, a_.gradient);
-    return good;
+    if (a_.gradient == nullptr) return circuit.sound();
+    backward(circuit);
+    for (int l = 0; l < 3; ++l) weight_gradient(controller_.layer[l], delta_[l], transposed_[l], T, a_.gradient);
+    return circuit.sound();
   }
 
  private:
@@ -94,40 +94,38 @@ class Unroll {
     }
   }
 
-  bool forward(Step<Real>& step) {
+  void forward(Circuit<Real>& circuit) {
     start();
-    bool good = true;
     Row<Real> entropy = all(Real(0));
     for (int64_t t = 0; t < T; ++t) {
       for (int64_t r = 0; r < R; ++r) store(input_at(0, t) + r * L, load(registers_at(t) + r * M * L));
       control(t);
       const Real* logits = output_at(2, t);
-      step.choose(logits, a_.entropy_bonus != 0 ? &entropy : nullptr);
-      good = step.forward(registers_at(t), tape_at(t), registers_at(t + 1), tape_at(t + 1)) && good;
+      circuit.choose(logits, &entropy);
+      circuit.forward(registers_at(t), tape_at(t), registers_at(t + 1), tape_at(t + 1));
       halt(t, load(logits + (controller_.layer[2].outputs - 1) * L));
-      look(t);
+      observe(t);
     }
     alignas(kRamLaneBytes) Real lane[kRamLaneBytes / sizeof(Real)];
     store(lane, entropy);
     for (int64_t s = 0; s < a_.samples; ++s) a_.entropy[s] = lane[s];
-    return good;
   }
 
   static void rectify(Real* x, int64_t rows) {
     for (int64_t i = 0; i < rows; ++i) store(x + i * L, larger(all(Real(0)), load(x + i * L)));
   }
-  void keep_turned(int l, int64_t t) {
+  void keep_transposed(int l, int64_t t) {
     const RamLayer& layer = controller_.layer[l];
-    if (a_.gradient != nullptr)
-      transpose(input_at(l, t), layer.inputs, layer.padded, turned_[l] + t * L * layer.padded);
+    if (a_.gradient == nullptr) return;
+    transpose(input_at(l, t), layer.inputs, layer.padded, transposed_[l] + t * L * layer.padded);
   }
 
   // Logits of step t from its input.
   void control(int64_t t) {
-    keep_turned(0, t);
+    keep_transposed(0, t);
     layer_forward(controller_.layer[0], a_.parameters, input_at(0, t), input_at(1, t));
     rectify(input_at(1, t), W);
-    keep_turned(1, t);
+    keep_transposed(1, t);
     if (controller_.lstm) {
       layer_forward(controller_.layer[1], a_.parameters, input_at(1, t), output_at(1, t));
       lstm_cell(t);
@@ -135,7 +133,7 @@ class Unroll {
       layer_forward(controller_.layer[1], a_.parameters, input_at(1, t), input_at(2, t));
       rectify(input_at(2, t), W);
     }
-    keep_turned(2, t);
+    keep_transposed(2, t);
     layer_forward(controller_.layer[2], a_.parameters, input_at(2, t), output_at(2, t));
   }
 
@@ -144,8 +142,8 @@ class Unroll {
     Real* gate = output_at(1, t);
     for (int64_t w = 0; w < W; ++w) {
       for (int64_t part = 0; part < 4; ++part) {
-        Real* place = gate + (part * W + w) * L;
-        store(place, part == 2 ? tangent(load(place)) : sigmoid(load(place)));
+        Real* own = gate + (part * W + w) * L;
+        store(own, part == 2 ? tangent(load(own)) : sigmoid(load(own)));
       }
       const Row<Real> c =
           fma(load(gate + (W + w) * L), load(cell_at(t) + w * L), load(gate + w * L) * load(gate + (2 * W + w) * L));
@@ -178,8 +176,8 @@ class Unroll {
     return false;
   }
 
-  // What the loss and the error need of the tape after step t.
-  void look(int64_t t) {
+  // Keeps what the loss and the error need of the tape after step t.
+  void observe(int64_t t) {
     const Real* tape = tape_at(t + 1);
     const Row<Real> p = load(stop_ + t * L);
     for (int64_t i = 0; i < M; ++i) {
@@ -190,13 +188,13 @@ class Unroll {
         hit[lane] = y >= 0 ? tape[(i * M + y) * L + lane] : 1;
       }
       for (int64_t c = 0; c < M; ++c) {
-        Real* place = mixed_ + (i * M + c) * L;
-        store(place, fma(p, load(tape + (i * M + c) * L), load(place)));
+        Real* sum = mixed_ + (i * M + c) * L;
+        store(sum, fma(p, load(tape + (i * M + c) * L), load(sum)));
       }
     }
   }
 
-  // Losses, errors, and the slopes that the backward begins with.
+  // Losses, errors, and the slopes that the backward pass begins with.
   void score() {
     alignas(kRamLaneBytes) Real loss[kRamLaneBytes / sizeof(Real)] = {};
     set_zero(step_loss_, T);
@@ -259,8 +257,7 @@ class Unroll {
     }
   }
 
-  bool backward(Step<Real>& step) {
-    bool good = true;
+  void backward(Circuit<Real>& circuit) {
     set_zero(gradient_registers_, R * M);
     set_zero(gradient_tape_, M * M);
     set_zero(carry_h_, W);
@@ -272,18 +269,17 @@ class Unroll {
       add_loss_gradient(t);
       const Real* logits = output_at(2, t);
       Real* slope = delta_at(2, t);
-      step.choose(logits, nullptr);
-      good = step.forward(registers_at(t), tape_at(t), nullptr, nullptr) && good;
-      step.backward(tape_at(t), gradient_registers_, gradient_tape_, slope);
-      step.choose_adjoint(logits, a_.entropy_bonus != 0 ? &bonus : nullptr, slope);
+      circuit.choose(logits, nullptr);
+      circuit.forward(registers_at(t), tape_at(t), nullptr, nullptr);
+      circuit.backward(tape_at(t), gradient_registers_, gradient_tape_, slope);
+      circuit.choose_adjoint(logits, a_.entropy_bonus != 0 ? &bonus : nullptr, slope);
       store(slope + (controller_.layer[2].outputs - 1) * L, load(stop_slope_ + t * L));
       control_adjoint(t);
       for (int64_t r = 0; r < R; ++r) {
-        Real* place = gradient_registers_ + r * M * L;
-        store(place, load(place) + load(scratch_[0] + r * L));
+        Real* of_zero = gradient_registers_ + r * M * L;
+        store(of_zero, load(of_zero) + load(scratch_[0] + r * L));
       }
     }
-    return good;
   }
 
   // Deltas of all layers and, in scratch_[0], the gradient of the controller's input.
@@ -323,19 +319,19 @@ class Unroll {
   const RamMachine& machine_;
   const RamController& controller_;
   const int64_t T, R, M, W, kept_;
-  Real *registers_, *tapes_, *input_[3], *output_[3], *delta_[3], *turned_[3], *scratch_[3];
+  Real *registers_, *tapes_, *input_[3], *output_[3], *delta_[3], *transposed_[3], *scratch_[3];
   Real *cell_, *squashed_, *carry_h_, *carry_c_;
   Real *halt_, *remain_, *stop_, *step_loss_, *stop_slope_, *hit_, *pull_, *mixed_;
-  Real *gradient_registers_, *gradient_tape_, *step_memory_;
+  Real *gradient_registers_, *gradient_tape_, *circuit_memory_;
 };
+
+template <class Real>
+bool unroll_block(const RamUnrollArguments<Real>& a) {
+  return Unroll<Real>(a).run();
+}
 
 }  // namespace
 
-bool ram_unroll(const RamUnrollArguments<float>& a) {
-  return Unroll<float>(a).run();
-}
-bool ram_unroll(const RamUnrollArguments<double>& a) {
-  return Unroll<double>(a).run();
-}
+const RamUnrollKernel ram_unroll_kernel = {unroll_block<float>, unroll_block<double>};
 
 }  // namespace loci::LOCI_LEVEL

@@ -4,24 +4,25 @@
 // Legend: R registers, M values and cells, O logits of a circuit, W width of the controller, P parameters, T steps,
 // L lanes (samples of a block), J outputs and K inputs of a layer.
 //
-// One call is one block of one seed; nothing is shared between blocks, and their gradients are added in the order of
-// the blocks, so that the bits depend on neither threads nor the other seeds. Flops of a block's update: 6 L T P in the
-// controller, about 6 L T M (O + 5 M) in the machine. Everything fits the second-level cache at M 16, T 7.
+// One call computes one block of one seed: L samples, the innermost dimension of everything here, so that every module
+// is vector code whatever M is. Blocks share nothing, and their gradients are added in the order of the blocks, so that
+// the bits depend on neither threads nor the other seeds. Flops of a block's update: 6 L T P in the controller, about
+// 6 L T M (O + 5 M) in the machine. Everything fits the second-level cache at M 16, T 7.
 #pragma once
 
 #include <stdint.h>
 
-#include "loci/ops/ram_step/ram_step_kernel.h"
+#include "loci/ops/ram_step/ram_machine_kernel.h"
 
 namespace loci {
 
-// A dense layer: weight [J, K] then bias [J] in the parameters; in a block's gradient K is padded to lanes.
+// A dense layer: weight [J, K], then bias [J] in the parameters. In a block's gradient K is padded to lanes.
 struct RamLayer {
   int64_t outputs;   // J
   int64_t inputs;    // K
-  int64_t place;     // of the weight in the parameters; the bias follows
+  int64_t offset;    // of the weight in the parameters; the bias follows
   int64_t padded;    // K in the gradient of a block
-  int64_t gradient;  // place of the weight in the gradient of a block; the bias follows
+  int64_t gradient;  // offset of the weight in the gradient of a block; the bias follows
 };
 
 struct RamController {
@@ -66,9 +67,20 @@ struct RamUnrollArguments {
   // Written:
   Real* gradient;  // of the sum of the losses, controller.gradient reals; null: forward alone
   Real* loss;      // [samples]
-  Real* entropy;   // [samples], sum over steps and choices; 0 without a bonus
+  Real* entropy;   // [samples], sum over steps and choices
   int32_t* wrong;  // [samples], output cells whose likeliest value is not the target
 };
+
+constexpr int64_t kRamModuleScratch = 3;  // distributions
+
+// Reals of a circuit's weights, values, gradients and tapes.
+static inline int64_t ram_circuit_workspace(const RamMachine& machine, int64_t lanes) {
+  int64_t writes = 0;
+  for (int64_t i = 0; i < machine.modules; ++i) writes += machine.module[i].operation == kRamWrite;
+  const int64_t M = machine.values, Q = machine.modules;
+  const int64_t distributions = 2 * (machine.registers + Q) + 2 * Q + 2 + kRamModuleScratch;
+  return lanes * (ram_logits(machine) + distributions * M + writes * M * M);
+}
 
 // Reals.
 static inline int64_t ram_unroll_workspace(const RamMachine& machine, const RamController& controller, int64_t steps,
@@ -82,21 +94,23 @@ static inline int64_t ram_unroll_workspace(const RamMachine& machine, const RamC
   rows += (2 * kept + 4) * 2 * controller.width;
   int64_t reals = rows * lanes;
   for (const RamLayer& layer : controller.layer) reals += kept * lanes * layer.padded;
-  return reals + ram_step_workspace(machine, lanes);
+  return reals + ram_circuit_workspace(machine, lanes);
 }
 
-// True when every distribution that was renormalised had a sum of at least 1/2.
+// They return true if every distribution that was renormalised had a sum of at least 1/2.
+struct RamUnrollKernel {
+  bool (*float32)(const RamUnrollArguments<float>& a);
+  bool (*float64)(const RamUnrollArguments<double>& a);
+};
+
 namespace base {
-bool ram_unroll(const RamUnrollArguments<float>& a);
-bool ram_unroll(const RamUnrollArguments<double>& a);
-}  // namespace base
+extern const RamUnrollKernel ram_unroll_kernel;
+}
 namespace avx2 {
-bool ram_unroll(const RamUnrollArguments<float>& a);
-bool ram_unroll(const RamUnrollArguments<double>& a);
-}  // namespace avx2
+extern const RamUnrollKernel ram_unroll_kernel;
+}
 namespace avx512 {
-bool ram_unroll(const RamUnrollArguments<float>& a);
-bool ram_unroll(const RamUnrollArguments<double>& a);
-}  // namespace avx512
+extern const RamUnrollKernel ram_unroll_kernel;
+}
 
 }  // namespace loci

@@ -2,7 +2,6 @@
 #include "loci/ops/row_order/row_order.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -11,6 +10,9 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <limits>
+
+#include "loci/ops/operator.h"
 #include "loci/ops/row_order/row_order_definition.h"
 
 namespace loci {
@@ -34,15 +36,22 @@ void check_row_order(at::TensorList index, at::TensorList weight) {
 }
 
 RowOrder order_references_definition(const char* who, const Tensor& row, const Tensor& coefficient,
-                                     const Tensor& source_index) {
+                                     const Tensor& source_index, int64_t sources) {
+  TORCH_CHECK(sources <= std::numeric_limits<int32_t>::max(), who, ": sources must be below 2^31, got ", sources);
   const Tensor kept = coefficient.ne(0).nonzero().squeeze(1);
+  if (row.size(0) > 0) {
+    const auto least = row.min().item<int64_t>();
+    TORCH_CHECK_INDEX(least >= 0, who, ": row must be at least 0, got ", least);
+    const auto first = source_index.min().item<int64_t>(), last = source_index.max().item<int64_t>();
+    TORCH_CHECK_INDEX(first >= 0 && last < sources, who, ": source_index must be within 0 .. ", sources - 1, ", got ",
+                      first < 0 ? first : last);
+  }
   if (kept.size(0) == 0) {
     return {at::empty({0}, row.options()), at::zeros({1}, row.options()), at::empty({0}, row.options().dtype(at::kInt)),
             at::empty({0}, coefficient.options())};
   }
   const auto [sorted, order] = at::sort(row.index_select(0, kept), /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const Tensor position = kept.index_select(0, order);  // [M], of the references in order of their rows
-  TORCH_CHECK_INDEX(sorted[0].item<int64_t>() >= 0, who, ": row must be at least 0, got ", sorted[0].item<int64_t>());
   const auto [distinct, inverse, count] = at::unique_consecutive(sorted, /*return_inverse=*/false,
                                                                  /*return_counts=*/true);
   return {distinct, at::cat({at::zeros({1}, row.options()), count.cumsum(0)}),
@@ -60,33 +69,34 @@ RowOrder row_order_definition(at::TensorList index, at::TensorList weight) {
     source.push_back(at::arange(tokens, end, index[i].options()).unsqueeze(1).expand(index[i].sizes()).reshape(-1));
     tokens = end;
   }
-  return order_references_definition("row_order", at::cat(row), at::cat(coefficient), at::cat(source));
+  return order_references_definition("row_order", at::cat(row), at::cat(coefficient), at::cat(source), tokens);
 }
 
 namespace {
 
-using Tensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using RowOrderTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-Tensors definition_entry(at::TensorList index, at::TensorList weight) {
+RowOrderTensors row_order_tensors(at::TensorList index, at::TensorList weight) {
   const RowOrder order = row_order_definition(index, weight);
   return {order.row, order.begin, order.source, order.coefficient};
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("row_order(Tensor[] index, Tensor[] weight) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("row_order(Tensor[] index, Tensor[] weight) -> (Tensor, Tensor, Tensor, Tensor)",
+        {at::Tag::dynamic_output_shape});
 }
 
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_order", definition_entry);
+  m.impl("row_order", row_order_tensors);
+}
+TORCH_LIBRARY_IMPL(loci, Autograd, m) {
+  m.impl("row_order", not_differentiable());
 }
 
 }  // namespace
 
 RowOrder row_order(at::TensorList index, at::TensorList weight) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::row_order", "")
-                             .typed<Tensors(at::TensorList, at::TensorList)>();
-  auto [row, begin, source, coefficient] = op.call(index, weight);
+  auto [row, begin, source, coefficient] = call_operator<"loci::row_order", decltype(row_order_tensors)>(index, weight);
   return {row, begin, source, coefficient};
 }
 

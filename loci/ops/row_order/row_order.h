@@ -1,14 +1,14 @@
-// The row references that reads left, grouped by row in a fixed order.
+// Sorts the row references that reads left by row, in a fixed order.
 //
-// Legend: T tokens and K reads of a token of one read, M references whose weight is not 0, U distinct rows.
+// Legend: T tokens and K reads of a token of one list, M references whose weight is not 0, U distinct rows.
 //
 //   row_order(index [T, K] ..., weight [T, K] ...) -> row [U], begin [U + 1], source [M], coefficient [M]
-//     references whose weight is exactly 0 are dropped: they are no touch
-//     stable sort by row: the references of row[u] are begin[u] .. begin[u + 1] - 1, in the order of the reads, their
-//     tokens, their reads
-//     source counts the tokens of all reads, as if their [T, ...] were one below the other
+//     references whose weight is exactly 0 are dropped: they do not touch their row
+//     stable sort by row: the references of row[u] are begin[u] .. begin[u + 1] - 1, ordered by list, token, position
+//     source numbers the tokens of all lists in sequence
 //
-// index: int64 >= 0, weight: float32 or float64, of one dtype.
+// index: int64 >= 0 (checked for dropped references too); weight: float32 or float64, of one dtype; below 2^31 tokens
+// in all. It has no gradient. Its sizes depend on the data: torch.compile runs it between two graphs.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -14,6 +15,12 @@
 namespace loci {
 
 using at::Tensor;
+
+namespace {
+
+constexpr int64_t kCheckGrain = int64_t{1} << 14;  // numbers whose check is worth a thread
+
+}  // namespace
 
 int64_t reference_threads(int64_t size) {
   return std::clamp<int64_t>(size / 4096, 1, at::get_num_threads());
@@ -27,18 +34,45 @@ RunParts framework_threads() {
   };
 }
 
+int64_t first_fall(const Tensor& x) {
+  const int64_t* const value = x.const_data_ptr<int64_t>();
+  const int64_t size = x.numel();
+  const int64_t falls = at::parallel_reduce(
+      0, std::max<int64_t>(size - 1, 0), kCheckGrain, int64_t{0},
+      [value](int64_t first, int64_t last, int64_t count) {
+        for (int64_t i = first; i < last; ++i) count += value[i] >= value[i + 1];
+        return count;
+      },
+      std::plus<>());
+  return falls == 0 ? -1 : std::adjacent_find(value, value + size, std::greater_equal<>()) - value;
+}
+
+int64_t first_outside(const Tensor& x, int64_t bound) {
+  const int32_t* const value = x.const_data_ptr<int32_t>();
+  const auto is_outside = [bound](int32_t i) { return i < 0 || i >= bound; };
+  const int64_t outside = at::parallel_reduce(
+      0, x.numel(), kCheckGrain, int64_t{0},
+      [&](int64_t first, int64_t last, int64_t count) {
+        for (int64_t i = first; i < last; ++i) count += is_outside(value[i]);
+        return count;
+      },
+      std::plus<>());
+  return outside == 0 ? -1 : std::find_if(value, value + x.numel(), is_outside) - value;
+}
+
 namespace {
 
 // A tensor [size] that owns the memory.
 template <class T>
-Tensor as_tensor(std::unique_ptr<T[]> memory, int64_t size) {
+Tensor owning_tensor(std::unique_ptr<T[]> memory, int64_t size) {
   T* const data = memory.release();
   return at::from_blob(
       data, {size}, [data](void*) { delete[] data; }, at::TensorOptions().dtype(c10::CppTypeToScalarType<T>::value));
 }
 
 template <class Real>
-RowOrder sorted(const char* who, const std::vector<ReferenceList<Real>>& lists, int64_t sources, int64_t size) {
+RowOrder sorted_references(const char* who, const std::vector<ReferenceList<Real>>& lists, int64_t sources,
+                           int64_t size) {
   TORCH_CHECK(sources <= std::numeric_limits<int32_t>::max(), who, ": sources must be below 2^31, got ", sources);
   SortedReferences<Real> found = sort_references<Real>(lists, sources, reference_threads(size), framework_threads());
   if (found.bad >= 0) {
@@ -50,13 +84,13 @@ RowOrder sorted(const char* who, const std::vector<ReferenceList<Real>>& lists, 
     TORCH_CHECK_INDEX(false, who, ": source_index must be within 0 .. ", sources - 1, ", got ",
                       lists[list].source[position]);
   }
-  return {as_tensor(std::move(found.row), found.rows), as_tensor(std::move(found.begin), found.rows + 1),
-          as_tensor(std::move(found.source), found.size), as_tensor(std::move(found.coefficient), found.size)};
+  return {owning_tensor(std::move(found.row), found.rows), owning_tensor(std::move(found.begin), found.rows + 1),
+          owning_tensor(std::move(found.source), found.size), owning_tensor(std::move(found.coefficient), found.size)};
 }
 
 template <class Real>
 RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
-  std::vector<Tensor> kept;  // contiguous copies live as long as the lists
+  std::vector<Tensor> kept;  // the lists point into these
   std::vector<ReferenceList<Real>> lists;
   int64_t tokens = 0, size = 0;
   for (size_t i = 0; i < index.size(); ++i) {
@@ -67,7 +101,7 @@ RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
     size += row.numel();
     kept.insert(kept.end(), {row, coefficient});
   }
-  return sorted("row_order", lists, tokens, size);
+  return sorted_references("row_order", lists, tokens, size);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> row_order_cpu(at::TensorList index, at::TensorList weight) {
@@ -94,7 +128,7 @@ RowOrder order_references_cpu(const char* who, const Tensor& row, const Tensor& 
                                    rows.numel(),
                                    0,
                                    1};
-    return sorted<Real>(who, {list}, sources, rows.numel());
+    return sorted_references<Real>(who, {list}, sources, rows.numel());
   };
   return coefficient.scalar_type() == at::kFloat ? run(0.0F) : run(0.0);
 }

@@ -8,13 +8,13 @@
 namespace loci {
 namespace {
 
-// Rows that are counted: so many at least, or so many times the references.
+// Rows are counted, not sorted, up to this many, and up to this many times the references.
 constexpr int64_t kCountedRows = 1 << 16, kCountedShare = 4;
-constexpr int kLeastBinBits = 8, kMostBinsBits = 10;  // rows of a bin, which stay together; bins
+constexpr int kLeastBinBits = 8, kMostBinsBits = 10;  // a bin has at least 2^8 rows; there are at most 2^10 bins
 constexpr int64_t kRangeReferences = 4096;            // on average
 constexpr int kDigitBits = 11;                        // of one pass: its counters stay in the first-level cache
 
-// Position and row of a reference in one word, or in two where they do not fit.
+// Position and row of a reference: in one word where both are below 2^32, else in two.
 struct Packed {
   uint64_t word;
   static Packed of(int64_t row, int64_t position) {
@@ -31,7 +31,7 @@ struct Wide {
   int64_t position() const { return position_; }
 };
 
-// x / divisor by a multiplication, for x and divisor below 2^32; any other way round by a division.
+// x / divisor by a multiplication where x and divisor are below 2^32, else by a division.
 class Quotient {
  public:
   explicit Quotient(int64_t divisor)
@@ -49,9 +49,9 @@ class Quotient {
 };
 
 template <class Real>
-class Sorter {
+class ReferenceSorter {
  public:
-  Sorter(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts, const RunParts& run)
+  ReferenceSorter(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts, const RunParts& run)
       : lists_(lists), sources_(sources), parts_(parts), run_(run) {
     for (const auto& list : lists) {
       start_.push_back(size_);
@@ -80,7 +80,7 @@ class Sorter {
   }
 
  private:
-  // visit(position over all lists, list, position in it, source) of the references of a part.
+  // Calls visit(position over all lists, list, position in it, source) for each reference of a part.
   template <class Visit>
   void each(int64_t part, const Visit& visit) const {
     const int64_t begin = size_ * part / parts_, end = size_ * (part + 1) / parts_;
@@ -100,20 +100,20 @@ class Sorter {
     }
   }
 
-  // Counts what each part keeps; the least position of a bad reference, or -1.
+  // Counts the references that each part keeps. Returns the first position of a bad reference, or -1.
   int64_t check(std::vector<int64_t>& kept) {
     std::vector<int64_t> largest(parts_, 0), bad(parts_, -1);
     run_(parts_, [&](int64_t part) {
-      int64_t count = 0, most = 0, wrong = -1;
+      int64_t count = 0, largest_row = 0, first_bad = -1;
       each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t source) {
-        if ((list.row[p] < 0 || source < 0 || source >= sources_) && wrong < 0) wrong = position;
+        if ((list.row[p] < 0 || source < 0 || source >= sources_) && first_bad < 0) first_bad = position;
         const bool keep = list.coefficient[p] != 0;
         count += keep;
-        most = std::max(most, keep ? list.row[p] : 0);
+        largest_row = std::max(largest_row, keep ? list.row[p] : 0);
       });
       kept[part + 1] = count;
-      largest[part] = most;
-      bad[part] = wrong;
+      largest[part] = largest_row;
+      bad[part] = first_bad;
     });
     for (const int64_t row : largest) largest_row_ = std::max(largest_row_, row);
     for (const int64_t position : bad) {
@@ -134,14 +134,14 @@ class Sorter {
     Real coefficient;
   };
 
-  // Ranges of rows of about as many references each: few enough that sorting one stays in the first-level cache, and no
-  // two threads write into one line. Range r has the bins bin[r] .. bin[r + 1] - 1 and the references begin[r] ..;
-  // part p's of it go to place[p][r].
+  // Ranges of rows with about as many references each, so few that the sort of a range stays in the first-level cache.
+  // No two threads write into one cache line. Range r has bins bin[r] .. bin[r + 1] - 1 and references
+  // begin[r] .. begin[r + 1] - 1; those of part p begin at next[p][r].
   struct Ranges {
     int bin_bits;
     std::vector<int32_t> of_bin;
     std::vector<int64_t> bin, begin;
-    std::vector<std::vector<int64_t>> place;
+    std::vector<std::vector<int64_t>> next;
     int64_t count() const { return static_cast<int64_t>(begin.size()) - 1; }
     int64_t first_row(int64_t range) const { return bin[range] << bin_bits; }
   };
@@ -175,7 +175,7 @@ class Sorter {
     }
     std::vector<int64_t> next(ranges.begin.begin(), ranges.begin.end() - 1);
     for (int64_t part = 0; part < parts_; ++part) {
-      ranges.place.push_back(next);
+      ranges.next.push_back(next);
       for (int64_t bin = 0; bin < bins; ++bin) next[ranges.of_bin[bin]] += in_bin[part * bins + bin];
     }
     return ranges;
@@ -185,7 +185,7 @@ class Sorter {
     Ranges ranges = ranges_of(out.size);
     const auto references = std::make_unique_for_overwrite<Reference[]>(out.size);
     run_(parts_, [&](int64_t part) {
-      int64_t* const next = ranges.place[part].data();
+      int64_t* const next = ranges.next[part].data();
       each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t source) {
         if (list.coefficient[p] == 0) return;
         const auto row = static_cast<int32_t>(list.row[p]);
@@ -193,14 +193,15 @@ class Sorter {
         references[to] = {row, static_cast<int32_t>(source), list.coefficient[p]};
       });
     });
-    // Counts, then where the next one goes.
-    const auto place = std::make_unique_for_overwrite<int32_t[]>(ranges.first_row(ranges.count()));
+    // First how many references each row has, then where its next one goes.
+    const auto of_row = std::make_unique_for_overwrite<int32_t[]>(ranges.first_row(ranges.count()));
     std::vector<int64_t> rows(ranges.count() + 1, 0);
     run_(ranges.count(), [&](int64_t range) {
       const int64_t first = ranges.first_row(range), last = ranges.first_row(range + 1);
-      std::fill(place.get() + first, place.get() + last, 0);
-      for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) ++place[references[m].row];
-      rows[range + 1] = std::count_if(place.get() + first, place.get() + last, [](int32_t count) { return count > 0; });
+      std::fill(of_row.get() + first, of_row.get() + last, 0);
+      for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) ++of_row[references[m].row];
+      rows[range + 1] =
+          std::count_if(of_row.get() + first, of_row.get() + last, [](int32_t count) { return count > 0; });
     });
     for (int64_t range = 0; range < ranges.count(); ++range) rows[range + 1] += rows[range];
     start_rows(rows, out);
@@ -208,15 +209,15 @@ class Sorter {
       const int64_t first = ranges.first_row(range), last = ranges.first_row(range + 1);
       int64_t next = ranges.begin[range], u = rows[range];
       for (int64_t row = first; row < last && u < rows[range + 1]; ++row) {
-        out.row[u] = row;  // stays if the row has a reference: no branch on that
+        out.row[u] = row;  // overwritten by the next row if this one has no reference, which needs no branch
         out.begin[u] = next;
-        const int32_t count = std::exchange(place[row], static_cast<int32_t>(next));
+        const int32_t count = std::exchange(of_row[row], static_cast<int32_t>(next));
         next += count;
         u += count > 0;
       }
       for (int64_t m = ranges.begin[range]; m < ranges.begin[range + 1]; ++m) {
         const Reference& reference = references[m];
-        const int32_t to = place[reference.row]++;
+        const int32_t to = of_row[reference.row]++;
         out.source[to] = reference.source;
         out.coefficient[to] = reference.coefficient;
       }
@@ -228,9 +229,9 @@ class Sorter {
     auto items = std::make_unique_for_overwrite<Item[]>(out.size);
     auto other = std::make_unique_for_overwrite<Item[]>(out.size);
     run_(parts_, [&](int64_t part) {
-      int64_t place = kept[part];
+      int64_t next = kept[part];
       each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t) {
-        if (list.coefficient[p] != 0) items[place++] = Item::of(list.row[p], position);
+        if (list.coefficient[p] != 0) items[next++] = Item::of(list.row[p], position);
       });
     });
     const int bits = std::max<int>(1, std::bit_width(static_cast<uint64_t>(largest_row_)));
@@ -247,25 +248,25 @@ class Sorter {
   void sort_by_digit(const Item* from, Item* to, int64_t size, int shift, int bits) const {
     const int64_t digits = int64_t{1} << bits;
     const auto digit_of = [&](const Item& item) { return (item.row() >> shift) & (digits - 1); };
-    std::vector<int64_t> place(parts_ * digits, 0);
+    std::vector<int64_t> of_digit(parts_ * digits, 0);  // how many, then where the next one goes
     const auto each_item = [&](int64_t part, const auto& visit) {
       for (int64_t m = size * part / parts_; m < size * (part + 1) / parts_; ++m) visit(from[m]);
     };
     run_(parts_, [&](int64_t part) {
-      int64_t* count = place.data() + part * digits;
+      int64_t* count = of_digit.data() + part * digits;
       each_item(part, [&](const Item& item) { ++count[digit_of(item)]; });
     });
     int64_t before = 0;
     for (int64_t digit = 0; digit < digits; ++digit) {
-      for (int64_t part = 0; part < parts_; ++part) before += std::exchange(place[part * digits + digit], before);
+      for (int64_t part = 0; part < parts_; ++part) before += std::exchange(of_digit[part * digits + digit], before);
     }
     run_(parts_, [&](int64_t part) {
-      int64_t* next = place.data() + part * digits;
+      int64_t* next = of_digit.data() + part * digits;
       each_item(part, [&](const Item& item) { to[next[digit_of(item)]++] = item; });
     });
   }
 
-  // Where each row begins, and what its references are.
+  // Writes where each row begins, and its references.
   template <class Item>
   void group(const Item* items, SortedReferences<Real>& out) const {
     const auto begin_of = [&](int64_t part) { return out.size * part / parts_; };
@@ -308,7 +309,7 @@ class Sorter {
 template <class Real>
 SortedReferences<Real> sort_references(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts,
                                        const RunParts& run) {
-  return Sorter<Real>(lists, sources, parts, run).sort();
+  return ReferenceSorter<Real>(lists, sources, parts, run).sort();
 }
 
 template SortedReferences<float> sort_references(std::span<const ReferenceList<float>>, int64_t, int64_t,

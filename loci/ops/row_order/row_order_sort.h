@@ -2,11 +2,11 @@
 //
 // Legend: M references, U distinct rows.
 //
-// Estimate: where rows are few for the references (up to four times as many), these are copied to ranges of rows and
-// counted there, in the first-level cache: 68 bytes a reference in five passes. Otherwise they are sorted by digits of
-// 11 bits, 24 bytes a reference and pass. Two threads of a Xeon (`loci bench row_order`): 131,072 references of 16,384
-// rows 0.75 ms, 524,288 of 2^18 rows 2.6; by digits the latter takes twice as long. A stable order is unique, so the
-// result does not depend on the number of parts or on the way.
+// Estimate: with at most four times as many rows as references, the references are copied to ranges of rows and counted
+// there, in the first-level cache: 68 bytes a reference in five passes. Otherwise they are sorted by digits of 11 bits,
+// 24 bytes a reference and pass. Two threads of a Xeon (`loci bench row_order`): 131,072 references of 16,384 rows
+// 0.75 ms, 524,288 of 2^18 rows 2.6 ms; by digits the latter takes twice as long. A stable order is unique, so the
+// result depends neither on the number of parts nor on the method.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace loci {
 
-// What one read left: reference p is (row[p], coefficient[p], source), the source counted over all lists.
+// The references of one list: reference p is (row[p], coefficient[p], source). Sources are numbered over all lists.
 template <class Real>
 struct ReferenceList {
   const int64_t* row;
@@ -27,7 +27,7 @@ struct ReferenceList {
   int64_t reads;
 };
 
-// Grouped by row, each row's references in their order. A coefficient of exactly 0 is no touch.
+// Grouped by row, each row's references in their order, without those whose coefficient is exactly 0.
 template <class Real>
 struct SortedReferences {
   int64_t size = 0;                     // M
@@ -36,7 +36,9 @@ struct SortedReferences {
   std::unique_ptr<int64_t[]> begin;     // [U + 1]
   std::unique_ptr<int32_t[]> source;    // [M]
   std::unique_ptr<Real[]> coefficient;  // [M]
-  int64_t bad = -1;  // position over all lists of a row below 0 or a source outside 0 .. sources-1: nothing is sorted
+  // Position over all lists of the first row below 0 or source outside 0 .. sources-1, dropped references included.
+  // Then nothing is sorted.
+  int64_t bad = -1;
 };
 
 // Runs work(0) .. work(parts - 1), in any order and on any threads.

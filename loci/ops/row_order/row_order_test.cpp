@@ -8,7 +8,7 @@
 #include "loci/ops/row_order/row_order_definition.h"
 #include "tests/op_harness.h"
 
-namespace loci {
+namespace loci::row_order_test {
 namespace {
 
 using at::Tensor;
@@ -42,7 +42,7 @@ TEST(RowOrder, EqualsItsDefinition) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     for (const int64_t rows : {int64_t{1}, int64_t{50}, int64_t{70'000}, int64_t{2'000'000}, int64_t{1} << 40}) {
       for (const auto& sizes : std::vector<std::vector<std::pair<int64_t, int64_t>>>{
-               {{40, 8}}, {{0, 4}}, {{5, 0}}, {{1, 1}}, {{33, 7}, {0, 3}, {20, 1}, {9, 17}}, {{3000, 16}}}) {
+               {{40, 8}}, {{0, 4}}, {{5, 0}}, {{0, 0}}, {{1, 1}}, {{33, 7}, {0, 3}, {20, 1}, {9, 17}}, {{3000, 16}}}) {
         const Reads reads = make_reads(sizes, rows, dtype);
         expect_same(row_order(reads.index, reads.weight), row_order_definition(reads.index, reads.weight));
       }
@@ -74,20 +74,21 @@ TEST(RowOrder, KeepsNaNAndDropsZeroWeights) {
   }
 }
 
-TEST(RowOrder, RefusesBadInputInThreeParts) {
+TEST(RowOrder, FastPathAndDefinitionRefuseTheSameBadInput) {
   const Reads good = make_reads({{4, 3}}, 9, at::kFloat);
-  const auto message = [](std::vector<Tensor> index, std::vector<Tensor> weight) {
-    return harness::message_of([&] { row_order(index, weight); });
+  const auto expect_refused = [](std::vector<Tensor> index, std::vector<Tensor> weight, const std::string& message) {
+    EXPECT_THAT(harness::message_of([&] { row_order(index, weight); }), HasSubstr(message));
+    EXPECT_THAT(harness::message_of([&] { row_order_definition(index, weight); }), HasSubstr(message));
   };
-  EXPECT_THAT(message({good.index[0].to(at::kInt)}, good.weight), HasSubstr("row_order: index must be int64, got Int"));
-  EXPECT_THAT(message({good.index[0][0]}, good.weight), HasSubstr("row_order: index must be [T, K], got [3]"));
-  EXPECT_THAT(message(good.index, {good.weight[0].t()}), HasSubstr("weight must be [4, 3] like index, got [3, 4]"));
-  EXPECT_THAT(message(good.index, {good.weight[0].to(at::kHalf)}),
-              HasSubstr("weight must be float32 or float64, got Half"));
-  EXPECT_THAT(message({good.index[0], good.index[0]}, good.weight),
-              HasSubstr("lists of one length, at least 1, got 2 and 1"));
-  EXPECT_THAT(message({good.index[0] - 9}, good.weight), HasSubstr("row_order: row must be at least 0, got -"));
+  expect_refused({good.index[0].to(at::kInt)}, good.weight, "row_order: index must be int64, got Int");
+  expect_refused({good.index[0][0]}, good.weight, "row_order: index must be [T, K], got [3]");
+  expect_refused(good.index, {good.weight[0].t()}, "weight must be [4, 3] like index, got [3, 4]");
+  expect_refused(good.index, {good.weight[0].to(at::kHalf)}, "weight must be float32 or float64, got Half");
+  expect_refused({good.index[0], good.index[0]}, good.weight, "lists of one length, at least 1, got 2 and 1");
+  const Tensor negative = good.index[0].index_fill(0, torch::tensor({2}), -7);
+  expect_refused({negative}, good.weight, "row_order: row must be at least 0, got -7");
+  expect_refused({negative}, {torch::zeros({4, 3})}, "row_order: row must be at least 0, got -7");  // all are dropped
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::row_order_test

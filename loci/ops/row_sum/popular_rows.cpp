@@ -7,26 +7,33 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kPopular = 16 * kRowSumBlock;  // references
+constexpr int64_t kPopularReferences = 16 * kRowSumBlock;
 constexpr int64_t kTasksPerThread = 16;
 
+}  // namespace
+
 template <class Real>
-void sum_references_at(CpuLevel level, const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real* sum) {
-  using Function = void(const RowSumArguments<Real>&, int64_t, int64_t, Real*);
-  at_level<Function>(level, base::sum_references, avx2::sum_references, avx512::sum_references)(a, begin, end, sum);
+const RowSumFunctions<Real>& row_sum_functions(CpuLevel level) {
+  const RowSumKernel& kernel = at_level(level, base::row_sum_kernel, avx2::row_sum_kernel, avx512::row_sum_kernel);
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    return kernel.float32;
+  } else {
+    return kernel.float64;
+  }
 }
 
-}  // namespace
+template const RowSumFunctions<float>& row_sum_functions(CpuLevel);
+template const RowSumFunctions<double>& row_sum_functions(CpuLevel);
 
 template <class Real>
 PopularRows<Real>::PopularRows(const RowSumArguments<Real>& references, int64_t rows, CpuLevel level, int64_t threads,
                                const RunParts& run)
     : width_(references.width) {
   const int64_t* begin = references.begin;
-  if (threads < 2 || rows == 0 || begin[rows] < kPopular) return;
+  if (threads < 2 || rows == 0 || begin[rows] < kPopularReferences) return;
   std::vector<std::pair<int64_t, int64_t>> block;  // its references
   for (int64_t u = 0; u < rows; ++u) {
-    if (begin[u + 1] - begin[u] < kPopular) continue;
+    if (begin[u + 1] - begin[u] < kPopularReferences) continue;
     row_.push_back(u);
     block_.push_back(static_cast<int64_t>(block.size()));
     for (int64_t m = begin[u]; m < begin[u + 1]; m += kRowSumBlock) {
@@ -36,9 +43,10 @@ PopularRows<Real>::PopularRows(const RowSumArguments<Real>& references, int64_t 
   if (row_.empty()) return;
   const auto blocks = static_cast<int64_t>(block.size());
   sum_ = std::make_unique_for_overwrite<Real[]>(blocks * width_);
+  const auto sum_references = row_sum_functions<Real>(level).sum_references;
   run_tasks((blocks + 7) / 8, threads, run, [&](int64_t, int64_t task) {
     for (int64_t b = 8 * task; b < std::min(8 * task + 8, blocks); ++b) {
-      sum_references_at(level, references, block[b].first, block[b].second, sum_.get() + b * width_);
+      sum_references(references, block[b].first, block[b].second, sum_.get() + b * width_);
     }
   });
 }
@@ -56,14 +64,18 @@ template class PopularRows<double>;
 std::vector<int64_t> row_tasks(const int64_t* begin, int64_t rows, int64_t row_cost, int64_t threads) {
   const auto cost_before = [&](int64_t u) { return u * row_cost + begin[u]; };
   const int64_t total = cost_before(rows);
-  // Less than a few thousand references are not worth a thread.
+  // Fewer than about two thousand references are not worth a thread.
   const int64_t tasks = threads < 2 ? 1 : std::clamp<int64_t>(total / 2048, 1, threads * kTasksPerThread);
   std::vector<int64_t> result{0};
   for (int64_t task = 1; task < tasks; ++task) {
     int64_t low = result.back(), high = rows;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      cost_before(middle) < total* task / tasks ? low = middle + 1 : high = middle;
+      if (cost_before(middle) < total * task / tasks) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
     }
     result.push_back(low);
   }

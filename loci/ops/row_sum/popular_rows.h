@@ -1,5 +1,5 @@
 // Rows with so many references that one thread should not sum them alone: their blocks are summed first, by all
-// threads. Bits do not change, for a row's sum is that of its block sums either way. Torch-free.
+// threads. This does not change the bits: a row's sum is the sum of its block sums either way. Torch-free.
 //
 // Legend: M references, U distinct rows, D width, B blocks of at most 128 references.
 #pragma once
@@ -15,9 +15,12 @@
 namespace loci {
 
 template <class Real>
+const RowSumFunctions<Real>& row_sum_functions(CpuLevel level);
+
+template <class Real>
 class PopularRows {
  public:
-  // Room for M / 128 + one block a row at most, and none where no row is popular.
+  // Sums the blocks of popular rows. With one thread no row is popular.
   PopularRows(const RowSumArguments<Real>& references, int64_t rows, CpuLevel level, int64_t threads,
               const RunParts& run);
   bool empty() const { return row_.empty(); }
@@ -25,7 +28,7 @@ class PopularRows {
   const Real* block_sums(int64_t u) const;
 
  private:
-  std::vector<int64_t> row_;     // u of each, ascending
+  std::vector<int64_t> row_;     // u of each popular row, ascending
   std::vector<int64_t> block_;   // its first block
   std::unique_ptr<Real[]> sum_;  // [B, D]
   int64_t width_;
@@ -34,11 +37,12 @@ class PopularRows {
 extern template class PopularRows<float>;
 extern template class PopularRows<double>;
 
-// Tasks of similar cost over rows 0 .. rows-1, that threads take as they come: where each begins, and the end.
-// A row costs as much as `row_cost` references.
+// Cuts rows 0 .. rows-1 into tasks of similar cost. Returns the first row of each task, then `rows`. A row costs as
+// much as `row_cost` references.
 std::vector<int64_t> row_tasks(const int64_t* begin, int64_t rows, int64_t row_cost, int64_t threads);
 
-// Runs work(thread, task) for tasks 0 .. tasks-1, each once, by `threads` threads.
+// Runs work(thread, task) once for each of the tasks 0 .. tasks-1. Each of `threads` threads takes the next task that
+// is left.
 void run_tasks(int64_t tasks, int64_t threads, const RunParts& run,
                const std::function<void(int64_t thread, int64_t task)>& work);
 

@@ -2,16 +2,19 @@
 #include "loci/ops/row_sum/row_sum.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "loci/ops/operator.h"
 #include "loci/ops/row_order/row_order_definition.h"
 #include "loci/ops/row_sum/row_sum_definition.h"
 
 namespace loci {
+
+using at::Tensor;
 
 void check_row_sum(const at::Tensor& row, const at::Tensor& coefficient, const at::Tensor& source_index,
                    const at::Tensor& source) {
@@ -30,11 +33,9 @@ void check_row_sum(const at::Tensor& row, const at::Tensor& coefficient, const a
               source_index.sizes());
 }
 
-using at::Tensor;
-
 namespace {
 
-// sum[i] = term(begin[i]) + term(begin[i] + 1) + ... in sequence, count[i] terms, from zero; all i side by side.
+// sum[i] = 0 + term(begin[i]) + term(begin[i] + 1) + ..., count[i] terms in sequence, for all i at once.
 template <class Term>
 Tensor sum_in_sequence(const Tensor& begin, const Tensor& count, int64_t width, at::ScalarType dtype,
                        const Term& term) {
@@ -45,6 +46,17 @@ Tensor sum_in_sequence(const Tensor& begin, const Tensor& count, int64_t width, 
     sum.index_copy_(0, active, sum.index_select(0, active) + term(begin.index_select(0, active) + step));
   }
   return sum;
+}
+
+void check_reference_values(const char* who, const RowOrder& order, int64_t sources) {
+  const Tensor begins = order.begin.cpu().contiguous(), source = order.source.cpu().contiguous();
+  const int64_t* begin = begins.const_data_ptr<int64_t>();
+  const int64_t size = source.size(0);
+  TORCH_CHECK_INDEX(begin[0] == 0 && begin[order.row.size(0)] == size && first_fall(begins) < 0, who,
+                    ": begin must ascend from 0 to ", size, ", got another order");
+  const int64_t bad = first_outside(source, sources);
+  TORCH_CHECK_INDEX(bad < 0, who, ": source of references must be within 0 .. ", sources - 1, ", got ",
+                    source.const_data_ptr<int32_t>()[bad]);
 }
 
 }  // namespace
@@ -65,6 +77,11 @@ void check_references(const char* who, const RowOrder& order, const Tensor& sour
                   order.source.sizes() == order.coefficient.sizes(),
               who, ": source of references must be int32 ", order.coefficient.sizes(), " like coefficient, got ",
               order.source.scalar_type(), " ", order.source.sizes());
+  check_reference_values(who, order, source.size(0));
+}
+
+RowOrder contiguous(const RowOrder& order) {
+  return {order.row.contiguous(), order.begin.contiguous(), order.source.contiguous(), order.coefficient.contiguous()};
 }
 
 Tensor row_sum_definition(const RowOrder& order, const Tensor& source) {
@@ -82,57 +99,64 @@ Tensor row_sum_definition(const RowOrder& order, const Tensor& source) {
   const Tensor block_count = (count.index_select(0, row_of_block) - before).clamp_max(kRowSumBlock);
 
   const Tensor block_sum =
-      sum_in_sequence(block_begin, block_count, width, source.scalar_type(), [&](const Tensor& place) {
-        return order.coefficient.index_select(0, place).unsqueeze(1) *
-               source.index_select(0, order.source.index_select(0, place).to(at::kLong));
+      sum_in_sequence(block_begin, block_count, width, source.scalar_type(), [&](const Tensor& at_term) {
+        return order.coefficient.index_select(0, at_term).unsqueeze(1) *
+               source.index_select(0, order.source.index_select(0, at_term).to(at::kLong));
       });
   return sum_in_sequence(first_block, blocks, width, source.scalar_type(),
-                         [&](const Tensor& place) { return block_sum.index_select(0, place); });
+                         [&](const Tensor& at_term) { return block_sum.index_select(0, at_term); });
 }
 
 std::tuple<Tensor, Tensor> row_sum_definition(const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
                                               const Tensor& source) {
   check_row_sum(row, coefficient, source_index, source);
-  const RowOrder order = order_references_definition("row_sum", row, coefficient, source_index);
+  const RowOrder order = order_references_definition("row_sum", row, coefficient, source_index, source.size(0));
   return {order.row, row_sum_definition(order, source)};
 }
 
 namespace {
 
-TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("row_sum(Tensor row, Tensor coefficient, Tensor source_index, Tensor source) -> (Tensor, Tensor)");
-  m.def("row_sum.order(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> Tensor");
-}
+using RowSumSignature = std::tuple<Tensor, Tensor>(const Tensor& row, const Tensor& coefficient,
+                                                   const Tensor& source_index, const Tensor& source);
 
-Tensor order_entry(const Tensor& row, const Tensor& begin, const Tensor& source_index, const Tensor& coefficient,
-                   const Tensor& source) {
+Tensor order_sum_definition(const Tensor& row, const Tensor& begin, const Tensor& source_index,
+                            const Tensor& coefficient, const Tensor& source) {
   return row_sum_definition({row, begin, source_index, coefficient}, source);
 }
 
-using RowSumDefinition = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+Tensor order_sum_on_meta(const Tensor& row, const Tensor&, const Tensor&, const Tensor&, const Tensor& source) {
+  return at::empty_symint({row.sym_size(0), source.sym_size(1)}, source.options());
+}
+
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def("row_sum(Tensor row, Tensor coefficient, Tensor source_index, Tensor source) -> (Tensor, Tensor)",
+        {at::Tag::dynamic_output_shape});
+  m.def("row_sum_sorted(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
+}
 
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_sum", static_cast<RowSumDefinition*>(row_sum_definition));
-  m.impl("row_sum.order", order_entry);
+  m.impl("row_sum", static_cast<RowSumSignature*>(row_sum_definition));
+  m.impl("row_sum_sorted", order_sum_definition);
+}
+TORCH_LIBRARY_IMPL(loci, Meta, m) {
+  m.impl("row_sum_sorted", order_sum_on_meta);
+}
+TORCH_LIBRARY_IMPL(loci, Autograd, m) {
+  m.impl("row_sum", not_differentiable());
+  m.impl("row_sum_sorted", not_differentiable());
 }
 
 }  // namespace
 
-std::tuple<at::Tensor, at::Tensor> row_sum(const at::Tensor& row, const at::Tensor& coefficient,
-                                           const at::Tensor& source_index, const at::Tensor& source) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("loci::row_sum", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(row, coefficient, source_index, source);
+std::tuple<Tensor, Tensor> row_sum(const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
+                                   const Tensor& source) {
+  return call_operator<"loci::row_sum", RowSumSignature>(row, coefficient, source_index, source);
 }
 
-at::Tensor row_sum(const RowOrder& order, const at::Tensor& source) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("loci::row_sum", "order")
-          .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(order.row, order.begin, order.source, order.coefficient, source);
+Tensor row_sum(const RowOrder& order, const Tensor& source) {
+  return call_operator<"loci::row_sum_sorted", decltype(order_sum_definition)>(order.row, order.begin, order.source,
+                                                                               order.coefficient, source);
 }
 
 }  // namespace loci

@@ -8,7 +8,9 @@
 //       gradient[u] = sums of blocks of 128 consecutive references (each block in sequence), the block sums in sequence
 //                     of coefficient * source[source_index]
 //
-// row: int64 >= 0; source_index: int64 within 0 .. S-1; coefficient and source: float32 (or both float64).
+// row: int64 >= 0; source_index: int64 within 0 .. S-1; coefficient and source: float32 (or both float64). Rows and
+// sources of dropped references are checked too. Neither form has a gradient. The size U of the first form depends on
+// the data: torch.compile runs it between two graphs. The second form is compiled.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,7 +24,7 @@ namespace loci {
 std::tuple<at::Tensor, at::Tensor> row_sum(const at::Tensor& row, const at::Tensor& coefficient,
                                            const at::Tensor& source_index, const at::Tensor& source);
 
-// The same of references that are sorted already: gradient [U, D].
+// The same for references that are sorted already: gradient [U, D].
 at::Tensor row_sum(const RowOrder& order, const at::Tensor& source);
 
 }  // namespace loci

@@ -12,13 +12,20 @@ namespace loci {
 
 void check_row_sum(const at::Tensor& row, const at::Tensor& coefficient, const at::Tensor& source_index,
                    const at::Tensor& source);
-// `who` names the operator.
+// `who` names the operator. The values too: begin ascends, and every source exists.
 void check_references(const char* who, const RowOrder& order, const at::Tensor& source);
-void check_references_cpu(const char* who, const RowOrder& order,
-                          const at::Tensor& source);  // and that nothing leaves it
 
 std::tuple<at::Tensor, at::Tensor> row_sum_definition(const at::Tensor& row, const at::Tensor& coefficient,
                                                       const at::Tensor& source_index, const at::Tensor& source);
 at::Tensor row_sum_definition(const RowOrder& order, const at::Tensor& source);
+
+RowOrder contiguous(const RowOrder& order);
+
+// The kernel's view of contiguous tensors.
+template <class Real>
+RowSumArguments<Real> sum_arguments(const RowOrder& order, const at::Tensor& source) {
+  return {order.begin.const_data_ptr<int64_t>(), order.source.const_data_ptr<int32_t>(),
+          order.coefficient.const_data_ptr<Real>(), source.const_data_ptr<Real>(), source.size(1)};
+}
 
 }  // namespace loci

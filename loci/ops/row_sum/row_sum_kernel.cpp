@@ -4,24 +4,24 @@ namespace loci::LOCI_LEVEL {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
+constexpr int kRowVectorBytes = 64;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
+constexpr int kRowVectorBytes = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kRowVectorBytes = 16;
 #endif
 
 template <class Real>
-struct Vector {
-  typedef Real Type __attribute__((vector_size(kVectorBytes), aligned(sizeof(Real)), may_alias));
-  static constexpr int64_t kLanes = kVectorBytes / sizeof(Real);
+struct RowVector {
+  typedef Real Type __attribute__((vector_size(kRowVectorBytes), aligned(sizeof(Real)), may_alias));
+  static constexpr int64_t kLanes = kRowVectorBytes / sizeof(Real);
 };
 
-// Columns first .. first + kVectors * lanes - 1 of a block's sum, kept in registers. Product, then sum, each rounded:
-// the levels and the definition agree in bits.
+// Columns first .. first + kVectors * lanes - 1 of a block's sum, kept in registers. The product is rounded before it
+// is added, so that the levels and the definition agree in bits.
 template <int kVectors, class Real>
 void add_terms_of(const RowSumArguments<Real>& a, int64_t begin, int64_t end, int64_t first, Real* sum) {
-  using Type = typename Vector<Real>::Type;
+  using Type = typename RowVector<Real>::Type;
   Type total[kVectors];
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) total[v] = Type{};
@@ -38,7 +38,7 @@ void add_terms_of(const RowSumArguments<Real>& a, int64_t begin, int64_t end, in
 
 template <class Real>
 void add_terms(const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real* sum) {
-  constexpr int64_t kLanes = Vector<Real>::kLanes;
+  constexpr int64_t kLanes = RowVector<Real>::kLanes;
   int64_t first = 0;
   for (; first + 8 * kLanes <= a.width; first += 8 * kLanes) add_terms_of<8>(a, begin, end, first, sum);
   for (; first + 2 * kLanes <= a.width; first += 2 * kLanes) add_terms_of<2>(a, begin, end, first, sum);
@@ -56,7 +56,8 @@ void sum_row_of(const RowSumArguments<Real>& a, int64_t u, const Real* block_sum
   const int64_t end = a.begin[u + 1];
   const auto last_of = [end](int64_t begin) { return begin + kRowSumBlock < end ? begin + kRowSumBlock : end; };
   int64_t begin = a.begin[u];
-  // The first block is summed in place: 0 + x differs from x in the sign of zero alone, and a sum from 0 has no -0.
+  // The first block is summed into `sum` itself. Adding it to 0 gives the same bits, since a sum that starts at 0 is
+  // never -0.
   if (block_sums == nullptr) {
     add_terms(a, begin, last_of(begin), sum);
   } else {
@@ -75,20 +76,6 @@ void sum_row_of(const RowSumArguments<Real>& a, int64_t u, const Real* block_sum
 
 }  // namespace
 
-void sum_references(const RowSumArguments<float>& a, int64_t begin, int64_t end, float* sum) {
-  add_terms(a, begin, end, sum);
-}
-
-void sum_references(const RowSumArguments<double>& a, int64_t begin, int64_t end, double* sum) {
-  add_terms(a, begin, end, sum);
-}
-
-void sum_row(const RowSumArguments<float>& a, int64_t u, const float* block_sums, float* sum, float* block) {
-  sum_row_of(a, u, block_sums, sum, block);
-}
-
-void sum_row(const RowSumArguments<double>& a, int64_t u, const double* block_sums, double* sum, double* block) {
-  sum_row_of(a, u, block_sums, sum, block);
-}
+const RowSumKernel row_sum_kernel = {{add_terms<float>, sum_row_of<float>}, {add_terms<double>, sum_row_of<double>}};
 
 }  // namespace loci::LOCI_LEVEL

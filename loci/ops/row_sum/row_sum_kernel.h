@@ -20,25 +20,28 @@ struct RowSumArguments {
   int64_t width;                // D
 };
 
-// sum_references: references begin .. end-1 in sequence into sum [D]. sum_row: all of row u, in blocks; `block_sums`
-// [blocks, D] has the blocks' sums where they were made before, or is null; `block` is scratch of D reals.
+template <class Real>
+struct RowSumFunctions {
+  // Sums references begin .. end-1 in sequence into sum [D].
+  void (*sum_references)(const RowSumArguments<Real>& a, int64_t begin, int64_t end, Real* sum);
+  // Sums all references of row u, in blocks. `block_sums` [blocks, D] holds the sums of the blocks if they are known
+  // already, else it is null. `block` is scratch [D].
+  void (*sum_row)(const RowSumArguments<Real>& a, int64_t u, const Real* block_sums, Real* sum, Real* block);
+};
+
+struct RowSumKernel {
+  RowSumFunctions<float> float32;
+  RowSumFunctions<double> float64;
+};
+
 namespace base {
-void sum_references(const RowSumArguments<float>& a, int64_t begin, int64_t end, float* sum);
-void sum_references(const RowSumArguments<double>& a, int64_t begin, int64_t end, double* sum);
-void sum_row(const RowSumArguments<float>& a, int64_t u, const float* block_sums, float* sum, float* block);
-void sum_row(const RowSumArguments<double>& a, int64_t u, const double* block_sums, double* sum, double* block);
-}  // namespace base
+extern const RowSumKernel row_sum_kernel;
+}
 namespace avx2 {
-void sum_references(const RowSumArguments<float>& a, int64_t begin, int64_t end, float* sum);
-void sum_references(const RowSumArguments<double>& a, int64_t begin, int64_t end, double* sum);
-void sum_row(const RowSumArguments<float>& a, int64_t u, const float* block_sums, float* sum, float* block);
-void sum_row(const RowSumArguments<double>& a, int64_t u, const double* block_sums, double* sum, double* block);
-}  // namespace avx2
+extern const RowSumKernel row_sum_kernel;
+}
 namespace avx512 {
-void sum_references(const RowSumArguments<float>& a, int64_t begin, int64_t end, float* sum);
-void sum_references(const RowSumArguments<double>& a, int64_t begin, int64_t end, double* sum);
-void sum_row(const RowSumArguments<float>& a, int64_t u, const float* block_sums, float* sum, float* block);
-void sum_row(const RowSumArguments<double>& a, int64_t u, const double* block_sums, double* sum, double* block);
-}  // namespace avx512
+extern const RowSumKernel row_sum_kernel;
+}
 
 }  // namespace loci

@@ -2,16 +2,18 @@
 #include "loci/ops/row_update/row_update.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
 #include <torch/library.h>
 
 #include "loci/base/random.h"
+#include "loci/ops/operator.h"
+#include "loci/ops/row_order/row_order_definition.h"
 #include "loci/ops/row_sum/row_sum_definition.h"
 #include "loci/ops/row_update/row_update_definition.h"
+#include "loci/ops/row_update/row_update_kernel.h"
 
 namespace loci {
 
@@ -19,21 +21,53 @@ using at::Tensor;
 
 namespace {
 
-void check_state(const char* who, const char* name, const Tensor& state, at::IntArrayRef sizes, at::ScalarType dtype) {
+void check_row_state(const char* who, const char* name, const Tensor& state, at::IntArrayRef sizes,
+                     at::ScalarType dtype) {
   TORCH_CHECK(state.defined(), who, ": ", name, " must be a tensor for this rule, got none");
   TORCH_CHECK(state.scalar_type() == dtype, who, ": ", name, " must be ", dtype, ", got ", state.scalar_type());
   TORCH_CHECK(state.sizes() == sizes, who, ": ", name, " must be ", sizes, ", got ", state.sizes());
   TORCH_CHECK(state.is_contiguous(), who, ": ", name, " must be contiguous, got strides ", state.strides());
 }
 
-bool counts(RowRule rule) {
-  return rule == RowRule::adam || rule == RowRule::adam_row_moment;
+// The dtype of gradient and state.
+at::ScalarType real_of(const Tensor& table) {
+  return table.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-}  // namespace
+bool has_master(const Tensor& table, const RowUpdate& update) {
+  return table.scalar_type() == at::kBFloat16 && update.rounding == RowRounding::master;
+}
 
-void check_row_update(const char* who, const Tensor& table, const RowState& state, const Tensor& row,
-                      const RowUpdate& update) {
+void check_row_states(const char* who, const Tensor& table, const RowState& state, const RowUpdate& update) {
+  const auto real = real_of(table);
+  const int64_t rows = table.size(0);
+  if (update.rule == RowRule::adam || update.rule == RowRule::adam_row_moment) {
+    const bool small = state.moment1.defined() && state.moment1.scalar_type() == at::kBFloat16 && real == at::kFloat;
+    const auto moments = small ? at::kBFloat16 : real;
+    check_row_state(who, "moment1", state.moment1, table.sizes(), moments);
+    if (update.rule == RowRule::adam) check_row_state(who, "moment2", state.moment2, table.sizes(), moments);
+    check_row_state(who, "count", state.count, {rows}, at::kInt);
+  }
+  if (update.rule == RowRule::adam_row_moment || update.rule == RowRule::adagrad) {
+    check_row_state(who, "moment2", state.moment2, {rows}, real);
+  }
+  if (has_master(table, update)) check_row_state(who, "master", state.master, table.sizes(), at::kFloat);
+}
+
+// The ends of ascending rows bound all of them.
+void check_row_indices(const char* who, const Tensor& row, int64_t rows) {
+  if (row.size(0) == 0) return;
+  const Tensor host = row.cpu().contiguous();
+  const int64_t* r = host.const_data_ptr<int64_t>();
+  const int64_t fall = first_fall(host);
+  TORCH_CHECK_INDEX(fall < 0, who, ": row must be ascending and distinct, got ", r[fall + 1], " after ", r[fall]);
+  const int64_t last = r[row.size(0) - 1];
+  TORCH_CHECK_INDEX(r[0] >= 0 && last < rows, who, ": row must be within 0 .. ", rows - 1, ", got ",
+                    r[0] < 0 ? r[0] : last);
+}
+
+void check_updated_rows(const char* who, const Tensor& table, const RowState& state, const RowUpdate& update,
+                        const Tensor& row) {
   const auto dtype = table.scalar_type();
   TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble, who,
               ": table must be float32, bfloat16 or float64, got ", dtype);
@@ -45,36 +79,12 @@ void check_row_update(const char* who, const Tensor& table, const RowState& stat
               static_cast<int>(update.rule));
   TORCH_CHECK(update.rounding >= RowRounding::stochastic && update.rounding <= RowRounding::master, who,
               ": rounding must be within 0 .. 2, got ", static_cast<int>(update.rounding));
-
-  const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const int64_t rows = table.size(0);
-  if (counts(update.rule)) {
-    const bool small = state.moment1.defined() && state.moment1.scalar_type() == at::kBFloat16 && real == at::kFloat;
-    const auto moments = small ? at::kBFloat16 : real;
-    check_state(who, "moment1", state.moment1, table.sizes(), moments);
-    if (update.rule == RowRule::adam) check_state(who, "moment2", state.moment2, table.sizes(), moments);
-    check_state(who, "count", state.count, {rows}, at::kInt);
-  }
-  if (update.rule == RowRule::adam_row_moment || update.rule == RowRule::adagrad) {
-    check_state(who, "moment2", state.moment2, {rows}, real);
-  }
-  if (dtype == at::kBFloat16 && update.rounding == RowRounding::master) {
-    check_state(who, "master", state.master, table.sizes(), at::kFloat);
-  }
-  if (row.size(0) == 0) return;
-  const Tensor host = row.cpu().contiguous();
-  const int64_t* r = host.const_data_ptr<int64_t>();
-  for (int64_t u = 0; u < host.size(0); ++u) {
-    TORCH_CHECK_INDEX(r[u] >= 0 && r[u] < rows, who, ": row must be within 0 .. ", rows - 1, ", got ", r[u]);
-    TORCH_CHECK_INDEX(u == 0 || r[u - 1] < r[u], who, ": row must be ascending and distinct, got ", r[u], " after ",
-                      u == 0 ? 0 : r[u - 1]);
-  }
+  check_row_states(who, table, state, update);
+  check_row_indices(who, row, table.size(0));
 }
 
-namespace {
-
-void check_gradient(const char* who, const char* name, const Tensor& gradient, int64_t rows, const Tensor& table) {
-  const auto real = table.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+void check_row_gradient(const char* who, const char* name, const Tensor& gradient, int64_t rows, const Tensor& table) {
+  const auto real = real_of(table);
   TORCH_CHECK(gradient.scalar_type() == real, who, ": ", name, " must be ", real, ", got ", gradient.scalar_type());
   TORCH_CHECK(gradient.dim() == 2 && gradient.size(0) == rows && gradient.size(1) == table.size(1), who, ": ", name,
               " must be [", rows, ", ", table.size(1), "], got ", gradient.sizes());
@@ -84,15 +94,21 @@ void check_gradient(const char* who, const char* name, const Tensor& gradient, i
 
 void check_row_update(const Tensor& table, const RowState& state, const Tensor& row, const Tensor& gradient,
                       const RowUpdate& update) {
-  check_row_update("row_update", table, state, row, update);
-  check_gradient("row_update", "gradient", gradient, row.size(0), table);
+  check_updated_rows("row_update", table, state, update, row);
+  check_row_gradient("row_update", "gradient", gradient, row.size(0), table);
 }
 
 void check_row_step(const Tensor& table, const RowState& state, const RowOrder& order, const Tensor& source,
                     const RowUpdate& update) {
-  check_row_update("row_step", table, state, order.row, update);
+  check_updated_rows("row_step", table, state, update, order.row);
   check_references("row_step", order, source);
-  check_gradient("row_step", "source", source, source.size(0), table);
+  check_row_gradient("row_step", "source", source, source.size(0), table);
+}
+
+void check_row_square_sum(const Tensor& gradient) {
+  TORCH_CHECK(gradient.scalar_type() == at::kFloat || gradient.scalar_type() == at::kDouble,
+              "row_square_sum: gradient must be float32 or float64, got ", gradient.scalar_type());
+  TORCH_CHECK(gradient.dim() == 2, "row_square_sum: gradient must be [U, D], got ", gradient.sizes());
 }
 
 void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* bits) {
@@ -108,23 +124,81 @@ void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint
 
 namespace {
 
-// Rounded correctly in float32: there the framework's own square root is off by a bit on some CPUs.
-Tensor square_root(const Tensor& x) {
+// Correctly rounded in float32 too: the framework's own square root is off by one bit there on some CPUs.
+Tensor exact_square_root(const Tensor& x) {
   return x.to(at::kDouble).sqrt().to(x.scalar_type());
 }
 
 // [U, D] float32 -> bfloat16, up or down by chance.
-Tensor rounded(const Tensor& value, const Tensor& row, uint64_t seed, int64_t step) {
+Tensor rounded_by_chance(const Tensor& value, const Tensor& row, uint64_t seed, int64_t step) {
   const Tensor host = row.cpu().contiguous();
-  Tensor bits = at::empty(value.sizes(), at::kShort);  // unsigned in truth
+  Tensor bits = at::empty(value.sizes(), at::kShort);  // holds uint16
   for (int64_t u = 0; u < host.size(0); ++u) {
     rounding_bits(seed, step, host.const_data_ptr<int64_t>()[u], value.size(1),
                   static_cast<uint16_t*>(bits.mutable_data_ptr()) + u * value.size(1));
   }
-  // Added below the 16 bits that stay: the carry rounds the magnitude up with the probability of the rest.
+  // Added to the 16 bits that are cut off: the probability of a carry is their share of a unit of the last place.
   const Tensor lifted = value.view(at::kInt) + bits.to(value.device()).to(at::kInt).bitwise_and(0xffff);
   return at::where(value.isfinite(), lifted.bitwise_and(static_cast<int32_t>(0xffff0000)).view(at::kFloat), value)
       .to(at::kBFloat16);
+}
+
+// mean(g^2) of each row.
+Tensor mean_square(const Tensor& g) {
+  return g.to(at::kDouble).square().mean(1).to(g.scalar_type());
+}
+
+// NaN for an infinite second moment.
+Tensor denominator_of(const Tensor& moment2, const Tensor& root, double epsilon) {
+  return exact_square_root(moment2) * root + epsilon + (moment2 - moment2);
+}
+
+// What V loses by Adam; writes m, v and t.
+Tensor adam_step(const RowState& state, const RowUpdate& update, const Tensor& row, const Tensor& g) {
+  const auto real = g.scalar_type();
+  const auto moment_of = [&](const Tensor& moments) { return moments.index_select(0, row).to(real); };
+  const auto write_moment = [&](const Tensor& moments, const Tensor& moment) {
+    const bool small = moments.scalar_type() != real;
+    moments.index_copy_(0, row,
+                        small ? rounded_by_chance(moment, row, update.seed ^ kMomentStream, update.step) : moment);
+  };
+  const Tensor count = state.count.index_select(0, row) + 1;
+  state.count.index_copy_(0, row, count);
+  const Tensor t = count.to(at::kDouble);
+  const Tensor rate = (update.rate / (1 - at::pow(update.beta1, t))).to(real).unsqueeze(1);
+  const Tensor root = (1 / (1 - at::pow(update.beta2, t)).sqrt()).to(real);  // [U]
+
+  const bool of_columns = update.rule == RowRule::adam;
+  const Tensor moment1 = moment_of(state.moment1) * update.beta1 + g * (1 - update.beta1);
+  const Tensor square = of_columns ? g * g : mean_square(g);
+  const Tensor moment2 = moment_of(state.moment2) * update.beta2 + square * (1 - update.beta2);
+  write_moment(state.moment1, moment1);
+  write_moment(state.moment2, moment2);
+  if (of_columns) return moment1 * rate / denominator_of(moment2, root.unsqueeze(1), update.epsilon);
+  return moment1 * rate / denominator_of(moment2, root, update.epsilon).unsqueeze(1);
+}
+
+Tensor adagrad_step(const RowState& state, const RowUpdate& update, const Tensor& row, const Tensor& g) {
+  const Tensor moment2 = state.moment2.index_select(0, row) + mean_square(g);
+  state.moment2.index_copy_(0, row, moment2);
+  return g * update.rate / denominator_of(moment2, at::ones_like(moment2), update.epsilon).unsqueeze(1);
+}
+
+// The rows in `real`: from the master, unless a row was written from outside since.
+Tensor stored_rows(const Tensor& table, const RowState& state, const RowUpdate& update, const Tensor& row,
+                   at::ScalarType real) {
+  const Tensor value = table.index_select(0, row).to(real);
+  if (!has_master(table, update)) return value;
+  const Tensor kept = state.master.index_select(0, row);
+  return at::where(kept.to(at::kBFloat16).to(real).eq(value), kept, value);
+}
+
+void store_rows(const Tensor& table, const RowState& state, const RowUpdate& update, const Tensor& row,
+                const Tensor& value) {
+  if (has_master(table, update)) state.master.index_copy_(0, row, value);
+  const bool by_chance = table.scalar_type() == at::kBFloat16 && update.rounding == RowRounding::stochastic;
+  table.index_copy_(
+      0, row, by_chance ? rounded_by_chance(value, row, update.seed, update.step) : value.to(table.scalar_type()));
 }
 
 }  // namespace
@@ -132,57 +206,24 @@ Tensor rounded(const Tensor& value, const Tensor& row, uint64_t seed, int64_t st
 void row_update_definition(const Tensor& table, const RowState& state, const Tensor& row, const Tensor& gradient,
                            const RowUpdate& update) {
   check_row_update(table, state, row, gradient, update);
-  const auto real = gradient.scalar_type();
-  const bool master = table.scalar_type() == at::kBFloat16 && update.rounding == RowRounding::master;
-  const auto of_rows = [&](const Tensor& t) { return t.index_select(0, row); };
-
+  if (gradient.numel() == 0) return;
   const Tensor g = gradient * update.factor;
-  Tensor value = of_rows(table).to(real);
-  if (master) {
-    const Tensor kept = of_rows(state.master);
-    value = at::where(kept.to(at::kBFloat16).to(real).eq(value), kept, value);
+  const Tensor value =
+      stored_rows(table, state, update, row, g.scalar_type()) * (1 - update.rate * update.weight_decay);
+  Tensor step;
+  switch (update.rule) {
+    case RowRule::sgd:
+      step = g * update.rate;
+      break;
+    case RowRule::adagrad:
+      step = adagrad_step(state, update, row, g);
+      break;
+    case RowRule::adam:
+    case RowRule::adam_row_moment:
+      step = adam_step(state, update, row, g);
+      break;
   }
-  value = value * (1 - update.rate * update.weight_decay);
-
-  Tensor step;  // what V loses
-  if (update.rule == RowRule::sgd) {
-    step = g * update.rate;
-  } else if (update.rule == RowRule::adagrad) {
-    const Tensor moment2 = of_rows(state.moment2) + g.to(at::kDouble).square().mean(1).to(real);
-    state.moment2.index_copy_(0, row, moment2);
-    step = g * update.rate / (square_root(moment2) + update.epsilon).unsqueeze(1);
-  } else {
-    const Tensor count = of_rows(state.count) + 1;
-    state.count.index_copy_(0, row, count);
-    const Tensor t = count.to(at::kDouble);
-    const Tensor rate = (update.rate / (1 - at::pow(update.beta1, t))).to(real).unsqueeze(1);
-    Tensor root = (1 / (1 - at::pow(update.beta2, t)).sqrt()).to(real);
-    const Tensor moment1 = of_rows(state.moment1).to(real) * update.beta1 + g * (1 - update.beta1);
-    const auto keep = [&](const Tensor& state_of, const Tensor& moment) {
-      const bool small = state_of.scalar_type() != real;
-      state_of.index_copy_(0, row, small ? rounded(moment, row, moment_seed(update.seed), update.step) : moment);
-    };
-    keep(state.moment1, moment1);
-    Tensor square;
-    if (update.rule == RowRule::adam) {
-      square = g * g;
-      root = root.unsqueeze(1);
-    } else {
-      square = g.to(at::kDouble).square().mean(1).to(real);
-    }
-    const Tensor moment2 = of_rows(state.moment2).to(real) * update.beta2 + square * (1 - update.beta2);
-    keep(state.moment2, moment2);
-    Tensor denominator = square_root(moment2) * root + update.epsilon;
-    if (update.rule == RowRule::adam_row_moment) denominator = denominator.unsqueeze(1);
-    step = moment1 * rate / denominator;
-  }
-  value = value - step;
-  if (master) state.master.index_copy_(0, row, value);
-  if (table.scalar_type() == at::kBFloat16) {
-    value = update.rounding == RowRounding::stochastic ? rounded(value, row, update.seed, update.step)
-                                                       : value.to(at::kBFloat16);
-  }
-  table.index_copy_(0, row, value);
+  store_rows(table, state, update, row, value - step);
 }
 
 Tensor row_step_definition(const Tensor& table, const RowState& state, const RowOrder& order, const Tensor& source,
@@ -194,86 +235,97 @@ Tensor row_step_definition(const Tensor& table, const RowState& state, const Row
 }
 
 Tensor row_square_sum_definition(const Tensor& gradient) {
-  TORCH_CHECK(gradient.scalar_type() == at::kFloat || gradient.scalar_type() == at::kDouble,
-              "row_square_sum: gradient must be float32 or float64, got ", gradient.scalar_type());
-  TORCH_CHECK(gradient.dim() == 2, "row_square_sum: gradient must be [U, D], got ", gradient.sizes());
+  check_row_square_sum(gradient);
   return gradient.to(at::kDouble).square().sum(1);
 }
 
 namespace {
-
-TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
-      "row_update_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
-      "Tensor row, Tensor gradient, int rule, int rounding, float rate, float beta1, float beta2, float epsilon, "
-      "float weight_decay, float factor, int seed, int step) -> ()");
-  m.def(
-      "row_step_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
-      "Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source, int rule, int rounding, "
-      "float rate, float beta1, float beta2, float epsilon, float weight_decay, float factor, int seed, int step) "
-      "-> Tensor");
-  m.def("row_square_sum(Tensor gradient) -> Tensor");
-  m.def(
-      "row_square_sum.order(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> "
-      "Tensor");
-}
 
 Tensor order_square_sum_definition(const Tensor& row, const Tensor& begin, const Tensor& source_index,
                                    const Tensor& coefficient, const Tensor& source) {
   return row_square_sum_definition(row_sum_definition({row, begin, source_index, coefficient}, source));
 }
 
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_update_", run_row_update<row_update_definition>);
-  m.impl("row_step_", run_row_step<row_step_definition>);
-  m.impl("row_square_sum", row_square_sum_definition);
-  m.impl("row_square_sum.order", order_square_sum_definition);
+// On Meta, for compilation and export.
+void row_update_on_meta(const Tensor&, const RowState&, const Tensor&, const Tensor&, const RowUpdate&) {}
+Tensor row_step_on_meta(const Tensor&, const RowState&, const RowOrder& order, const Tensor& source, const RowUpdate&) {
+  return at::empty_symint({order.row.sym_size(0)}, source.options().dtype(at::kDouble));
+}
+Tensor order_square_sum_on_meta(const Tensor& row, const Tensor&, const Tensor&, const Tensor&, const Tensor& source) {
+  return at::empty_symint({row.sym_size(0)}, source.options().dtype(at::kDouble));
 }
 
-std::optional<Tensor> optional(const Tensor& t) {
-  return t.defined() ? std::optional(t) : std::nullopt;
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def(
+      "row_update_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
+      "Tensor row, Tensor gradient, int rule, int rounding, float rate, float beta1, float beta2, float epsilon, "
+      "float weight_decay, float factor, int seed, int step) -> ()",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "row_step_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
+      "Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source, int rule, int rounding, "
+      "float rate, float beta1, float beta2, float epsilon, float weight_decay, float factor, int seed, int step) "
+      "-> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def("row_square_sum(Tensor gradient) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def(
+      "row_square_sum_sorted(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> "
+      "Tensor",
+      {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
+  m.impl("row_update_", row_update_operator<row_update_definition>);
+  m.impl("row_step_", row_step_operator<row_step_definition>);
+  m.impl("row_square_sum", row_square_sum_definition);
+  m.impl("row_square_sum_sorted", order_square_sum_definition);
+}
+TORCH_LIBRARY_IMPL(loci, Meta, m) {
+  m.impl("row_update_", row_update_operator<row_update_on_meta>);
+  m.impl("row_step_", row_step_operator<row_step_on_meta>);
+  m.impl("row_square_sum_sorted", order_square_sum_on_meta);
+}
+TORCH_LIBRARY_IMPL(loci, ADInplaceOrView, m) {
+  m.impl("row_update_", moves_versions());
+  m.impl("row_step_", moves_versions());
+}
+// An optimiser's step has no gradient, and its table is a leaf that requires one.
+TORCH_LIBRARY_IMPL(loci, Autograd, m) {
+  m.impl("row_update_", torch::CppFunction::makeFallthrough());
+  m.impl("row_step_", torch::CppFunction::makeFallthrough());
+  m.impl("row_square_sum", not_differentiable());
+  m.impl("row_square_sum_sorted", not_differentiable());
+}
+
+template <OperatorName kName, class Result, class... Given>
+Result call_row_operator(const Tensor& table, const RowState& state, const RowUpdate& update, const Given&... given) {
+  const auto optional = [](const Tensor& t) { return t.defined() ? std::optional(t) : std::nullopt; };
+  return call_operator<kName, RowOperatorSignature<Result, Given...>>(
+      table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master), given...,
+      static_cast<int64_t>(update.rule), static_cast<int64_t>(update.rounding), update.rate, update.beta1, update.beta2,
+      update.epsilon, update.weight_decay, update.factor, static_cast<int64_t>(update.seed), update.step);
 }
 
 }  // namespace
 
 void row_update(const Tensor& table, const RowState& state, const Tensor& row, const Tensor& gradient,
                 const RowUpdate& update) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_update_", "").typed<RowUpdateSignature>();
-  const at::AutoDispatchBelowADInplaceOrView below;  // the table is a leaf that requires gradients
-  op.call(table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master), row,
-          gradient, static_cast<int64_t>(update.rule), static_cast<int64_t>(update.rounding), update.rate, update.beta1,
-          update.beta2, update.epsilon, update.weight_decay, update.factor, static_cast<int64_t>(update.seed),
-          update.step);
-  table.unsafeGetTensorImpl()->bump_version();
+  call_row_operator<"loci::row_update_", void>(table, state, update, row, gradient);
 }
 
 Tensor row_step(const Tensor& table, const RowState& state, const RowOrder& order, const Tensor& source,
                 const RowUpdate& update) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_step_", "").typed<RowStepSignature>();
-  const at::AutoDispatchBelowADInplaceOrView below;
-  const Tensor square_sum =
-      op.call(table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master),
-              order.row, order.begin, order.source, order.coefficient, source, static_cast<int64_t>(update.rule),
-              static_cast<int64_t>(update.rounding), update.rate, update.beta1, update.beta2, update.epsilon,
-              update.weight_decay, update.factor, static_cast<int64_t>(update.seed), update.step);
-  table.unsafeGetTensorImpl()->bump_version();
-  return square_sum;
+  return call_row_operator<"loci::row_step_", Tensor>(table, state, update, order.row, order.begin, order.source,
+                                                      order.coefficient, source);
 }
 
 Tensor row_square_sum(const Tensor& gradient) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("loci::row_square_sum", "").typed<Tensor(const Tensor&)>();
-  return op.call(gradient);
+  return call_operator<"loci::row_square_sum", Tensor(const Tensor&)>(gradient);
 }
 
 Tensor row_square_sum(const RowOrder& order, const Tensor& source) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("loci::row_square_sum", "order")
-          .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>();
-  return op.call(order.row, order.begin, order.source, order.coefficient, source);
+  return call_operator<"loci::row_square_sum_sorted", decltype(order_square_sum_definition)>(
+      order.row, order.begin, order.source, order.coefficient, source);
 }
 
 }  // namespace loci

@@ -11,9 +11,17 @@
 //       adagrad          v += mean(g^2) (one a row); V -= rate * g / (sqrt(v) + epsilon)
 //       sgd              V -= rate * g
 //     a bfloat16 row is updated in float32, then rounded (RowRounding); bfloat16 moments alike, always by chance
+//     rows without columns (D = 0) and their state stay as they are
 //
 // table: float32, bfloat16 (gradient and state float32) or float64 (both float64); moments [N, D] may be bfloat16
 // unless the table is float64. row: int64, ascending, distinct.
+//
+// Numbers that are not finite stay visible. Where v becomes infinite, V becomes NaN: for adam the column, for
+// adam_row_moment and adagrad the whole row. This happens for infinite g, and for finite g if the dtype of v cannot
+// hold g^2 or mean(g^2): |g| > 1.8e19 in float32. NaN in g makes V NaN.
+//
+// The operators row_update_ and row_step_ count as writes to the table and to each state: a graph that saved one of
+// them refuses to run backward ("modified by an inplace operation"). They have no gradient.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -34,8 +42,8 @@ struct RowState {
 void row_update(const at::Tensor& table, const RowState& state, const at::Tensor& row, const at::Tensor& gradient,
                 const RowUpdate& update);
 
-// The same from row references: gradient = row_sum(order, source), which no memory ever holds. Returns the sums of
-// squares of its rows, row_square_sum(order, source).
+// The same from row references: gradient = row_sum(order, source), which is never stored. Returns
+// row_square_sum(order, source).
 at::Tensor row_step(const at::Tensor& table, const RowState& state, const RowOrder& order, const at::Tensor& source,
                     const RowUpdate& update);
 

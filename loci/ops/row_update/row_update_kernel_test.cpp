@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "loci/base/cpu_level.h"
@@ -17,7 +18,7 @@
 #include "loci/ops/row_sum/popular_rows.h"
 #include "loci/ops/row_update/row_update_parallel.h"
 
-namespace loci {
+namespace loci::row_update_kernel_test {
 namespace {
 
 // A thread for every part.
@@ -125,6 +126,7 @@ struct Table {
   std::vector<uint16_t> small_value, small1, small2;  // bfloat16
   std::vector<int32_t> count;
   std::vector<double> square;
+  RowSumArguments<Real> references{};
 
   Table(const Case<Real>& c, int64_t rows)
       : value(c.N * c.D),
@@ -138,7 +140,12 @@ struct Table {
     for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<Real>(i % 17) - 8;
     for (size_t i = 0; i < count.size(); ++i) count[i] = static_cast<int32_t>(i * 37 % 3000);
   }
-  bool operator==(const Table&) const = default;
+  bool operator==(const Table& other) const {
+    const auto values = [](const Table& t) {
+      return std::tie(t.value, t.moment1, t.moment2, t.small_value, t.small1, t.small2, t.count, t.square);
+    };
+    return values(*this) == values(other);
+  }
 
   RowUpdateArguments<Real> arguments(const Case<Real>& c, const SortedReferences<Real>& s, RowRule rule,
                                      bool small_table, bool small_moments) {
@@ -155,7 +162,8 @@ struct Table {
     a.width = c.D;
     a.row = s.row.get();
     a.rows = s.rows;
-    a.references = {s.begin.get(), s.source.get(), s.coefficient.get(), c.source.data(), c.D};
+    references = {s.begin.get(), s.source.get(), s.coefficient.get(), c.source.data(), c.D};
+    a.references = &references;
     a.square_sum = square.data();
     a.update = {rule, RowRounding::stochastic, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5};
     return a;
@@ -180,6 +188,7 @@ void expect_same_for_all(int64_t T, int64_t K, int64_t N, int64_t D) {
       }
       Table<Real> wanted(c, one.rows);
       auto whole = wanted.arguments(c, one, rule, small_table, small_moments);
+      whole.references = nullptr;
       whole.gradient = gradient.data();
       update_rows(whole, CpuLevel::base, 1, threads());
       for (const CpuLevel level : cpu_levels()) {
@@ -234,6 +243,54 @@ TEST(RowUpdateKernel, FollowsAdamInDouble) {
   }
 }
 
+// The second moment of row 0 becomes infinite: its values become NaN, those of row 1 stay finite.
+TEST(RowUpdateKernel, ASquareBeyondFloat32MakesTheRowNaNAtEveryLevel) {
+  const int64_t D = 21;
+  for (const CpuLevel level : cpu_levels()) {
+    for (const RowRule rule : kRules) {
+      std::vector<float> gradient(2 * D, 1.0F), value(2 * D, 1.0F), moment1(2 * D), moment2(2 * D);
+      for (int64_t d = 0; d < D; ++d) gradient[d] = 2e19F;
+      std::vector<int32_t> count(2);
+      const std::vector<int64_t> row = {0, 1};
+      RowUpdateArguments<float> a{};
+      a.table = value.data();
+      a.moment1 = moment1.data();
+      a.moment2 = moment2.data();
+      a.count = count.data();
+      a.width = D;
+      a.row = row.data();
+      a.rows = 2;
+      a.gradient = gradient.data();
+      a.update = {rule, RowRounding::nearest, 0.01, 0.9, 0.999, 1e-8, 0, 1, 0, 0};
+      update_rows(a, level, 1, threads());
+      for (int64_t d = 0; d < D; ++d) {
+        EXPECT_EQ(std::isnan(value[d]), rule != RowRule::sgd) << name_of(level) << ", rule " << static_cast<int>(rule);
+        EXPECT_TRUE(std::isfinite(value[D + d])) << name_of(level) << ", rule " << static_cast<int>(rule);
+      }
+    }
+  }
+}
+
+TEST(RowUpdateKernel, NothingIsReadWhereThereAreNoRowsOrColumns) {
+  for (const CpuLevel level : cpu_levels()) {
+    RowUpdateArguments<float> none{};  // every pointer is null
+    none.width = 3;
+    update_rows(none, level, 2, threads());
+    square_sums(none, level, 2, threads());
+    const std::vector<int64_t> row = {0, 1};
+    std::vector<double> square = {7, 7};
+    std::vector<int32_t> count = {4, 5};
+    RowUpdateArguments<float> no_columns{};
+    no_columns.row = row.data();
+    no_columns.rows = 2;
+    no_columns.count = count.data();
+    no_columns.square_sum = square.data();
+    update_rows(no_columns, level, 2, threads());
+    EXPECT_EQ(square, std::vector<double>({0, 0}));
+    EXPECT_EQ(count, std::vector<int32_t>({4, 5}));
+  }
+}
+
 TEST(RowUpdateKernel, TasksCoverAllRowsOnce) {
   const std::vector<int64_t> begin = {0, 1, 9000, 9001, 9002, 30000, 30001};
   for (const int64_t threads_ : {1, 2, 8}) {
@@ -245,4 +302,4 @@ TEST(RowUpdateKernel, TasksCoverAllRowsOnce) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::row_update_kernel_test

@@ -8,16 +8,23 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kRowCost = 4;  // references that take as long as the row itself
+constexpr int64_t kUpdateCost = 4;  // references that take as long as the row itself
 
 template <class Real>
-using Function = void (*)(const RowUpdateArguments<Real>&, int64_t, int64_t, BlockSums, const void*,
-                          const RowWorkspace<Real>&);
+const RowUpdateFunctions<Real>& row_update_functions(CpuLevel level) {
+  const RowUpdateKernel& kernel =
+      at_level(level, base::row_update_kernel, avx2::row_update_kernel, avx512::row_update_kernel);
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    return kernel.float32;
+  } else {
+    return kernel.float64;
+  }
+}
 
-// A thread's memory, made by the thread that uses it.
+// A thread's workspace, allocated by the thread that uses it.
 template <class Real>
-struct Memory {
-  explicit Memory(int64_t width)
+struct UpdateWorkspace {
+  explicit UpdateWorkspace(int64_t width)
       : scratch(std::make_unique_for_overwrite<Real[]>(kRowScratch * (width + 64))),
         bias(std::make_unique<RowBias<Real>>()) {}
   std::unique_ptr<Real[]> scratch;
@@ -25,25 +32,28 @@ struct Memory {
 };
 
 template <class Real>
-void run_rows(Function<Real> function, const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads,
-              const RunParts& run) {
+void run_for_rows(typename RowUpdateFunctions<Real>::OfRows* function, const RowUpdateArguments<Real>& a,
+                  CpuLevel level, int64_t threads, const RunParts& run) {
   std::unique_ptr<PopularRows<Real>> popular;
-  std::vector<int64_t> begin;  // [U + 1] references, or one for each row
-  if (a.gradient == nullptr) {
-    popular = std::make_unique<PopularRows<Real>>(a.references, a.rows, level, threads, run);
+  std::vector<int64_t> no_references;
+  const int64_t* begin;  // [U + 1]
+  if (a.references != nullptr) {
+    popular = std::make_unique<PopularRows<Real>>(*a.references, a.rows, level, threads, run);
+    begin = a.references->begin;
   } else {
-    begin.assign(a.rows + 1, 0);
+    no_references.assign(a.rows + 1, 0);
+    begin = no_references.data();
   }
   const BlockSums block_sums = [](const void* context, int64_t u) -> const void* {
     return static_cast<const PopularRows<Real>*>(context)->block_sums(u);
   };
   const void* context = popular != nullptr && !popular->empty() ? popular.get() : nullptr;
-  const std::vector<int64_t> task =
-      row_tasks(a.gradient == nullptr ? a.references.begin : begin.data(), a.rows, kRowCost, threads);
-  std::vector<std::unique_ptr<Memory<Real>>> memory(threads);
+  const std::vector<int64_t> task = row_tasks(begin, a.rows, kUpdateCost, threads);
+  std::vector<std::unique_ptr<UpdateWorkspace<Real>>> workspace(threads);
   run_tasks(std::ssize(task) - 1, threads, run, [&](int64_t thread, int64_t t) {
-    if (memory[thread] == nullptr) memory[thread] = std::make_unique<Memory<Real>>(a.width);
-    function(a, task[t], task[t + 1], block_sums, context, {memory[thread]->scratch.get(), memory[thread]->bias.get()});
+    if (workspace[thread] == nullptr) workspace[thread] = std::make_unique<UpdateWorkspace<Real>>(a.width);
+    const UpdateWorkspace<Real>& own = *workspace[thread];
+    function(a, task[t], task[t + 1], block_sums, context, {own.scratch.get(), own.bias.get()});
   });
 }
 
@@ -51,14 +61,12 @@ void run_rows(Function<Real> function, const RowUpdateArguments<Real>& a, CpuLev
 
 template <class Real>
 void update_rows(const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads, const RunParts& run) {
-  const auto function = at_level<Function<Real>>(level, base::update_rows, avx2::update_rows, avx512::update_rows);
-  run_rows<Real>(function, a, level, threads, run);
+  run_for_rows(row_update_functions<Real>(level).update, a, level, threads, run);
 }
 
 template <class Real>
 void square_sums(const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads, const RunParts& run) {
-  const auto function = at_level<Function<Real>>(level, base::square_sums, avx2::square_sums, avx512::square_sums);
-  run_rows<Real>(function, a, level, threads, run);
+  run_for_rows(row_update_functions<Real>(level).square_sums, a, level, threads, run);
 }
 
 template void update_rows(const RowUpdateArguments<float>&, CpuLevel, int64_t, const RunParts&);

@@ -11,11 +11,11 @@
 
 namespace loci {
 
-// Updates all rows of `a`. Work is shared by references, and rows that hold many are summed by all threads.
+// Updates all rows of `a`. Each thread gets about as many references; all threads sum the rows that have many.
 template <class Real>
 void update_rows(const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads, const RunParts& run);
 
-// Writes a.square_sum, from a.gradient or the references, and changes no row.
+// Writes a.square_sum and changes no row.
 template <class Real>
 void square_sums(const RowUpdateArguments<Real>& a, CpuLevel level, int64_t threads, const RunParts& run);
 

@@ -9,7 +9,7 @@
 
 // Legend: T tokens, K reads of a token, N rows, D width.
 
-namespace loci {
+namespace loci::table_read_test {
 namespace {
 
 using harness::same_bits;
@@ -289,4 +289,4 @@ TEST(TableRead, RefusesASecondDerivativeByName) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::table_read_test

@@ -1,1 +1,0 @@
-// Holds the precompiled header of torch/torch.h that every target with torch reuses.

@@ -1,0 +1,49 @@
+// Questions about paths, each answered or an Error in one line. Paths come from users, so none of std::filesystem's
+// throwing functions is called on them: a loop of links, a name that is too long and a folder without permission are
+// faults of the path, not of Loci.
+//
+// `fault` is the status of a bad path: input for what is read, usage for what is to be written (--out).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+#include <vector>
+
+#include "loci/base/check.h"
+
+namespace loci {
+
+// What a system error number means to the user: `resources` for a full disk, a quota, a limit of file sizes, too many
+// open files and too little memory, `fault` otherwise.
+ExitCode exit_code_of(int error, ExitCode fault);
+
+// Throws Error: "path: expected, got No such file or directory".
+[[noreturn]] void fail_path(const std::filesystem::path& path, std::string_view expected, int error,
+                            ExitCode fault = ExitCode::input);
+
+enum class PathKind { nothing, file, folder, other };  // other: a device, pipe or socket
+
+// What the path leads to, through links. A broken link leads to nothing.
+PathKind kind_of(const std::filesystem::path& path, ExitCode fault = ExitCode::input);
+bool path_exists(const std::filesystem::path& path, ExitCode fault = ExitCode::input);
+int64_t file_bytes(const std::filesystem::path& path);
+
+// The path's target when it is a link, through all links; it may lead to nothing yet.
+std::filesystem::path behind_links(const std::filesystem::path& path, ExitCode fault = ExitCode::input);
+// The same path without links and dots; it must exist.
+std::filesystem::path canonical_path(const std::filesystem::path& path);
+
+// $TMPDIR, or /tmp. Throws Error (usage) when it is no folder.
+std::filesystem::path temporary_folder();
+
+// What is in a folder, sorted.
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder);
+
+// Makes the folder and those above it that are missing. Each new name is durable: the folder that holds it is synced.
+void make_folders(const std::filesystem::path& folder, ExitCode fault = ExitCode::input);
+
+// Makes names that were created, renamed or removed in the folder durable.
+void sync_folder(const std::filesystem::path& folder);
+
+}  // namespace loci

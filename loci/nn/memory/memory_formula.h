@@ -1,0 +1,51 @@
+// The formula of a memory as plain functions: normalised queries, weights, output map.
+//
+// Legend: T tokens, d width, H heads, K top_k, w width of half a query, D width of a row.
+//
+//   q = normalise_query(net(x))            [T, H, 2, w]
+//   weight = weights_of(score)             [T, H, K]
+//   output = map_output(sum of rows, x)    [T, d]
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace loci {
+
+enum class QueryNorm { none, layer, rms, batch };
+enum class WeightFunction { softmax, relu, sigmoid };
+enum class OutputMap { none, projection, swilu };
+
+// Parameters and running statistics of a query norm, [H, 2, w]; undefined where the norm has no use for them.
+struct QueryNormTensors {
+  at::Tensor gain, bias;
+  at::Tensor running_mean, running_variance;  // of batch
+};
+
+// q [T, H, 2, w] in float32, float64 or (for batch alone) bfloat16 -> the same in float32 or float64. `layer` and `rms`
+// are over each half; `batch` is over the tokens in training, and moves the running statistics, which stand for them in
+// evaluation. The tensors of the norm may be of another floating type: they are taken in q's.
+at::Tensor normalise_query(const at::Tensor& q, QueryNorm norm, const QueryNormTensors& tensors, bool training);
+
+// x / |x| over the last dimension; a length below 1e-6 counts as 1e-6.
+at::Tensor unit_vectors(const at::Tensor& x);
+
+// score [T, H, K] -> [T, H, K]: softmax over K, or relu or sigmoid of each.
+at::Tensor weights_of(const at::Tensor& score, WeightFunction function);
+
+// Undefined where the map has no use for them.
+struct OutputMapTensors {
+  at::Tensor weight, bias;  // [d, D], [d]
+  at::Tensor gate;          // [D, d], of swilu
+};
+
+// y [T, D], x [T, d] -> [T, d]:
+//   none        y
+//   projection  W y + b
+//   swilu       W (y * silu(G x)) + b
+// y and x are taken in the type of the map's parameters; under autocast the framework chooses.
+at::Tensor map_output(const at::Tensor& y, const at::Tensor& x, OutputMap map, const OutputMapTensors& tensors);
+
+// `x` in the type of `parameter`; under autocast as it is, for there the framework casts both.
+at::Tensor as_parameter(const at::Tensor& x, const at::Tensor& parameter);
+
+}  // namespace loci

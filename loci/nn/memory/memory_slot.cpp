@@ -1,0 +1,170 @@
+#include "loci/nn/memory/memory_slot.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "loci/base/check.h"
+#include "loci/nn/memory/flat_key_memory.h"
+#include "loci/nn/memory/peer_memory.h"
+
+namespace loci {
+namespace {
+
+[[noreturn]] void refuse_slot(const std::string& expected, const std::string& got) {
+  fail(ExitCode::usage, "model", expected, got);
+}
+
+// The tables of one memory: the values, and PEER's down-projections.
+std::vector<TableSpec> table_specs(const MemoryOptions& m, const std::string& prefix, int64_t width, uint64_t seed) {
+  const std::string owner = m.shared_table ? "" : prefix;
+  const auto spec = [&](const char* name, int64_t row_width, bool zero) {
+    const double std = zero ? 0 : 1 / std::sqrt(static_cast<double>(row_width));
+    return TableSpec{owner + name, m.rows, row_width, m.value_type(), m.home, std, seed};
+  };
+  const bool zero = m.start == MemoryStart::zero_values;
+  std::vector<TableSpec> specs = {spec("memory.values", m.resolved_value_width(width), zero)};
+  if (m.kind == MemoryKind::peer) specs.push_back(spec("memory.down", width, false));
+  return specs;
+}
+
+}  // namespace
+
+void MemoryOptions::fields(ConfigFields& f) {
+  f.choice("kind", kind, "product keys, a full search over one key for each row, or PEER's experts",
+           {{"product_key", MemoryKind::product_key}, {"flat", MemoryKind::flat}, {"peer", MemoryKind::peer}});
+  f.field("layers", layers, "layers that get a memory, from 0; negative numbers count from the end");
+  f.field("shared_table", shared_table, "one table for all layers instead of one for each");
+  f.choice("placement", placement, "in place of the feed-forward block, parallel to it, or after it",
+           {{"replace", MemoryPlacement::replace},
+            {"parallel", MemoryPlacement::parallel},
+            {"after", MemoryPlacement::after}});
+  f.field("rows", rows, "rows of a table", {.minimum = 1, .maximum = int64_t{1} << 48});
+  f.field("value_width", value_width, "width of a row; 0: the model's", {.minimum = 0, .maximum = 1 << 20});
+  f.choice("value_dtype", value_dtype, "type of the rows; int8 serves only (loci convert)",
+           {"float32", "bfloat16", "int8"});
+  f.choice<TableHome>("home", home, "where the rows are: in memory, or in a file that may be larger than memory",
+                      {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
+  f.choice("start", start, "what starts at zero: nothing, the rows, or the output map (into a trained model)",
+           {{"normal", MemoryStart::normal},
+            {"zero_values", MemoryStart::zero_values},
+            {"zero_output", MemoryStart::zero_output}});
+  f.field("calibrate_at", calibrate_at, "step at which queries and keys start again from the inputs; -1: never",
+          {.minimum = -1, .maximum = int64_t{1} << 40});
+  f.field("calibrate_tokens", calibrate_tokens, "tokens whose inputs are used to calibrate",
+          {.minimum = 2, .maximum = int64_t{1} << 32});
+  layer.fields(f);
+}
+
+c10::ScalarType MemoryOptions::value_type() const {
+  if (value_dtype == "int8") return c10::ScalarType::Char;
+  return value_dtype == "bfloat16" ? c10::ScalarType::BFloat16 : c10::ScalarType::Float;
+}
+
+std::vector<int64_t> MemoryOptions::layers_of(int64_t model_layers) const {
+  std::vector<int64_t> result;
+  for (const int64_t layer : layers) {
+    const int64_t number = layer < 0 ? layer + model_layers : layer;
+    if (number < 0 || number >= model_layers) {
+      refuse_slot(fmt::format("memory.layers must be within {} .. {}", -model_layers, model_layers - 1),
+                  std::to_string(layer));
+    }
+    result.push_back(number);
+  }
+  std::sort(result.begin(), result.end());
+  const auto twice = std::adjacent_find(result.begin(), result.end());
+  if (twice != result.end()) refuse_slot("memory.layers must name each layer once", fmt::format("{} twice", *twice));
+  return result;
+}
+
+void check_memory(const MemoryOptions& m, int64_t width, int64_t model_layers) {
+  if (m.layers.empty()) refuse_slot("memory.layers must name at least one layer", "none");
+  (void)m.layers_of(model_layers);
+  if (m.rows < 1) refuse_slot("memory.rows must be at least 1", std::to_string(m.rows));
+  if (m.layer.width != 0 && m.layer.width != width) {
+    refuse_slot(fmt::format("memory.width must be 0 or the model's {}", width), std::to_string(m.layer.width));
+  }
+  if (m.value_dtype != "float32" && m.value_dtype != "bfloat16" && m.value_dtype != "int8") {
+    refuse_slot("memory.value_dtype must be float32, bfloat16 or int8", m.value_dtype);
+  }
+  if (m.kind == MemoryKind::flat && m.layer.addressing != RowAddressing::mask) {
+    refuse_slot("memory.addressing must be mask for kind flat", "modulo");
+  }
+  if (m.start == MemoryStart::zero_output && m.layer.output == OutputMap::none) {
+    refuse_slot("memory.output must be projection or swilu for start zero_output", "none");
+  }
+  if (m.calibrate_at < 0) return;
+  if (m.kind == MemoryKind::flat || !m.layer.query_hidden.empty()) {
+    refuse_slot("memory.calibrate_at must be -1 for kind flat and with query_hidden",
+                fmt::format("{} and {} hidden widths", m.calibrate_at, m.layer.query_hidden.size()));
+  }
+  if (m.start == MemoryStart::zero_output) {
+    refuse_slot("memory.calibrate_at must be -1 for start zero_output (calibration makes the values zero)",
+                std::to_string(m.calibrate_at));
+  }
+  if (m.calibrate_tokens < 2) {
+    refuse_slot("memory.calibrate_tokens must be at least 2", std::to_string(m.calibrate_tokens));
+  }
+}
+
+MemoryCounts count_memory(const MemoryOptions& options, int64_t width) {
+  const auto times = [](int64_t a, int64_t b) { return checked_product("model", "parameters", a, b); };
+  const auto plus = [](int64_t a, int64_t b) { return checked_sum("model", "parameters", a, b); };
+  const ProductKeyMemoryOptions& m = options.layer;
+  const int64_t features = times(m.heads, resolved_key_width(m, width));  // H * 2w
+  MemoryCounts counts;
+  int64_t& dense = counts.dense;
+  int64_t inputs = width;
+  for (const int64_t hidden : m.query_hidden) {
+    dense = plus(dense, times(plus(inputs, 1), hidden));
+    inputs = hidden;
+  }
+  dense = plus(dense, times(inputs, features));
+  if (m.query_norm != QueryNorm::batch) dense = plus(dense, features);  // the last bias
+  if (m.query_norm != QueryNorm::none) dense = plus(dense, features);
+  if (m.query_norm == QueryNorm::layer || m.query_norm == QueryNorm::batch) dense = plus(dense, features);
+  if (m.normalise_keys) dense = plus(dense, m.heads);
+  const auto [n1, n2] = sub_keys_for(options.rows);
+  const bool flat = options.kind == MemoryKind::flat;
+  dense = plus(dense, flat ? times(features, options.rows) : times(features / 2, plus(n1, n2)));
+  const int64_t value = options.resolved_value_width(width);
+  if (m.output != OutputMap::none) dense = plus(dense, plus(times(width, value), width));
+  if (m.output == OutputMap::swilu) dense = plus(dense, times(width, value));
+  if (options.placement == MemoryPlacement::after) dense = plus(dense, width);  // a norm of its own
+
+  counts.table_widths = {value};
+  if (options.kind == MemoryKind::peer) counts.table_widths.push_back(width);
+  for (const int64_t row : counts.table_widths) {
+    counts.table_elements = plus(counts.table_elements, times(options.rows, row));
+  }
+  return counts;
+}
+
+std::shared_ptr<MemoryLayer> make_memory(const MemoryOptions& options, const std::string& prefix, int64_t width,
+                                         uint64_t seed, const TableMaker& make, std::vector<TablePtr>& tables) {
+  if (tables.empty() || !options.shared_table) {
+    for (const TableSpec& spec : table_specs(options, prefix, width, seed)) tables.push_back(make(spec));
+  }
+  ProductKeyMemoryOptions layer = options.layer;
+  layer.width = width;
+  const std::string name = prefix + "memory";
+  std::shared_ptr<MemoryLayer> memory;
+  switch (options.kind) {
+    case MemoryKind::product_key:
+      memory = std::make_shared<ProductKeyMemory>(name, layer, tables.back(), seed);
+      break;
+    case MemoryKind::flat:
+      memory = std::make_shared<FlatKeyMemory>(name, layer, tables.back(), seed);
+      break;
+    case MemoryKind::peer: {
+      const TablePtr down = tables.back(), up = tables[tables.size() - 2];
+      memory = std::make_shared<PeerMemory>(name, layer, down, up, seed);
+      break;
+    }
+  }
+  if (options.start == MemoryStart::zero_output) memory->zero_output_map();
+  return memory;
+}
+
+}  // namespace loci

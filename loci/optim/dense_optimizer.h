@@ -1,0 +1,67 @@
+// Update rules for dense parameters: one interface, AdamW and SGD behind it (loci/optim/seed_adam.h is a third).
+//
+// A rule owns the state of its parameters and updates those that it is asked to, from their gradients. What concerns
+// all parameters together (clipping, steps that are not finite, the schedule, ranks) is the caller's: OptimizerSet.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loci/base/config_fields.h"
+#include "loci/optim/schedule.h"
+
+namespace loci {
+
+struct NamedParameter {
+  std::string name;
+  at::Tensor value;
+  bool decay = true;
+  // Called without gradients after each update of this parameter; may change it (clipping to a range).
+  std::function<void(at::Tensor& value)> after_update = {};
+};
+
+class DenseOptimizer {
+ public:
+  virtual ~DenseOptimizer() = default;
+  // Updates `parameters`, each one of the rule's own with a gradient, from their gradients divided by `divisor`. The
+  // gradients may be overwritten.
+  virtual void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) = 0;
+  // State tensors by name ("NAME.moment1"), to save and to copy into.
+  virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
+  // Forgets the state of a parameter, or of its rows ([U] int64, of the first dimension) where they are given; the
+  // count of a parameter's updates belongs to no row and then stays.
+  virtual void clear(const at::Tensor& parameter, const at::Tensor& rows = {}) = 0;
+};
+
+enum class DenseRule { adamw, sgd };
+
+// [optimizer]
+struct DenseOptimizerOptions {
+  DenseRule kind = DenseRule::adamw;
+  double learning_rate = 3e-3;
+  double beta1 = 0.9;         // adamw
+  double beta2 = 0.95;        // adamw
+  double epsilon = 1e-8;      // adamw
+  double momentum = 0.9;      // sgd; 0: no state
+  bool nesterov = false;      // sgd
+  double weight_decay = 0.1;  // on matrices; gains, biases and keys have none
+  double clip_norm = 1;       // of all dense gradients together; 0: off
+  ScheduleOptions schedule;
+  void fields(ConfigFields& f);
+  void check() const;           // throws Error (usage)
+  int64_t state_bytes() const;  // for each float32 parameter
+};
+
+// The rule that the options name, with the formulas of torch.optim: AdamW decays p <- p (1 - rate * decay), SGD adds
+// decay * p to the gradient and keeps v <- momentum * v + g. Parameters are float32 or float64, dense in memory with
+// any order of dimensions (channels last); their state has the same strides. Same bits for any thread count.
+std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions& options,
+                                                     const std::vector<NamedParameter>& parameters);
+
+}  // namespace loci

@@ -1,0 +1,17 @@
+"""Pages show programs of examples/ as they are compiled."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str) -> list[str]:
+    return [part.split("```", 1)[0] for part in page.split("```cpp\n")[1:]]
+
+
+def test_the_page_shows_the_example_of_finetuning() -> None:
+    source = (ROOT / "examples/finetune_rows.cpp").read_text()
+    begin = source.index("begins here.\n") + len("begins here.\n")
+    lines = source[begin : source.index("  // The snippet ends here.")].splitlines()
+    snippet = "\n".join(line.removeprefix("  ") for line in lines).strip() + "\n"
+    assert snippet in blocks((ROOT / "docs/product-key-memory.md").read_text())

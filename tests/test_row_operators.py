@@ -1,0 +1,196 @@
+"""The operators that write rows, and the gradient of whole machine runs, from Python: opcheck, torch.compile, versions.
+
+LOCI_BUILD names the build folder (default: build/release).
+"""
+
+import os
+import pathlib
+
+import pytest
+
+# What another build of the library left in the compiler's cache on disk names operators that this one may not have.
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
+torch.ops.load_library(str(BUILD / "libloci.so"))
+loci = torch.ops.loci
+
+ADAM, ADAM_ROW_MOMENT, ADAGRAD, SGD = range(4)
+STOCHASTIC, NEAREST, MASTER = range(3)
+
+
+def numbers(rule, rounding=NEAREST):
+    return rule, rounding, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5
+
+
+def table_and_state(rule=ADAM, rows=11, width=6, dtype=torch.float32, real=torch.float32):
+    torch.manual_seed(0)
+    adam = rule in (ADAM, ADAM_ROW_MOMENT)
+    moment2 = {ADAM: torch.rand(rows, width, dtype=real), SGD: None}.get(rule, torch.rand(rows, dtype=real))
+    return (
+        torch.randn(rows, width, dtype=dtype),
+        torch.randn(rows, width, dtype=real) if adam else None,
+        moment2,
+        torch.randint(9, (rows,), dtype=torch.int32) if adam else None,
+        None,
+    )
+
+
+def references(rows=11, tokens=5, reads=3, width=6, real=torch.float32):
+    """What row_order leaves, and the source."""
+    torch.manual_seed(1)
+    order = loci.row_order([torch.randint(rows, (tokens, reads))], [torch.randn(tokens, reads, dtype=real)])
+    return *order, torch.randn(tokens, width, dtype=real)
+
+
+def update_inputs(rule, dtype=torch.float32, real=torch.float32):
+    row = torch.tensor([1, 4, 7])
+    return *table_and_state(rule, dtype=dtype, real=real), row, torch.randn(3, 6, dtype=real), *numbers(rule)
+
+
+def step_inputs(rule, dtype=torch.float32, real=torch.float32):
+    return *table_and_state(rule, dtype=dtype, real=real), *references(real=real), *numbers(rule)
+
+
+def unroll_inputs(grad=True, seeds=2, samples=3, registers=2, values=5, width=4, with_gradient=True):
+    torch.manual_seed(2)
+    operands = [1, 0, 0, 0, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2]  # READ .. WRITE
+    outputs = sum(n * (registers + i) for i, n in enumerate(operands)) + registers * (registers + 14) + 1
+    parameters = width * (registers + 1) + width * (width + 1) + outputs * (width + 1)
+    tape = torch.randint(values, (seeds, samples, values), dtype=torch.int32)
+    return (
+        torch.randn(seeds, parameters, dtype=torch.float64, requires_grad=grad),
+        *(tape, tape.flip(2), torch.ones(seeds, samples, values, dtype=torch.float64)),
+        *(torch.tensor([3, 2]), torch.tensor([0.1, 0.0], dtype=torch.float64)),
+        *(registers, list(range(14)), operands, torch.zeros(0, values, values, dtype=torch.int32)),
+        *(10.0, True, False, width, True, 1e-6, with_gradient),
+    )
+
+
+def copied(inputs):
+    return [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
+
+
+def operators():
+    for rule in (ADAM, ADAM_ROW_MOMENT, ADAGRAD, SGD):
+        for dtype, real in ((torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float64,) * 2):
+            yield loci.row_update_.default, update_inputs(rule, dtype, real)
+            yield loci.row_step_.default, step_inputs(rule, dtype, real)
+    yield loci.row_square_sum.default, (torch.randn(4, 6),)
+    yield loci.row_square_sum_sorted.default, references()
+    yield loci.row_sum_sorted.default, references()
+    yield loci.ram_unroll.default, unroll_inputs()
+
+
+def test_opcheck():
+    for operator, inputs in operators():
+        result = torch.library.opcheck(operator, inputs)
+        assert set(result.values()) == {"SUCCESS"}, (operator, result)
+        assert len(result) == 4
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_updates_write_the_same_bits(dynamic):
+    def update(*inputs):
+        loci.row_update_(*inputs)
+
+    def step(*inputs):
+        return loci.row_step_(*inputs) + 1
+
+    for function, inputs in ((update, update_inputs(ADAM)), (step, step_inputs(ADAM_ROW_MOMENT))):
+        eager, compiled = copied(inputs), copied(inputs)
+        with torch.no_grad():
+            expected = function(*eager)
+            got = torch.compile(function, fullgraph=True, dynamic=dynamic)(*compiled)
+        assert expected is got is None or torch.equal(got, expected)
+        for left, right, before in zip(compiled, eager, inputs, strict=True):
+            if isinstance(left, torch.Tensor):
+                assert torch.equal(left, right)
+                assert left.shape == before.shape
+        assert not torch.equal(compiled[0], inputs[0])
+
+
+def test_sums_compile_and_sizes_that_depend_on_data_run_between_graphs():
+    row, coefficient = torch.tensor([3, 1, 3]), torch.tensor([1.0, 2.0, 0.5])
+    source_index, source = torch.tensor([0, 1, 1]), torch.randn(2, 4)
+
+    def sums(source):
+        rows, gradient = loci.row_sum(row, coefficient, source_index, source * 2)
+        return rows + 1, gradient + 1
+
+    def order_then_sum(index, weight, source):
+        order = loci.row_order([index], [weight * 2])
+        return loci.row_sum_sorted(*order, source) + 1
+
+    index, weight = torch.randint(5, (4, 2)), torch.randn(4, 2)
+    for function, inputs in ((sums, (source,)), (order_then_sum, (index, weight, torch.randn(4, 3)))):
+        expected, got = function(*inputs), torch.compile(function)(*inputs)
+        torch.testing.assert_close(got, expected)
+    given = references()
+    assert torch.equal(torch.compile(loci.row_sum_sorted.default, fullgraph=True)(*given), loci.row_sum_sorted(*given))
+
+
+def test_graphs_that_saved_a_written_tensor_refuse_to_run():
+    for operator, inputs in ((loci.row_update_, update_inputs(ADAM)), (loci.row_step_, step_inputs(ADAM))):
+        for written in range(3):  # table and moments
+            table = inputs[0].requires_grad_()
+            x = torch.ones(11, 6, requires_grad=True)
+            loss = (x * inputs[written]).sum()
+            operator(*inputs)
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                loss.backward()
+            inputs = (table.detach(), *inputs[1:])
+        count, before = inputs[3], inputs[3]._version
+        operator(*inputs)
+        assert count._version == before + 1
+
+
+def test_an_update_writes_a_leaf_that_requires_a_gradient():
+    inputs = update_inputs(SGD)
+    table = inputs[0].clone().requires_grad_()
+    loci.row_update_(table, *inputs[1:])
+    assert table.is_leaf and table.requires_grad
+    assert not torch.equal(table.detach(), inputs[0])
+
+
+def test_sizes_of_zero():
+    assert loci.row_square_sum(torch.zeros(0, 3)).shape == (0,)
+    assert torch.equal(loci.row_square_sum(torch.zeros(3, 0)), torch.zeros(3, dtype=torch.float64))
+    empty = torch.zeros(0, dtype=torch.int64)
+    for rule in (ADAM, ADAM_ROW_MOMENT, ADAGRAD, SGD):
+        for rows, width in ((0, 3), (0, 0), (5, 0), (5, 3)):
+            before = table_and_state(rule, rows, width)
+            after = copied(before)
+            loci.row_update_(*after, empty, torch.zeros(0, width), *numbers(rule))
+            if width == 0 and rows > 0:
+                loci.row_update_(*after, torch.tensor([0, 2]), torch.zeros(2, 0), *numbers(rule))
+            for left, right in zip(after, before, strict=True):
+                assert left is right is None or torch.equal(left, right)
+    row, begin, source, coefficient = loci.row_order([torch.zeros(0, 3, dtype=torch.int64)], [torch.zeros(0, 3)])
+    assert (row.shape, begin.tolist(), source.shape, coefficient.shape) == ((0,), [0], (0,), (0,))
+    assert loci.row_sum_sorted(row, begin, source, coefficient, torch.zeros(0, 0)).shape == (0, 0)
+    assert loci.row_sum(empty, torch.zeros(0), empty, torch.zeros(0, 4))[1].shape == (0, 4)
+
+
+def test_a_machine_run_has_a_gradient():
+    inputs = unroll_inputs()
+    weight = torch.tensor([2.0, -3.0], dtype=torch.float64)
+
+    def gradient_of(run):
+        objective, _, entropy, _, gradient, _ = run(*inputs)
+        assert not entropy.requires_grad and not gradient.requires_grad
+        (got,) = torch.autograd.grad((objective * weight).sum(), inputs[0])
+        assert torch.equal(got, gradient * weight[:, None])
+        return got
+
+    expected = gradient_of(loci.ram_unroll)
+    torch.testing.assert_close(gradient_of(torch.compile(loci.ram_unroll, fullgraph=True)), expected)
+
+
+def test_a_second_derivative_of_a_machine_run_is_refused_by_name():
+    inputs = unroll_inputs()
+    (first,) = torch.autograd.grad(loci.ram_unroll(*inputs)[0].sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="ram_unroll: a second derivative is not implemented"):
+        first.square().sum().backward()
