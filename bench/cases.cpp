@@ -59,7 +59,7 @@ Case select_case(const Size& s) {
 
 // Blocks of scores as the search has them, a column a token: side by side, and one by one from rows. On one thread.
 Case select_lanes_case(const Size& s) {
-  constexpr int64_t kTokens = 960, kColumns = ProductKeyScoresKernel::tokens;
+  constexpr int64_t kTokens = 960, kColumns = ProductKeySearchKernel::tokens;
   const Tensor score1 = torch::randn({kTokens / kColumns, s.n, kColumns}), score2 = torch::randn_like(score1);
   const Tensor rows1 = score1.transpose(1, 2).contiguous(), rows2 = score2.transpose(1, 2).contiguous();
   const Tensor score = torch::empty({kTokens, s.K}), index = torch::empty({kTokens, s.K}, torch::kLong);
@@ -153,8 +153,8 @@ Case read_backward_case(const Size& s, torch::ScalarType type, const char* name)
           Bound::gather,
           in.bytes,
           0,
-          [=] { table_read_backward_weight(in.grad, in.table, in.index); },
-          [=] { table_read_backward_weight_definition(in.grad, in.table, in.index); }};
+          [=] { table_project(in.table, in.index, in.grad); },
+          [=] { table_project_definition(in.table, in.index, in.grad); }};
 }
 
 Case row_order_case(const Size& s) {

@@ -119,6 +119,33 @@ inline void expect_finite_differences(const Function& f, const std::vector<Tenso
   }
 }
 
+using Results = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
+
+// Asks `run` on every device: on Meta for the sizes and dtypes of its results, on CUDA, where there is one, also for
+// their values, within `tolerance` of the CPU's. Undefined inputs and results stay undefined.
+inline void expect_the_same_on_every_device(const Results& run, const std::vector<Tensor>& inputs,
+                                            double tolerance = 1e-5) {
+  const std::vector<Tensor> expected = run(inputs);
+  std::vector<torch::Device> devices = {torch::kMeta};
+  if (torch::cuda::is_available()) devices.emplace_back(torch::kCUDA);
+  for (const torch::Device& device : devices) {
+    std::vector<Tensor> moved;
+    for (const Tensor& input : inputs) moved.push_back(input.defined() ? input.to(device) : input);
+    const std::vector<Tensor> got = run(moved);
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      ASSERT_EQ(got[i].defined(), expected[i].defined()) << device << ", result " << i;
+      if (!got[i].defined()) continue;
+      EXPECT_EQ(got[i].device().type(), device.type()) << "result " << i;
+      EXPECT_EQ(got[i].sizes(), expected[i].sizes()) << device << ", result " << i;
+      EXPECT_EQ(got[i].scalar_type(), expected[i].scalar_type()) << device << ", result " << i;
+      if (device.is_meta()) continue;
+      EXPECT_TRUE(torch::allclose(got[i].cpu(), expected[i], tolerance, tolerance, /*equal_nan=*/true))
+          << device << ", result " << i;
+    }
+  }
+}
+
 // The first line of what `run` throws, or "" if it throws nothing.
 inline std::string message_of(const std::function<void()>& run) {
   try {

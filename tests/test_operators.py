@@ -41,6 +41,20 @@ def select_inputs(dtype=torch.float32, grad=False, tokens=3):
     return score1, score2, 5, 70
 
 
+def batch_norm_inputs(dtype=torch.float32, grad=False, tokens=6, training=True, low=False):
+    torch.manual_seed(0)
+    x = torch.randn(tokens, 5, dtype=torch.bfloat16 if low else dtype, requires_grad=grad)
+    gain, bias = (torch.randn(5, dtype=dtype, requires_grad=grad) for _ in range(2))
+    return x, gain, bias, torch.randn(5, dtype=dtype), torch.rand(5, dtype=dtype) + 0.5, training, 0.1, 1e-5
+
+
+def half_norm_inputs(dtype=torch.float32, grad=False, tokens=4, with_bias=True):
+    torch.manual_seed(0)
+    x = torch.randn(tokens, 3, 2, 7, dtype=dtype, requires_grad=grad)
+    gain, bias = (torch.randn(3, 2, 7, dtype=dtype, requires_grad=grad) for _ in range(2))
+    return x, gain, bias if with_bias else None, 1e-5
+
+
 RAM_OPERANDS = [1, 0, 0, 0, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2]  # READ .. WRITE
 RAM_MACHINE = (list(range(14)), RAM_OPERANDS, torch.zeros(0, 5, 5, dtype=torch.int32), 10.0, True)
 
@@ -68,27 +82,48 @@ def detached(inputs):
     return tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
 
 
+def copied(inputs):
+    return tuple(x.detach().clone() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
 def forward_and_backward_operators(dtype):
     table, index, weight = read = read_inputs(dtype, grad=True)
     yield loci.table_read, read
     grad = torch.randn(4, 6, dtype=dtype)
-    yield loci.table_read_backward_weight, (grad, table.detach(), index)
+    yield loci.table_project, (table, index, grad.clone().requires_grad_())
     yield loci.table_read_backward_table, (grad, table.detach(), index, weight.detach())
 
     if dtype == torch.float32:
         rows = torch.randint(-127, 128, (11, 6), dtype=torch.int8)
         yield loci.table_read, (rows, index, weight, torch.rand(11))
-        yield loci.table_read_backward_weight, (grad, rows, index, torch.rand(11))
+        yield loci.table_project, (rows, index, grad.clone().requires_grad_(), torch.rand(11))
 
     query, keys1, keys2, _, _ = search = search_inputs(dtype, grad=True)
     yield loci.product_key_search, search
     score, chosen = loci.product_key_search(*detached(search))
-    yield loci.product_key_search_backward, (score, chosen, query.detach(), keys1.detach(), keys2.detach())
+    search_backward = score, chosen, query.detach(), keys1.detach(), keys2.detach()
+    yield loci.product_key_search_backward, (*search_backward, [True, True, True])
 
     select = select_inputs(dtype, grad=True)
     yield loci.product_key_select, select
     score, chosen = loci.product_key_select(*detached(select))
     yield loci.product_key_select_backward, (score, chosen, 9, 8)
+
+    for training in (True, False):
+        norm = batch_norm_inputs(dtype, grad=True, training=training)
+        yield loci.batch_norm, norm
+        y, statistics = loci.batch_norm(*copied(norm))
+        x, gain = detached(norm)[:2]
+        yield loci.batch_norm_backward, (y, x, gain, statistics, training)
+    if dtype == torch.float32:
+        yield loci.batch_norm, batch_norm_inputs(grad=True, low=True)
+    for with_bias in (True, False):
+        norm = half_norm_inputs(dtype, grad=True, with_bias=with_bias)
+        yield loci.half_norm, norm
+        y, mean, scale = loci.half_norm(*detached(norm))
+        x, gain = detached(norm)[:2]
+        if with_bias:
+            yield loci.half_norm_backward, (y, x, gain, mean, scale, True)
 
     step = ram_step_inputs(dtype, grad=True)
     yield loci.ram_step, step
@@ -158,6 +193,84 @@ def test_export_keeps_the_operators_as_calls():
     torch.testing.assert_close(program.module()(*other), memory(*other))
 
 
+@pytest.mark.parametrize("frozen", [(), (0,), (1, 2), (0, 1)])
+def test_compile_makes_the_needed_gradients_of_a_search(frozen):
+    def score_of(query, keys1, keys2):
+        return loci.product_key_search(query, keys1, keys2, 5, 41)[0].square().sum()
+
+    leaves = search_inputs(grad=True)[:3]
+    leaves = [x.detach() if i in frozen else x for i, x in enumerate(leaves)]
+    wanted = [x for x in leaves if x.requires_grad]
+    expected = torch.autograd.grad(score_of(*leaves), wanted)
+    got = torch.autograd.grad(torch.compile(score_of, fullgraph=True)(*leaves), wanted)
+    for left, right in zip(got, expected, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compile_of_the_norms_writes_running_statistics(training):
+    def loss_of(x, gain, bias, mean, variance, half):
+        y, _ = loci.batch_norm(x, gain, bias, mean, variance, training, 0.1, 1e-5)
+        return y.square().sum() + loci.half_norm(*half)[0].square().sum()
+
+    def run(function):
+        norm = batch_norm_inputs(grad=True, training=training)
+        mean, variance = norm[3].clone(), norm[4].clone()
+        half = half_norm_inputs(grad=True)
+        leaves = (*norm[:3], *half[:3])
+        gradients = torch.autograd.grad(function(*norm[:3], mean, variance, half), leaves)
+        return (*gradients, mean, variance)
+
+    torch._dynamo.reset()
+    for left, right in zip(run(torch.compile(loss_of, fullgraph=True)), run(loss_of), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def empty_inputs():
+    """Every size of every operator as 0, one at a time."""
+    index = torch.zeros(4, 3, dtype=torch.int64)
+    yield loci.table_read, (torch.zeros(0, 6), index[:0], torch.zeros(0, 3))
+    yield loci.table_project, (torch.zeros(0, 6), index[:0], torch.zeros(0, 6))
+    for tokens, reads, width in ((0, 3, 6), (4, 0, 6), (4, 3, 0)):
+        table, chosen, x = torch.zeros(5, width), index[:tokens, :reads], torch.zeros(tokens, width)
+        yield loci.table_read, (table, chosen, torch.zeros(tokens, reads))
+        yield loci.table_project, (table, chosen, x)
+        yield loci.table_read_backward_table, (x, table, chosen, torch.zeros(tokens, reads))
+    for tokens, heads, width in ((0, 2, 8), (4, 0, 8), (4, 2, 0)):
+        query, keys = torch.zeros(tokens, heads, 2, width), torch.zeros(heads, 6, width)
+        yield loci.product_key_search, (query, keys, keys, 5, 36)
+        score, chosen = torch.zeros(tokens, heads, 5), torch.zeros(tokens, heads, 5, dtype=torch.int64)
+        yield loci.product_key_search_backward, (score, chosen, query, keys, keys, [True, True, True])
+        scores = torch.zeros(tokens, heads, 6)
+        yield loci.product_key_select, (scores, scores, 5, 36)
+        yield loci.product_key_select_backward, (score, chosen, 6, 6)
+    for tokens, features in ((0, 5), (4, 0), (0, 0)):
+        x, feature = torch.zeros(tokens, features), torch.zeros(features)
+        for training in (True, False):
+            yield loci.batch_norm, (x, feature, feature, feature.clone(), feature.clone(), training, 0.1, 1e-5)
+            yield loci.batch_norm_backward, (x, x, feature, torch.zeros(2, features, dtype=torch.float64), training)
+    for tokens, heads, width in ((0, 2, 8), (4, 0, 8), (4, 2, 0)):
+        x, gain, half = (
+            torch.zeros(tokens, heads, 2, width),
+            torch.zeros(heads, 2, width),
+            torch.zeros(tokens, heads, 2),
+        )
+        for bias in (gain, None):
+            yield loci.half_norm, (x, gain, bias, 1e-5)
+            yield loci.half_norm_backward, (x, x, gain, half, half, bias is not None)
+
+
+def test_every_size_may_be_zero():
+    for operator, inputs in empty_inputs():
+        on_meta = operator(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in inputs))
+        results = operator(*inputs)
+        one = isinstance(results, torch.Tensor)
+        for shape, value in zip([on_meta] if one else on_meta, [results] if one else results, strict=True):
+            assert (shape is None) == (value is None), operator
+            if value is not None:
+                assert (shape.shape, shape.dtype) == (value.shape, value.dtype), operator
+
+
 def test_compile_of_a_step_of_the_random_access_machine():
     def loss_of(logits, registers, tape):
         new_registers, new_tape = loci.ram_step(logits, registers, tape, *RAM_MACHINE)
@@ -197,5 +310,16 @@ def test_messages():
 def test_second_derivatives_are_refused_by_name():
     table, index, weight = read_inputs(grad=True)
     (grad,) = torch.autograd.grad(loci.table_read(table, index, weight).square().sum(), weight, create_graph=True)
-    with pytest.raises(NotImplementedError, match="table_read: a second derivative is not implemented"):
+    with pytest.raises(RuntimeError, match="table_read: a second derivative is not implemented"):
         grad.sum().backward()
+    direct = loci.table_read_backward_table(torch.ones(4, 6), table, index, weight)
+    with pytest.raises(RuntimeError, match="derivative for loci::table_read_backward_table is not implemented"):
+        direct.sum().backward()
+
+
+def test_written_statistics_are_not_used_by_an_older_graph():
+    x, gain, bias, mean, variance, *rest = detached(batch_norm_inputs())
+    product = gain.clone().requires_grad_() * mean
+    loci.batch_norm(x, gain, bias, mean, variance, *rest)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()

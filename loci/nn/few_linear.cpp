@@ -40,8 +40,9 @@ Tensor few_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Cpu
   const float *const from = rows.const_data_ptr<float>(), *const w = weights.const_data_ptr<float>();
   const float* const add = shift.const_data_ptr<float>();
   float* const out = y.mutable_data_ptr<float>();
-  const auto& product =
-      at_level(level, base::product_key_scores, avx2::product_key_scores, avx512::product_key_scores).few_scores;
+  const auto& product = at_level(level, base::product_key_search_kernel, avx2::product_key_search_kernel,
+                                 avx512::product_key_search_kernel)
+                            .few_scores;
   const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, kChunk * T * d));
   at::parallel_for(0, chunks, grain, [&](int64_t first, int64_t last) {
     const std::unique_ptr<float[]> room(new float[5 * d]);

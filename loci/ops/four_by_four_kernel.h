@@ -1,4 +1,4 @@
-// Four rows of four floats, turned. For kernel files alone.
+// Transposes four rows of four floats. For kernel files alone.
 #pragma once
 
 #include <stdint.h>
@@ -9,7 +9,7 @@ namespace {
 typedef float Float4 __attribute__((vector_size(16)));
 
 // to[j * to_stride + i] = from[i][j].
-void turn_four(const float* const (&from)[4], float* to, int64_t to_stride) {
+void transpose_four(const float* const (&from)[4], float* to, int64_t to_stride) {
   Float4 row[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) __builtin_memcpy(&row[i], from[i], sizeof row[i]);

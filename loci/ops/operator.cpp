@@ -68,12 +68,16 @@ void move_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torc
     at::AutoDispatchBelowADInplaceOrView below;
     op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
   }
+  moves_versions_of(written);
+}
+
+}  // namespace
+
+void moves_versions_of(const std::vector<at::Tensor>& written) {
   for (const at::Tensor& tensor : written) {
     if (tensor.defined()) tensor.unsafeGetTensorImpl()->bump_version();
   }
 }
-
-}  // namespace
 
 torch::CppFunction not_differentiable() {
   return torch::autograd::autogradNotImplementedFallback();

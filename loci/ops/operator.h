@@ -137,4 +137,7 @@ torch::CppFunction not_differentiable();
 // torch::CppFunction::makeFallthrough() or an entry that excludes only the autograd keys.
 torch::CppFunction moves_versions();
 
+// The same for an entry of once_differentiable, which runs below that key.
+void moves_versions_of(const std::vector<at::Tensor>& written);
+
 }  // namespace loci

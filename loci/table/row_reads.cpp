@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "loci/ops/operator.h"
+#include "loci/ops/table_read/table_project.h"
 #include "loci/ops/table_read/table_read.h"
 
 namespace loci {
@@ -27,8 +28,7 @@ enum class Access { read, project };
 //          gradients: of x, read with the output's gradient as weights; of a row, gradient[t, r] * x[t]
 Tensor access_rows(Access access, const Tensor& values, const Tensor& index, const Tensor& input,
                    const std::optional<Tensor>& scale) {
-  return access == Access::read ? table_read(values, index, input, scale)
-                                : table_read_backward_weight(input, values, index, scale);
+  return access == Access::read ? table_read(values, index, input, scale) : table_project(values, index, input, scale);
 }
 
 // The gradient of `values` stays undefined: the row references are the gradient.

@@ -37,7 +37,7 @@ std::vector<CpuLevel> levels_above_base() {
 
 struct Kernels {
   const loci::ProductKeySelectKernel& select;
-  const loci::ProductKeyScoresKernel& scores;
+  const loci::ProductKeySearchKernel& search;
   const loci::TableReadKernel& read;
 };
 
@@ -46,7 +46,8 @@ Kernels kernels(CpuLevel level) {
   return {
       at_level(level, loci::base::product_key_select_kernel, loci::avx2::product_key_select_kernel,
                loci::avx512::product_key_select_kernel),
-      at_level(level, loci::base::product_key_scores, loci::avx2::product_key_scores, loci::avx512::product_key_scores),
+      at_level(level, loci::base::product_key_search_kernel, loci::avx2::product_key_search_kernel,
+               loci::avx512::product_key_search_kernel),
       at_level(level, loci::base::table_read_kernel, loci::avx2::table_read_kernel, loci::avx512::table_read_kernel)};
 }
 
@@ -115,8 +116,8 @@ void scores(Bytes& bytes) {
   const std::vector<float> keys = bytes.many(n * w, &Bytes::tame);
   const auto element = loci::QueryElement::float32;
   const auto run = [&](CpuLevel level, bool few) {
-    const auto& kernel = kernels(level).scores;
-    constexpr int64_t columns = loci::ProductKeyScoresKernel::tokens;
+    const auto& kernel = kernels(level).search;
+    constexpr int64_t columns = loci::ProductKeySearchKernel::tokens;
     std::vector<float> scratch(5 * w), score(n * columns), block((columns + 4) * w), result(T * n);
     if (few) {
       for (int64_t t = 0; t < T; ++t) {
@@ -158,7 +159,7 @@ void read(Bytes& bytes) {
     const auto& functions = kernels(level).read.float32;
     const void* const factor = backward ? grad.data() : weight.data();
     const loci::TableReadArguments a{table.data(), nullptr, N, D, D, index.data(), T, K, factor, out.data()};
-    return (backward ? functions.backward_weight : functions.read)(a, 0, T);
+    return (backward ? functions.project : functions.read)(a, 0, T);
   };
   for (const bool backward : {false, true}) {
     const int64_t columns = backward ? K : D;

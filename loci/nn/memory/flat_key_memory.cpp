@@ -7,7 +7,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,31 +15,14 @@
 #include "loci/base/check.h"
 #include "loci/nn/initialise.h"
 #include "loci/ops/product_key_select/product_key_select.h"
-#include "loci/ops/table_read/table_read.h"
+#include "loci/ops/table_read/table_project.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 constexpr int64_t kScoresAtOnce = int64_t{1} << 24;  // of [T, H, R] scores: 64 MiB in float32
-
-// score[i, r] = <query[i], keys[index[i, r]]> for query [I, 2w], keys [N, 2w], index [I, K], without gathering [I, K,
-// 2w].
-struct SelectedScores : torch::autograd::Function<SelectedScores> {
-  static Tensor forward(AutogradContext* context, const Tensor& query, const Tensor& keys, const Tensor& index) {
-    context->save_for_backward({query, keys, index});
-    return table_read_backward_weight(query, keys, index);
-  }
-  static variable_list backward(AutogradContext* context, variable_list output_gradient) {
-    const variable_list saved = context->get_saved_variables();
-    const Tensor &query = saved[0], &keys = saved[1], &index = saved[2];
-    const Tensor grad = output_gradient[0].contiguous();
-    return {table_read(keys, index, grad), table_read_backward_table(query, keys, index, grad), Tensor()};
-  }
-};
 
 // The rows of the K best scores, [T, H, K]. query [T, H, 2w], keys [H, R, 2w].
 Tensor best_rows(const Tensor& query, const Tensor& keys, int64_t top_k) {
@@ -82,8 +64,9 @@ std::tuple<Tensor, Tensor> FlatKeyMemory::search(const Tensor& query) {
   const Tensor flat = query.reshape({tokens, heads, width});
   const Tensor row = best_rows(flat, scaled, top_k);
   const Tensor key = row + at::arange(heads, row.options()).view({heads, 1}) * rows;  // among all heads' keys
-  const Tensor score = SelectedScores::apply(flat.view({tokens * heads, width}), scaled.reshape({heads * rows, width}),
-                                             key.view({tokens * heads, top_k}));
+  // The scores of the chosen rows alone, without gathering their keys.
+  const Tensor score = table_project(scaled.reshape({heads * rows, width}), key.view({tokens * heads, top_k}),
+                                     flat.view({tokens * heads, width}));
   return {score.view({tokens, heads, top_k}), row};
 }
 

@@ -9,8 +9,8 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
 
-#include "loci/nn/batch_norm.h"
-#include "loci/nn/half_norm.h"
+#include "loci/ops/batch_norm/batch_norm.h"
+#include "loci/ops/half_norm/half_norm.h"
 
 namespace loci {
 namespace {
@@ -44,7 +44,7 @@ Tensor normalise_query(const Tensor& q, QueryNorm norm, const QueryNormTensors& 
     case QueryNorm::layer:
       return half_norm(exact, tensors.gain.to(type), tensors.bias.to(type), kQueryNormEpsilon);
     case QueryNorm::rms:
-      return half_norm(exact, tensors.gain.to(type), {}, kQueryNormEpsilon);
+      return half_norm(exact, tensors.gain.to(type), std::nullopt, kQueryNormEpsilon);
     default:
       return exact;
   }

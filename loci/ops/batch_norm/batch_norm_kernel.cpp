@@ -6,13 +6,6 @@ namespace {
 // Two sums of a group of features stay in registers for a block of tokens.
 constexpr int64_t kGroup = 32, kBlock = 16;
 
-float square_root(float x) {
-  return __builtin_sqrtf(x);
-}
-double square_root(double x) {
-  return __builtin_sqrt(x);
-}
-
 float real_of(float x) {
   return x;
 }
@@ -44,19 +37,19 @@ struct Constant {
   constexpr operator int64_t() const { return value; }
 };
 
-// Adds what add(token, feature, one, other) adds to the two sums of each feature: kBlock tokens in Real, the blocks in
-// double.
+// Two sums of each feature over the tokens: add(token, feature, sum1, sum2) adds to both. Sums of kBlock tokens are in
+// Real, those of blocks in double.
 template <typename Real, typename Add>
-void add_up(int64_t tokens, int64_t features, double* one, double* other, const Add& add) {
-  for (int64_t c = 0; c < features; ++c) one[c] = other[c] = 0;
+void add_up(int64_t tokens, int64_t features, double* sum1, double* sum2, const Add& add) {
+  for (int64_t c = 0; c < features; ++c) sum1[c] = sum2[c] = 0;
   const auto group = [&](int64_t t, int64_t end, int64_t begin, auto size) {
-    Real ones[kGroup] = {}, others[kGroup] = {};
+    Real part1[kGroup] = {}, part2[kGroup] = {};
     for (; t < end; ++t) {
-      for (int64_t c = 0; c < size; ++c) add(t, begin + c, ones[c], others[c]);
+      for (int64_t c = 0; c < size; ++c) add(t, begin + c, part1[c], part2[c]);
     }
     for (int64_t c = 0; c < size; ++c) {
-      one[begin + c] += static_cast<double>(ones[c]);
-      other[begin + c] += static_cast<double>(others[c]);
+      sum1[begin + c] += static_cast<double>(part1[c]);
+      sum2[begin + c] += static_cast<double>(part2[c]);
     }
   };
   for (int64_t t = 0; t < tokens; t += kBlock) {
@@ -69,72 +62,58 @@ void add_up(int64_t tokens, int64_t features, double* one, double* other, const 
 
 template <typename Element, typename Real>
 void sums(const Element* x, const Real* origin, int64_t tokens, int64_t features, double* sum, double* square) {
-  add_up<Real>(tokens, features, sum, square, [=](int64_t t, int64_t c, Real& one, Real& other) {
+  add_up<Real>(tokens, features, sum, square, [=](int64_t t, int64_t c, Real& sum1, Real& sum2) {
     const Real difference = real_of(x[t * features + c]) - origin[c];
-    one += difference;
-    other += difference * difference;
+    sum1 += difference;
+    sum2 += difference * difference;
   });
 }
 
 template <typename Element, typename Real>
-void normalise(const Element* __restrict x, const Real* __restrict mean, const Real* __restrict rest,
+void normalise(const Element* __restrict x, const Real* __restrict mean, const Real* __restrict low,
                const Real* __restrict factor, const Real* __restrict bias, int64_t tokens, int64_t features,
                Real* __restrict y) {
   for (int64_t t = 0; t < tokens; ++t) {
     const Element* __restrict from = x + t * features;
     Real* __restrict to = y + t * features;
-    for (int64_t c = 0; c < features; ++c) to[c] = (real_of(from[c]) - mean[c] - rest[c]) * factor[c] + bias[c];
+    for (int64_t c = 0; c < features; ++c) to[c] = (real_of(from[c]) - mean[c] - low[c]) * factor[c] + bias[c];
   }
 }
 
-template <typename Element, typename Real>
-void apply(const Element* __restrict x, const Real* __restrict mean, const Real* __restrict variance,
-           const Real* __restrict gain, const Real* __restrict bias, Real epsilon, int64_t tokens, int64_t features,
-           Real* __restrict y, Real* __restrict room) {
-  Real* __restrict scale = room;
-  Real* __restrict shift = room + features;
-  for (int64_t c = 0; c < features; ++c) {
-    scale[c] = gain[c] / square_root(variance[c] + epsilon);
-    shift[c] = bias[c] - mean[c] * scale[c];
-  }
-  for (int64_t t = 0; t < tokens; ++t) {
-    const Element* __restrict from = x + t * features;
-    Real* __restrict to = y + t * features;
-    for (int64_t c = 0; c < features; ++c) to[c] = real_of(from[c]) * scale[c] + shift[c];
-  }
+void scales(const double* __restrict variance, double epsilon, int64_t features, double* __restrict scale) {
+  for (int64_t c = 0; c < features; ++c) scale[c] = 1 / __builtin_sqrt(variance[c] + epsilon);
 }
 
 template <typename Element, typename Real>
-void gradient_sums(const Element* x, const Real* dy, const Real* mean, const Real* rest, int64_t tokens,
+void gradient_sums(const Element* x, const Real* dy, const Real* mean, const Real* low, int64_t tokens,
                    int64_t features, double* sum, double* product) {
-  add_up<Real>(tokens, features, sum, product, [=](int64_t t, int64_t c, Real& one, Real& other) {
+  add_up<Real>(tokens, features, sum, product, [=](int64_t t, int64_t c, Real& sum1, Real& sum2) {
     const Real g = dy[t * features + c];
-    one += g;
-    other += g * (real_of(x[t * features + c]) - mean[c] - rest[c]);
+    sum1 += g;
+    sum2 += g * (real_of(x[t * features + c]) - mean[c] - low[c]);
   });
 }
 
 template <typename Element, typename Real>
 void gradient(const Element* __restrict x, const Real* __restrict dy, const Real* __restrict mean,
-              const Real* __restrict rest, const Real* __restrict factor, const Real* __restrict shift,
+              const Real* __restrict low, const Real* __restrict factor, const Real* __restrict shift,
               const Real* __restrict slope, int64_t tokens, int64_t features, Element* __restrict dx) {
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t row = t * features;
     for (int64_t c = 0; c < features; ++c) {
-      const Real centred = real_of(x[row + c]) - mean[c] - rest[c];
+      const Real centred = real_of(x[row + c]) - mean[c] - low[c];
       put(factor[c] * (dy[row + c] - shift[c] - centred * slope[c]), dx[row + c]);
     }
   }
 }
 
 template <typename Element, typename Real>
-constexpr BatchNormKernel<Element, Real> kernel = {sums<Element, Real>, normalise<Element, Real>, apply<Element, Real>,
-                                                   gradient_sums<Element, Real>, gradient<Element, Real>};
+constexpr BatchNormFunctions<Element, Real> functions = {sums<Element, Real>, scales, normalise<Element, Real>,
+                                                         gradient_sums<Element, Real>, gradient<Element, Real>};
 
 }  // namespace
 
-const BatchNormKernel<float, float> batch_norm_float32 = kernel<float, float>;
-const BatchNormKernel<double, double> batch_norm_float64 = kernel<double, double>;
-const BatchNormKernel<uint16_t, float> batch_norm_bfloat16 = kernel<uint16_t, float>;
+const BatchNormKernel batch_norm_kernel = {functions<double, double>, functions<float, float>,
+                                           functions<uint16_t, float>};
 
 }  // namespace loci::LOCI_LEVEL

@@ -5,39 +5,22 @@
 namespace loci::LOCI_LEVEL {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int64_t kVectorBytes = 32;
-#else
-constexpr int64_t kVectorBytes = 16;
-#endif
-
-// Four sums a lane: entry c is added to sum c % (4 * lanes), whole groups first, then the rest one by one.
-template <typename Real>
-struct LaneSum {
-  static constexpr int64_t size = 4 * kVectorBytes / static_cast<int64_t>(sizeof(Real));
-  Real sum[size] = {};
-
-  Real total() {
-    for (int64_t half = size / 2; half > 0; half /= 2) {
-      for (int64_t i = 0; i < half; ++i) sum[i] += sum[i + half];
-    }
-    return sum[0];
-  }
-};
-
-// Sum of term(c) for c of 0 .. w-1.
+// Sum of term(c) for c of 0 .. w-1, in 16 partial sums at every level: entry c goes to sum c % 16, and the sums are
+// added by halves. The inner loops have a fixed length, so that they become vectors of whatever width the level has;
+// only the last w % 16 entries are added one by one.
 template <typename Real, typename Term>
 Real sum_of(int64_t w, const Term& term) {
-  LaneSum<Real> lanes;
+  constexpr int64_t partials = 16;
+  Real sum[partials] = {};
   int64_t c = 0;
-  for (; c + lanes.size <= w; c += lanes.size) {
-    for (int64_t i = 0; i < lanes.size; ++i) lanes.sum[i] += term(c + i);
+  for (; c + partials <= w; c += partials) {
+    for (int64_t i = 0; i < partials; ++i) sum[i] += term(c + i);
   }
-  Real rest = 0;
-  for (; c < w; ++c) rest += term(c);
-  return lanes.total() + rest;
+  for (int64_t i = 0; c + i < w; ++i) sum[i] += term(c + i);
+  for (int64_t half = partials / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) sum[i] += sum[i + half];
+  }
+  return sum[0];
 }
 
 template <typename Real>
@@ -92,7 +75,6 @@ void backward(const Real* __restrict x, const Real* __restrict dy, const Real* _
 
 }  // namespace
 
-const HalfNormKernel<float> half_norm_float32 = {forward<float>, backward<float>};
-const HalfNormKernel<double> half_norm_float64 = {forward<double>, backward<double>};
+const HalfNormKernel half_norm_kernel = {{forward<float>, backward<float>}, {forward<double>, backward<double>}};
 
 }  // namespace loci::LOCI_LEVEL

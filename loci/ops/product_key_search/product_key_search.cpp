@@ -1,15 +1,12 @@
 #include "loci/ops/product_key_search/product_key_search.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "loci/ops/gradient_only.h"
+#include "loci/ops/operator.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_select/product_key_select.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
@@ -19,9 +16,6 @@
 namespace loci {
 
 using at::Tensor;
-using c10::SymInt;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 namespace {
 
@@ -108,74 +102,50 @@ std::tuple<Tensor, Tensor> product_key_search_definition(const Tensor& query, co
 
 std::tuple<Tensor, Tensor, Tensor> search_backward_definition(const Tensor& grad_score, const Tensor& index,
                                                               const Tensor& query, const Tensor& keys1,
-                                                              const Tensor& keys2) {
+                                                              const Tensor& keys2, std::array<bool, 3> needed) {
   check_product_key_search_backward(grad_score, index, query, keys1, keys2);
   const WithoutAutocast without_autocast;
-  const auto type = grad_score.scalar_type();
+  const auto type = grad_score.scalar_type(), to = query.scalar_type();
   const auto [grad1, grad2] = product_key_select_backward(grad_score, index, keys1.sym_size(1), keys2.sym_size(1));
-  const Tensor query1 = at::bmm(grad1.transpose(0, 1), keys1.to(type));  // [H, T, w]
-  const Tensor query2 = at::bmm(grad2.transpose(0, 1), keys2.to(type));
-  const Tensor of_keys1 = at::bmm(grad1.permute({1, 2, 0}), half(query, 0, type));  // [H, n1, w]
-  const Tensor of_keys2 = at::bmm(grad2.permute({1, 2, 0}), half(query, 1, type));
-  const auto to = query.scalar_type();
-  return {at::stack({query1.transpose(0, 1), query2.transpose(0, 1)}, 2).to(to), of_keys1.to(to), of_keys2.to(to)};
+  const auto of_query = [&](const Tensor& grad, const Tensor& keys) {  // [T, H, w]
+    return at::bmm(grad.transpose(0, 1), keys.to(type)).transpose(0, 1);
+  };
+  const auto of_keys = [&](const Tensor& grad, int64_t which) {  // [H, n, w]
+    return at::bmm(grad.permute({1, 2, 0}), half(query, which, type)).to(to);
+  };
+  return {needed[0] ? at::stack({of_query(grad1, keys1), of_query(grad2, keys2)}, 2).to(to) : Tensor(),
+          needed[1] ? of_keys(grad1, 0) : Tensor(), needed[2] ? of_keys(grad2, 1) : Tensor()};
 }
 
 namespace {
 
-struct SearchGradient : torch::autograd::Function<SearchGradient> {
-  static variable_list forward(AutogradContext* context, const Tensor& query, const Tensor& keys1, const Tensor& keys2,
-                               int64_t top_k, int64_t addresses) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [score, index] = product_key_search(query, keys1, keys2, top_k, addresses);
-    context->save_for_backward({query, keys1, keys2, index});
-    context->mark_non_differentiable({index});
-    return {score, index};
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    const auto saved = context->get_saved_variables();
-    auto [query, keys1, keys2] = product_key_search_backward(grads[0], saved[3], saved[0], saved[1], saved[2]);
-    return {query, keys1, keys2, Tensor(), Tensor()};
-  }
-};
+std::vector<Tensor> search_gradient(const BackwardPass& pass) {
+  const auto [query, keys1, keys2] =
+      product_key_search_backward(pass.grad[0], pass.saved[3], pass.saved[0], pass.saved[1], pass.saved[2],
+                                  {pass.needed[0], pass.needed[1], pass.needed[2]});
+  return {query, keys1, keys2};
+}
 
 std::tuple<Tensor, Tensor> search_autograd_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2,
                                                  int64_t top_k, int64_t addresses) {
-  auto result = SearchGradient::apply(query, keys1, keys2, top_k, addresses);
-  return {result[0], result[1]};
-}
-
-std::tuple<Tensor, Tensor, Tensor> search_backward_autograd_entry(const Tensor& grad_score, const Tensor& index,
-                                                                  const Tensor& query, const Tensor& keys1,
-                                                                  const Tensor& keys2) {
-  auto result =
-      without_second_derivative("product_key_search", {grad_score, query, keys1, keys2}, [&]() -> variable_list {
-        auto [of_query, of_keys1, of_keys2] = product_key_search_backward(grad_score, index, query, keys1, keys2);
-        return {of_query, of_keys1, of_keys2};
-      });
-  return {result[0], result[1], result[2]};
+  return tuple_of<2>(once_differentiable<search_gradient>("product_key_search", {query, keys1, keys2}, [&] {
+    const auto [score, index] = product_key_search(query, keys1, keys2, top_k, addresses);
+    return ForwardPass{{score, index}, {query, keys1, keys2, index}};
+  }));
 }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor> product_key_search(const Tensor& query, const Tensor& keys1, const Tensor& keys2,
                                               int64_t top_k, int64_t addresses) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("loci::product_key_search", "")
-          .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t)>();
-  return op.call(query, keys1, keys2, top_k, addresses);
+  return call_operator<"loci::product_key_search", decltype(product_key_search)>(query, keys1, keys2, top_k, addresses);
 }
 
 std::tuple<Tensor, Tensor, Tensor> product_key_search_backward(const Tensor& grad_score, const Tensor& index,
                                                                const Tensor& query, const Tensor& keys1,
-                                                               const Tensor& keys2) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::product_key_search_backward", "")
-                             .typed<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
-                                                                       const Tensor&, const Tensor&)>();
-  return op.call(grad_score, index, query, keys1, keys2);
+                                                               const Tensor& keys2, std::array<bool, 3> needed) {
+  return call_operator<"loci::product_key_search_backward", decltype(product_key_search_backward)>(
+      grad_score, index, query, keys1, keys2, needed);
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
@@ -184,8 +154,8 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       " -> (Tensor score, Tensor index)",
       {at::Tag::pt2_compliant_tag});
   m.def(
-      "product_key_search_backward(Tensor grad_score, Tensor index, Tensor query, Tensor keys1, Tensor keys2)"
-      " -> (Tensor, Tensor, Tensor)",
+      "product_key_search_backward(Tensor grad_score, Tensor index, Tensor query, Tensor keys1, Tensor keys2,"
+      " bool[3] needed) -> (Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
@@ -194,7 +164,7 @@ TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
   m.impl("product_key_search", search_autograd_entry);
-  m.impl("product_key_search_backward", search_backward_autograd_entry);
+  m.impl("product_key_search_backward", not_differentiable());
 }
 
 }  // namespace loci

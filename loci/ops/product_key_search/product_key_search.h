@@ -14,6 +14,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <tuple>
 
 namespace loci {
@@ -21,12 +22,10 @@ namespace loci {
 std::tuple<at::Tensor, at::Tensor> product_key_search(const at::Tensor& query, const at::Tensor& keys1,
                                                       const at::Tensor& keys2, int64_t top_k, int64_t addresses);
 
-// The gradients of query, keys1 and keys2, in their shapes and dtypes. grad_score, index [T, H, K] as the search gave
-// them. Sub-keys are summed over the tokens in order.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> product_key_search_backward(const at::Tensor& grad_score,
-                                                                           const at::Tensor& index,
-                                                                           const at::Tensor& query,
-                                                                           const at::Tensor& keys1,
-                                                                           const at::Tensor& keys2);
+// The gradients of query, keys1 and keys2, in their shapes and dtypes; those that `needed` leaves out are undefined and
+// cost nothing. grad_score, index [T, H, K] as the search gave them. Sub-keys are summed over the tokens in order.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> product_key_search_backward(
+    const at::Tensor& grad_score, const at::Tensor& index, const at::Tensor& query, const at::Tensor& keys1,
+    const at::Tensor& keys2, std::array<bool, 3> needed = {true, true, true});
 
 }  // namespace loci

@@ -4,13 +4,15 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "loci/ops/product_key_search/product_key_search_definition.h"
@@ -26,7 +28,7 @@ using at::Tensor;
 namespace {
 
 // Tokens whose sub-scores are made, and searched while the cache still holds them.
-constexpr int64_t kBlock = ProductKeyScoresKernel::tokens;
+constexpr int64_t kBlock = ProductKeySearchKernel::tokens;
 // Bytes of all keys that the second-level cache holds beside a block's queries and scores.
 constexpr int64_t kKeyBytes = int64_t{1} << 19;
 // Up to so many tokens are searched one by one.
@@ -39,18 +41,17 @@ constexpr int64_t kChunk = 1024, kMostChunks = 8;
 // Tokens of a chunk whose selected sub-keys are collected together, and used while the cache still holds them.
 constexpr int64_t kCollected = 64;
 
-const ProductKeyScoresKernel& scores_kernel_of(CpuLevel level) {
-  return at_level(level, base::product_key_scores, avx2::product_key_scores, avx512::product_key_scores);
+const ProductKeySearchKernel& search_kernel_of(CpuLevel level) {
+  return at_level(level, base::product_key_search_kernel, avx2::product_key_search_kernel,
+                  avx512::product_key_search_kernel);
 }
 
 template <typename Real>
-const ProductKeySearchKernel<Real>& kernel_of(CpuLevel level) {
+const ProductKeyGradients<Real>& gradients_of(CpuLevel level) {
   if constexpr (std::is_same_v<Real, double>) {
-    return at_level(level, base::product_key_search_float64, avx2::product_key_search_float64,
-                    avx512::product_key_search_float64);
+    return search_kernel_of(level).float64;
   } else {
-    return at_level(level, base::product_key_search_float32, avx2::product_key_search_float32,
-                    avx512::product_key_search_float32);
+    return search_kernel_of(level).float32;
   }
 }
 
@@ -60,7 +61,7 @@ Tensor dense_rows(const Tensor& x) {
 
 // One call of the search, for query and keys in float32 or bfloat16.
 struct Search {
-  const ProductKeyScoresKernel& scores;
+  const ProductKeySearchKernel& kernel;
   const ProductKeySelectKernel& selection;
   ProductKeySelectShape shape;
   Tensor query, keys[2];
@@ -70,7 +71,7 @@ struct Search {
 
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
          CpuLevel level)
-      : scores(scores_kernel_of(level)),
+      : kernel(search_kernel_of(level)),
         selection(product_key_select_kernel_of(level)),
         shape{keys1.size(1), keys2.size(1), top_k, addresses},
         query(dense_rows(query)),
@@ -114,7 +115,7 @@ struct Search {
       for (int64_t p = first; p < last; ++p) {
         const int64_t t = p / H, h = p % H;
         for (int half : {0, 1}) {
-          scores.few_scores(query_of(t, h, half), keys_of(h, half), element, n[half], w, room.score[half].get(),
+          kernel.few_scores(query_of(t, h, half), keys_of(h, half), element, n[half], w, room.score[half].get(),
                             room.block.get());
         }
         const int64_t at = p * shape.top_k;
@@ -145,7 +146,7 @@ struct Search {
       for (int64_t task = first; task < last; ++task) {
         const auto [h, t, tokens] = block(task);
         for (int half : {0, 1}) {
-          scores.scores(query_of(t, h, half), element, query.stride(0), tokens,
+          kernel.scores(query_of(t, h, half), element, query.stride(0), tokens,
                         wide[half].const_data_ptr<float>() + h * n[half] * w, n[half], w, room.score[half].get(),
                         room.block.get());
         }
@@ -190,68 +191,105 @@ struct Selected {
   }
 };
 
+// One call of the gradient. A task is a chunk of tokens and a head: no two write the same sums, and each adds its
+// tokens in order.
 template <typename Real>
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                            const Tensor& keys1, const Tensor& keys2, CpuLevel level) {
-  const ProductKeySearchKernel<Real>& kernel = kernel_of<Real>(level);
-  const int64_t T = index.size(0), H = index.size(1), K = index.size(2), w = query.size(3);
-  const int64_t n[2] = {keys1.size(1), keys2.size(1)};
-  const auto type = grad_score.scalar_type();
-  const auto options = grad_score.options();
-  const Tensor dense_index = index.contiguous(), dense_grad = grad_score.contiguous();
-  const Tensor dense_query = query.to(type).contiguous();
-  const Tensor keys[2] = {keys1.to(type).contiguous(), keys2.to(type).contiguous()};
-  const int64_t chunk = std::max(kChunk, (T + kMostChunks - 1) / kMostChunks), chunks = (T + chunk - 1) / chunk;
-  Tensor of_query = at::empty({T, H, 2, w}, options);
-  const Tensor parts[2] = {at::empty({chunks, H, n[0], w}, options), at::empty({chunks, H, n[1], w}, options)};
-  std::atomic<int64_t> bad = -1;
+struct SearchBackward {
+  const ProductKeyGradients<Real>& kernel;
+  const std::array<bool, 3> needed;
+  const int64_t T, H, K, w, n[2];
+  const int64_t chunk, chunks;
+  const at::ScalarType type;
+  const Tensor index, grad, query, keys[2];  // dense; query and keys in the gradient's type
+  Tensor of_query, of_keys[2];               // [T, H, 2, w], [chunks, H, n, w]
 
-  // A task is a chunk and a head: no two write the same sums, and each adds its tokens in order.
-  at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
-    Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
-      Real* const sums[2] = {parts[0].data_ptr<Real>() + task * n[0] * w, parts[1].data_ptr<Real>() + task * n[1] * w};
-      for (int which : {0, 1}) std::fill_n(sums[which], n[which] * w, Real{0});
-      for (int64_t t = begin; t < end; t += kCollected) {
-        const int64_t tokens = std::min(kCollected, end - t), at = t * H + h;
-        const int64_t wrong = kernel.collect(
-            dense_index.const_data_ptr<int64_t>() + at * K, dense_grad.const_data_ptr<Real>() + at * K, H * K, tokens,
-            K, n[0], n[1], selected.half[0], selected.half[1], selected.sums.data(), selected.seen.data());
-        if (wrong >= 0) {
-          bad = at * K + wrong;
-          return;
+  SearchBackward(const Tensor& grad_score, const Tensor& given_index, const Tensor& given_query, const Tensor& keys1,
+                 const Tensor& keys2, CpuLevel level, std::array<bool, 3> needed)
+      : kernel(gradients_of<Real>(level)),
+        needed(needed),
+        T(given_index.size(0)),
+        H(given_index.size(1)),
+        K(given_index.size(2)),
+        w(given_query.size(3)),
+        n{keys1.size(1), keys2.size(1)},
+        chunk(std::max(kChunk, (T + kMostChunks - 1) / kMostChunks)),
+        chunks((T + chunk - 1) / chunk),
+        type(grad_score.scalar_type()),
+        index(given_index.contiguous()),
+        grad(grad_score.contiguous()),
+        query(given_query.to(type).contiguous()),
+        keys{keys1.to(type).contiguous(), keys2.to(type).contiguous()} {
+    if (needed[0]) of_query = at::empty({T, H, 2, w}, grad.options());
+    for (int which : {0, 1}) {
+      if (needed[1 + which]) of_keys[which] = at::empty({chunks, H, n[which], w}, grad.options());
+    }
+  }
+
+  // Returns the position of an index outside n1 * n2, at which it stopped, or -1.
+  int64_t run_task(int64_t task, Selected<Real>& selected) const {
+    const int64_t h = task % H, begin = task / H * chunk, end = std::min(T, begin + chunk);
+    Real* sums[2] = {};
+    for (int which : {0, 1}) {
+      if (!needed[1 + which]) continue;
+      sums[which] = of_keys[which].template mutable_data_ptr<Real>() + task * n[which] * w;
+      std::fill_n(sums[which], n[which] * w, Real{0});
+    }
+    for (int64_t t = begin; t < end; t += kCollected) {
+      const int64_t tokens = std::min(kCollected, end - t), at = t * H + h, stride = H * 2 * w;
+      const int64_t wrong = kernel.collect(
+          index.const_data_ptr<int64_t>() + at * K, grad.template const_data_ptr<Real>() + at * K, H * K, tokens, K,
+          n[0], n[1], selected.half[0], selected.half[1], selected.sums.data(), selected.seen.data());
+      if (wrong >= 0) return at * K + wrong;
+      for (int which : {0, 1}) {
+        const int64_t offset = at * 2 * w + which * w;
+        if (needed[0]) {
+          kernel.grad_query(selected.half[which], keys[which].template const_data_ptr<Real>() + h * n[which] * w,
+                            tokens, w, of_query.template mutable_data_ptr<Real>() + offset, stride);
         }
-        for (int which : {0, 1}) {
-          const int64_t place = at * 2 * w + which * w;
-          kernel.grad_query(selected.half[which], keys[which].const_data_ptr<Real>() + h * n[which] * w, tokens, w,
-                            of_query.data_ptr<Real>() + place, H * 2 * w);
-          kernel.grad_keys(selected.half[which], dense_query.const_data_ptr<Real>() + place, H * 2 * w, tokens, w,
+        if (needed[1 + which]) {
+          kernel.grad_keys(selected.half[which], query.template const_data_ptr<Real>() + offset, stride, tokens, w,
                            sums[which]);
         }
       }
     }
-  });
-  TORCH_CHECK_INDEX(bad < 0, "product_key_search_backward: index must be within 0 .. ", n[0] * n[1] - 1, ", got ",
-                    dense_index.view(-1)[bad.load()].template item<int64_t>());
-  Tensor of_keys[2];
-  for (int which : {0, 1}) {
-    if (chunks == 0) return {of_query.to(query.scalar_type()), at::zeros_like(keys1), at::zeros_like(keys2)};
-    of_keys[which] = parts[which][0];
-    for (int64_t c = 1; c < chunks; ++c) of_keys[which] += parts[which][c];
+    return -1;
   }
-  const auto to = query.scalar_type();
-  return {of_query.to(to), of_keys[0].to(to), of_keys[1].to(to)};
-}
+
+  // The sum over the chunks in order, [H, n, w].
+  Tensor sum_of_keys(int which, at::ScalarType to) const {
+    if (!needed[1 + which]) return {};
+    if (chunks == 0) return at::zeros({H, n[which], w}, grad.options().dtype(to));
+    Tensor sum = of_keys[which][0];
+    for (int64_t c = 1; c < chunks; ++c) sum += of_keys[which][c];
+    return sum.to(to);
+  }
+
+  std::tuple<Tensor, Tensor, Tensor> run(at::ScalarType to) const {
+    std::atomic<int64_t> bad = -1;
+    at::parallel_for(0, chunks * H, /*grain=*/1, [&](int64_t first, int64_t last) {
+      Selected<Real> selected(std::min(kCollected, T), K, n[0], n[1]);
+      for (int64_t task = first; task < last; ++task) {
+        const int64_t position = run_task(task, selected);
+        if (position < 0) continue;
+        bad = position;
+        return;
+      }
+    });
+    TORCH_CHECK_INDEX(bad < 0, "product_key_search_backward: index must be within 0 .. ", n[0] * n[1] - 1, ", got ",
+                      index.view(-1)[bad.load()].template item<int64_t>());
+    return {needed[0] ? of_query.to(to) : Tensor(), sum_of_keys(0, to), sum_of_keys(1, to)};
+  }
+};
 
 std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
                                         int64_t addresses) {
   return product_key_search_cpu(query, keys1, keys2, top_k, addresses, cpu_level());
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_entry(const Tensor& grad_score, const Tensor& index, const Tensor& query,
-                                                  const Tensor& keys1, const Tensor& keys2) {
-  return search_backward_cpu(grad_score, index, query, keys1, keys2, cpu_level());
+std::tuple<Tensor, Tensor, Tensor> search_backward_entry(const Tensor& grad_score, const Tensor& index,
+                                                         const Tensor& query, const Tensor& keys1, const Tensor& keys2,
+                                                         std::array<bool, 3> needed) {
+  return search_backward_cpu(grad_score, index, query, keys1, keys2, cpu_level(), needed);
 }
 
 }  // namespace
@@ -277,15 +315,18 @@ std::tuple<Tensor, Tensor> product_key_search_cpu(const Tensor& query, const Ten
 
 std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score, const Tensor& index,
                                                        const Tensor& query, const Tensor& keys1, const Tensor& keys2,
-                                                       CpuLevel level) {
+                                                       CpuLevel level, std::array<bool, 3> needed) {
   check_product_key_search_backward(grad_score, index, query, keys1, keys2);
-  return grad_score.scalar_type() == at::kDouble ? backward<double>(grad_score, index, query, keys1, keys2, level)
-                                                 : backward<float>(grad_score, index, query, keys1, keys2, level);
+  const auto to = query.scalar_type();
+  if (grad_score.scalar_type() == at::kDouble) {
+    return SearchBackward<double>(grad_score, index, query, keys1, keys2, level, needed).run(to);
+  }
+  return SearchBackward<float>(grad_score, index, query, keys1, keys2, level, needed).run(to);
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("product_key_search", search_entry);
-  m.impl("product_key_search_backward", backward_entry);
+  m.impl("product_key_search_backward", search_backward_entry);
 }
 
 }  // namespace loci

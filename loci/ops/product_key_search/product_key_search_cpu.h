@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <tuple>
 
 #include "loci/base/cpu_level.h"
@@ -15,6 +16,7 @@ std::tuple<at::Tensor, at::Tensor> product_key_search_cpu(const at::Tensor& quer
 std::tuple<at::Tensor, at::Tensor, at::Tensor> search_backward_cpu(const at::Tensor& grad_score,
                                                                    const at::Tensor& index, const at::Tensor& query,
                                                                    const at::Tensor& keys1, const at::Tensor& keys2,
-                                                                   CpuLevel level);
+                                                                   CpuLevel level,
+                                                                   std::array<bool, 3> needed = {true, true, true});
 
 }  // namespace loci

@@ -33,7 +33,7 @@ using Vector = typename VectorOf<Real>::type;
 template <typename Real>
 constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(Real));
 
-constexpr int64_t kTokens = ProductKeyScoresKernel::tokens;
+constexpr int64_t kTokens = ProductKeySearchKernel::tokens;
 
 template <typename Real>
 Vector<Real> load(const Real* from) {
@@ -46,6 +46,52 @@ template <typename Real>
 void store(Real* to, const Vector<Real>& vector) {
   __builtin_memcpy(to, &vector, sizeof vector);
 }
+
+// The first `count` numbers, fewer than a vector holds, and zeros after them; nothing behind them is read or written.
+#if defined(__AVX512F__)
+Vector<float> load_first(const float* from, int64_t count) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+}
+Vector<double> load_first(const double* from, int64_t count) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from);
+}
+void store_first(float* to, Vector<float> vector, int64_t count) {
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), vector);
+}
+void store_first(double* to, Vector<double> vector, int64_t count) {
+  _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), vector);
+}
+#elif defined(__AVX2__)
+__m256i first_floats(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+__m256i first_doubles(int64_t count) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+Vector<float> load_first(const float* from, int64_t count) {
+  return _mm256_maskload_ps(from, first_floats(count));
+}
+Vector<double> load_first(const double* from, int64_t count) {
+  return _mm256_maskload_pd(from, first_doubles(count));
+}
+void store_first(float* to, Vector<float> vector, int64_t count) {
+  _mm256_maskstore_ps(to, first_floats(count), vector);
+}
+void store_first(double* to, Vector<double> vector, int64_t count) {
+  _mm256_maskstore_pd(to, first_doubles(count), vector);
+}
+#else
+template <typename Real>
+Vector<Real> load_first(const Real* from, int64_t count) {
+  Vector<Real> vector = {};
+  for (int64_t i = 0; i < count; ++i) vector[i] = from[i];
+  return vector;
+}
+template <typename Real>
+void store_first(Real* to, const Vector<Real>& vector, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = vector[i];
+}
+#endif
 
 template <typename Real>
 Vector<Real> splat(Real value) {
@@ -74,12 +120,12 @@ const float* floats(const void* rows, QueryElement element, int64_t at, int64_t 
   return room;
 }
 
-// Four tokens' queries into their columns of a block [w, kTokens].
-void turn(const float* const (&query)[4], int64_t w, float* to) {
+// Transposes four tokens' queries into their columns of a block [w, kTokens].
+void transpose_queries(const float* const (&query)[4], int64_t w, float* to) {
   int64_t c = 0;
   for (; c + 4 <= w; c += 4) {
     const float* const from[4] = {query[0] + c, query[1] + c, query[2] + c, query[3] + c};
-    turn_four(from, to + c * kTokens, kTokens);
+    transpose_four(from, to + c * kTokens, kTokens);
   }
   for (; c < w; ++c) {
     for (int t = 0; t < 4; ++t) to[c * kTokens + t] = query[t][c];
@@ -118,27 +164,28 @@ void scores(const void* query, QueryElement element, int64_t stride, int64_t t, 
       const int64_t token = first + i < t ? first + i : t - 1;
       row[i] = floats(query, element, token * stride, w, room + i * w);
     }
-    turn(row, w, block + first);
+    transpose_queries(row, w, block + first);
   }
   for (int64_t k = 0; k < n; k += kKeys) {
     const float* key[kKeys];
     float* to[kKeys];
-    for (int i = 0; i < kKeys; ++i) {  // behind the last key it stands again
+    for (int i = 0; i < kKeys; ++i) {  // the last key stands in for those behind it
       const int64_t at = k + i < n ? k + i : n - 1;
       key[i] = keys + at * w;
       to[i] = score + at * kTokens;
     }
     for (int64_t column = 0; column < t; column += 3 * kLanes<float>) {
-      float* place[kKeys];
-      for (int i = 0; i < kKeys; ++i) place[i] = to[i] + column;
-      tile_scores(block + column, key, w, place);
+      float* tile[kKeys];
+      for (int i = 0; i < kKeys; ++i) tile[i] = to[i] + column;
+      tile_scores(block + column, key, w, tile);
     }
   }
 }
 
 constexpr int kTogether = 4;  // keys whose products with one query are made at once
 
-// The sums of four vectors' lanes: by halves to four lanes each, then turned.
+// The sum of the lanes of each of four vectors: halves of a vector are added until four lanes are left, then the four
+// by four sums are transposed and added.
 Float4 sums_of(const Vector<float> (&vector)[kTogether]) {
   Float4 row[kTogether];
   for (int r = 0; r < kTogether; ++r) {
@@ -157,7 +204,7 @@ Float4 sums_of(const Vector<float> (&vector)[kTogether]) {
   return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
 }
 
-// Behind the last key the last one stands again, so that a key's bits do not depend on its place. The next keys are
+// The last key stands in for those behind it, so that a key's bits do not depend on its position. The next keys are
 // fetched into the first-level cache and later ones into the second: from the third, a fifth more bytes a second.
 void few_scores(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
                 float* row) {
@@ -180,18 +227,23 @@ void few_scores(const void* query, const void* keys, QueryElement element, int64
         sum[r][1] = multiply_add(two, load(key[r] + c + L), sum[r][1]);
       }
     }
-    Float4 rest = {};
-    for (; c < w; ++c) {
-      for (int r = 0; r < kTogether; ++r) rest[r] += q[c] * key[r][c];
+    if (c + L <= w) {
+      for (int r = 0; r < kTogether; ++r) sum[r][0] = multiply_add(load(q + c), load(key[r] + c), sum[r][0]);
+      c += L;
+    }
+    if (c < w) {
+      for (int r = 0; r < kTogether; ++r) {
+        sum[r][1] = multiply_add(load_first(q + c, w - c), load_first(key[r] + c, w - c), sum[r][1]);
+      }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kTogether; ++r) total[r] = sum[r][0] + sum[r][1];
-    const Float4 result = sums_of(total) + rest;
+    const Float4 result = sums_of(total);
     for (int r = 0; r < kTogether && i + r < n; ++r) score[i + r] = result[r];
   }
 }
 
-// A new sub-key is written behind the list always and counted if it is new: which ones repeat is past prediction.
+// Every sub-key is written behind the list, and counted if it is new: a branch on that could not be predicted.
 template <typename Real>
 void collect_half(int64_t sub_key, Real grad, Real* sum, char* seen, int32_t* list, int32_t& count) {
   list[count] = static_cast<int32_t>(sub_key);
@@ -211,7 +263,7 @@ void take_sums(Real* sum, char* seen, const int32_t* list, int32_t begin, int32_
 
 template <typename Real>
 int64_t collect(const int64_t* index, const Real* grad_score, int64_t stride, int64_t tokens, int64_t top_k, int64_t n1,
-                int64_t n2, const SelectedSubKeys<Real>& one, const SelectedSubKeys<Real>& other, Real* scratch,
+                int64_t n2, const SelectedSubKeys<Real>& first, const SelectedSubKeys<Real>& second, Real* scratch,
                 char* seen) {
   Real *sum1 = scratch, *sum2 = scratch + n1;
   char *seen1 = seen, *seen2 = seen + n1;
@@ -219,8 +271,8 @@ int64_t collect(const int64_t* index, const Real* grad_score, int64_t stride, in
   const uint64_t addresses = static_cast<uint64_t>(n1) * static_cast<uint64_t>(n2);
   int32_t count1 = 0, count2 = 0;
   for (int64_t t = 0; t < tokens; ++t) {
-    one.start[t] = count1;
-    other.start[t] = count2;
+    first.start[t] = count1;
+    second.start[t] = count2;
     for (int64_t r = t * stride; r < t * stride + top_k; ++r) {
       if (static_cast<uint64_t>(index[r]) >= addresses) return r;
       // The quotient by a product may be one off; an integer division costs three times as much.
@@ -228,14 +280,14 @@ int64_t collect(const int64_t* index, const Real* grad_score, int64_t stride, in
       const int64_t off = (j >= n2) - (j < 0);
       i += off;
       j -= off * n2;
-      collect_half(i, grad_score[r], sum1, seen1, one.sub_key, count1);
-      collect_half(j, grad_score[r], sum2, seen2, other.sub_key, count2);
+      collect_half(i, grad_score[r], sum1, seen1, first.sub_key, count1);
+      collect_half(j, grad_score[r], sum2, seen2, second.sub_key, count2);
     }
-    take_sums(sum1, seen1, one.sub_key, one.start[t], count1, one.grad);
-    take_sums(sum2, seen2, other.sub_key, other.start[t], count2, other.grad);
+    take_sums(sum1, seen1, first.sub_key, first.start[t], count1, first.grad);
+    take_sums(sum2, seen2, second.sub_key, second.start[t], count2, second.grad);
   }
-  one.start[tokens] = count1;
-  other.start[tokens] = count2;
+  first.start[tokens] = count1;
+  second.start[tokens] = count2;
   return -1;
 }
 
@@ -243,65 +295,89 @@ int64_t collect(const int64_t* index, const Real* grad_score, int64_t stride, in
 // time for 4,096 tokens of n = 512, top-k 32).
 constexpr int64_t kTokensAhead = 6;
 
-// Four vectors of one token's gradient stay in registers over all its sub-keys.
+template <int kValue>
+struct Count {};
+
+// Columns 0 .. w-1 in groups of four, two and one vector, full(c, Count<vectors>); what is less than a vector is
+// rest(c, columns).
+template <typename Real, typename Full, typename Rest>
+void over_columns(int64_t w, const Full& full, const Rest& rest) {
+  constexpr int64_t L = kLanes<Real>;
+  int64_t c = 0;
+  for (; c + 4 * L <= w; c += 4 * L) full(c, Count<4>{});
+  if (c + 2 * L <= w) {
+    full(c, Count<2>{});
+    c += 2 * L;
+  }
+  if (c + L <= w) {
+    full(c, Count<1>{});
+    c += L;
+  }
+  if (c < w) rest(c, w - c);
+}
+
+// A group of one token's columns stays in registers over all its sub-keys.
 template <typename Real>
 void grad_query(const SelectedSubKeys<Real>& selected, const Real* keys, int64_t tokens, int64_t w, Real* grad_query,
                 int64_t stride) {
-  constexpr int64_t L = kLanes<Real>, columns = 4 * L;
+  constexpr int64_t L = kLanes<Real>;
   for (int64_t t = 0; t < tokens; ++t) {
     Real* const to = grad_query + t * stride;
     const int32_t begin = selected.start[t], end = selected.start[t + 1];
-    int64_t c = 0;
-    for (; c + columns <= w; c += columns) {
-      Vector<Real> sum[4] = {};
-      for (int v = 0; v < 4; ++v) __builtin_prefetch(to + kTokensAhead * stride + c + v * L, /*write=*/1);
+    const auto full = [&]<int kVectors>(int64_t c, Count<kVectors>) {
+      Vector<Real> sum[kVectors] = {};
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to + kTokensAhead * stride + c + v * L, /*write=*/1);
       for (int32_t e = begin; e < end; ++e) {
         const Real* from = keys + selected.sub_key[e] * w + c;
         const Vector<Real> factor = splat(selected.grad[e]);
-        for (int v = 0; v < 4; ++v) sum[v] += factor * load(from + v * L);
+        for (int v = 0; v < kVectors; ++v) sum[v] += factor * load(from + v * L);
       }
-      for (int v = 0; v < 4; ++v) store(to + c + v * L, sum[v]);
-    }
-    for (; c < w; ++c) {
-      Real sum = 0;
-      for (int32_t e = begin; e < end; ++e) sum += selected.grad[e] * keys[selected.sub_key[e] * w + c];
-      to[c] = sum;
-    }
+      for (int v = 0; v < kVectors; ++v) store(to + c + v * L, sum[v]);
+    };
+    over_columns<Real>(w, full, [&](int64_t c, int64_t columns) {
+      Vector<Real> sum = {};
+      for (int32_t e = begin; e < end; ++e) {
+        sum += splat(selected.grad[e]) * load_first(keys + selected.sub_key[e] * w + c, columns);
+      }
+      store_first(to + c, sum, columns);
+    });
   }
 }
 
 template <typename Real>
 void grad_keys(const SelectedSubKeys<Real>& selected, const Real* query, int64_t stride, int64_t tokens, int64_t w,
                Real* grad_keys) {
-  constexpr int64_t L = kLanes<Real>, columns = 4 * L;
+  constexpr int64_t L = kLanes<Real>;
   for (int64_t t = 0; t < tokens; ++t) {
     const Real* const from = query + t * stride;
     const int32_t begin = selected.start[t], end = selected.start[t + 1];
-    int64_t c = 0;
-    for (; c + columns <= w; c += columns) {
-      Vector<Real> q[4];
-      for (int v = 0; v < 4; ++v) {
+    const auto full = [&]<int kVectors>(int64_t c, Count<kVectors>) {
+      Vector<Real> q[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
         q[v] = load(from + c + v * L);
         __builtin_prefetch(from + kTokensAhead * stride + c + v * L);
       }
       for (int32_t e = begin; e < end; ++e) {
         Real* const to = grad_keys + selected.sub_key[e] * w + c;
         const Vector<Real> factor = splat(selected.grad[e]);
-        for (int v = 0; v < 4; ++v) store(to + v * L, load(to + v * L) + factor * q[v]);
+        for (int v = 0; v < kVectors; ++v) store(to + v * L, load(to + v * L) + factor * q[v]);
       }
-    }
-    for (int32_t e = begin; c < w && e < end; ++e) {
-      Real* const to = grad_keys + selected.sub_key[e] * w;
-      for (int64_t rest = c; rest < w; ++rest) to[rest] += selected.grad[e] * from[rest];
-    }
+    };
+    over_columns<Real>(w, full, [&](int64_t c, int64_t columns) {
+      const Vector<Real> q = load_first(from + c, columns);
+      for (int32_t e = begin; e < end; ++e) {
+        Real* const to = grad_keys + selected.sub_key[e] * w + c;
+        store_first(to, load_first(to, columns) + splat(selected.grad[e]) * q, columns);
+      }
+    });
   }
 }
 
 }  // namespace
 
-const ProductKeyScoresKernel product_key_scores = {scores, few_scores};
-const ProductKeySearchKernel<float> product_key_search_float32 = {collect<float>, grad_query<float>, grad_keys<float>};
-const ProductKeySearchKernel<double> product_key_search_float64 = {collect<double>, grad_query<double>,
-                                                                   grad_keys<double>};
+const ProductKeySearchKernel product_key_search_kernel = {scores,
+                                                          few_scores,
+                                                          {collect<float>, grad_query<float>, grad_keys<float>},
+                                                          {collect<double>, grad_query<double>, grad_keys<double>}};
 
 }  // namespace loci::LOCI_LEVEL

@@ -13,21 +13,6 @@ namespace loci {
 
 enum class QueryElement { float32, bfloat16 };
 
-// Sub-scores in float32. Every score is one chain over c in order, whatever the block it is computed in.
-struct ProductKeyScoresKernel {
-  static constexpr int64_t tokens = 48;  // of a block
-
-  // query [t, w] of up to 48 tokens, `stride` elements between them, keys [n, w] -> score [n, 48], a column a token;
-  // the vector with the last token is written whole. block: 52 w floats.
-  void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t t, const float* keys, int64_t n,
-                 int64_t w, float* score, float* block);
-  // The same for one token, score [n]. Sums in lanes: bits differ from `scores`, and are those of one query and one key
-  // alone. keys of the query's type; row: 5 w floats. Estimate: 4 n w bytes of keys from the nearest cache that holds
-  // them; the 2 n w flops hide behind them.
-  void (*few_scores)(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
-                     float* row);
-};
-
 // What the tokens of a range selected in one half, for one head. Token t has entries start[t] .. start[t+1]-1, in order
 // of their rank, each sub-key once.
 template <typename Real>
@@ -37,13 +22,14 @@ struct SelectedSubKeys {
   Real* grad;        // [tokens * K] gradient of the sub-score
 };
 
+// The gradients through what was selected.
 template <typename Real>
-struct ProductKeySearchKernel {
-  // index and grad_score [tokens, K], `stride` between tokens: address / n2 into one, address % n2 into the other.
-  // scratch: n1 + n2 reals and seen: n1 + n2 bytes, zeroed; left zeroed. Returns -1, or the place of the first index
+struct ProductKeyGradients {
+  // index and grad_score [tokens, K], `stride` between tokens: address / n2 into `first`, address % n2 into `second`.
+  // scratch: n1 + n2 reals and seen: n1 + n2 bytes, zeroed; left zeroed. Returns -1, or the position of the first index
   // beyond n1 * n2, and then the rest is not done.
   int64_t (*collect)(const int64_t* index, const Real* grad_score, int64_t stride, int64_t tokens, int64_t top_k,
-                     int64_t n1, int64_t n2, const SelectedSubKeys<Real>& one, const SelectedSubKeys<Real>& other,
+                     int64_t n1, int64_t n2, const SelectedSubKeys<Real>& first, const SelectedSubKeys<Real>& second,
                      Real* scratch, char* seen);
   // grad_query[t * stride + c] = sum of grad * keys[sub_key, c]. keys [n, w].
   void (*grad_query)(const SelectedSubKeys<Real>& selected, const Real* keys, int64_t tokens, int64_t w,
@@ -53,20 +39,32 @@ struct ProductKeySearchKernel {
                     Real* grad_keys);
 };
 
+struct ProductKeySearchKernel {
+  static constexpr int64_t tokens = 48;  // of a block
+
+  // Sub-scores in float32. Every score is one chain over c in order, whatever the block it is computed in.
+  // query [t, w] of up to 48 tokens, `stride` elements between them, keys [n, w] -> score [n, 48], a column a token;
+  // the vector with the last token is written whole. block: 52 w floats.
+  void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t t, const float* keys, int64_t n,
+                 int64_t w, float* score, float* block);
+  // The same for one token, score [n]. Sums in lanes: bits differ from `scores`, and are those of one query and one key
+  // alone. keys of the query's type; row: 5 w floats. Estimate: 4 n w bytes of keys from the nearest cache that holds
+  // them; the 2 n w flops hide behind them.
+  void (*few_scores)(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
+                     float* row);
+
+  ProductKeyGradients<float> float32;
+  ProductKeyGradients<double> float64;
+};
+
 namespace base {
-extern const ProductKeyScoresKernel product_key_scores;
-extern const ProductKeySearchKernel<float> product_key_search_float32;
-extern const ProductKeySearchKernel<double> product_key_search_float64;
-}  // namespace base
+extern const ProductKeySearchKernel product_key_search_kernel;
+}
 namespace avx2 {
-extern const ProductKeyScoresKernel product_key_scores;
-extern const ProductKeySearchKernel<float> product_key_search_float32;
-extern const ProductKeySearchKernel<double> product_key_search_float64;
-}  // namespace avx2
+extern const ProductKeySearchKernel product_key_search_kernel;
+}
 namespace avx512 {
-extern const ProductKeyScoresKernel product_key_scores;
-extern const ProductKeySearchKernel<float> product_key_search_float32;
-extern const ProductKeySearchKernel<double> product_key_search_float64;
-}  // namespace avx512
+extern const ProductKeySearchKernel product_key_search_kernel;
+}
 
 }  // namespace loci

@@ -18,21 +18,19 @@
 
 // Legend: T tokens, w width of half a query, n, n1, n2 sub-keys, K top_k, A addresses.
 
-namespace loci {
+namespace loci::product_key_search_kernel_test {
 namespace {
 
 struct Kernels {
   const char* name;
   const ProductKeySelectKernel& select;
-  const ProductKeyScoresKernel& scores;
-  const ProductKeySearchKernel<float>& gradients;
+  const ProductKeySearchKernel& search;
 };
 
 std::vector<Kernels> levels() {
-  const Kernels kernels[] = {
-      {"base", base::product_key_select_kernel, base::product_key_scores, base::product_key_search_float32},
-      {"avx2", avx2::product_key_select_kernel, avx2::product_key_scores, avx2::product_key_search_float32},
-      {"avx512", avx512::product_key_select_kernel, avx512::product_key_scores, avx512::product_key_search_float32}};
+  const Kernels kernels[] = {{"base", base::product_key_select_kernel, base::product_key_search_kernel},
+                             {"avx2", avx2::product_key_select_kernel, avx2::product_key_search_kernel},
+                             {"avx512", avx512::product_key_select_kernel, avx512::product_key_search_kernel}};
   return {kernels, kernels + cpu_levels().size()};
 }
 
@@ -215,15 +213,15 @@ std::vector<uint16_t> bfloat16(const std::vector<float>& values) {
 
 TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
   std::mt19937_64 dice(1);
-  for (const int64_t w : {1, 2, 7, 16, 33, 64, 100}) {
+  for (const int64_t w : {1, 2, 7, 16, 24, 33, 64, 100}) {
     for (const int64_t n : {1, 8, 15, 16, 17, 33, 65}) {
       for (const int64_t T : {1, 4, 5, 7, 13, 24, 25, 47, 48}) {
         const int64_t stride = 2 * w;
         const std::vector<float> query = whole((T - 1) * stride + w, dice), keys = whole(n * w, dice);
         const std::vector<uint16_t> low_query = bfloat16(query), low_keys = bfloat16(keys);
         for (const Kernels& level : levels()) {
-          const ProductKeyScoresKernel& kernel = level.scores;
-          constexpr int64_t columns = ProductKeyScoresKernel::tokens;
+          const ProductKeySearchKernel& kernel = level.search;
+          constexpr int64_t columns = ProductKeySearchKernel::tokens;
           for (const QueryElement element : {QueryElement::float32, QueryElement::bfloat16}) {
             const bool low = element == QueryElement::bfloat16;
             const void* const q = low ? static_cast<const void*>(low_query.data()) : query.data();
@@ -252,7 +250,18 @@ TEST(ProductKeySearchKernel, SubScoresEqualPlainProductsAtEveryLevel) {
 TEST(ProductKeySearchKernel, GradientsEqualPlainLoopsAtEveryLevel) {
   std::mt19937_64 dice(2);
   for (const auto& [T, K, n1, n2, w] : std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>>{
-           {1, 1, 1, 1, 1}, {5, 9, 4, 7, 33}, {13, 16, 31, 1, 64}, {8, 40, 7, 7, 130}, {9, 40, 5, 49, 3}}) {
+           {1, 1, 1, 1, 1},
+           {5, 9, 4, 7, 33},
+           {13, 16, 31, 1, 64},
+           {8, 40, 7, 7, 130},
+           {9, 40, 5, 49, 3},
+           {7, 12, 9, 8, 5},  // widths below four vectors of every level, with and without a rest
+           {7, 12, 9, 8, 8},
+           {7, 12, 9, 8, 16},
+           {7, 12, 9, 8, 23},
+           {7, 12, 9, 8, 32},
+           {7, 12, 9, 8, 48},
+           {7, 12, 9, 8, 63}}) {
     const int64_t stride = K + 3, query_stride = 2 * w;
     std::vector<int64_t> index((T - 1) * stride + K);
     for (int64_t& i : index) i = static_cast<int64_t>(dice() % (n1 * n2));
@@ -279,20 +288,20 @@ TEST(ProductKeySearchKernel, GradientsEqualPlainLoopsAtEveryLevel) {
         sums[half].resize(T * K);
         selected[half] = {start[half].data(), sub_key[half].data(), sums[half].data()};
       }
-      ASSERT_EQ(level.gradients.collect(index.data(), grad.data(), stride, T, K, n1, n2, selected[0], selected[1],
-                                        scratch.data(), seen.data()),
+      ASSERT_EQ(level.search.float32.collect(index.data(), grad.data(), stride, T, K, n1, n2, selected[0], selected[1],
+                                             scratch.data(), seen.data()),
                 -1);
       EXPECT_EQ(scratch, std::vector<float>(n1 + n2));
       std::vector<float> of_query(query.size()), of_keys(n1 * w);
-      level.gradients.grad_query(selected[0], keys.data(), T, w, of_query.data(), query_stride);
-      level.gradients.grad_keys(selected[0], query.data(), query_stride, T, w, of_keys.data());
+      level.search.float32.grad_query(selected[0], keys.data(), T, w, of_query.data(), query_stride);
+      level.search.float32.grad_keys(selected[0], query.data(), query_stride, T, w, of_keys.data());
       EXPECT_EQ(of_query, expected_query) << level.name;
       EXPECT_EQ(of_keys, expected_keys) << level.name;
       for (const int64_t wrong : {n1 * n2, int64_t{-1}, INT64_MAX, INT64_MIN}) {
         std::vector<int64_t> bad = index;
         bad.back() = wrong;
-        EXPECT_EQ(level.gradients.collect(bad.data(), grad.data(), stride, T, K, n1, n2, selected[0], selected[1],
-                                          scratch.data(), seen.data()),
+        EXPECT_EQ(level.search.float32.collect(bad.data(), grad.data(), stride, T, K, n1, n2, selected[0], selected[1],
+                                               scratch.data(), seen.data()),
                   static_cast<int64_t>(bad.size()) - 1);
         scratch.assign(n1 + n2, 0);
         seen.assign(n1 + n2, 0);
@@ -302,4 +311,4 @@ TEST(ProductKeySearchKernel, GradientsEqualPlainLoopsAtEveryLevel) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::product_key_search_kernel_test

@@ -10,7 +10,7 @@
 
 // Legend: T tokens, H heads, w width of half a query, n1, n2 sub-keys of the halves, K top_k, A addresses.
 
-namespace loci {
+namespace loci::product_key_search_test {
 namespace {
 
 using harness::same_bits;
@@ -229,6 +229,31 @@ TEST(ProductKeySearch, GradientEqualsThatOfTheDefinitionAndFiniteDifferences) {
   harness::expect_finite_differences(registered, inputs);
 }
 
+// Each gradient has the same bits whether the others are made or not.
+TEST(ProductKeySearch, MakesTheNeededGradientsAlone) {
+  torch::manual_seed(10);
+  const Inputs in = normal({70, 2, 9, 12, 13, 5, 150}, torch::kFloat);
+  const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, 5, 150);
+  const Tensor grad = torch::randn_like(score);
+  const auto three = [](const std::tuple<Tensor, Tensor, Tensor>& x) {
+    return std::vector<Tensor>{std::get<0>(x), std::get<1>(x), std::get<2>(x)};
+  };
+  const auto all = three(product_key_search_backward(grad, index, in.query, in.keys1, in.keys2));
+  const auto defined = three(search_backward_definition(grad, index, in.query, in.keys1, in.keys2));
+  for (int mask = 0; mask < 8; ++mask) {
+    const std::array<bool, 3> needed = {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
+    const auto got = three(product_key_search_backward(grad, index, in.query, in.keys1, in.keys2, needed));
+    const auto slow = three(search_backward_definition(grad, index, in.query, in.keys1, in.keys2, needed));
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(got[i].defined(), needed[i]);
+      EXPECT_EQ(slow[i].defined(), needed[i]);
+      if (!needed[i]) continue;
+      EXPECT_TRUE(same_bits(got[i], all[i]));
+      EXPECT_TRUE(same_bits(slow[i], defined[i]));
+    }
+  }
+}
+
 TEST(ProductKeySearch, FrozenKeysGetNoGradient) {
   const Inputs in = normal({3, 2, 4, 5, 6, 4, 30}, torch::kFloat);
   const Tensor query = in.query.clone().set_requires_grad(true);
@@ -266,18 +291,23 @@ TEST(ProductKeySearch, GradientsHaveTheSameBitsForAnyThreadCount) {
   }
 }
 
-TEST(ProductKeySearch, KnowsItsShapesOnMeta) {
-  const auto meta = torch::TensorOptions().device(torch::kMeta).dtype(torch::kBFloat16);
-  const Tensor query = torch::empty({4, 2, 2, 8}, meta), keys = torch::empty({2, 5, 8}, meta);
-  const auto [score, index] = product_key_search(query, keys, keys, 6, 25);
-  EXPECT_EQ(score.sizes(), (std::vector<int64_t>{4, 2, 6}));
-  EXPECT_EQ(score.scalar_type(), torch::kFloat);
-  EXPECT_EQ(index.scalar_type(), torch::kLong);
-  const auto [grad_query, grad1, grad2] = product_key_search_backward(score, index, query, keys, keys);
-  EXPECT_EQ(grad_query.sizes(), query.sizes());
-  EXPECT_EQ(grad_query.scalar_type(), torch::kBFloat16);
-  EXPECT_EQ(grad1.sizes(), keys.sizes());
-  EXPECT_EQ(grad2.scalar_type(), torch::kBFloat16);
+// In whole numbers, so that indices agree on every device.
+TEST(ProductKeySearch, AnswersOnEveryDevice) {
+  torch::manual_seed(11);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    const auto run = [&](const std::vector<Tensor>& x) -> std::vector<Tensor> {
+      const auto [score, index] = product_key_search(x[0], x[1], x[2], c.K, c.A);
+      const auto [query, keys1, keys2] = product_key_search_backward(score, index, x[0], x[1], x[2]);
+      const auto [none, keys1_alone, nothing] =
+          product_key_search_backward(score, index, x[0], x[1], x[2], {false, true, false});
+      return {score, index, query, keys1, keys2, none, keys1_alone, nothing};
+    };
+    for (auto type : kTypes) {
+      const Inputs in = integers(c, type);
+      harness::expect_the_same_on_every_device(run, {in.query, in.keys1, in.keys2}, 1e-2);
+    }
+  }
 }
 
 TEST(ProductKeySearch, RefusesBadInputInThreeParts) {
@@ -328,4 +358,4 @@ TEST(ProductKeySearch, RefusesASecondDerivativeByName) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::product_key_search_test

@@ -1,8 +1,17 @@
 // The search of many tokens side by side, one in each lane of a vector. For kernel files alone.
 //
-// Lists are kept by networks of comparisons, which take no branch and no index: the best P of n scores are found among
-// the larger of n / 2 pairs, and by once more comparing those P with what they were paired with. Equal scores,
-// infinities and NaN need an order that the networks do not keep: such lanes are reported and searched one by one.
+// Lists are ordered by networks of comparisons, which take no branch and no index. The best P of n scores are found by
+// halving; here P = 2 and n = 8, entry i paired with entry i + 4:
+//
+//   entries    5  1  7  4 | 3  6  2  8
+//   larger     5  6  7  8                  one of each pair
+//   best 2     8  7                        of these four, by halving again or by sorting
+//   partners   4  2                        what those two were paired with
+//   result     the best 2 of 8 7 4 2
+//
+// None is missed: a score among the best P is the larger of its pair, and then among the best P of the larger ones, or
+// the smaller, and then its partner is. Equal scores, infinities and NaN need an order that networks do not keep: such
+// lanes are reported and searched one by one.
 //
 // Legend: L lanes, P entries of a list (8, 16 or 32), K top_k (at most P), n sub-keys of a half.
 //
@@ -23,7 +32,7 @@ using LaneKeys = Lanes<float>::Keys;
 constexpr int64_t kLanes = Lanes<float>::lanes;
 constexpr float kLowest = -__builtin_inff();
 
-// Entries of L lists, one a lane: scores, and where they came from.
+// Entries of L lists, one a lane: scores, and their positions in what is searched.
 struct LaneEntry {
   LaneScores value;
   LaneKeys place;
@@ -37,7 +46,8 @@ LaneKeys splat(int64_t place) {
   return LaneKeys{} + static_cast<int32_t>(place);
 }
 
-// Of equal ones, and where one is NaN, the second.
+// Of equal ones, and where one is NaN, the second. (0xffff selects all lanes: the forms without a mask make GCC 12 warn
+// of a vector that is not initialised.)
 LaneScores larger_of(LaneScores a, LaneScores b) {
 #if defined(__AVX512F__)
   return _mm512_maskz_max_ps(0xffff, a, b);
@@ -130,7 +140,7 @@ void copy(const LaneEntry* from, LaneEntry* to) {
   for (int i = 0; i < size; ++i) to[i] = from[i];
 }
 
-// Entries that first rise and then fall, or the other way round, into falling order.
+// Sorts entries that first rise and then fall, or first fall and then rise, into falling order.
 template <int size>
 void merge(LaneEntry* list) {
   if constexpr (size > 16) {
@@ -169,7 +179,7 @@ void sort(LaneEntry* list) {
   }
 }
 
-// The best of two falling lists into `list`, falling. Returns the larger of `lost` and of what was left out.
+// Leaves the best of two falling lists in `list`, falling. Returns the larger of `lost` and of all that was left out.
 template <int size>
 LaneScores absorb(LaneEntry* list, const LaneEntry* other, LaneScores lost) {
   for (int i = 0; i < size; ++i) {
@@ -180,7 +190,7 @@ LaneScores absorb(LaneEntry* list, const LaneEntry* other, LaneScores lost) {
   return lost;
 }
 
-// The best P of L lists, falling, and their places: lane l has value[i * stride + l]. room: count + 16 P vectors.
+// The best P of L lists, falling, with their positions: lane l has value[i * stride + l]. room: count + 16 P vectors.
 template <int P>
 void best_of(const float* value, int64_t stride, int64_t count, LaneEntry* best, float* room) {
   LaneEntry others[P];
@@ -197,7 +207,7 @@ void best_of(const float* value, int64_t stride, int64_t count, LaneEntry* best,
     }
     return;
   }
-  // Pairs (i, i + half): the best are larger ones of their pair, or the other of a pair whose larger one is among them.
+  // Halving: pairs are (i, i + half).
   const int64_t half = (groups + 1) / 2 * P;
   for (int64_t i = 0; i < half; ++i) {
     const LaneScores one = load<LaneScores>(value + i * stride);

@@ -1,8 +1,6 @@
 #include "loci/ops/product_key_select/product_key_select.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -10,12 +8,11 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
-#include "loci/ops/gradient_only.h"
+#include "loci/ops/operator.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
 
 // Legend: T tokens, H heads, n1, n2 sub-keys of the halves, K top_k, C candidates.
@@ -24,8 +21,6 @@ namespace loci {
 
 using at::Tensor;
 using c10::SymInt;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 void check_top_k(const char* who, int64_t top_k, int64_t addresses, SymInt n1, SymInt n2) {
   TORCH_CHECK(addresses >= 1 && SymInt(addresses) <= n1 * n2, who,
@@ -52,7 +47,7 @@ void check_product_key_select(const Tensor& score1, const Tensor& score2, int64_
 namespace {
 
 // The best `keep` entries by (score descending, position ascending), NaN first, and their positions.
-std::pair<Tensor, Tensor> best(const Tensor& score, int64_t keep) {
+std::pair<Tensor, Tensor> best_scores(const Tensor& score, int64_t keep) {
   auto [value, position] = at::sort(score, /*stable=*/true, /*dim=*/-1, /*descending=*/true);
   return {value.narrow(-1, 0, keep), position.narrow(-1, 0, keep)};
 }
@@ -73,8 +68,8 @@ std::tuple<Tensor, Tensor> product_key_select_definition(const Tensor& score1, c
 
   // The pair of ranks (a, b) is preceded by a * b - 1 others, so only a * b <= K can win.
   if (const int64_t ranks1 = std::min(top_k, full), ranks2 = std::min(top_k, n2); ranks1 > 0) {
-    const auto [value1, i] = best(score1.narrow(-1, 0, full), ranks1);
-    const auto [value2, j] = best(score2, ranks2);
+    const auto [value1, i] = best_scores(score1.narrow(-1, 0, full), ranks1);
+    const auto [value2, j] = best_scores(score2, ranks2);
     for (int64_t a = 1; a <= ranks1; ++a) {
       const int64_t columns = std::min(ranks2, top_k / a);
       seconds.push_back(value2.narrow(-1, 0, columns));
@@ -83,7 +78,7 @@ std::tuple<Tensor, Tensor> product_key_select_definition(const Tensor& score1, c
     }
   }
   if (rest != 0) {
-    const auto [value2, j] = best(score2.narrow(-1, 0, rest), std::min(top_k, rest));
+    const auto [value2, j] = best_scores(score2.narrow(-1, 0, rest), std::min(top_k, rest));
     seconds.push_back(value2);
     firsts.push_back(score1.narrow(-1, full, 1).expand_as(value2));
     places.push_back(j + full * n2);
@@ -104,7 +99,8 @@ std::tuple<Tensor, Tensor> product_key_select_definition(const Tensor& score1, c
 namespace {
 
 // Each selected pair hands its gradient to its two sub-scores: [T, H, n1] and [T, H, n2].
-std::tuple<Tensor, Tensor> backward_definition(const Tensor& grad_score, const Tensor& index, SymInt n1, SymInt n2) {
+std::tuple<Tensor, Tensor> select_backward_definition(const Tensor& grad_score, const Tensor& index, SymInt n1,
+                                                      SymInt n2) {
   TORCH_CHECK(grad_score.dim() == 3 && grad_score.sym_sizes() == index.sym_sizes(),
               "product_key_select_backward: grad_score must be [T, H, K] like index, ", index.sym_sizes(), ", got ",
               grad_score.sym_sizes());
@@ -117,57 +113,31 @@ std::tuple<Tensor, Tensor> backward_definition(const Tensor& grad_score, const T
   return {grad1, grad2};
 }
 
-struct SelectGradient : torch::autograd::Function<SelectGradient> {
-  static variable_list forward(AutogradContext* context, const Tensor& score1, const Tensor& score2, int64_t top_k,
-                               int64_t addresses) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [score, index] = product_key_select(score1, score2, top_k, addresses);
-    context->save_for_backward({index});
-    context->mark_non_differentiable({index});
-    context->saved_data["n1"] = score1.sym_size(2);
-    context->saved_data["n2"] = score2.sym_size(2);
-    return {score, index};
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    auto [grad1, grad2] =
-        product_key_select_backward(grads[0], context->get_saved_variables()[0], context->saved_data["n1"].toSymInt(),
-                                    context->saved_data["n2"].toSymInt());
-    return {grad1, grad2, Tensor(), Tensor()};
-  }
-};
+std::vector<Tensor> select_gradient(const BackwardPass& pass) {
+  auto [grad1, grad2] = product_key_select_backward(pass.grad[0], pass.saved[0], pass.constants[0].toSymInt(),
+                                                    pass.constants[1].toSymInt());
+  return {grad1, grad2};
+}
 
 std::tuple<Tensor, Tensor> select_autograd_entry(const Tensor& score1, const Tensor& score2, int64_t top_k,
                                                  int64_t addresses) {
-  auto result = SelectGradient::apply(score1, score2, top_k, addresses);
-  return {result[0], result[1]};
-}
-
-std::tuple<Tensor, Tensor> select_backward_autograd_entry(const Tensor& grad_score, const Tensor& index, SymInt n1,
-                                                          SymInt n2) {
-  auto result = without_second_derivative("product_key_select", {grad_score}, [&]() -> variable_list {
-    auto [grad1, grad2] = product_key_select_backward(grad_score, index, n1, n2);
-    return {grad1, grad2};
-  });
-  return {result[0], result[1]};
+  return tuple_of<2>(once_differentiable<select_gradient>("product_key_select", {score1, score2}, [&] {
+    const auto [score, index] = product_key_select(score1, score2, top_k, addresses);
+    return ForwardPass{{score, index}, {index}, {score1.sym_size(2), score2.sym_size(2)}};
+  }));
 }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor> product_key_select(const Tensor& score1, const Tensor& score2, int64_t top_k,
                                               int64_t addresses) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::product_key_select", "")
-                             .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, int64_t, int64_t)>();
-  return op.call(score1, score2, top_k, addresses);
+  return call_operator<"loci::product_key_select", decltype(product_key_select)>(score1, score2, top_k, addresses);
 }
 
 std::tuple<Tensor, Tensor> product_key_select_backward(const Tensor& grad_score, const Tensor& index, SymInt n1,
                                                        SymInt n2) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("loci::product_key_select_backward", "")
-                             .typed<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, SymInt, SymInt)>();
-  return op.call(grad_score, index, n1, n2);
+  return call_operator<"loci::product_key_select_backward", decltype(product_key_select_backward)>(grad_score, index,
+                                                                                                   n1, n2);
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
@@ -178,11 +148,11 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
 }
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
   m.impl("product_key_select", product_key_select_definition);
-  m.impl("product_key_select_backward", backward_definition);
+  m.impl("product_key_select_backward", select_backward_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
   m.impl("product_key_select", select_autograd_entry);
-  m.impl("product_key_select_backward", select_backward_autograd_entry);
+  m.impl("product_key_select_backward", not_differentiable());
 }
 
 }  // namespace loci

@@ -16,7 +16,7 @@ namespace {
 constexpr int kColumnBits = 10;
 static_assert(kProductKeySelectMost <= 1 << kColumnBits);
 
-// Everything a call needs beside its arguments.
+// Everything that a call needs in addition to its arguments.
 template <typename Score>
 struct Scratch {
   using L = Lanes<Score>;
@@ -106,7 +106,7 @@ struct Search {
     if (rest > 0) partial_score = score1[full];
   }
 
-  // Lists are ordered, so their ends tell.
+  // Lists are ordered, so their first and last entries tell.
   bool finite() const {
     bool good = __builtin_isfinite(partial_score);
     const Entries<Score>* const lists[] = {&scratch.first, &scratch.second, &scratch.partial};
@@ -222,23 +222,23 @@ int64_t select_bytes(const ProductKeySelectShape& shape) {
   return scratch.lay_out(0, shape);
 }
 
-constexpr int64_t kTurned = 4;  // tokens whose scores are copied together into rows of their own
+constexpr int64_t kTransposed = 4;  // tokens whose scores are copied together into rows of their own
 
 // Behind a search's own scratch: rows of scores, or what the networks take.
 int64_t scratch_bytes(const ProductKeySelectShape& shape) {
-  const int64_t rows = kTurned * (shape.n1 + shape.n2);
+  const int64_t rows = kTransposed * (shape.n1 + shape.n2);
   return select_bytes(shape) + most_of(rows, lanes_take(shape) ? lanes_room(shape) : 0) * int64_t{sizeof(float)};
 }
 
-// score[i * stride + t] of four tokens into rows of n.
-void turn(const float* score, int64_t stride, int64_t n, float* row) {
+// Transposes score[i * stride + t] of four tokens into rows of n.
+void transpose_scores(const float* score, int64_t stride, int64_t n, float* row) {
   int64_t i = 0;
   for (; i + 4 <= n; i += 4) {
     const float* const from = score + i * stride;
-    turn_four({from, from + stride, from + 2 * stride, from + 3 * stride}, row + i, n);
+    transpose_four({from, from + stride, from + 2 * stride, from + 3 * stride}, row + i, n);
   }
   for (; i < n; ++i) {
-    for (int64_t t = 0; t < kTurned; ++t) row[t * n + i] = score[i * stride + t];
+    for (int64_t t = 0; t < kTransposed; ++t) row[t * n + i] = score[i * stride + t];
   }
 }
 
@@ -260,13 +260,13 @@ int64_t select_lanes(const ProductKeySelectShape& shape, const float* score1, co
   }
   const uint64_t asked = (uint64_t{1} << tokens) - 1;
   done &= asked;
-  float *const row1 = room, *const row2 = room + kTurned * shape.n1;
-  for (int64_t first = 0; first < tokens; first += kTurned) {
-    const int64_t end = least_of(first + kTurned, tokens);
-    const uint64_t left = (asked & ~done) >> first & ((uint64_t{1} << kTurned) - 1);
+  float *const row1 = room, *const row2 = room + kTransposed * shape.n1;
+  for (int64_t first = 0; first < tokens; first += kTransposed) {
+    const int64_t end = least_of(first + kTransposed, tokens);
+    const uint64_t left = (asked & ~done) >> first & ((uint64_t{1} << kTransposed) - 1);
     if (left == 0) continue;
-    turn(score1 + first, stride, shape.n1, row1);
-    turn(score2 + first, stride, shape.n2, row2);
+    transpose_scores(score1 + first, stride, shape.n1, row1);
+    transpose_scores(score2 + first, stride, shape.n2, row2);
     for (int64_t t = first; t < end; ++t) {
       if ((left >> (t - first) & 1) == 0) continue;
       select<float>(shape, row1 + (t - first) * shape.n1, row2 + (t - first) * shape.n2, score + t * out,

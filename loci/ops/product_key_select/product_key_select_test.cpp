@@ -12,7 +12,7 @@
 
 // Legend: T tokens, H heads, n1, n2 sub-keys of the halves, K top_k, A addresses.
 
-namespace loci {
+namespace loci::product_key_select_test {
 namespace {
 
 using harness::same_bits;
@@ -243,4 +243,4 @@ TEST(ProductKeySelect, RefusesASecondDerivativeByName) {
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::product_key_select_test

@@ -18,12 +18,9 @@ using at::Tensor;
 
 namespace {
 
-const TableReadKernel& read_kernel_of(CpuLevel level) {
-  return at_level(level, base::table_read_kernel, avx2::table_read_kernel, avx512::table_read_kernel);
-}
-
 const TableReadKernel::OfRows& functions_of(at::ScalarType type, CpuLevel level) {
-  const TableReadKernel& kernel = read_kernel_of(level);
+  const TableReadKernel& kernel =
+      at_level(level, base::table_read_kernel, avx2::table_read_kernel, avx512::table_read_kernel);
   switch (type) {
     case at::kDouble:
       return kernel.float64;
@@ -38,8 +35,8 @@ const TableReadKernel::OfRows& functions_of(at::ScalarType type, CpuLevel level)
   }
 }
 
-void run(const char* who, TableReadFunction function, const Tensor& table, const Tensor& index, const Tensor& factor,
-         const std::optional<Tensor>& scale, Tensor& out) {
+void run_rows(const char* who, TableReadFunction function, const Tensor& table, const Tensor& index,
+              const Tensor& factor, const std::optional<Tensor>& scale, Tensor& out) {
   const Tensor scales = scale ? scale->contiguous() : Tensor();
   const TableReadArguments arguments{table.const_data_ptr(),  scale ? scales.const_data_ptr<float>() : nullptr,
                                      table.size(0),           table.stride(0),
@@ -64,9 +61,8 @@ Tensor read_entry(const Tensor& table, const Tensor& index, const Tensor& weight
   return table_read_cpu(table, index, weight, scale, cpu_level());
 }
 
-Tensor backward_weight_entry(const Tensor& grad, const Tensor& table, const Tensor& index,
-                             const std::optional<Tensor>& scale) {
-  return table_read_backward_weight_cpu(grad, table, index, scale, cpu_level());
+Tensor project_entry(const Tensor& table, const Tensor& index, const Tensor& x, const std::optional<Tensor>& scale) {
+  return table_project_cpu(table, index, x, scale, cpu_level());
 }
 
 }  // namespace
@@ -76,24 +72,24 @@ Tensor table_read_cpu(const Tensor& table, const Tensor& index, const Tensor& we
   check_table_read(table, index, weight, scale);
   if (!rows_are_dense(table)) return table_read_definition(table, index, weight, scale);
   Tensor out = at::empty({index.size(0), table.size(1)}, weight.options());  // [T, D]
-  run("table_read", functions_of(table.scalar_type(), level).read, table, index.contiguous(), weight.contiguous(),
-      scale, out);
+  run_rows("table_read", functions_of(table.scalar_type(), level).read, table, index.contiguous(), weight.contiguous(),
+           scale, out);
   return out;
 }
 
-Tensor table_read_backward_weight_cpu(const Tensor& grad, const Tensor& table, const Tensor& index,
-                                      const std::optional<Tensor>& scale, CpuLevel level) {
-  check_table_read_backward_weight(grad, table, index, scale);
-  if (!rows_are_dense(table)) return table_read_backward_weight_definition(grad, table, index, scale);
-  Tensor out = at::empty(index.sizes(), grad.options());  // [T, K]
-  run("table_read_backward_weight", functions_of(table.scalar_type(), level).backward_weight, table, index.contiguous(),
-      grad.contiguous(), scale, out);
+Tensor table_project_cpu(const Tensor& table, const Tensor& index, const Tensor& x, const std::optional<Tensor>& scale,
+                         CpuLevel level) {
+  check_table_project(table, index, x, scale);
+  if (!rows_are_dense(table)) return table_project_definition(table, index, x, scale);
+  Tensor out = at::empty(index.sizes(), x.options());  // [T, K]
+  run_rows("table_project", functions_of(table.scalar_type(), level).project, table, index.contiguous(), x.contiguous(),
+           scale, out);
   return out;
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("table_read", read_entry);
-  m.impl("table_read_backward_weight", backward_weight_entry);
+  m.impl("table_project", project_entry);
 }
 
 }  // namespace loci

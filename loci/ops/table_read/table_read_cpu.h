@@ -1,4 +1,4 @@
-// The CPU path of table_read at a given level, for tests.
+// The CPU path of table_read and table_project at a given level, for tests.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +11,7 @@ namespace loci {
 
 at::Tensor table_read_cpu(const at::Tensor& table, const at::Tensor& index, const at::Tensor& weight,
                           const std::optional<at::Tensor>& scale, CpuLevel level);
-at::Tensor table_read_backward_weight_cpu(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& index,
-                                          const std::optional<at::Tensor>& scale, CpuLevel level);
+at::Tensor table_project_cpu(const at::Tensor& table, const at::Tensor& index, const at::Tensor& x,
+                             const std::optional<at::Tensor>& scale, CpuLevel level);
 
 }  // namespace loci

@@ -70,7 +70,7 @@ struct Float16 {
     for (uint64_t i = 0; i < sizeof(Vector) / sizeof(Real); ++i) values[i] = one(from[i]);
     __builtin_memcpy(&to, values, sizeof to);
   }
-  // Exponent and mantissa move to float32's places, 2^112 mends the bias, also of subnormal numbers.
+  // Exponent and mantissa move to where float32 has them; times 2^112 corrects the bias, also of subnormal numbers.
   static Real one(Element x) {
     const uint32_t sign = static_cast<uint32_t>(x & 0x8000) << 16;
     uint32_t bits = static_cast<uint32_t>(x & 0x7fff) << 13;
@@ -127,7 +127,7 @@ struct Reader {
 #endif
   static constexpr bool kScaled = __is_same(Rows, Int8);
 
-  // Of any index, also of one that was not checked yet: nothing is read there.
+  // Of any index, also of one that was not checked yet: it serves prefetches alone until then.
   static uintptr_t address(const TableReadArguments& a, int64_t position) {
     return reinterpret_cast<uintptr_t>(a.table) +
            static_cast<uintptr_t>(a.index[position]) * static_cast<uintptr_t>(a.row_stride) * sizeof(Element);
@@ -205,7 +205,7 @@ struct Reader {
     }
   }
 
-  // The position of a token's first index outside the table, or -1. One sign bit tells of all of them.
+  // The position of a token's first index outside the table, or -1. The sign bit of `bad` is set if any index is.
   static int64_t bad_index(const TableReadArguments& a, int64_t token) {
     const int64_t* index = a.index + token * a.reads;
     const auto last = static_cast<uint64_t>(a.rows - 1);
@@ -237,17 +237,17 @@ struct Reader {
   static constexpr int64_t kPartials = 16;
   static constexpr int64_t kVectors = kPartials / kLanes;
 
-  static Real total(const Vector* partial, const Real* grad, const Element* row, int64_t d, int64_t width) {
+  static Real total(const Vector* partial, const Real* x, const Element* row, int64_t d, int64_t width) {
     Real sum[kPartials];
     __builtin_memcpy(sum, partial, sizeof sum);
-    for (int64_t l = 0; d < width; ++d, ++l) sum[l] += grad[d] * Rows::one(row[d]);
+    for (int64_t l = 0; d < width; ++d, ++l) sum[l] += x[d] * Rows::one(row[d]);
     for (int64_t step = kPartials / 2; step > 0; step /= 2) {
       for (int64_t l = 0; l < step; ++l) sum[l] += sum[l + step];
     }
     return sum[0];
   }
 
-  // The same of four rows, turned, when no column is left over.
+  // The same of four rows at once: a transposition of 4 x 4 sums. For widths without a rest.
   static void total_of_four(const Vector (*partial)[kVectors], Real* out) {
     Float4 row[kTogether];
     for (int r = 0; r < kTogether; ++r) {
@@ -264,7 +264,7 @@ struct Reader {
   }
 
   template <int kCount>
-  static void dot(const TableReadArguments& a, int64_t position, const Real* grad, Real* out) {
+  static void dot(const TableReadArguments& a, int64_t position, const Real* x, Real* out) {
     const Rows4 rows = rows_at<kCount>(a, position);
     constexpr int64_t step = kLine < kPartials ? kPartials : kLine;
     Vector partial[kCount][kVectors];
@@ -277,7 +277,7 @@ struct Reader {
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kVectors; ++v) {
         Vector left, right;
-        __builtin_memcpy(&left, grad + d + v * kLanes, sizeof left);
+        __builtin_memcpy(&left, x + d + v * kLanes, sizeof left);
 #pragma GCC unroll 4
         for (int r = 0; r < kCount; ++r) {
           Rows::load(rows.row[r] + d + v * kLanes, right);
@@ -296,27 +296,27 @@ struct Reader {
     if (kCount == kTogether && sizeof(Real) == sizeof(float) && d == a.width) {
       if constexpr (sizeof(Real) == sizeof(float)) total_of_four(partial, out);
     } else {
-      for (int r = 0; r < kCount; ++r) out[r] = total(partial[r], grad, rows.row[r], d, a.width);
+      for (int r = 0; r < kCount; ++r) out[r] = total(partial[r], x, rows.row[r], d, a.width);
     }
     if constexpr (kScaled) {
       for (int r = 0; r < kCount; ++r) out[r] *= a.scale[a.index[position + r]];
     }
   }
 
-  static int64_t backward_weight(const TableReadArguments& a, int64_t first, int64_t last) {
+  static int64_t project(const TableReadArguments& a, int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
       if (const int64_t bad = bad_index(a, t); bad >= 0) return bad;
-      const Real* grad = static_cast<const Real*>(a.factor) + t * a.width;
+      const Real* x = static_cast<const Real*>(a.factor) + t * a.width;
       Real* out = static_cast<Real*>(a.out);
       const int64_t end = (t + 1) * a.reads;
       int64_t p = t * a.reads;
-      for (; p + kTogether <= end; p += kTogether) dot<kTogether>(a, p, grad, out + p);
-      for (; p < end; ++p) dot<1>(a, p, grad, out + p);
+      for (; p + kTogether <= end; p += kTogether) dot<kTogether>(a, p, x, out + p);
+      for (; p < end; ++p) dot<1>(a, p, x, out + p);
     }
     return -1;
   }
 
-  static constexpr TableReadKernel::OfRows functions() { return {read, backward_weight}; }
+  static constexpr TableReadKernel::OfRows functions() { return {read, project}; }
 };
 
 }  // namespace

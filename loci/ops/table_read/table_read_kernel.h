@@ -1,4 +1,4 @@
-// Weighted sums of rows and their weights' gradients, on raw pointers (contract: table_read.h).
+// Weighted sums of rows and inner products with rows, on raw pointers (contracts: table_read.h, table_project.h).
 // Legend: T tokens, K reads of a token, N rows, D width, b bytes of a stored number.
 //
 // Estimate, either direction: T K D b bytes of rows in pieces of D b from anywhere, T D 4 of the other operand and
@@ -20,17 +20,17 @@ struct TableReadArguments {
   const int64_t* index;  // [T, K]
   int64_t tokens;        // T
   int64_t reads;         // K
-  const void* factor;    // read: weight [T, K]; backward: grad [T, D]
-  void* out;             // read: [T, D]; backward: [T, K]
+  const void* factor;    // read: weight [T, K]; project: x [T, D]
+  void* out;             // read: [T, D]; project: [T, K]
 };
 
-// Tokens first .. last-1. Weights, gradients and sums are float32; float64 for a float64 table. Returns the position of
+// Tokens first .. last-1. Weights, vectors and sums are float32; float64 for a float64 table. Returns the position of
 // an index outside 0 .. N-1, at which it stopped, or -1.
 using TableReadFunction = int64_t (*)(const TableReadArguments& a, int64_t first, int64_t last);
 
 struct TableReadKernel {
   struct OfRows {
-    TableReadFunction read, backward_weight;
+    TableReadFunction read, project;
   };
   OfRows float64, float32, bfloat16, float16, int8;
 };

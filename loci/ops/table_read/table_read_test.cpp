@@ -2,13 +2,14 @@
 
 #include <gmock/gmock.h>
 
+#include "loci/ops/table_read/table_project.h"
 #include "loci/ops/table_read/table_read_cpu.h"
 #include "loci/ops/table_read/table_read_definition.h"
 #include "tests/op_harness.h"
 
 // Legend: T tokens, K reads of a token, N rows, D width.
 
-namespace loci {
+namespace loci::table_read_test {
 namespace {
 
 using harness::same_bits;
@@ -78,24 +79,23 @@ TEST(TableRead, ConvertsEveryFloat16AndBfloat16Exactly) {
   }
 }
 
-TEST(TableRead, GradientOfTheWeightsKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
+TEST(TableRead, ProjectKeepsTheErrorRuleAndItsBitsAtEveryLevel) {
   torch::manual_seed(1);
   for (const Case& c : cases()) {
     SCOPED_TRACE(::testing::PrintToString(c));
     for (auto type : kTypes) {
       const Inputs in = inputs_of(c, type);
-      const Tensor definition = table_read_backward_weight_definition(in.grad, in.table, in.index);
-      const Tensor exact =
-          table_read_backward_weight_definition(in.grad.to(torch::kDouble), in.table.to(torch::kDouble), in.index);
-      const Tensor base = table_read_backward_weight_cpu(in.grad, in.table, in.index, std::nullopt, CpuLevel::base);
+      const Tensor definition = table_project_definition(in.table, in.index, in.grad);
+      const Tensor exact = table_project_definition(in.table.to(torch::kDouble), in.index, in.grad.to(torch::kDouble));
+      const Tensor base = table_project_cpu(in.table, in.index, in.grad, std::nullopt, CpuLevel::base);
       if (type == torch::kDouble) {
         EXPECT_TRUE(torch::allclose(base, exact, 1e-13, 1e-13));
       } else {
         harness::expect_error_rule(base, definition, exact);
       }
       for (CpuLevel level : cpu_levels()) {
-        EXPECT_TRUE(same_bits(
-            table_read_backward_weight_cpu(strided(in.grad), in.table, strided(in.index), std::nullopt, level), base));
+        EXPECT_TRUE(
+            same_bits(table_project_cpu(in.table, strided(in.index), strided(in.grad), std::nullopt, level), base));
       }
     }
   }
@@ -110,17 +110,17 @@ TEST(TableRead, ScalesInt8Rows) {
     const Inputs in = inputs_of(c, torch::kFloat);
     const Tensor table = torch::randint(-127, 128, {c.N, c.D}, torch::kChar), scale = torch::rand({c.N});
     const Tensor read = table_read_definition(table, in.index, in.weight, scale);
-    const Tensor dw = table_read_backward_weight_definition(in.grad, table, in.index, scale);
+    const Tensor dw = table_project_definition(table, in.index, in.grad, scale);
     const Tensor rows = table.to(torch::kDouble) * scale.to(torch::kDouble).unsqueeze(1);
-    const Tensor exact = table_read_backward_weight_definition(in.grad.to(torch::kDouble), rows, in.index);
+    const Tensor exact = table_project_definition(rows, in.index, in.grad.to(torch::kDouble));
     EXPECT_TRUE(torch::allclose(read.to(torch::kDouble),
                                 table_read_definition(rows, in.index, in.weight.to(torch::kDouble)), 1e-4, 1e-4));
-    const Tensor base = table_read_backward_weight_cpu(in.grad, table, in.index, scale, CpuLevel::base);
+    const Tensor base = table_project_cpu(table, in.index, in.grad, scale, CpuLevel::base);
     harness::expect_error_rule(base, dw, exact);
     for (CpuLevel level : cpu_levels()) {
       EXPECT_TRUE(same_bits(table_read_cpu(table, in.index, in.weight, scale, level), read)) << name_of(level);
       EXPECT_TRUE(same_bits(table_read_cpu(strided(table), in.index, in.weight, strided(scale), level), read));
-      EXPECT_TRUE(same_bits(table_read_backward_weight_cpu(in.grad, table, in.index, scale, level), base));
+      EXPECT_TRUE(same_bits(table_project_cpu(table, in.index, in.grad, scale, level), base));
     }
   }
 }
@@ -131,7 +131,7 @@ TEST(TableRead, GivesTheWeightsOfInt8RowsTheirGradient) {
   const Tensor table = torch::randint(-127, 128, {6, 7}, torch::kChar), scale = torch::rand({6});
   const Tensor weight = in.weight.clone().requires_grad_();
   table_read(table, in.index, weight, scale).backward(in.grad);
-  EXPECT_TRUE(same_bits(weight.grad(), table_read_backward_weight(in.grad, table, in.index, scale)));
+  EXPECT_TRUE(same_bits(weight.grad(), table_project(table, in.index, in.grad, scale)));
 }
 
 TEST(TableRead, FindsABadIndexInAnyPlace) {
@@ -146,9 +146,8 @@ TEST(TableRead, FindsABadIndexInAnyPlace) {
       for (CpuLevel level : cpu_levels()) {
         EXPECT_THAT(harness::message_of([&] { table_read_cpu(in.table, index, in.weight, std::nullopt, level); }),
                     HasSubstr(expected));
-        EXPECT_THAT(
-            harness::message_of([&] { table_read_backward_weight_cpu(in.grad, in.table, index, std::nullopt, level); }),
-            HasSubstr(expected));
+        EXPECT_THAT(harness::message_of([&] { table_project_cpu(in.table, index, in.grad, std::nullopt, level); }),
+                    HasSubstr(expected));
       }
     }
   }
@@ -167,6 +166,31 @@ TEST(TableRead, GradientEqualsThatOfTheDefinitionAndFiniteDifferences) {
   harness::expect_finite_differences(registered, inputs);
 }
 
+TEST(TableRead, ProjectHasGradientsOfTheDefinitionAndFiniteDifferences) {
+  torch::manual_seed(8);
+  Inputs in = inputs_of({4, 5, 6, 7}, torch::kDouble);
+  const std::vector<Tensor> inputs = {in.table.set_requires_grad(true), in.grad.set_requires_grad(true)};
+  const auto registered = [&](const std::vector<Tensor>& x) { return table_project(x[0], in.index, x[1]); };
+  const auto definition = [&](const std::vector<Tensor>& x) { return table_project_definition(x[0], in.index, x[1]); };
+  const auto got = harness::gradients(registered, inputs, in.weight);
+  const auto expected = harness::gradients(definition, inputs, in.weight);
+  for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(torch::allclose(got[i], expected[i], 1e-12, 1e-13));
+  harness::expect_finite_differences(registered, inputs);
+}
+
+TEST(TableRead, ProjectOfFrozenRowsHasTheGradientOfItsVectors) {
+  torch::manual_seed(9);
+  const Inputs in = inputs_of({4, 5, 6, 7}, torch::kFloat);
+  const Tensor rows = torch::randint(-127, 128, {6, 7}, torch::kChar), scale = torch::rand({6});
+  for (const bool int8 : {false, true}) {
+    const Tensor table = int8 ? rows : in.table;
+    const std::optional<Tensor> given = int8 ? std::optional(scale) : std::nullopt;
+    const Tensor x = in.grad.clone().requires_grad_();
+    table_project(table, in.index, x, given).backward(in.weight);
+    EXPECT_TRUE(same_bits(x.grad(), table_read(table, in.index, in.weight, given)));
+  }
+}
+
 TEST(TableRead, GradientOfALowPrecisionTableHasItsDtype) {
   torch::manual_seed(3);
   Inputs in = inputs_of({4, 5, 6, 7}, torch::kBFloat16);
@@ -182,23 +206,29 @@ TEST(TableRead, HasTheSameBitsForAnyThreadCount) {
   torch::manual_seed(4);
   const Inputs in = inputs_of({301, 12, 50, 70}, torch::kFloat);
   harness::expect_same_bits_for_any_thread_count([&]() -> std::vector<Tensor> {
-    return {table_read(in.table, in.index, in.weight), table_read_backward_weight(in.grad, in.table, in.index),
+    return {table_read(in.table, in.index, in.weight), table_project(in.table, in.index, in.grad),
             table_read_backward_table(in.grad, in.table, in.index, in.weight)};
   });
 }
 
-TEST(TableRead, KnowsItsShapesOnMeta) {
-  const auto meta = torch::TensorOptions().device(torch::kMeta);
-  const Tensor table = torch::empty({9, 6}, meta.dtype(torch::kBFloat16)),
-               index = torch::empty({4, 3}, meta.dtype(torch::kLong));
-  const Tensor weight = torch::empty({4, 3}, meta), grad = torch::empty({4, 6}, meta);
-  const auto expect = [](const Tensor& x, std::vector<int64_t> sizes, torch::ScalarType type) {
-    EXPECT_EQ(x.sizes(), sizes);
-    EXPECT_EQ(x.scalar_type(), type);
+TEST(TableRead, AnswersOnEveryDevice) {
+  torch::manual_seed(11);
+  const auto run = [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
+    const std::optional<Tensor> scale = x[4].defined() ? std::optional(x[4]) : std::nullopt;
+    std::vector<Tensor> results = {table_read(x[0], x[1], x[2], scale), table_project(x[0], x[1], x[3], scale)};
+    if (!scale) results.push_back(table_read_backward_table(x[3], x[0], x[1], x[2]));
+    return results;
   };
-  expect(table_read(table, index, weight), {4, 6}, torch::kFloat);
-  expect(table_read_backward_weight(grad, table, index), {4, 3}, torch::kFloat);
-  expect(table_read_backward_table(grad, table, index, weight), {9, 6}, torch::kBFloat16);
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    for (auto type : kTypes) {
+      const Inputs in = inputs_of(c, type);
+      harness::expect_the_same_on_every_device(run, {in.table, in.index, in.weight, in.grad, Tensor()}, 1e-2);
+    }
+    const Inputs in = inputs_of(c, torch::kFloat);
+    const Tensor rows = torch::randint(-127, 128, {c.N, c.D}, torch::kChar);
+    harness::expect_the_same_on_every_device(run, {rows, in.index, in.weight, in.grad, torch::rand({c.N})}, 1e-3);
+  }
 }
 
 TEST(TableRead, RefusesBadInputInThreeParts) {
@@ -224,10 +254,10 @@ TEST(TableRead, RefusesBadInputInThreeParts) {
               HasSubstr("weight must be [T, K] = [4, 3] like index, got [3, 4]"));
   EXPECT_THAT(message(in.table, in.index, in.weight.to(torch::kDouble)), HasSubstr("weight must be Float"));
   EXPECT_THAT(message(torch::zeros({0, 6}), in.index, in.weight), HasSubstr("index must be within 0 .. -1, got "));
-  EXPECT_THAT(harness::message_of([&] { table_read_backward_weight(in.grad.t(), in.table, in.index); }),
-              HasSubstr("table_read_backward_weight: grad must be [T, D] = [4, 6], got [6, 4]"));
-  EXPECT_THAT(harness::message_of([&] { table_read_backward_weight(in.grad, in.table, in.index + 9); }),
-              HasSubstr("table_read_backward_weight: index must be within 0 .. 8, got "));
+  EXPECT_THAT(harness::message_of([&] { table_project(in.table, in.index, in.grad.t()); }),
+              HasSubstr("table_project: x must be [T, D] = [4, 6], got [6, 4]"));
+  EXPECT_THAT(harness::message_of([&] { table_project(in.table, in.index + 9, in.grad); }),
+              HasSubstr("table_project: index must be within 0 .. 8, got "));
   EXPECT_THAT(harness::message_of([&] { table_read_backward_table(in.grad, in.table, in.index - 9, in.weight); }),
               HasSubstr("table_read_backward_table: index must be within 0 .. 8, got -"));
   const torch::InferenceMode inference;
@@ -236,15 +266,27 @@ TEST(TableRead, RefusesBadInputInThreeParts) {
 
 TEST(TableRead, RefusesASecondDerivativeByName) {
   Inputs in = inputs_of({4, 3, 9, 6}, torch::kFloat);
-  for (Tensor wanted : {in.table, in.weight}) {
+  const auto refusal_of = [&](Tensor wanted, const auto& run) {
     wanted.set_requires_grad(true);
-    const Tensor loss = table_read(in.table, in.index, in.weight).square().sum();
+    const Tensor loss = run().square().sum();
     const Tensor grad = torch::autograd::grad({loss}, {wanted}, {}, std::nullopt, true)[0];
-    EXPECT_THAT(harness::message_of([&] { grad.sum().backward(); }),
-                HasSubstr("table_read: a second derivative is not implemented"));
+    const std::string message = harness::message_of([&] { grad.sum().backward(); });
     wanted.set_requires_grad(false);
+    return message;
+  };
+  const auto read = [&] { return table_read(in.table, in.index, in.weight); };
+  const auto project = [&] { return table_project(in.table, in.index, in.grad); };
+  for (const Tensor& wanted : {in.table, in.weight}) {
+    EXPECT_THAT(refusal_of(wanted, read), HasSubstr("table_read: a second derivative is not implemented"));
   }
+  for (const Tensor& wanted : {in.table, in.grad}) {
+    EXPECT_THAT(refusal_of(wanted, project), HasSubstr("table_project: a second derivative is not implemented"));
+  }
+  const Tensor table = in.table.clone().requires_grad_(), weight = in.weight.clone().requires_grad_();
+  const Tensor direct = table_read_backward_table(in.grad, table, in.index, weight);
+  EXPECT_THAT(harness::message_of([&] { direct.sum().backward(); }),
+              HasSubstr("derivative for loci::table_read_backward_table is not implemented"));
 }
 
 }  // namespace
-}  // namespace loci
+}  // namespace loci::table_read_test
