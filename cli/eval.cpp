@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/arguments.h"
 #include "cli/measure.h"
 #include "cli/output.h"
 #include "cli/run_argument.h"
@@ -55,7 +56,7 @@ void eval(const EvalArguments& arguments) {
                  {"checkpoint", run.checkpoint.path().string()},
                  {"damaged", run.damaged},
                  {"account", account.json}});
-  print(result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  print_json(result);
 }
 
 }  // namespace
@@ -66,7 +67,8 @@ void add_eval(CLI::App& program, Action& action) {
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
   verb->add_option("--data", arguments->data, "Folder with the data, for a task that reads one");
   verb->add_option("--lengths", arguments->lengths, "Lengths to measure at, for a task whose instances have a length")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->check(whole_number(0));
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");

@@ -135,9 +135,9 @@ Summary Experiment::run() {
 Summary Experiment::add_to_summary(const Summary& results) const {
   const FolderLock lock(options_.out);
   Summary summary;
-  if (fs::exists(summary_path())) summary = read_summary(summary_path());
+  if (path_exists(summary_path())) summary = read_summary(summary_path());
   std::erase_if(summary.runs,
-                [this](const RunResult& run) { return !fs::exists(folder_of(run.arm, run.seed) / kResultFile); });
+                [this](const RunResult& run) { return !path_exists(folder_of(run.arm, run.seed) / kResultFile); });
   merge(summary, results, summary_path().string());
   const auto place_of = [this](const std::string& name) {
     return std::find_if(recipe_.arms.begin(), recipe_.arms.end(), [&](const Arm& arm) { return arm.name == name; });
@@ -170,7 +170,8 @@ RunSize Experiment::size_of(const RunConfig& config) const {
 }
 
 void Experiment::check_out() const {
-  if (fs::exists(summary_path())) read_summary(summary_path());  // a broken one is told before hours of training
+  // A broken summary is told before hours of training.
+  if (path_exists(summary_path(), ExitCode::usage)) read_summary(summary_path());
   if (options_.resume) return;
   for (const Place& place : places_) {
     const fs::path folder = folder_of(place.arm->name, place.seed);

@@ -7,6 +7,7 @@
 
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/paths.h"
 #include "loci/train/folder_lock.h"
 
 namespace loci {
@@ -56,7 +57,7 @@ void record_run_data(const fs::path& out, const fs::path& run, const RunData& da
   for (const fs::path& arm : folders_in(out)) {
     for (const fs::path& other : folders_in(arm)) {
       const fs::path file = other / kRunDataFile;
-      if (!fs::exists(file)) continue;
+      if (!path_exists(file)) continue;
       const RunData before = read_run_data(file);
       if (before.settings != data.settings || before.key == data.key) continue;
       std::string change = changes(before.key);
