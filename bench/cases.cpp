@@ -26,16 +26,16 @@ namespace {
 using torch::Tensor;
 
 // A layer of a small language model, one of a large one, and one token of generation.
-struct Size {
+struct CaseSize {
   int64_t T, H, n, w, K, N, D;
 };
-const std::vector<Size> kSizes = {
+const std::vector<CaseSize> kSizes = {
     {2048, 4, 128, 64, 16, 1 << 14, 128}, {4096, 4, 512, 128, 32, 1 << 18, 256}, {1, 4, 512, 128, 32, 1 << 18, 256}};
 
-std::string search_size(const Size& s) {
+std::string search_size(const CaseSize& s) {
   return fmt::format("T {} H {} n {} w {} K {}", s.T, s.H, s.n, s.w, s.K);
 }
-std::string read_size(const Size& s, const char* type) {
+std::string read_size(const CaseSize& s, const char* type) {
   return fmt::format("T {} K {} N {} D {} {}", s.T, s.H * s.K, s.N, s.D, type);
 }
 
@@ -45,7 +45,7 @@ double count(std::initializer_list<int64_t> factors) {
   return product;
 }
 
-Case select_case(const Size& s) {
+Case select_case(const CaseSize& s) {
   const Tensor score1 = torch::randn({s.T, s.H, s.n}), score2 = torch::randn({s.T, s.H, s.n});
   const int64_t A = s.n * s.n, K = s.K;
   return {"select",
@@ -58,7 +58,7 @@ Case select_case(const Size& s) {
 }
 
 // Blocks of scores as the search has them, a column a token: side by side, and one by one from rows. On one thread.
-Case select_lanes_case(const Size& s) {
+Case select_lanes_case(const CaseSize& s) {
   constexpr int64_t kTokens = 960, kColumns = ProductKeySearchKernel::tokens;
   const Tensor score1 = torch::randn({kTokens / kColumns, s.n, kColumns}), score2 = torch::randn_like(score1);
   const Tensor rows1 = score1.transpose(1, 2).contiguous(), rows2 = score2.transpose(1, 2).contiguous();
@@ -93,13 +93,13 @@ Case select_lanes_case(const Size& s) {
 
 struct SearchInputs {
   Tensor query, keys1, keys2;
-  explicit SearchInputs(const Size& s)
+  explicit SearchInputs(const CaseSize& s)
       : query(torch::randn({s.T, s.H, 2, s.w})),
         keys1(torch::randn({s.H, s.n, s.w})),
         keys2(torch::randn({s.H, s.n, s.w})) {}
 };
 
-Case search_case(const Size& s) {
+Case search_case(const CaseSize& s) {
   const SearchInputs in(s);
   const int64_t A = s.n * s.n, K = s.K;
   return {"search",
@@ -111,7 +111,7 @@ Case search_case(const Size& s) {
           [=] { product_key_search_definition(in.query, in.keys1, in.keys2, K, A); }};
 }
 
-Case search_backward_case(const Size& s) {
+Case search_backward_case(const CaseSize& s) {
   const SearchInputs in(s);
   const Tensor index = std::get<1>(product_key_search(in.query, in.keys1, in.keys2, s.K, s.n * s.n));
   const Tensor grad = torch::randn({s.T, s.H, s.K});
@@ -127,7 +127,7 @@ Case search_backward_case(const Size& s) {
 struct ReadInputs {
   Tensor table, index, weight, grad;
   double bytes;  // of the rows, the indices, the weights and the sums
-  ReadInputs(const Size& s, torch::ScalarType type)
+  ReadInputs(const CaseSize& s, torch::ScalarType type)
       : table(torch::randn({s.N, s.D}).to(type)),
         index(torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong)),
         weight(torch::randn({s.T, s.H * s.K})),
@@ -135,7 +135,7 @@ struct ReadInputs {
         bytes(count({s.T, s.H * s.K, s.D * table.element_size() + 12}) + count({s.T, s.D, 4})) {}
 };
 
-Case read_case(const Size& s, torch::ScalarType type, const char* name) {
+Case read_case(const CaseSize& s, torch::ScalarType type, const char* name) {
   const ReadInputs in(s, type);
   return {"read",
           read_size(s, name),
@@ -146,7 +146,7 @@ Case read_case(const Size& s, torch::ScalarType type, const char* name) {
           [=] { table_read_definition(in.table, in.index, in.weight); }};
 }
 
-Case read_backward_case(const Size& s, torch::ScalarType type, const char* name) {
+Case read_backward_case(const CaseSize& s, torch::ScalarType type, const char* name) {
   const ReadInputs in(s, type);
   return {"read_backward",
           read_size(s, name),
@@ -157,7 +157,7 @@ Case read_backward_case(const Size& s, torch::ScalarType type, const char* name)
           [=] { table_project_definition(in.table, in.index, in.grad); }};
 }
 
-Case row_order_case(const Size& s) {
+Case row_order_case(const CaseSize& s) {
   const Tensor index = torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong), weight = torch::randn({s.T, s.H * s.K});
   return {"row_order",
           fmt::format("references {} N {}", s.T * s.H * s.K, s.N),
@@ -168,7 +168,7 @@ Case row_order_case(const Size& s) {
           [=] { row_order_definition({index}, {weight}); }};
 }
 
-Case row_sum_case(const Size& s) {
+Case row_sum_case(const CaseSize& s) {
   const int64_t M = s.T * s.H * s.K;
   const Tensor row = torch::randint(s.N, {M}, torch::kLong), coefficient = torch::randn({M});
   const Tensor source_index = torch::arange(s.T).repeat_interleave(s.H * s.K), source = torch::randn({s.T, s.D});
@@ -183,7 +183,7 @@ Case row_sum_case(const Size& s) {
 }
 
 // Lazy Adam on as many rows as a step touches: rows and both moments are read and written, gradients read.
-Case row_update_case(const Size& s) {
+Case row_update_case(const CaseSize& s) {
   const int64_t U = std::min(s.N, s.T * s.H * s.K / 4);
   const Tensor table = torch::randn({s.N, s.D}), gradient = torch::randn({U, s.D});
   const Tensor row = std::get<0>(torch::randperm(s.N, torch::kLong).narrow(0, 0, U).sort());
@@ -203,7 +203,7 @@ Case row_update_case(const Size& s) {
 std::vector<Case> cases_of(const std::string& name) {
   torch::manual_seed(0);
   std::vector<Case> list;
-  for (const Size& s : kSizes) {
+  for (const CaseSize& s : kSizes) {
     if (name == "select") list.push_back(select_case(s));
     if (name == "select_lanes" && s.T > 1) list.push_back(select_lanes_case(s));
     if (name == "search") list.push_back(search_case(s));

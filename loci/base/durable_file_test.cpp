@@ -169,7 +169,7 @@ TEST_F(DurableFileTest, WritesIntoDevicesAndPipes) {
   file.write_sparse(std::as_bytes(std::span(text.data(), text.size())));
   file.commit();
   std::string got(text.size() + 1, 'x');
-  EXPECT_EQ(read(reader, got.data(), got.size()), static_cast<ssize_t>(text.size()));
+  EXPECT_EQ(::read(reader, got.data(), got.size()), static_cast<ssize_t>(text.size()));
   close(reader);
   EXPECT_TRUE(std::filesystem::is_fifo(pipe));
   EXPECT_THAT(names(folder_), testing::ElementsAre("pipe"));

@@ -49,7 +49,7 @@ std::string on_terminal(const std::function<void()>& action) {
   setenv("TERM", "xterm", 1);
   with_stderr(terminal, action);
   std::string text(1 << 12, '\0');
-  text.resize(std::max<ssize_t>(0, read(master, text.data(), text.size())));
+  text.resize(std::max<ssize_t>(0, ::read(master, text.data(), text.size())));
   close(terminal);
   close(master);
   return text;

@@ -26,13 +26,13 @@ enum class ScheduleKind { constant, cosine, step, multi_step, warm_restarts };
 // [optimizer.schedule]
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::cosine;
-  int64_t warmup = 50;       // steps
-  double final_share = 0.1;  // cosine, warm_restarts: of the peak, where a cosine ends
-  double factor = 0.1;       // step, multi_step: of the rate, at each fall
-  int64_t every = 1000;      // step: steps between two falls
-  std::vector<int64_t> at;   // multi_step: steps of the falls, ascending
-  int64_t period = 1000;     // warm_restarts: steps of the first round
-  int64_t growth = 1;        // warm_restarts: length of a round by that of the one before
+  int64_t warmup = 50;           // steps
+  double final_share = 0.1;      // cosine, warm_restarts: of the peak, where a cosine ends
+  double factor = 0.1;           // step, multi_step: of the rate, at each fall
+  int64_t every = 1000;          // step: steps between two falls
+  std::vector<int64_t> at = {};  // multi_step: steps of the falls, ascending
+  int64_t period = 1000;         // warm_restarts: steps of the first round
+  int64_t growth = 1;            // warm_restarts: length of a round by that of the one before
   void fields(ConfigFields& f);
   void check() const;  // throws Error (usage)
 };

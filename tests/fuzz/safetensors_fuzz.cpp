@@ -12,6 +12,8 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
+__extension__ using Wide = __int128;
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -23,9 +25,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       require(tensor.begin == next && tensor.end >= tensor.begin);
       next = tensor.end;
       if (tensor.dtype == loci::DType::unknown) continue;
-      __int128 bits = loci::bits_of(tensor.dtype);
+      Wide bits = loci::bits_of(tensor.dtype);
       for (const int64_t length : tensor.shape) bits *= length;
-      require(bits == static_cast<__int128>(tensor.end - tensor.begin) * 8);
+      require(bits == static_cast<Wide>(tensor.end - tensor.begin) * 8);
     }
     require(next == static_cast<int64_t>(size));
   } catch (const loci::Error& error) {
