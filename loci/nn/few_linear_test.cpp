@@ -102,9 +102,9 @@ TEST(FewLinear, OneTokenOfAMemoryWithoutGradientHasTheBitsOfABatch) {
   const torch::NoGradGuard no_gradient;
   for (auto& parameter : memory.parameters()) parameter.copy_(torch::randint(-2, 3, parameter.sizes(), torch::kFloat));
   const Tensor x = torch::randint(-2, 3, {9, 32}, torch::kFloat);
-  const MemoryLayer::Reads all = memory.read_with_indices(x);
+  const MemoryReads all = memory.read_with_indices(x);
   for (int64_t t = 0; t < 9; ++t) {
-    const MemoryLayer::Reads one = memory.read_with_indices(x.narrow(0, t, 1));
+    const MemoryReads one = memory.read_with_indices(x.narrow(0, t, 1));
     EXPECT_TRUE(torch::equal(one.index, all.index.narrow(0, t, 1)));
     EXPECT_TRUE(same_bits(one.output, all.output.narrow(0, t, 1)));
   }

@@ -175,7 +175,7 @@ TEST_F(LanguageModel, AnEvaluationAndInferenceLeaveTheCountersOfTraining) {
   const Table& table = *task->tables()[0].first;
   const at::Tensor before = task->row_state(table, 0).tensors[0].second.clone();
   EXPECT_GT(before.sum().item<int64_t>(), 0);
-  EXPECT_GT(evaluate(*task, false)["memories"][0]["usage"].get<double>(), 0);
+  EXPECT_GT(evaluate(*task, false).details["memories"][0]["usage"].get<double>(), 0);
   task->infer(0);
   EXPECT_TRUE(before.equal(task->row_state(table, 0).tensors[0].second));
 }

@@ -269,7 +269,7 @@ TEST(Trainer, ASkippedStepChangesNothing) {
   setting.task.bad_steps = {};
   train_in(folder / "one", setting, &one);
   EXPECT_TRUE(skipped->dense_parameters()[0].value.equal(one->dense_parameters()[0].value));
-  EXPECT_TRUE(skipped->tables()[0].first->values().equal(one->tables()[0].first->values()));
+  EXPECT_TRUE(skipped->tables()[0].first->store().values().equal(one->tables()[0].first->store().values()));
 }
 
 TEST(Trainer, OldCheckpointsGo) {

@@ -17,21 +17,21 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kRows = 50, kWidth = 6;
+constexpr int64_t kArchiveRows = 50, kArchiveWidth = 6;
 
-TablePtr make_table(uint64_t seed, int64_t rows = kRows, at::ScalarType dtype = at::kFloat) {
-  auto table = std::make_shared<LocalTable>("rows", rows, kWidth, LocalTableOptions{.dtype = dtype});
+TablePtr archived_table(uint64_t seed, int64_t rows = kArchiveRows, at::ScalarType dtype = at::kFloat) {
+  auto table = std::make_shared<LocalTable>("rows", rows, kArchiveWidth, LocalTableOptions{.dtype = dtype});
   if (dtype == at::kChar) {
-    table->store().set_rows(0, torch::randn({rows, kWidth}));
+    table->store().set_rows(0, torch::randn({rows, kArchiveWidth}));
   } else {
     table->store().initialise_normal(seed, 1);
   }
   return table;
 }
 
-std::shared_ptr<ProductKeyMemory> make_memory(const TablePtr& table, uint64_t seed) {
+std::shared_ptr<ProductKeyMemory> archived_memory(const TablePtr& table, uint64_t seed) {
   ProductKeyMemoryOptions options;
-  options.width = kWidth;
+  options.width = kArchiveWidth;
   options.top_k = 3;
   options.key_width = 8;
   return std::make_shared<ProductKeyMemory>("memory", options, table, seed);
@@ -49,11 +49,11 @@ void load(auto& network, const std::string& bytes) {
 }
 
 TEST(TableArchive, ASavedNetworkIsTheSameWhenLoaded) {
-  const Tensor x = torch::randn({9, kWidth});
+  const Tensor x = torch::randn({9, kArchiveWidth});
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kChar}) {
-    const TablePtr table = make_table(1, kRows, dtype), other = make_table(2, kRows, dtype);
-    torch::nn::Sequential network(torch::nn::Linear(kWidth, kWidth), make_memory(table, 1));
-    torch::nn::Sequential loaded(torch::nn::Linear(kWidth, kWidth), make_memory(other, 2));
+    const TablePtr table = archived_table(1, kArchiveRows, dtype), other = archived_table(2, kArchiveRows, dtype);
+    torch::nn::Sequential network(torch::nn::Linear(kArchiveWidth, kArchiveWidth), archived_memory(table, 1));
+    torch::nn::Sequential loaded(torch::nn::Linear(kArchiveWidth, kArchiveWidth), archived_memory(other, 2));
     const void* storage = other->store().values().const_data_ptr();
     const bool frozen = other->frozen();
     ASSERT_FALSE(torch::equal(network->forward(x), loaded->forward(x)));
@@ -68,32 +68,32 @@ TEST(TableArchive, ASavedNetworkIsTheSameWhenLoaded) {
 
 TEST(TableArchive, BothTablesOfPeerAreSaved) {
   ProductKeyMemoryOptions options;
-  options.width = kWidth;
+  options.width = kArchiveWidth;
   options.top_k = 3;
   options.key_width = 8;
   const auto memory = [&](uint64_t seed) {
-    return std::make_shared<PeerMemory>("peer", options, make_table(seed), make_table(seed + 1), seed);
+    return std::make_shared<PeerMemory>("peer", options, archived_table(seed), archived_table(seed + 1), seed);
   };
   auto network = memory(1), loaded = memory(5);
   load(loaded, saved(network));
-  const Tensor x = torch::randn({9, kWidth});
+  const Tensor x = torch::randn({9, kArchiveWidth});
   EXPECT_TRUE(torch::equal(network->forward(x), loaded->forward(x)));
 }
 
 TEST(TableArchive, ATableOfTwoLayersIsWrittenOnce) {
-  const int64_t rows = 20'000, bytes = rows * kWidth * 4;
-  const TablePtr table = make_table(1, rows);
-  torch::nn::Sequential one(make_memory(table, 1)), two(make_memory(table, 1), make_memory(table, 2));
+  const int64_t rows = 20'000, bytes = rows * kArchiveWidth * 4;
+  const TablePtr table = archived_table(1, rows);
+  torch::nn::Sequential one(archived_memory(table, 1)), two(archived_memory(table, 1), archived_memory(table, 2));
   EXPECT_GT(std::ssize(saved(one)), bytes);
   EXPECT_LT(std::ssize(saved(two)), bytes + bytes / 2);
 }
 
 TEST(TableArchive, RowsThatDoNotFitAreRefused) {
-  const std::string bytes = saved(make_memory(make_table(1, 64), 1));  // as many sub-keys as for 60 rows
+  const std::string bytes = saved(archived_memory(archived_table(1, 64), 1));  // as many sub-keys as for 60 rows
   for (const auto& [other, message] :
-       {std::pair(make_table(1, 60), "table rows: saved values must be Float [60, 6], got Float [64, 6]"),
-        std::pair(make_table(1, 64, at::kBFloat16), "saved values must be BFloat16 [64, 6], got Float [64, 6]")}) {
-    auto memory = make_memory(other, 1);
+       {std::pair(archived_table(1, 60), "table rows: saved values must be Float [60, 6], got Float [64, 6]"),
+        std::pair(archived_table(1, 64, at::kBFloat16), "saved values must be BFloat16 [64, 6], got Float [64, 6]")}) {
+    auto memory = archived_memory(other, 1);
     try {
       load(memory, bytes);
       ADD_FAILURE() << "no error with: " << message;
@@ -105,9 +105,9 @@ TEST(TableArchive, RowsThatDoNotFitAreRefused) {
 
 TEST(TableArchive, AServedTableKeepsItsRows) {
   const TemporaryFolder folder;
-  const MappedTable trained("rows", kRows, kWidth, at::kFloat, folder.path());
-  auto memory = make_memory(std::make_shared<ServedTable>(folder / "table.rows.safetensors", "rows"), 1);
-  const std::string bytes = saved(make_memory(make_table(1), 1));
+  const MappedTable trained("rows", kArchiveRows, kArchiveWidth, at::kFloat, folder.path());
+  auto memory = archived_memory(std::make_shared<ServedTable>(folder / "table.rows.safetensors", "rows"), 1);
+  const std::string bytes = saved(archived_memory(archived_table(1), 1));
   expect_error(ExitCode::bug, "a served table must keep its rows", [&] { load(memory, bytes); });
 }
 
