@@ -15,8 +15,8 @@
 #include "loci/ops/row_sum/row_sum_definition.h"
 #include "loci/ops/row_update/row_update.h"
 #include "loci/ops/row_update/row_update_definition.h"
-#include "loci/ops/table_read/table_read.h"
 #include "loci/ops/table_read/table_project.h"
+#include "loci/ops/table_read/table_read.h"
 #include "loci/ops/table_read/table_read_definition.h"
 
 // Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, N rows, D width.
