@@ -2,8 +2,44 @@
 include(CMakePackageConfigHelpers)
 set(loci_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/loci)
 
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/loci DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-  FILES_MATCHING PATTERN "*.h" PATTERN "*_kernel.h" EXCLUDE)
+# The public headers. What they include is among them; each compiles alone (tests/test_package.py).
+set(loci_public_headers
+  loci/base/check.h loci/base/checksum.h loci/base/config.h loci/base/config_fields.h loci/base/cpu_level.h
+  loci/base/durable_file.h loci/base/mapped_file.h loci/base/paths.h loci/base/progress.h loci/base/ram_modules.h
+  loci/base/random.h loci/base/random_sequence.h loci/base/stop_signal.h loci/base/utf8.h
+  loci/data/epoch_order.h loci/data/ram/curriculum.h loci/data/ram/ram_tape.h loci/data/ram/ram_tasks.h
+  loci/data/text/batches.h loci/data/text/text_folder.h loci/data/text/text_inventory.h loci/data/text/token_cache.h
+  loci/data/text/token_span.h loci/data/text/tokenizer.h
+  loci/models/generate.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
+  loci/models/vocabulary_loss.h
+  loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/few_linear.h loci/nn/initialise.h
+  loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/flat_key_memory.h
+  loci/nn/memory/memory_formula.h loci/nn/memory/memory_layer.h loci/nn/memory/memory_slot.h
+  loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h loci/nn/memory/query_net.h
+  loci/ops/batch_norm/batch_norm.h loci/ops/half_norm/half_norm.h loci/ops/product_key_search/product_key_search.h
+  loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
+  loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
+  loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h
+  loci/optim/dense_optimizer.h loci/optim/optimizer_set.h loci/optim/row_optimizer.h loci/optim/schedule.h
+  loci/optim/seed_adam.h
+  loci/program/assemble.h loci/program/circuit.h loci/program/export_cpp.h loci/program/export_dot.h
+  loci/program/export_text.h loci/program/instances.h loci/program/program_file.h loci/program/prune.h
+  loci/program/ram_program.h loci/program/verify.h
+  loci/table/held_table.h loci/table/local_table.h loci/table/mapped_table.h loci/table/mapped_tensor.h
+  loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h loci/table/read_observer.h
+  loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
+  loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h
+  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/language_model.h loci/tasks/ram_evaluation.h
+  loci/tasks/ram_seeds.h loci/tasks/ram_task.h
+  loci/train/checkpoint.h loci/train/checkpoint_folder.h loci/train/comparison.h loci/train/experiment.h
+  loci/train/measure.h loci/train/memory_check.h loci/train/metrics_log.h loci/train/precision.h
+  loci/train/read_ahead.h loci/train/recipe.h loci/train/run_directory.h loci/train/summary.h
+  loci/train/table_checkpoint.h loci/train/table_home.h loci/train/task.h loci/train/tensor_file.h
+  loci/train/train_options.h loci/train/trainer.h loci/train/version.h)
+foreach(header ${loci_public_headers})
+  get_filename_component(folder ${header} DIRECTORY)
+  install(FILES ${PROJECT_SOURCE_DIR}/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/${folder})
+endforeach()
 install(TARGETS loci EXPORT lociTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

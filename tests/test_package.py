@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
+import shlex
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +42,28 @@ def test_headers_are_the_listed_ones(prefix: Path) -> None:
     installed = {path.relative_to(prefix / "include").as_posix() for path in (prefix / "include").rglob("*.*")}
     listed = set(re.findall(r"loci/[\w/]+\.h", (ROOT / "cmake/LociInstall.cmake").read_text()))
     assert installed == listed
+
+
+def compiler_flags() -> list[str]:
+    """Of a file of the library, from the build's own record, without what names its output."""
+    commands = json.loads((BUILD / "compile_commands.json").read_text())
+    words = shlex.split(next(c["command"] for c in commands if c["file"].endswith("unity_nn_cxx.cxx")))
+    kept = [word for word in words if word.startswith(("-std", "-D", "-f", "-isystem")) or "torch/include" in word]
+    return [word for word in kept if word != f"-I{ROOT}"]
+
+
+def test_each_public_header_compiles_alone(prefix: Path) -> None:
+    include, flags = prefix / "include", compiler_flags()
+
+    def fault(header: Path) -> str:
+        command = ["g++", *flags, "-I", str(include), "-fsyntax-only", "-x", "c++", str(header)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        return "" if result.returncode == 0 else f"{header.relative_to(include)}: {result.stderr[:500]}"
+
+    headers = sorted(include.rglob("*.h"))
+    assert len(headers) > 50
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        assert not [text for text in pool.map(fault, headers) if text]
 
 
 def test_the_library_finds_torch_but_not_the_build(prefix: Path) -> None:
