@@ -247,13 +247,14 @@ TEST(RamTask, ABestSeedThatIsNoneIsABrokenFile) {
     return load_ram(config, CheckpointReader(folder / fmt::format("step-{}", step)));
   };
   const std::string data = small_plan()->data_key();
-  EXPECT_EQ(loaded(data, {{"best", 2}}).best, 2);
+  const auto evaluated = [](const nlohmann::json& best) { return nlohmann::json{{"details", {{"best", best}}}}; };
+  EXPECT_EQ(loaded(data, evaluated(2)).best, 2);
   EXPECT_EQ(loaded(data, nullptr).best, 0);
   for (const nlohmann::json& best : std::vector<nlohmann::json>{"x", 1.5, -1, 3, nullptr, uint64_t{1} << 63}) {
-    expect_error(ExitCode::input, "trainer.evaluation.best must be an integer from 0 to 2",
-                 [&] { loaded(data, {{"best", best}}); });
+    expect_error(ExitCode::input, "trainer.evaluation.details.best must be an integer from 0 to 2",
+                 [&] { loaded(data, evaluated(best)); });
   }
-  expect_error(ExitCode::input, "must be of the task in config.toml", [&] { loaded(7, {{"best", 2}}); });
+  expect_error(ExitCode::input, "must be of the task in config.toml", [&] { loaded(7, evaluated(2)); });
 }
 
 int exact_access_seeds(const RamLearning& task) {
