@@ -254,7 +254,7 @@ TEST(RamTask, ABestSeedThatIsNoneIsABrokenFile) {
     expect_error(ExitCode::input, "trainer.evaluation.details.best must be an integer from 0 to 2",
                  [&] { loaded(data, evaluated(best)); });
   }
-  expect_error(ExitCode::input, "must be of the task in config.toml", [&] { loaded(7, evaluated(2)); });
+  expect_error(ExitCode::input, "member \"data\" must be of its type", [&] { loaded(7, evaluated(2)); });
 }
 
 int exact_access_seeds(const RamLearning& task) {
