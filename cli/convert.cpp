@@ -132,7 +132,8 @@ std::string convert_text(const nlohmann::json& facts) {
   std::string text =
       fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
                   format_bytes(facts["bytes_after"].get<double>()), format_bytes(facts["bytes_before"].get<double>()));
-  for (const auto& [name, before] : facts.value("measures_before", nlohmann::json::object()).items()) {
+  const nlohmann::json measures_before = facts.value("measures_before", nlohmann::json::object());
+  for (const auto& [name, before] : measures_before.items()) {
     const double is = number_of(facts["measures_after"][name]);
     text += fmt::format("{} {:.4f} before, {:.4f} after, change {:+.5f}\n", name, number_of(before), is,
                         is - number_of(before));

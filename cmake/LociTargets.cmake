@@ -4,10 +4,10 @@ function(loci_compile_options target)
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   # No contraction: levels must agree in bits.
   target_compile_options(${target} PRIVATE -fPIC -fopenmp -ffp-contract=off -Wall -Wextra -Wpedantic)
-  # Both report faults that are not there, in headers of libraries that g++ 12 inlines.
-  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-stringop-overflow>)
   if(LOCI_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    # Both also report faults that are not there, in headers of libraries that g++ 12 inlines.
+    target_compile_options(${target} PRIVATE -Werror
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-error=maybe-uninitialized -Wno-error=stringop-overflow>)
   endif()
   target_compile_definitions(${target} PUBLIC FMT_HEADER_ONLY=1)
   target_link_options(${target} PUBLIC -fopenmp)

@@ -41,9 +41,10 @@ def walk(tmp_path_factory):
         (folder / "recipes" / name / "small.toml").write_text(text)
     longer = ["--set", "train.tokens=6400", "--set", "train.checkpoint_every=50"]
     for arguments in (["train", "RECIPE", "--data", "DIR", "--out", "out", "--arm", "memory", *longer],
-                      ["train", "recipes/ram-access/small.toml", "--out", "out"]):  # fmt: skip
+                      ["train", "recipes/ram-access/small.toml", "--out", "ram"]):  # fmt: skip
         result = loci(folder, *arguments, cwd=folder)
         assert result.returncode == 0, result.stderr
+    (folder / "ram/main").rename(folder / "out/main")
     return folder
 
 

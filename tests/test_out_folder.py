@@ -50,6 +50,15 @@ def test_a_broken_summary_is_told_before_anything_is_trained(place, tmp_path, te
     assert [path.name for path in out.iterdir()] == ["summary.json"]
 
 
+def test_a_summary_of_another_task_is_told_before_anything_is_trained(place, trained, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    summary = json.loads((trained / "summary.json").read_text())
+    (out / "summary.json").write_text(json.dumps(summary | {"task": "ram"}))
+    assert_refused(train(place, out, "--quiet"), 2, "summary.json", "must be of the task language_model", "got ram")
+    assert [path.name for path in out.iterdir()] == ["summary.json"]
+
+
 def test_an_arm_is_not_compared_with_one_of_other_data(place, trained, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(trained, out)

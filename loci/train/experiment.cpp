@@ -170,8 +170,13 @@ RunSize Experiment::size_of(const RunConfig& config) const {
 }
 
 void Experiment::check_out() const {
-  // A broken summary is told before hours of training.
-  if (path_exists(summary_path(), ExitCode::usage)) read_summary(summary_path());
+  // A summary that is broken or of another task is told before hours of training.
+  if (path_exists(summary_path(), ExitCode::usage)) {
+    const std::string task = read_summary(summary_path()).task;
+    if (task != recipe_.task) {
+      fail(ExitCode::usage, summary_path().string(), fmt::format("all runs must be of the task {}", recipe_.task), task);
+    }
+  }
   if (options_.resume) return;
   for (const Place& place : places_) {
     const fs::path folder = folder_of(place.arm->name, place.seed);
