@@ -63,6 +63,6 @@ def test_runs_keep_the_data_that_were_opened(place, tmp_path):
     said += process.stderr.read()
     assert process.wait() == 0, said
     assert (out / "summary.json").exists()
-    resumed = train(place, out, "--arm", "base", "--seed", "1", "--resume")
+    resumed = train(place, out, "--arm", "base", "--set", "seeds=[1]", "--resume")
     assert resumed.returncode == 3
     assert "1 file changed (part0/0.txt)" in resumed.stderr

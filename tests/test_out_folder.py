@@ -68,16 +68,3 @@ def test_an_arm_is_not_compared_with_one_of_other_data(place, trained, tmp_path)
         result = loci(place, *train_more, *more)
         assert_refused(result, 3, "the data must be those that", "base/seed-0 was trained on", "got ")
     assert [run["arm"] for run in json.loads((out / "summary.json").read_text())["runs"]] == ["base"]
-
-
-def test_data_that_change_between_two_arms_are_found(place, tmp_path):
-    shutil.copytree(place / "text", tmp_path / "text")
-    out = tmp_path / "out"
-    log = out / "base/seed-0/metrics.jsonl"
-    process = start(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", out)
-    while not log.exists():
-        assert process.poll() is None, process.stderr.read()
-    (tmp_path / "text/part0/0.txt").write_text("other words of another length\n" * 40)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 3, errors
-    assert "the data must be those that" in errors.splitlines()[-1]

@@ -68,7 +68,8 @@ def test_a_mapped_table_trains_to_the_same_bits(place, trained, tmp_path):
         other = loci(place, verb[0], trained, *verb[1:])
         result = loci(place, verb[0], run, *verb[1:])
         assert result.returncode == 0, result.stderr
-        assert result.stdout == other.stdout
+        # The output names its checkpoint.
+        assert result.stdout.replace(str(run), str(trained)) == other.stdout
 
 
 def test_a_checkpoint_holds_what_changed(place, trained):

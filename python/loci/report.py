@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import errno
 import html
 import os
 import stat
@@ -110,6 +111,8 @@ def write_page(out: Path, text: str) -> None:
     """Writes a file whole or not at all; a device or a pipe is written into, a link keeps pointing where it does."""
     data = text.encode("utf-8", "replace")
     target = Path(os.path.realpath(out))
+    if target.is_symlink():  # a loop of links leads nowhere
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(out))
     special = out.exists() and not stat.S_ISREG(out.stat().st_mode)
     if special or str(out).startswith(("/dev/", "/proc/")):
         with open(out, "wb", buffering=0) as file:
