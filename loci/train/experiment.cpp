@@ -172,9 +172,9 @@ RunSize Experiment::size_of(const RunConfig& config) const {
 void Experiment::check_out() const {
   // A summary that is broken or of another task is told before hours of training.
   if (path_exists(summary_path(), ExitCode::usage)) {
-    const std::string task = read_summary(summary_path()).task;
-    if (task != recipe_.task) {
-      fail(ExitCode::usage, summary_path().string(), fmt::format("all runs must be of the task {}", recipe_.task), task);
+    const std::string is = read_summary(summary_path()).task, expected = recipe_.arms.front().config.task;
+    if (is != expected) {
+      fail(ExitCode::usage, summary_path().string(), fmt::format("all runs must be of the task {}", expected), is);
     }
   }
   if (options_.resume) return;
