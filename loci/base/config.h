@@ -40,7 +40,7 @@ class Config {
     value.fields(*fields);
     finish(*fields);
   }
-  // The keys of the document that have no effect beside its others (ConfigFields::when); reading would refuse them.
+  // The keys of the document that have no effect, given its other keys (ConfigFields::when); reading would refuse them.
   template <class S>
   std::vector<std::string> ineffective(S& value, const std::vector<std::string>& elsewhere = {}) const {
     std::vector<std::string> keys;

@@ -1,4 +1,4 @@
-// What a block is told beside its input.
+// What a block is given in addition to its input.
 #pragma once
 
 #include <ATen/core/Generator.h>

@@ -33,7 +33,7 @@ struct RamError {
 
 struct RamMeasureOptions {
   int64_t instances = 256;
-  std::vector<int64_t> slacks = {2, 10};  // cells beyond the minimum; instances take turns
+  std::vector<int64_t> slacks = {2, 10};  // cells beyond the minimum; instances alternate between them
   uint64_t seed = 7;
   std::function<void()> between = {};  // called now and then; may throw to end the work
 };

@@ -1,5 +1,5 @@
-// One item ahead of its user, made beside the step by a thread. Items are pure functions of their position, so that a
-// jump (a resumed run) costs one item and changes nothing.
+// One item ahead of its user, made by a thread while the step runs. Items are pure functions of their position, so that
+// a jump (a resumed run) costs one item and changes nothing.
 #pragma once
 
 #include <cstdint>

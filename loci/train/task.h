@@ -81,7 +81,8 @@ class Task {
   // are measures(). `whole`: there were as many steps as between any two lines, so that the numbers can be compared.
   virtual nlohmann::json training_measures(bool whole) { return (void)whole, nlohmann::json::object(); }
 
-  // What belongs to a table's rows beside their values and optimiser state. `since`: the step of the checkpoint before.
+  // What belongs to a table's rows in addition to their values and optimiser state. `since`: the step of the checkpoint
+  // before.
   virtual RowCounters row_state(const Table& table, int64_t since) { return (void)table, (void)since, RowCounters{}; }
   // Tensors beyond parameters, buffers, tables and what belongs to rows, to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> extra_state() { return {}; }

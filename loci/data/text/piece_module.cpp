@@ -14,7 +14,7 @@ constexpr int kBindToItself = 0;
 constexpr int kBindToItself = RTLD_DEEPBIND;
 #endif
 
-// Found through our own RUNPATH: beside libloci, in the build as in the installed tree. It stays open for ever, since
+// Found through our own RUNPATH: next to libloci, in the build and in the installed tree. It stays open for ever, since
 // models and threads outlive any scope of ours.
 const PieceModule* open_piece_module() {
   void* library = dlopen(LOCI_PIECE_MODULE, RTLD_NOW | RTLD_LOCAL | kBindToItself);

@@ -1,4 +1,4 @@
-// sentencepiece behind a door of our own, in a module that is opened when text is first tokenised.
+// The interface to sentencepiece, in a module that is opened when text is first tokenised.
 //
 // Debian's libsentencepiece and libc10 both define FLAGS_minloglevel: an object of 32 bytes in one, an int in the
 // other. In one symbol scope the loader makes them one object, and sentencepiece's constructor writes over c10's

@@ -38,7 +38,7 @@ struct MemoryLayerOptions {
   bool normalise_keys = false;  // qk-norm: unit halves and keys, a learned temperature per head
   WeightFunction weight = WeightFunction::softmax;
   OutputMap output = OutputMap::none;  // none needs D = d
-  int64_t row_offset = 0;              // row = (address + offset) mod R: turns a shared table for each layer
+  int64_t row_offset = 0;              // row = (address + offset) mod R: rotates a shared table for each layer
   double input_dropout = 0;
   double query_dropout = 0;
   double output_dropout = 0;

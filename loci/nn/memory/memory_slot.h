@@ -16,7 +16,7 @@
 namespace loci {
 
 enum class MemoryKind { product_key, flat, peer };
-// With z what the block's feed-forward f receives: in its place, with it (f(z) + m(z)), or behind the whole block.
+// With z what the block's feed-forward f receives: in its place, with it (f(z) + m(z)), or after the whole block.
 enum class MemoryPlacement { replace, parallel, after };
 // With a zero the memory adds nothing at first. One factor alone may be zero, or nothing would ever move.
 enum class MemoryStart { normal, zero_values, zero_output };

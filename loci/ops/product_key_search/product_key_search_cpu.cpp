@@ -29,7 +29,7 @@ namespace {
 
 // Tokens whose sub-scores are made, and searched while the cache still holds them.
 constexpr int64_t kBlock = ProductKeySearchKernel::tokens;
-// Bytes of all keys that the second-level cache holds beside a block's queries and scores.
+// Bytes of all keys that the second-level cache holds in addition to a block's queries and scores.
 constexpr int64_t kKeyBytes = int64_t{1} << 19;
 // Up to so many tokens are searched one by one.
 constexpr int64_t kFewTokens = 4;

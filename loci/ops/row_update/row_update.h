@@ -10,7 +10,7 @@
 //       adam_row_moment  the same with one v a row, fed by mean(g^2)
 //       adagrad          v += mean(g^2) (one a row); V -= rate * g / (sqrt(v) + epsilon)
 //       sgd              V -= rate * g
-//     a bfloat16 row is updated in float32, then rounded (RowRounding); bfloat16 moments alike, always by chance
+//     a bfloat16 row is updated in float32, then rounded (RowRounding); bfloat16 moments too, always stochastically
 //     rows without columns (D = 0) and their state stay as they are
 //
 // table: float32, bfloat16 (gradient and state float32) or float64 (both float64); moments [N, D] may be bfloat16

@@ -17,8 +17,8 @@ namespace loci {
 template <class Real>
 struct RowUpdateArguments {
   void* table;     // [N, D] Real, or the bits of bfloat16
-  void* moment1;   // [N, D] alike
-  void* moment2;   // [N, D] alike, or [N] Real
+  void* moment1;   // [N, D]
+  void* moment2;   // [N, D], or [N] Real
   int32_t* count;  // [N]
   float* master;   // [N, D]
   bool bfloat16_table, bfloat16_moments;
