@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
 #include <sys/ioctl.h>
 #include <unistd.h>
+#include <array>
 
 #include <csignal>
 #include <cstdlib>
@@ -48,9 +50,10 @@ std::string on_terminal(const std::function<void()>& action) {
   ioctl(terminal, TIOCSWINSZ, &size);
   setenv("TERM", "xterm", 1);
   with_stderr(terminal, action);
-  std::string text(1 << 12, '\0');
-  text.resize(std::max<ssize_t>(0, ::read(master, text.data(), text.size())));
   close(terminal);
+  std::string text;
+  std::array<char, 1 << 12> part;  // a terminal may give what was written in parts; after the last one read() fails
+  for (ssize_t count; (count = ::read(master, part.data(), part.size())) > 0;) text.append(part.data(), count);
   close(master);
   return text;
 }
