@@ -3,11 +3,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <sys/ioctl.h>
 #include <unistd.h>
-#include <array>
 
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
