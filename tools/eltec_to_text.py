@@ -19,30 +19,10 @@ from pathlib import Path
 
 PARAGRAPH, LINE = object(), object()
 LEFT_OUT = {"teiHeader", "note", "gap", "sic", "orig", "fw", "figure"}
-BLOCKS = {
-    "div",
-    "p",
-    "head",
-    "label",
-    "trailer",
-    "lg",
-    "ab",
-    "list",
-    "item",
-    "table",
-    "row",
-    "sp",
-    "stage",
-    "speaker",
-    "front",
-    "body",
-    "back",
-    "opener",
-    "closer",
-    "epigraph",
-    "text",
-    "group",
-}
+BLOCKS = set(
+    "div p head label trailer lg ab list item table row sp "
+    "stage speaker front body back opener closer epigraph text group".split()
+)
 LINES = {"l", "lb", "signed", "salute", "dateline"}
 
 
