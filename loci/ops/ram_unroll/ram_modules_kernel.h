@@ -70,11 +70,9 @@ class ModuleAlgebra {
         set_zero(out, M);
         return store(out + (module.operation - kRamZero) * L, all(Real(1)));
       case kRamIncrement:
-        copy(a, M - 1, out + L);
-        return copy(a + (M - 1) * L, 1, out);
+        return rotate_up(a, M, out);
       case kRamDecrement:
-        copy(a + L, M - 1, out);
-        return copy(a, 1, out + (M - 1) * L);
+        return rotate_down(a, M, out);
       case kRamAdd:
         convolve<-1>(b, twice(a, M, scratch_), M, out);
         return renormalise(out);
@@ -128,11 +126,9 @@ class ModuleAlgebra {
       case kRamRead:
         return mix_adjoint(a, tape, M, M, g, gradient_a_, gradient_tape);
       case kRamIncrement:
-        copy(g + L, M - 1, gradient_a_);
-        return copy(g, 1, gradient_a_ + (M - 1) * L);
+        return rotate_down(g, M, gradient_a_);
       case kRamDecrement:
-        copy(g, M - 1, gradient_a_ + L);
-        return copy(g + (M - 1) * L, 1, gradient_a_);
+        return rotate_up(g, M, gradient_a_);
       case kRamAdd:
         twice(g, M, scratch_);
         convolve<1>(b, scratch_, M, gradient_a_);
@@ -155,26 +151,31 @@ class ModuleAlgebra {
   }
 
  private:
+  // out[c] = x[c - 1 mod M], the distribution of a number plus 1.
+  static void rotate_up(const Real* x, int64_t M, Real* out) {
+    copy(x, M - 1, out + L);
+    copy(x + (M - 1) * L, 1, out);
+  }
+  static void rotate_down(const Real* x, int64_t M, Real* out) {
+    copy(x + L, M - 1, out);
+    copy(x, 1, out + (M - 1) * L);
+  }
   static Real* twice(const Real* x, int64_t M, Real* to) {
     copy(x, M, to);
     copy(x, M, to + M * L);
     return to;
   }
 
+  enum class Side { below, above };
   // out[c] = sum of x[e] over e < c, or over e > c; with_own adds x[c].
-  static void sums_below(const Real* x, int64_t M, bool with_own, Real* out) {
+  static void sums(Side side, const Real* x, int64_t M, bool with_own, Real* out) {
+    const int64_t step = side == Side::below ? L : -L, first = side == Side::below ? 0 : (M - 1) * L;
+    x += first;
+    out += first;
     Row<Real> sum = all(Real(0));
-    for (int64_t c = 0; c < M; ++c) {
-      const Row<Real> next = sum + load(x + c * L);
-      store(out + c * L, with_own ? next : sum);
-      sum = next;
-    }
-  }
-  static void sums_above(const Real* x, int64_t M, bool with_own, Real* out) {
-    Row<Real> sum = all(Real(0));
-    for (int64_t c = M; c-- > 0;) {
-      const Row<Real> next = sum + load(x + c * L);
-      store(out + c * L, with_own ? next : sum);
+    for (int64_t c = 0; c < M; ++c, x += step, out += step) {
+      const Row<Real> next = sum + load(x);
+      store(out, with_own ? next : sum);
       sum = next;
     }
   }
@@ -187,8 +188,9 @@ class ModuleAlgebra {
   // P(min = c) = A_c G_B(c) + B_c G_A(c) - A_c B_c with G the sums from c up; max with the sums up to c.
   void extreme(bool minimum, const Real* a, const Real* b, Real* out) {
     Real *of_a = scratch_, *of_b = scratch_ + M * L;
-    (minimum ? sums_above : sums_below)(a, M, true, of_a);
-    (minimum ? sums_above : sums_below)(b, M, true, of_b);
+    const Side side = minimum ? Side::above : Side::below;
+    sums(side, a, M, true, of_a);
+    sums(side, b, M, true, of_b);
     for (int64_t c = 0; c < M; ++c) {
       const Row<Real> x = load(a + c * L), y = load(b + c * L);
       store(out + c * L, x * load(of_b + c * L) + y * (load(of_a + c * L) - x));
@@ -199,12 +201,12 @@ class ModuleAlgebra {
   }
 
   void less(bool strict, const Real* a, const Real* b, Real* out) {
-    Real* sums = scratch_;
+    Real* summed = scratch_;
     set_zero(out, M);
-    sums_above(b, M, !strict, sums);
-    store(out + L, dot(a, sums));
-    sums_below(b, M, strict, sums);
-    store(out, dot(a, sums));
+    sums(Side::above, b, M, !strict, summed);
+    store(out + L, dot(a, summed));
+    sums(Side::below, b, M, strict, summed);
+    store(out, dot(a, summed));
   }
 
   void equal(const Real* a, const Real* b, Real* out) const {
@@ -231,11 +233,11 @@ class ModuleAlgebra {
   void less_adjoint(bool strict, const Real* a, const Real* b, const Real* g) {
     const Row<Real> one = load(g + L), zero = load(g);
     Real *when_one = scratch_, *when_zero = scratch_ + M * L;
-    sums_above(b, M, !strict, when_one);
-    sums_below(b, M, strict, when_zero);
+    sums(Side::above, b, M, !strict, when_one);
+    sums(Side::below, b, M, strict, when_zero);
     blend(one, when_one, zero, when_zero, gradient_a_);
-    sums_below(a, M, !strict, when_one);
-    sums_above(a, M, strict, when_zero);
+    sums(Side::below, a, M, !strict, when_one);
+    sums(Side::above, a, M, strict, when_zero);
     blend(one, when_one, zero, when_zero, gradient_b_);
   }
 
@@ -254,12 +256,12 @@ class ModuleAlgebra {
 
   // Of min to one operand, the other being `other`: g_c S(c) + sum over e <= c of g_e other_e; max the other way round.
   void extreme_adjoint(bool minimum, const Real* other, const Real* g, Real* out) {
-    Real *beyond = scratch_, *product = scratch_ + M * L, *sums = scratch_ + 2 * M * L;
-    (minimum ? sums_above : sums_below)(other, M, false, beyond);
+    Real *beyond = scratch_, *product = scratch_ + M * L, *summed = scratch_ + 2 * M * L;
+    sums(minimum ? Side::above : Side::below, other, M, false, beyond);
     for (int64_t c = 0; c < M; ++c) store(product + c * L, load(g + c * L) * load(other + c * L));
-    (minimum ? sums_below : sums_above)(product, M, true, sums);
+    sums(minimum ? Side::below : Side::above, product, M, true, summed);
     for (int64_t c = 0; c < M; ++c) {
-      store(out + c * L, fma(load(g + c * L), load(beyond + c * L), load(sums + c * L)));
+      store(out + c * L, fma(load(g + c * L), load(beyond + c * L), load(summed + c * L)));
     }
   }
 
