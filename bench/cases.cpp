@@ -170,17 +170,17 @@ Case row_order_case(const CaseSize& s) {
 }
 
 Case row_sum_case(const CaseSize& s) {
-  const int64_t M = s.T * s.H * s.K;
-  const Tensor row = torch::randint(s.N, {M}, torch::kLong), coefficient = torch::randn({M});
-  const Tensor source_index = torch::arange(s.T).repeat_interleave(s.H * s.K), source = torch::randn({s.T, s.D});
-  // Each distinct row is written once; at most min(M, N).
+  const RowOrder order =
+      row_order({torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong)}, {torch::randn({s.T, s.H * s.K})});
+  const int64_t M = order.source.size(0), U = order.row.size(0);
+  const Tensor source = torch::randn({s.T, s.D});
   return {"row_sum",
-          fmt::format("references {} N {} D {}", M, s.N, s.D),
+          fmt::format("references {} rows {} D {}", M, U, s.D),
           Bound::gather,
-          count({M, s.D * 4 + 20}) + count({std::min(M, s.N), s.D * 4}),
+          count({M, s.D * 4 + 8}) + count({U, s.D * 4 + 8}),
           0,
-          [=] { row_sum(row, coefficient, source_index, source); },
-          [=] { row_sum_definition(row, coefficient, source_index, source); }};
+          [=] { row_sum(order, source); },
+          [=] { row_sum_definition(order, source); }};
 }
 
 // Lazy Adam on as many rows as a step touches: rows and both moments are read and written, gradients read.

@@ -191,9 +191,9 @@ void update(Bytes& bytes) {
   const std::vector<float> weight = bytes.many(T * K, &Bytes::tame), source = bytes.many(T * D, &Bytes::wild);
   std::vector<int64_t> index(T * K);
   for (int64_t& row : index) row = bytes.below(N);
-  const loci::ReferenceList<float> list{index.data(), weight.data(), nullptr, T * K, 0, K};
+  const loci::ReferenceList<float> list{index.data(), weight.data(), T * K, 0, K};
   const int64_t parts = 1 + bytes.below(4);
-  const auto sorted = loci::sort_references<float>({&list, 1}, T, parts, run_parts);
+  const auto sorted = loci::sort_references<float>({&list, 1}, parts, run_parts);
   const auto rule = static_cast<loci::RowRule>(bytes.below(4));
   const bool adam = rule == loci::RowRule::adam || rule == loci::RowRule::adam_row_moment;
   const std::vector<float> start = bytes.many(N * D, &Bytes::tame);

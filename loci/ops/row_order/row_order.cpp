@@ -23,6 +23,7 @@ void check_row_order(at::TensorList index, at::TensorList weight) {
   TORCH_CHECK(!index.empty() && index.size() == weight.size(),
               "row_order: index and weight must be lists of one length, at least 1, got ", index.size(), " and ",
               weight.size());
+  int64_t tokens = 0;
   for (size_t i = 0; i < index.size(); ++i) {
     TORCH_CHECK(index[i].scalar_type() == at::kLong, "row_order: index must be int64, got ", index[i].scalar_type());
     TORCH_CHECK(index[i].dim() == 2, "row_order: index must be [T, K], got ", index[i].sizes());
@@ -32,20 +33,28 @@ void check_row_order(at::TensorList index, at::TensorList weight) {
                 "row_order: weight must be float32 or float64, got ", weight[i].scalar_type());
     TORCH_CHECK(weight[i].scalar_type() == weight[0].scalar_type(), "row_order: weights must have one dtype, ",
                 weight[0].scalar_type(), ", got ", weight[i].scalar_type());
+    tokens += index[i].size(0);
   }
+  TORCH_CHECK(tokens <= std::numeric_limits<int32_t>::max(), "row_order: tokens must be below 2^31, got ", tokens);
 }
 
-RowOrder order_references_definition(const char* who, const Tensor& row, const Tensor& coefficient,
-                                     const Tensor& source_index, int64_t sources) {
-  TORCH_CHECK(sources <= std::numeric_limits<int32_t>::max(), who, ": sources must be below 2^31, got ", sources);
-  const Tensor kept = coefficient.ne(0).nonzero().squeeze(1);
+RowOrder row_order_definition(at::TensorList index, at::TensorList weight) {
+  check_row_order(index, weight);
+  std::vector<Tensor> rows, coefficients, sources;
+  int64_t tokens = 0;
+  for (size_t i = 0; i < index.size(); ++i) {
+    rows.push_back(index[i].reshape(-1));
+    coefficients.push_back(weight[i].reshape(-1));
+    const int64_t end = tokens + index[i].size(0);
+    sources.push_back(at::arange(tokens, end, index[i].options()).unsqueeze(1).expand(index[i].sizes()).reshape(-1));
+    tokens = end;
+  }
+  const Tensor row = at::cat(rows), coefficient = at::cat(coefficients), source = at::cat(sources);
   if (row.size(0) > 0) {
     const auto least = row.min().item<int64_t>();
-    TORCH_CHECK_INDEX(least >= 0, who, ": row must be at least 0, got ", least);
-    const auto first = source_index.min().item<int64_t>(), last = source_index.max().item<int64_t>();
-    TORCH_CHECK_INDEX(first >= 0 && last < sources, who, ": source_index must be within 0 .. ", sources - 1, ", got ",
-                      first < 0 ? first : last);
+    TORCH_CHECK_INDEX(least >= 0, "row_order: row must be at least 0, got ", least);
   }
+  const Tensor kept = coefficient.ne(0).nonzero().squeeze(1);
   if (kept.size(0) == 0) {
     return {at::empty({0}, row.options()), at::zeros({1}, row.options()), at::empty({0}, row.options().dtype(at::kInt)),
             at::empty({0}, coefficient.options())};
@@ -55,21 +64,7 @@ RowOrder order_references_definition(const char* who, const Tensor& row, const T
   const auto [distinct, inverse, count] = at::unique_consecutive(sorted, /*return_inverse=*/false,
                                                                  /*return_counts=*/true);
   return {distinct, at::cat({at::zeros({1}, row.options()), count.cumsum(0)}),
-          source_index.index_select(0, position).to(at::kInt), coefficient.index_select(0, position)};
-}
-
-RowOrder row_order_definition(at::TensorList index, at::TensorList weight) {
-  check_row_order(index, weight);
-  std::vector<Tensor> row, coefficient, source;
-  int64_t tokens = 0;
-  for (size_t i = 0; i < index.size(); ++i) {
-    row.push_back(index[i].reshape(-1));
-    coefficient.push_back(weight[i].reshape(-1));
-    const int64_t end = tokens + index[i].size(0);
-    source.push_back(at::arange(tokens, end, index[i].options()).unsqueeze(1).expand(index[i].sizes()).reshape(-1));
-    tokens = end;
-  }
-  return order_references_definition("row_order", at::cat(row), at::cat(coefficient), at::cat(source), tokens);
+          source.index_select(0, position).to(at::kInt), coefficient.index_select(0, position)};
 }
 
 namespace {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -71,24 +70,6 @@ Tensor owning_tensor(std::unique_ptr<T[]> memory, int64_t size) {
 }
 
 template <class Real>
-RowOrder sorted_references(const char* who, const std::vector<ReferenceList<Real>>& lists, int64_t sources,
-                           int64_t size) {
-  TORCH_CHECK(sources <= std::numeric_limits<int32_t>::max(), who, ": sources must be below 2^31, got ", sources);
-  SortedReferences<Real> found = sort_references<Real>(lists, sources, reference_threads(size), framework_threads());
-  if (found.bad >= 0) {
-    int64_t position = found.bad;
-    size_t list = 0;
-    while (position >= lists[list].size) position -= lists[list++].size;
-    const int64_t row = lists[list].row[position];
-    TORCH_CHECK_INDEX(row >= 0, who, ": row must be at least 0, got ", row);
-    TORCH_CHECK_INDEX(false, who, ": source_index must be within 0 .. ", sources - 1, ", got ",
-                      lists[list].source[position]);
-  }
-  return {owning_tensor(std::move(found.row), found.rows), owning_tensor(std::move(found.begin), found.rows + 1),
-          owning_tensor(std::move(found.source), found.size), owning_tensor(std::move(found.coefficient), found.size)};
-}
-
-template <class Real>
 RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
   std::vector<Tensor> kept;  // the lists point into these
   std::vector<ReferenceList<Real>> lists;
@@ -96,12 +77,15 @@ RowOrder row_order_of(at::TensorList index, at::TensorList weight) {
   for (size_t i = 0; i < index.size(); ++i) {
     const Tensor row = index[i].contiguous(), coefficient = weight[i].contiguous();
     lists.push_back(
-        {row.const_data_ptr<int64_t>(), coefficient.const_data_ptr<Real>(), nullptr, row.numel(), tokens, row.size(1)});
+        {row.const_data_ptr<int64_t>(), coefficient.const_data_ptr<Real>(), row.numel(), tokens, row.size(1)});
     tokens += row.size(0);
     size += row.numel();
     kept.insert(kept.end(), {row, coefficient});
   }
-  return sorted_references("row_order", lists, tokens, size);
+  SortedReferences<Real> found = sort_references<Real>(lists, reference_threads(size), framework_threads());
+  TORCH_CHECK_INDEX(found.bad_row >= 0, "row_order: row must be at least 0, got ", found.bad_row);
+  return {owning_tensor(std::move(found.row), found.rows), owning_tensor(std::move(found.begin), found.rows + 1),
+          owning_tensor(std::move(found.source), found.size), owning_tensor(std::move(found.coefficient), found.size)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> row_order_cpu(at::TensorList index, at::TensorList weight) {
@@ -116,21 +100,5 @@ TORCH_LIBRARY_IMPL(loci, CPU, m) {
 }
 
 }  // namespace
-
-RowOrder order_references_cpu(const char* who, const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
-                              int64_t sources) {
-  const Tensor rows = row.contiguous(), coefficients = coefficient.contiguous(), index = source_index.contiguous();
-  const auto run = [&](auto zero) {
-    using Real = decltype(zero);
-    const ReferenceList<Real> list{rows.const_data_ptr<int64_t>(),
-                                   coefficients.const_data_ptr<Real>(),
-                                   index.const_data_ptr<int64_t>(),
-                                   rows.numel(),
-                                   0,
-                                   1};
-    return sorted_references<Real>(who, {list}, sources, rows.numel());
-  };
-  return coefficient.scalar_type() == at::kFloat ? run(0.0F) : run(0.0);
-}
 
 }  // namespace loci

@@ -11,14 +11,6 @@ namespace loci {
 void check_row_order(at::TensorList index, at::TensorList weight);
 RowOrder row_order_definition(at::TensorList index, at::TensorList weight);
 
-// One list of references with their sources given: row, coefficient, source_index [M]. `who` names the operator. Throws
-// for a row below 0 or a source outside 0 .. sources-1, also where the coefficient is 0.
-RowOrder order_references_definition(const char* who, const at::Tensor& row, const at::Tensor& coefficient,
-                                     const at::Tensor& source_index, int64_t sources);
-// The same on CPU.
-RowOrder order_references_cpu(const char* who, const at::Tensor& row, const at::Tensor& coefficient,
-                              const at::Tensor& source_index, int64_t sources);
-
 // How many threads are worth it for `size` references.
 int64_t reference_threads(int64_t size);
 // Runs parts on the framework's threads.

@@ -51,8 +51,8 @@ class Quotient {
 template <class Real>
 class ReferenceSorter {
  public:
-  ReferenceSorter(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts, const RunParts& run)
-      : lists_(lists), sources_(sources), parts_(parts), run_(run) {
+  ReferenceSorter(std::span<const ReferenceList<Real>> lists, int64_t parts, const RunParts& run)
+      : lists_(lists), parts_(parts), run_(run) {
     for (const auto& list : lists) {
       start_.push_back(size_);
       quotient_.emplace_back(std::max<int64_t>(list.reads, 1));
@@ -63,8 +63,8 @@ class ReferenceSorter {
   SortedReferences<Real> sort() {
     SortedReferences<Real> out;
     std::vector<int64_t> kept(parts_ + 1, 0);
-    out.bad = check(kept);
-    if (out.bad >= 0) return out;
+    out.bad_row = check(kept);
+    if (out.bad_row < 0) return out;
     for (int64_t part = 0; part < parts_; ++part) kept[part + 1] += kept[part];
     out.size = kept[parts_];
     out.source = std::make_unique_for_overwrite<int32_t[]>(out.size);
@@ -91,7 +91,7 @@ class ReferenceSorter {
       const int64_t reads = std::max<int64_t>(list.reads, 1);
       int64_t source = list.first_source + first / reads, read = first % reads;
       for (int64_t p = first; p < last; ++p) {
-        visit(start_[l] + p, list, p, list.source == nullptr ? source : list.source[p]);
+        visit(start_[l] + p, list, p, source);
         if (++read == reads) {
           read = 0;
           ++source;
@@ -100,26 +100,24 @@ class ReferenceSorter {
     }
   }
 
-  // Counts the references that each part keeps. Returns the first position of a bad reference, or -1.
+  // Counts the references that each part keeps. Returns the first row below 0, or 0.
   int64_t check(std::vector<int64_t>& kept) {
-    std::vector<int64_t> largest(parts_, 0), bad(parts_, -1);
+    std::vector<int64_t> largest(parts_, 0), bad(parts_, 0);
     run_(parts_, [&](int64_t part) {
-      int64_t count = 0, largest_row = 0, first_bad = -1;
-      each(part, [&](int64_t position, const ReferenceList<Real>& list, int64_t p, int64_t source) {
-        if ((list.row[p] < 0 || source < 0 || source >= sources_) && first_bad < 0) first_bad = position;
+      int64_t count = 0, largest_row = 0, bad_row = 0;
+      each(part, [&](int64_t, const ReferenceList<Real>& list, int64_t p, int64_t) {
+        if (list.row[p] < 0 && bad_row == 0) bad_row = list.row[p];
         const bool keep = list.coefficient[p] != 0;
         count += keep;
         largest_row = std::max(largest_row, keep ? list.row[p] : 0);
       });
       kept[part + 1] = count;
       largest[part] = largest_row;
-      bad[part] = first_bad;
+      bad[part] = bad_row;
     });
     for (const int64_t row : largest) largest_row_ = std::max(largest_row_, row);
-    for (const int64_t position : bad) {
-      if (position >= 0) return position;
-    }
-    return -1;
+    const auto first = std::find_if(bad.begin(), bad.end(), [](int64_t row) { return row < 0; });
+    return first == bad.end() ? 0 : *first;
   }
 
   void start_rows(const std::vector<int64_t>& rows, SortedReferences<Real>& out) const {
@@ -290,8 +288,7 @@ class ReferenceSorter {
         while (l > 0 && start_[l] > items[m].position()) --l;
         const ReferenceList<Real>& list = lists_[l];
         const int64_t p = items[m].position() - start_[l];
-        out.source[m] =
-            static_cast<int32_t>(list.source != nullptr ? list.source[p] : list.first_source + quotient_[l](p));
+        out.source[m] = static_cast<int32_t>(list.first_source + quotient_[l](p));
         out.coefficient[m] = list.coefficient[p];
       }
     });
@@ -300,21 +297,18 @@ class ReferenceSorter {
   std::span<const ReferenceList<Real>> lists_;
   std::vector<int64_t> start_;  // of each list, over all references
   std::vector<Quotient> quotient_;
-  int64_t sources_, parts_, size_ = 0, largest_row_ = 0;
+  int64_t parts_, size_ = 0, largest_row_ = 0;
   const RunParts& run_;
 };
 
 }  // namespace
 
 template <class Real>
-SortedReferences<Real> sort_references(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts,
-                                       const RunParts& run) {
-  return ReferenceSorter<Real>(lists, sources, parts, run).sort();
+SortedReferences<Real> sort_references(std::span<const ReferenceList<Real>> lists, int64_t parts, const RunParts& run) {
+  return ReferenceSorter<Real>(lists, parts, run).sort();
 }
 
-template SortedReferences<float> sort_references(std::span<const ReferenceList<float>>, int64_t, int64_t,
-                                                 const RunParts&);
-template SortedReferences<double> sort_references(std::span<const ReferenceList<double>>, int64_t, int64_t,
-                                                  const RunParts&);
+template SortedReferences<float> sort_references(std::span<const ReferenceList<float>>, int64_t, const RunParts&);
+template SortedReferences<double> sort_references(std::span<const ReferenceList<double>>, int64_t, const RunParts&);
 
 }  // namespace loci

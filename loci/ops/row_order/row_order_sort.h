@@ -16,12 +16,11 @@
 
 namespace loci {
 
-// The references of one list: reference p is (row[p], coefficient[p], source). Sources are numbered over all lists.
+// The references of one list: reference p is (row[p], coefficient[p], first_source + p / reads).
 template <class Real>
 struct ReferenceList {
   const int64_t* row;
   const Real* coefficient;
-  const int64_t* source;  // null: first_source + p / reads
   int64_t size;
   int64_t first_source;
   int64_t reads;
@@ -36,22 +35,20 @@ struct SortedReferences {
   std::unique_ptr<int64_t[]> begin;     // [U + 1]
   std::unique_ptr<int32_t[]> source;    // [M]
   std::unique_ptr<Real[]> coefficient;  // [M]
-  // Position over all lists of the first row below 0 or source outside 0 .. sources-1, dropped references included.
-  // Then nothing is sorted.
-  int64_t bad = -1;
+  // The first row below 0, dropped references included, or 0. If there is one, nothing is sorted.
+  int64_t bad_row = 0;
 };
 
 // Runs work(0) .. work(parts - 1), in any order and on any threads.
 using RunParts = std::function<void(int64_t parts, const std::function<void(int64_t part)>& work)>;
 
-// `sources` below 2^31.
+// Sources below 2^31.
 template <class Real>
-SortedReferences<Real> sort_references(std::span<const ReferenceList<Real>> lists, int64_t sources, int64_t parts,
-                                       const RunParts& run);
+SortedReferences<Real> sort_references(std::span<const ReferenceList<Real>> lists, int64_t parts, const RunParts& run);
 
-extern template SortedReferences<float> sort_references(std::span<const ReferenceList<float>>, int64_t, int64_t,
+extern template SortedReferences<float> sort_references(std::span<const ReferenceList<float>>, int64_t,
                                                         const RunParts&);
-extern template SortedReferences<double> sort_references(std::span<const ReferenceList<double>>, int64_t, int64_t,
+extern template SortedReferences<double> sort_references(std::span<const ReferenceList<double>>, int64_t,
                                                          const RunParts&);
 
 }  // namespace loci

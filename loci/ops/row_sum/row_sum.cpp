@@ -16,23 +16,6 @@ namespace loci {
 
 using at::Tensor;
 
-void check_row_sum(const at::Tensor& row, const at::Tensor& coefficient, const at::Tensor& source_index,
-                   const at::Tensor& source) {
-  TORCH_CHECK(row.scalar_type() == at::kLong, "row_sum: row must be int64, got ", row.scalar_type());
-  TORCH_CHECK(source_index.scalar_type() == at::kLong, "row_sum: source_index must be int64, got ",
-              source_index.scalar_type());
-  TORCH_CHECK(source.scalar_type() == at::kFloat || source.scalar_type() == at::kDouble,
-              "row_sum: source must be float32 or float64, got ", source.scalar_type());
-  TORCH_CHECK(coefficient.scalar_type() == source.scalar_type(), "row_sum: coefficient must have source's dtype ",
-              source.scalar_type(), ", got ", coefficient.scalar_type());
-  TORCH_CHECK(source.dim() == 2, "row_sum: source must be [S, D], got ", source.sizes());
-  TORCH_CHECK(row.dim() == 1, "row_sum: row must be [M], got ", row.sizes());
-  TORCH_CHECK(coefficient.sizes() == row.sizes(), "row_sum: coefficient must be ", row.sizes(), " as row is, got ",
-              coefficient.sizes());
-  TORCH_CHECK(source_index.sizes() == row.sizes(), "row_sum: source_index must be ", row.sizes(), " as row is, got ",
-              source_index.sizes());
-}
-
 namespace {
 
 // sum[i] = 0 + term(begin[i]) + term(begin[i] + 1) + ..., count[i] terms in sequence, for all i at once.
@@ -107,17 +90,7 @@ Tensor row_sum_definition(const RowOrder& order, const Tensor& source) {
                          [&](const Tensor& at_term) { return block_sum.index_select(0, at_term); });
 }
 
-std::tuple<Tensor, Tensor> row_sum_definition(const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
-                                              const Tensor& source) {
-  check_row_sum(row, coefficient, source_index, source);
-  const RowOrder order = order_references_definition("row_sum", row, coefficient, source_index, source.size(0));
-  return {order.row, row_sum_definition(order, source)};
-}
-
 namespace {
-
-using RowSumSignature = std::tuple<Tensor, Tensor>(const Tensor& row, const Tensor& coefficient,
-                                                   const Tensor& source_index, const Tensor& source);
 
 Tensor order_sum_definition(const Tensor& row, const Tensor& begin, const Tensor& source_index,
                             const Tensor& coefficient, const Tensor& source) {
@@ -129,34 +102,25 @@ Tensor order_sum_on_meta(const Tensor& row, const Tensor&, const Tensor&, const 
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("row_sum(Tensor row, Tensor coefficient, Tensor source_index, Tensor source) -> (Tensor, Tensor)",
-        {at::Tag::dynamic_output_shape});
-  m.def("row_sum_sorted(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> Tensor",
+  m.def("row_sum(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> Tensor",
         {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_sum", static_cast<RowSumSignature*>(row_sum_definition));
-  m.impl("row_sum_sorted", order_sum_definition);
+  m.impl("row_sum", order_sum_definition);
 }
 TORCH_LIBRARY_IMPL(loci, Meta, m) {
-  m.impl("row_sum_sorted", order_sum_on_meta);
+  m.impl("row_sum", order_sum_on_meta);
 }
 TORCH_LIBRARY_IMPL(loci, Autograd, m) {
   m.impl("row_sum", not_differentiable());
-  m.impl("row_sum_sorted", not_differentiable());
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> row_sum(const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
-                                   const Tensor& source) {
-  return call_operator<"loci::row_sum", RowSumSignature>(row, coefficient, source_index, source);
-}
-
 Tensor row_sum(const RowOrder& order, const Tensor& source) {
-  return call_operator<"loci::row_sum_sorted", decltype(order_sum_definition)>(order.row, order.begin, order.source,
-                                                                               order.coefficient, source);
+  return call_operator<"loci::row_sum", decltype(order_sum_definition)>(order.row, order.begin, order.source,
+                                                                        order.coefficient, source);
 }
 
 }  // namespace loci

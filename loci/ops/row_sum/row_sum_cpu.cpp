@@ -3,7 +3,6 @@
 #include <torch/library.h>
 
 #include <memory>
-#include <tuple>
 #include <vector>
 
 #include "loci/base/cpu_level.h"
@@ -39,28 +38,16 @@ Tensor order_sum_of(const RowOrder& order, const Tensor& source) {
   return gradient;
 }
 
-Tensor sum_of_order(const RowOrder& order, const Tensor& source) {
+Tensor row_sum_cpu(const Tensor& row, const Tensor& begin, const Tensor& source_index, const Tensor& coefficient,
+                   const Tensor& source) {
+  const RowOrder order{row, begin, source_index, coefficient};
+  check_references("row_sum", order, source);
   const auto run = source.scalar_type() == at::kDouble ? order_sum_of<double> : order_sum_of<float>;
   return run(contiguous(order), source.contiguous());
 }
 
-std::tuple<Tensor, Tensor> row_sum_cpu(const Tensor& row, const Tensor& coefficient, const Tensor& source_index,
-                                       const Tensor& source) {
-  check_row_sum(row, coefficient, source_index, source);
-  const RowOrder order = order_references_cpu("row_sum", row, coefficient, source_index, source.size(0));
-  return {order.row, sum_of_order(order, source)};
-}
-
-Tensor order_sum_cpu(const Tensor& row, const Tensor& begin, const Tensor& source_index, const Tensor& coefficient,
-                     const Tensor& source) {
-  const RowOrder order{row, begin, source_index, coefficient};
-  check_references("row_sum", order, source);
-  return sum_of_order(order, source);
-}
-
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
   m.impl("row_sum", row_sum_cpu);
-  m.impl("row_sum_sorted", order_sum_cpu);
 }
 
 }  // namespace

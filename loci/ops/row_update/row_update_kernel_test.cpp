@@ -47,10 +47,10 @@ struct Case {
     }
     for (int64_t s = 0; s < T * D; ++s) source.push_back(static_cast<Real>(normal(bits)));
   }
-  ReferenceList<Real> list() const { return {index.data(), weight.data(), nullptr, T * K, 0, K}; }
+  ReferenceList<Real> list() const { return {index.data(), weight.data(), T * K, 0, K}; }
   SortedReferences<Real> sorted(int64_t parts) const {
     const ReferenceList<Real> one = list();
-    return sort_references<Real>({&one, 1}, T, parts, threads());
+    return sort_references<Real>({&one, 1}, parts, threads());
   }
 };
 
@@ -59,20 +59,14 @@ TEST(RowSort, GroupsEachRowsReferencesInTheirOrder) {
     for (const int64_t parts : {1, 2, 3, 8}) {
       Case<float> c(60, 7, 40, 1, 1);
       for (int64_t& row : c.index) row *= scale;
-      const std::vector<int64_t> own_source = [&] {
-        std::vector<int64_t> s;
-        for (int64_t m = 0; m < 60 * 7; ++m) s.push_back(m * 31 % 60);
-        return s;
-      }();
-      // Two reads of different K, and one whose sources are named.
-      const std::vector<ReferenceList<float>> lists = {
-          {c.index.data(), c.weight.data(), nullptr, 140, 0, 7},
-          {c.index.data() + 140, c.weight.data() + 140, nullptr, 160, 20, 4},
-          {c.index.data() + 300, c.weight.data() + 300, own_source.data() + 300, 120, 0, 1}};
-      const auto sorted = sort_references<float>(lists, 60, parts, threads());
+      // Reads of different K.
+      const std::vector<ReferenceList<float>> lists = {{c.index.data(), c.weight.data(), 140, 0, 7},
+                                                       {c.index.data() + 140, c.weight.data() + 140, 160, 20, 4},
+                                                       {c.index.data() + 300, c.weight.data() + 300, 120, 60, 1}};
+      const auto sorted = sort_references<float>(lists, parts, threads());
       std::map<int64_t, std::vector<std::pair<int32_t, float>>> wanted;
       for (int64_t m = 0; m < 420; ++m) {
-        const int64_t source = m < 140 ? m / 7 : m < 300 ? 20 + (m - 140) / 4 : own_source[m];
+        const int64_t source = m < 140 ? m / 7 : m < 300 ? 20 + (m - 140) / 4 : 60 + m - 300;
         if (c.weight[m] != 0) wanted[c.index[m]].emplace_back(source, c.weight[m]);
       }
       ASSERT_EQ(sorted.rows, std::ssize(wanted));
@@ -91,15 +85,14 @@ TEST(RowSort, GroupsEachRowsReferencesInTheirOrder) {
   }
 }
 
-TEST(RowSort, NamesTheFirstBadReferenceAndTakesNone) {
+TEST(RowSort, NamesTheFirstBadRowAndTakesNoReferences) {
   Case<float> c(50, 4, 9, 1, 2);
-  c.index[77] = c.index[150] = -1;
-  EXPECT_EQ(c.sorted(3).bad, 77);
-  const std::vector<int64_t> source(200, 50);
-  const ReferenceList<float> named{c.index.data(), c.weight.data(), source.data(), 70, 0, 1};
-  EXPECT_EQ(sort_references<float>({&named, 1}, 50, 2, threads()).bad, 0);
-  const ReferenceList<float> none{nullptr, nullptr, nullptr, 0, 0, 4};
-  EXPECT_EQ(sort_references<float>({&none, 1}, 0, 3, threads()).rows, 0);
+  c.index[77] = -5;
+  c.index[150] = -9;
+  EXPECT_EQ(c.sorted(1).bad_row, -5);
+  EXPECT_EQ(c.sorted(3).bad_row, -5);
+  const ReferenceList<float> none{nullptr, nullptr, 0, 0, 4};
+  EXPECT_EQ(sort_references<float>({&none, 1}, 3, threads()).rows, 0);
 }
 
 // The contract of row_sum, number by number.
