@@ -56,7 +56,8 @@ const std::map<std::string_view, std::string_view>& texts() {
        | r3z:  READ r2; r2=READ; r3=ONE
        | r4z:  READ r1; INC(r1); r4=READ; r1=INC
        | r5z:  INC(r0); ADD(r2,ONE); LT(r4,READ); MIN(READ,r4); WRITE(r2,MIN); r0=INC; r2=ADD; r3=READ; r5=LT
-       | else: READ r1; INC(r1); ADD(r2,ONE); LT(READ,r3); MIN(READ,r3); WRITE(r2,MIN); r1=INC; r2=ADD; r4=READ; r5=LT)"},
+       | else: READ r1; INC(r1); ADD(r2,ONE); LT(READ,r3); MIN(READ,r3); WRITE(r2,MIN); r1=INC; r2=ADD; r4=READ;
+               r5=LT)"},
       {"walkbst", R"(
          r0z,r1z: r0=READ; r1=TWO
        | r0z,r2z: READ r3; r2=READ; r3=ONE
