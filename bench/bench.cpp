@@ -63,11 +63,11 @@ void print_table(const nlohmann::json& report, std::ostream& out) {
   out << fmt::format(
       "median of {} repeats; share of bandwidth: of random rows for reads, of the copy for the others\n\n",
       report["repeats"].get<int>());
-  out << fmt::format("{:<16} {:<40} {:>10} {:>19} {:>8} {:>7} {:>10} {:>9}\n", "operator", "size", "ms",
+  out << fmt::format("{:<20} {:<40} {:>10} {:>19} {:>8} {:>7} {:>10} {:>9}\n", "operator", "size", "ms",
                      "least .. most", "GB/s", "share", "estimate", "speed-up");
   for (const auto& r : report["results"]) {
     const auto ms = [&](const char* key) { return r[key].get<double>() * 1e3; };
-    out << fmt::format("{:<16} {:<40} {:>10.3f} {:>19} {:>8.2f} {:>6.0f}% {:>10.3f} {:>8.1f}x\n",
+    out << fmt::format("{:<20} {:<40} {:>10.3f} {:>19} {:>8.2f} {:>6.0f}% {:>10.3f} {:>8.1f}x\n",
                        r["operator"].get<std::string>(), r["size"].get<std::string>(), ms("seconds"),
                        fmt::format("{:.3f} .. {:.3f}", ms("seconds_least"), ms("seconds_most")),
                        r["bytes_per_second"].get<double>() / 1e9, r["share_of_bandwidth"].get<double>() * 100,
@@ -125,9 +125,11 @@ void check(const BenchOptions& options) {
 }  // namespace
 
 const std::vector<std::string>& bench_names() {
-  static const std::vector<std::string> names = {"memory",       "select",    "search",        "search_backward",
-                                                 "select_lanes", "read",      "read_backward", "row_order",
-                                                 "row_sum",      "row_update"};
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all = bench::operator_names();
+    all.insert(all.begin(), "memory");
+    return all;
+  }();
   return names;
 }
 
@@ -135,7 +137,7 @@ int run_benchmarks(const BenchOptions& options, std::ostream& out) {
   check(options);
   std::vector<std::string> operators = options.names;
   const bool with_memory = std::erase(operators, "memory") > 0;
-  if (options.names.empty()) operators.assign(bench_names().begin() + 1, bench_names().end());
+  if (options.names.empty()) operators = bench::operator_names();
   if (with_memory) {
     const nlohmann::json report = bench::run_memory(options);
     out << (options.json ? report.dump(2) + "\n" : bench::memory_table(report));

@@ -3,6 +3,14 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <functional>
+#include <tuple>
+#include <utility>
+
+#include "loci/ops/batch_norm/batch_norm.h"
+#include "loci/ops/batch_norm/batch_norm_definition.h"
+#include "loci/ops/half_norm/half_norm.h"
+#include "loci/ops/half_norm/half_norm_definition.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
@@ -92,6 +100,80 @@ Case select_lanes_case(const CaseSize& s) {
           }};
 }
 
+// The queries of a layer, normalised by feature.
+struct BatchNormInputs {
+  Tensor x, grad, gain, bias, mean, variance, statistics;
+  explicit BatchNormInputs(const CaseSize& s)
+      : x(torch::randn({s.T, s.H * 2 * s.w})),
+        grad(torch::randn_like(x)),
+        gain(torch::randn({x.size(1)})),
+        bias(torch::randn_like(gain)),
+        mean(torch::zeros_like(gain)),
+        variance(torch::ones_like(gain)),
+        statistics(std::get<1>(batch_norm_definition(x, gain, bias, mean, variance, true, 0, 1e-5))) {}
+};
+
+std::string norm_size(const CaseSize& s) {
+  return fmt::format("T {} features {}", s.T, s.H * 2 * s.w);
+}
+
+// x is read once for its statistics and once for y.
+Case batch_norm_case(const CaseSize& s) {
+  const BatchNormInputs in(s);
+  return {"batch_norm",
+          norm_size(s),
+          Bound::stream,
+          count({3, in.x.numel(), 4}),
+          0,
+          [=] { batch_norm(in.x, in.gain, in.bias, in.mean, in.variance, true); },
+          [=] { batch_norm_definition(in.x, in.gain, in.bias, in.mean, in.variance, true, 0.1, 1e-5); }};
+}
+
+Case batch_norm_backward_case(const CaseSize& s) {
+  const BatchNormInputs in(s);
+  return {"batch_norm_backward",
+          norm_size(s),
+          Bound::stream,
+          count({5, in.x.numel(), 4}),
+          0,
+          [=] { batch_norm_backward(in.grad, in.x, in.gain, in.statistics, true); },
+          [=] { batch_norm_backward_definition(in.grad, in.x, in.gain, in.statistics, true); }};
+}
+
+// The same queries, normalised by half.
+struct HalfNormInputs {
+  Tensor x, grad, gain, bias, mean, scale;
+  explicit HalfNormInputs(const CaseSize& s)
+      : x(torch::randn({s.T, s.H, 2, s.w})),
+        grad(torch::randn_like(x)),
+        gain(torch::randn({s.H, 2, s.w})),
+        bias(torch::randn_like(gain)) {
+    std::tie(std::ignore, mean, scale) = half_norm_definition(x, gain, bias, 1e-5);
+  }
+};
+
+Case half_norm_case(const CaseSize& s) {
+  const HalfNormInputs in(s);
+  return {"half_norm",
+          norm_size(s),
+          Bound::stream,
+          count({2, in.x.numel(), 4}),
+          0,
+          [=] { half_norm(in.x, in.gain, in.bias); },
+          [=] { half_norm_definition(in.x, in.gain, in.bias, 1e-5); }};
+}
+
+Case half_norm_backward_case(const CaseSize& s) {
+  const HalfNormInputs in(s);
+  return {"half_norm_backward",
+          norm_size(s),
+          Bound::stream,
+          count({3, in.x.numel(), 4}),
+          0,
+          [=] { half_norm_backward(in.grad, in.x, in.gain, in.mean, in.scale, true); },
+          [=] { half_norm_backward_definition(in.grad, in.x, in.gain, in.mean, in.scale, true); }};
+}
+
 struct SearchInputs {
   Tensor query, keys1, keys2;
   explicit SearchInputs(const CaseSize& s)
@@ -147,10 +229,10 @@ Case read_case(const CaseSize& s, torch::ScalarType type, const char* name) {
           [=] { table_read_definition(in.table, in.index, in.weight); }};
 }
 
-Case read_backward_case(const CaseSize& s, torch::ScalarType type, const char* name) {
-  const ReadInputs in(s, type);
-  return {"read_backward",
-          read_size(s, name),
+Case project_case(const CaseSize& s) {
+  const ReadInputs in(s, torch::kFloat);
+  return {"project",
+          read_size(s, "float32"),
           Bound::gather,
           in.bytes,
           0,
@@ -199,26 +281,69 @@ Case row_update_case(const CaseSize& s) {
           [=] { row_update_definition(table, state, row, gradient, update); }};
 }
 
+using MakeCases = std::function<std::vector<Case>()>;
+
+MakeCases for_all_sizes(Case (*make)(const CaseSize&)) {
+  return [make] {
+    std::vector<Case> list;
+    for (const CaseSize& s : kSizes) list.push_back(make(s));
+    return list;
+  };
+}
+
+// All but the one token of generation.
+MakeCases for_training_sizes(Case (*make)(const CaseSize&)) {
+  return [make] {
+    std::vector<Case> list;
+    for (const CaseSize& s : kSizes) {
+      if (s.T > 1) list.push_back(make(s));
+    }
+    return list;
+  };
+}
+
+std::vector<Case> read_cases() {
+  std::vector<Case> list;
+  for (const CaseSize& s : kSizes) {
+    list.push_back(read_case(s, torch::kFloat, "float32"));
+    list.push_back(read_case(s, torch::kBFloat16, "bfloat16"));
+  }
+  return list;
+}
+
+const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
+  static const std::vector<std::pair<std::string, MakeCases>> all = {
+      {"select", for_all_sizes(select_case)},
+      {"search", for_all_sizes(search_case)},
+      {"search_backward", for_training_sizes(search_backward_case)},
+      {"select_lanes", for_training_sizes(select_lanes_case)},
+      {"batch_norm", for_training_sizes(batch_norm_case)},
+      {"batch_norm_backward", for_training_sizes(batch_norm_backward_case)},
+      {"half_norm", for_all_sizes(half_norm_case)},
+      {"half_norm_backward", for_training_sizes(half_norm_backward_case)},
+      {"read", read_cases},
+      {"project", for_training_sizes(project_case)},
+      {"row_order", for_training_sizes(row_order_case)},
+      {"row_sum", for_training_sizes(row_sum_case)},
+      {"row_update", for_training_sizes(row_update_case)},
+  };
+  return all;
+}
+
 }  // namespace
+
+std::vector<std::string> operator_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, make] : all_operators()) names.push_back(name);
+  return names;
+}
 
 std::vector<Case> cases_of(const std::string& name) {
   torch::manual_seed(0);
-  std::vector<Case> list;
-  for (const CaseSize& s : kSizes) {
-    if (name == "select") list.push_back(select_case(s));
-    if (name == "select_lanes" && s.T > 1) list.push_back(select_lanes_case(s));
-    if (name == "search") list.push_back(search_case(s));
-    if (name == "search_backward" && s.T > 1) list.push_back(search_backward_case(s));
-    if (name == "read") {
-      list.push_back(read_case(s, torch::kFloat, "float32"));
-      list.push_back(read_case(s, torch::kBFloat16, "bfloat16"));
-    }
-    if (name == "read_backward" && s.T > 1) list.push_back(read_backward_case(s, torch::kFloat, "float32"));
-    if (name == "row_order" && s.T > 1) list.push_back(row_order_case(s));
-    if (name == "row_sum" && s.T > 1) list.push_back(row_sum_case(s));
-    if (name == "row_update" && s.T > 1) list.push_back(row_update_case(s));
+  for (const auto& [known, make] : all_operators()) {
+    if (known == name) return make();
   }
-  return list;
+  return {};
 }
 
 }  // namespace loci::bench

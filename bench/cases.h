@@ -10,7 +10,7 @@
 namespace loci::bench {
 
 struct Case {
-  std::string name;  // of bench_names()
+  std::string name;  // of operator_names()
   std::string size;
   Bound bound;
   double bytes;       // that must be moved at least
@@ -19,7 +19,10 @@ struct Case {
   std::function<void()> definition;
 };
 
-// The cases of one name. Tensors are made here and live as long as the case.
+// The operators that have cases: bench_names() without "memory".
+std::vector<std::string> operator_names();
+
+// The cases of one operator. Tensors are made here and live as long as the case.
 std::vector<Case> cases_of(const std::string& name);
 
 }  // namespace loci::bench
