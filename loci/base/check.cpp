@@ -53,7 +53,7 @@ void fail(ExitCode code, std::string_view who, std::string_view expected, std::s
 int64_t checked_product(std::string_view who, std::string_view what, int64_t a, int64_t b) {
   int64_t product = 0;
   if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, &product)) {
-    fail(ExitCode::input, who, fmt::format("{} must fit 63 bits", what), fmt::format("{} x {}", a, b));
+    fail(ExitCode::usage, who, fmt::format("{} must fit 63 bits", what), fmt::format("{} x {}", a, b));
   }
   return product;
 }
@@ -61,7 +61,7 @@ int64_t checked_product(std::string_view who, std::string_view what, int64_t a, 
 int64_t checked_sum(std::string_view who, std::string_view what, int64_t a, int64_t b) {
   int64_t sum = 0;
   if (a < 0 || b < 0 || __builtin_add_overflow(a, b, &sum)) {
-    fail(ExitCode::input, who, fmt::format("{} must fit 63 bits", what), fmt::format("{} + {}", a, b));
+    fail(ExitCode::usage, who, fmt::format("{} must fit 63 bits", what), fmt::format("{} + {}", a, b));
   }
   return sum;
 }

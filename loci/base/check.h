@@ -50,8 +50,9 @@ auto as_input(Action action) {
   }
 }
 
-// Sizes that come from files and configurations: the product, or an Error (input) when it does not fit int64 or is
-// negative.
+// Sizes that a caller or a configuration asks for: the product or sum, or an Error (usage) when it does not fit int64
+// or a part is negative. A configuration that a run wrote is read through as_input(). The sizes in the header of a
+// tensor file are checked where it is parsed.
 int64_t checked_product(std::string_view who, std::string_view what, int64_t a, int64_t b);
 int64_t checked_sum(std::string_view who, std::string_view what, int64_t a, int64_t b);
 

@@ -122,13 +122,13 @@ TEST(LocalTable, ImpossibleSizesAreRefusedBeforeMemoryIsTouched) {
   };
   refused(int64_t{10'000'000'000}, 1024, ExitCode::resources,
           "table memory: 37.3 TiB of memory must be available, got");
-  refused(int64_t{1} << 62, 1024, ExitCode::input, "rows x width must fit 63 bits");
-  refused(int64_t{1} << 61, 1, ExitCode::input, "bytes must fit 63 bits");
+  refused(int64_t{1} << 62, 1024, ExitCode::usage, "rows x width must fit 63 bits");
+  refused(int64_t{1} << 61, 1, ExitCode::usage, "bytes must fit 63 bits");
   refused(0, 8, ExitCode::usage, "rows must be at least 1, got 0");
   refused(8, -1, ExitCode::usage, "width must be at least 1, got -1");
   EXPECT_LT(resident_bytes() - before, int64_t{16} << 20);
   expect_error(ExitCode::usage, "rows must be at least 0, got -3", [] { LocalRows("memory", {-3, 8}, 8); });
-  expect_error(ExitCode::input, "rows must fit 63 bits", [] { LocalRows("memory", {INT64_MAX, 1}, 8); });
+  expect_error(ExitCode::usage, "rows must fit 63 bits", [] { LocalRows("memory", {INT64_MAX, 1}, 8); });
   expect_error(ExitCode::bug, "rows must begin at row 0, got 5",
                [] { HeldTable(std::make_shared<LocalRows>("memory", RowRange{5, 8}, 8)); });
   EXPECT_THROW(LocalTable("memory", 8, 8, {at::kHalf}), Error);

@@ -62,11 +62,7 @@ double search_bytes(const MemoryOptions& memory, double tokens) {
 }  // namespace
 
 void LanguageModelPlan::check() const {
-  try {
-    TransformerLm::count_parameters(model_for(tokenizer.vocabulary));
-  } catch (const Error& error) {
-    throw Error(ExitCode::usage, error.what());
-  }
+  TransformerLm::count_parameters(model_for(tokenizer.vocabulary));
 }
 
 RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const {

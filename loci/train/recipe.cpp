@@ -161,14 +161,10 @@ std::vector<ArmText> arms_of(const Config& config) {
 }
 
 void check_run(const RunConfig& config) {
-  try {
-    config.plan->check();
-    config.train.check();
-    if (config.plan->uses_optimizers()) config.optimizer.check();
-    checked_product("config", "the tokens of a run", config.steps(), config.size().units_per_step);
-  } catch (const Error& error) {  // sizes that do not fit are read as those of a file
-    throw Error(ExitCode::usage, error.what());
-  }
+  config.plan->check();
+  config.train.check();
+  if (config.plan->uses_optimizers()) config.optimizer.check();
+  checked_product("config", "the tokens of a run", config.steps(), config.size().units_per_step);
 }
 
 }  // namespace
