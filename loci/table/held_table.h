@@ -15,7 +15,7 @@ class HeldTable : public Table {
   at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use) override;
   at::Tensor project(const at::Tensor& index, const at::Tensor& x, int64_t use) override;
   RowStore& store() override { return *rows_; }
-  using Table::store;
+  const RowStore& store() const override { return *rows_; }
 
  private:
   std::shared_ptr<RowStore> rows_;

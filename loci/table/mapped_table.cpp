@@ -31,6 +31,11 @@ PrivateFileTensor served_values(const std::filesystem::path& file, const std::st
   return values;
 }
 
+[[noreturn]] void refuse_all(const std::string& name) {
+  fail(ExitCode::usage, "table " + name,
+       "a served table must keep the rows of its file (load into a LocalTable or MappedTable)", "a write of all rows");
+}
+
 }  // namespace
 
 MappedRows::MappedRows(std::string name, RowRange range, int64_t width, at::ScalarType dtype,
@@ -81,7 +86,7 @@ std::optional<at::Tensor> ServedRows::scale() const {
 }
 
 void ServedRows::before_write(const at::Tensor& row) {
-  if (!row.defined()) fail(ExitCode::bug, "table " + name(), "a served table must keep its rows", "another start");
+  if (!row.defined()) refuse_all(name());
   values_.allow_writes(row.const_data_ptr<int64_t>(), row.numel());
   if (scale_) scale_->allow_writes(row.const_data_ptr<int64_t>(), row.numel());
 }
@@ -92,7 +97,7 @@ at::Tensor ServedRows::row_storage(const std::string& what, int64_t /*width*/, a
 }
 
 void ServedRows::clear_storage(const at::Tensor& /*storage*/) {
-  fail(ExitCode::bug, "table " + name(), "a served table must keep its rows", "another start");
+  refuse_all(name());
 }
 
 ServedTable::ServedTable(const std::filesystem::path& file, const std::string& name)

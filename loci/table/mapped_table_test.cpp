@@ -84,7 +84,7 @@ TEST_F(MappedTableTest, ServesAFileAndKeepsItsWritesToItself) {
   EXPECT_EQ(table->store().values().eq(7).sum().item<int64_t>(), 12);
   EXPECT_EQ(read_text_file(file), bytes);
   EXPECT_TRUE(torch::equal(ServedTable(file, "m").store().values(), rows));
-  expect_error(ExitCode::bug, "must keep its rows", [&] { table->store().initialise_zero(); });
+  expect_error(ExitCode::usage, "must keep the rows of its file", [&] { table->store().initialise_zero(); });
 }
 
 TEST_F(MappedTableTest, ServesInt8RowsWithTheirScale) {

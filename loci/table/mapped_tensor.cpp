@@ -10,10 +10,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <system_error>
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/paths.h"
 #include "loci/base/progress.h"
 
 namespace loci {
@@ -30,11 +30,6 @@ constexpr std::array<std::pair<at::ScalarType, DType>, 9> kStoredTypes = {{{at::
                                                                            {at::kByte, DType::U8},
                                                                            {at::kChar, DType::I8},
                                                                            {at::kBool, DType::BOOL}}};
-
-[[noreturn]] void refuse_mapping(const fs::path& path, const std::string& expected, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM;
-  fail(full ? ExitCode::resources : ExitCode::input, path.string(), expected, std::generic_category().message(error));
-}
 
 // Writes the first bytes of a file. Returns 0 or an error number.
 int write_start(int descriptor, const std::string& bytes) {
@@ -91,20 +86,19 @@ OwnFileTensor::OwnFileTensor(fs::path file, const std::string& name, const std::
 
   unlink(file_.c_str());  // another process may still have the old one
   map.descriptor = open(file_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (map.descriptor < 0) refuse_mapping(file_, "the file must be writable", errno);
+  if (map.descriptor < 0) fail_path(file_, "the file must be writable", errno);
   int error = EINTR;
   while (error == EINTR) error = posix_fallocate(map.descriptor, 0, map.length);  // a signal may end it early
   if (error == 0) error = write_start(map.descriptor, start);
   if (error != 0) {
     unlink(file_.c_str());
-    refuse_mapping(file_, fmt::format("{} of disk must be available", format_bytes(static_cast<double>(map.length))),
-                   error);
+    fail_path(file_, fmt::format("{} of disk must be available", format_bytes(static_cast<double>(map.length))), error);
   }
   void* begin = mmap(nullptr, static_cast<size_t>(map.length), PROT_READ | PROT_WRITE, MAP_SHARED, map.descriptor, 0);
   if (begin == MAP_FAILED) {
     error = errno;
     unlink(file_.c_str());
-    refuse_mapping(file_, "the file system must allow shared mappings, for rows that are trained in a file", error);
+    fail_path(file_, "the file system must allow shared mappings, for rows that are trained in a file", error);
   }
   map.begin = static_cast<std::byte*>(begin);
   // Rows are read in random order: reading ahead would fill memory with rows that are not needed.
@@ -131,7 +125,7 @@ PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& na
          fmt::format("byte {}", entry->begin));
   }
   const int descriptor = open(file.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) refuse_mapping(file, "the file must be readable", errno);
+  if (descriptor < 0) fail_path(file, "the file must be readable", errno);
   struct stat status = {};
   const bool known = fstat(descriptor, &status) == 0;
   // Private: some file systems (FUSE with direct I/O) have no shared mappings. Not writable: pages that could be
@@ -141,7 +135,7 @@ PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& na
                     : MAP_FAILED;
   const int error = known && status.st_size < entry->end ? EIO : errno;
   close(descriptor);
-  if (begin == MAP_FAILED) refuse_mapping(file, "the file must be mappable", error);
+  if (begin == MAP_FAILED) fail_path(file, "the file must be mappable", error);
   begin_ = static_cast<std::byte*>(begin);
   length_ = entry->end;
   // Of whole pages, and at most 8,192 pieces: the kernel allows a process 65,530 mappings.

@@ -20,9 +20,8 @@ float quantise(const float* row, int64_t width, int8_t* out) {
   float scale = largest / 127;
   // Subnormal scales are coarse: never one of which the largest value is more than 127.5.
   if (largest > 127.5 * scale) scale = std::nextafter(scale, std::numeric_limits<float>::infinity());
-  const double inverse = scale == 0 ? 0 : 1 / static_cast<double>(scale);
   for (int64_t d = 0; d < width; ++d) {
-    const double value = inverse == 0 ? 0 : static_cast<double>(row[d]) / static_cast<double>(scale);
+    const double value = scale == 0 ? 0 : static_cast<double>(row[d]) / static_cast<double>(scale);
     out[d] = static_cast<int8_t>(std::clamp(std::nearbyint(value), -127.0, 127.0));
   }
   return scale;

@@ -11,6 +11,17 @@
 #include "loci/ops/row_sum/row_sum.h"
 
 namespace loci {
+namespace {
+
+std::array<int64_t, 3> versions_of(const RowReferences& references) {
+  return {version_of(references.index), version_of(references.weight), version_of(references.grad)};
+}
+
+}  // namespace
+
+int64_t version_of(const at::Tensor& tensor) {
+  return tensor.is_inference() ? 0 : int64_t{tensor._version()};
+}
 
 int64_t PendingReferences::register_use() {
   const std::lock_guard lock(mutex_);
@@ -52,19 +63,25 @@ void PendingReferences::add(RowReferences references) {
     const at::Tensor trained = trained_rows_.index_select(0, index.reshape(-1)).view_as(index);
     references.weight = weight.masked_fill(trained.logical_not(), 0);
   }
-  references_.push_back(std::move(references));
+  const std::array<int64_t, 3> versions = versions_of(references);
+  added_.push_back({std::move(references), versions});
 }
 
 bool PendingReferences::empty() const {
   const std::lock_guard lock(mutex_);
-  return references_.empty();
+  return added_.empty();
 }
 
 OrderedReferences PendingReferences::ordered() const {
   std::vector<RowReferences> references;
   {
     const std::lock_guard lock(mutex_);
-    references = references_;
+    for (const Added& added : added_) {
+      TORCH_CHECK(versions_of(added.references) == added.versions, "table ", table_,
+                  ": index, weight, input and gradient of a read must keep their values from backward until the step, "
+                  "got one that was written in place");
+      references.push_back(added.references);
+    }
   }
   if (references.empty()) {
     references.push_back(
@@ -89,7 +106,7 @@ RowGradient PendingReferences::sum() const {
 
 void PendingReferences::clear() {
   const std::lock_guard lock(mutex_);
-  references_.clear();
+  added_.clear();
   passes_.assign(passes_.size(), 0);
 }
 

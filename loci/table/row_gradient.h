@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -14,7 +15,8 @@
 
 namespace loci {
 
-// What one backward pass of one layer adds: row index[t, r] gains weight[t, r] * grad[t].
+// What one backward pass of one layer adds: row index[t, r] gains weight[t, r] * grad[t]. The tensors are those of the
+// pass, no copies: they keep their values until the step.
 struct RowReferences {
   at::Tensor index;   // [T, K] int64, counted from the first row of the store
   at::Tensor weight;  // [T, K] float32 or float64; exactly 0: the row is not touched
@@ -29,6 +31,9 @@ struct RowGradient {
   at::Tensor gradient;  // [U, D] float32 or float64
 };
 
+// The version counter of a tensor: how often it was written in place. 0 for an inference tensor, which has none.
+int64_t version_of(const at::Tensor& tensor);
+
 // Not summed yet: the references by row, for code that sums and updates in one pass.
 struct OrderedReferences {
   RowOrder order;
@@ -37,7 +42,7 @@ struct OrderedReferences {
 
 // References since the last step. Sums are made in the order (pass, use, position), whatever order they arrived in.
 // Safe from several threads; where two threads run passes of one layer at the same time, which of them counts as the
-// first is up to them.
+// first is up to them. ordered() and sum() throw c10::Error when a tensor was written in place after add().
 class PendingReferences {
  public:
   PendingReferences(std::string table, int64_t width) : table_(std::move(table)), width_(width) {}
@@ -55,12 +60,17 @@ class PendingReferences {
   void clear();  // after a step
 
  private:
+  struct Added {
+    RowReferences references;
+    std::array<int64_t, 3> versions;  // of index, weight and grad
+  };
+
   std::string table_;
   int64_t width_;
   mutable std::mutex mutex_;  // of all below
   at::Tensor trained_rows_;
   std::vector<int64_t> passes_;  // of each use
-  std::vector<RowReferences> references_;
+  std::vector<Added> added_;
 };
 
 }  // namespace loci

@@ -18,10 +18,6 @@
 namespace loci {
 namespace {
 
-int64_t version_of(const at::Tensor& values) {
-  return values.is_inference() ? 0 : int64_t{values._version()};
-}
-
 // So that a graph that saved the rows refuses to run backward after they were written.
 void count_version(const at::Tensor& written) {
   if (!written.is_inference()) written.unsafeGetTensorImpl()->bump_version();

@@ -64,7 +64,7 @@ class Table {
   void set_trained_rows(const at::Tensor& mask);
 
   virtual RowStore& store() = 0;
-  const RowStore& store() const { return const_cast<Table*>(this)->store(); }
+  virtual const RowStore& store() const = 0;
 
  protected:
   Table(std::string name, int64_t rows, int64_t width);

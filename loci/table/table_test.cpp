@@ -5,49 +5,15 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <latch>
-#include <thread>
-
 #include "loci/ops/table_read/table_read.h"
 #include "loci/table/local_table.h"
+#include "tests/table_reads.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
-using testing::HasSubstr;
-
-constexpr int64_t kRows = 50, kWidth = 6, kTokens = 40, kReads = 8;
-
-std::shared_ptr<LocalTable> make_table(at::ScalarType dtype = at::kFloat) {
-  auto table = std::make_shared<LocalTable>("memory", kRows, kWidth, LocalTableOptions{dtype});
-  table->store().initialise_normal(3, 1);
-  return table;
-}
-
-// The action must throw an error of the framework with this text.
-void expect_refusal(const std::string& part, const std::function<void()>& action) {
-  try {
-    action();
-    ADD_FAILURE() << "no error with: " << part;
-  } catch (const c10::Error& error) {
-    EXPECT_THAT(error.what(), HasSubstr(part));
-  }
-}
-
-struct Batch {
-  Tensor index = torch::randint(0, kRows, {kTokens, kReads}, at::kLong);
-  Tensor weight = torch::randn({kTokens, kReads});
-  Tensor grad = torch::randn({kTokens, kWidth});  // of the output
-};
-
-// What backward left, as [N, D].
-Tensor dense_gradient(const Table& table) {
-  EXPECT_FALSE(table.store().values().grad().defined());
-  const RowGradient sum = table.store().references().sum();
-  return torch::zeros({table.rows(), table.width()}, sum.gradient.options()).index_copy_(0, sum.row, sum.gradient);
-}
 
 TEST(Table, ReferencesSumToTheDenseGradientOfTheDefinition) {
   torch::manual_seed(1);
@@ -166,36 +132,14 @@ TEST(Table, FrozenBetweenForwardAndBackwardItGetsNoReferences) {
   EXPECT_TRUE(table->store().references().empty());
 }
 
-TEST(Table, RowsThatAreNotTrainedGetNoReferences) {
-  torch::manual_seed(2);
-  auto table = make_table(), other = make_table();
-  const int64_t use = table->register_use(), other_use = other->register_use();
+TEST(Table, FreezingDropsPendingReferences) {
+  auto table = make_table();
   const Batch batch;
-  Tensor mask = torch::zeros({kRows}, at::kBool);
-  mask.index_fill_(0, torch::tensor({3, 17, 40}), true);
-  table->set_trained_rows(mask);
-  mask.fill_(true);  // the table keeps a copy
-  const auto pass = [&](Table& t, int64_t u) {
-    Tensor weight = batch.weight.clone().requires_grad_();
-    t.read(batch.index, weight, u).backward(batch.grad);
-    return weight.grad();
-  };
-  EXPECT_TRUE(torch::equal(pass(*table, use), pass(*other, other_use)));  // weights learn as before
-  Tensor expected = torch::zeros({kRows, kWidth});
-  const Tensor all = dense_gradient(*other), kept = torch::tensor({3, 17, 40});
-  expected.index_copy_(0, kept, all.index_select(0, kept));
-  EXPECT_TRUE(torch::equal(dense_gradient(*table), expected));
-  EXPECT_GT(expected.abs().sum().item<double>(), 0);
-  EXPECT_TRUE(torch::equal(table->store().references().sum().row, kept));
-
-  table->store().references().clear();
-  table->set_trained_rows({});
-  pass(*table, use);
-  EXPECT_TRUE(torch::equal(dense_gradient(*table), all));
-  expect_refusal("trained rows must be bool [50], got Bool [49]",
-                 [] { make_table()->set_trained_rows(torch::ones({kRows - 1}, at::kBool)); });
-  expect_refusal("trained rows must be bool [50], got Float",
-                 [] { make_table()->set_trained_rows(torch::ones({kRows})); });
+  table->read(batch.index, batch.weight, table->register_use()).sum().backward();
+  EXPECT_FALSE(table->store().references().empty());
+  table->set_frozen(true);
+  table->set_frozen(false);
+  EXPECT_TRUE(table->store().references().empty());
 }
 
 TEST(Table, SharedByThreeUsesIsTheSumOfTheUses) {
@@ -212,71 +156,6 @@ TEST(Table, SharedByThreeUsesIsTheSumOfTheUses) {
   }
   loss.backward();
   EXPECT_TRUE(torch::allclose(dense_gradient(*shared).to(at::kDouble), sum, 1e-5, 1e-5));
-}
-
-TEST(Table, TheOrderOfArrivalDoesNotChangeTheSum) {
-  torch::manual_seed(8);
-  std::vector<RowReferences> references;
-  for (int64_t pass = 0; pass < 3; ++pass) {
-    for (int64_t use = 0; use < 3; ++use) {
-      const Batch batch;
-      references.push_back({batch.index, batch.weight, batch.grad, pass, use});
-    }
-  }
-  const auto sum_of = [](const std::vector<RowReferences>& all) {
-    PendingReferences pending("memory", kWidth);
-    for (const RowReferences& one : all) pending.add(one);
-    return pending.sum();
-  };
-  const RowGradient wanted = sum_of(references);
-  std::reverse(references.begin(), references.end());
-  const RowGradient reversed = sum_of(references);
-  EXPECT_TRUE(torch::equal(wanted.row, reversed.row));
-  EXPECT_TRUE(torch::equal(wanted.gradient, reversed.gradient));
-}
-
-TEST(Table, ThreadsThatReadOneLayerGetPassesOfTheirOwn) {
-  PendingReferences pending("memory", kWidth);
-  const int64_t use = pending.register_use(), each = 2'000'000;
-  std::latch start(4);
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) {
-    threads.emplace_back([&] {
-      start.arrive_and_wait();
-      for (int64_t n = 0; n < each; ++n) pending.next_pass(use);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(pending.next_pass(use), 4 * each);
-}
-
-TEST(Table, ReferencesThatDoNotFitAreRefused) {
-  PendingReferences pending("memory", kWidth);
-  const Batch batch;
-  const auto refused = [&](const std::string& part, const RowReferences& references) {
-    expect_refusal(part, [&] { pending.add(references); });
-  };
-  refused("index int64 [T, K] and weight [T, K], got Int", {batch.index.to(at::kInt), batch.weight, batch.grad});
-  refused("and [40, 7]", {batch.index, batch.weight.narrow(1, 1, kReads - 1), batch.grad});
-  refused("grad [40, 6] in weight's dtype Float, got [40, 5]", {batch.index, batch.weight, batch.grad.narrow(1, 0, 5)});
-  refused("got [40, 6] Double", {batch.index, batch.weight, batch.grad.to(at::kDouble)});
-  refused("references must be on one device, got cpu, cpu and meta",
-          {batch.index, batch.weight, batch.grad.to("meta")});
-  EXPECT_TRUE(pending.empty());
-}
-
-TEST(Table, TwoHalfBatchesGiveTheBitsOfOneBatch) {
-  torch::manual_seed(9);
-  const Batch batch;
-  auto whole = make_table(), halves = make_table();
-  const int64_t use = whole->register_use();
-  halves->register_use();
-  whole->read(batch.index, batch.weight, use).backward(batch.grad);
-  for (const int64_t begin : {int64_t{0}, kTokens / 2}) {
-    const auto half = [begin](const Tensor& t) { return t.slice(0, begin, begin + kTokens / 2); };
-    halves->read(half(batch.index), half(batch.weight), use).backward(half(batch.grad));
-  }
-  EXPECT_TRUE(torch::equal(dense_gradient(*whole), dense_gradient(*halves)));
 }
 
 TEST(Table, TwoTablesOfOneNameDoNotMeet) {
@@ -340,6 +219,22 @@ TEST(Table, ARuleOfOnesOwnChangesAndMarksTheRowsThatWereRead) {
   expected[7] -= 1;
   expected[9] -= 0.5;
   EXPECT_TRUE(torch::equal(rows.values(), expected));
+}
+
+// In-place operators of the framework, of which write_rows() is not told.
+TEST(Table, AnInPlaceWriteOfTheValuesMarksEveryRow) {
+  auto table = make_table();
+  RowStore& rows = table->store();
+  const Tensor row = torch::tensor({3});
+  for (const bool before_rows_are_written : {false, true}) {
+    rows.clear_changed_rows();
+    rows.values().detach().add_(1);
+    if (before_rows_are_written) rows.write_rows(row, [] {});
+    EXPECT_TRUE(rows.changed_rows().all());
+  }
+  rows.clear_changed_rows();
+  rows.write_rows(row, [] {});
+  EXPECT_THAT(rows.changed_rows().rows(), testing::ElementsAre(3));
 }
 
 TEST(Table, WritesOutsideTheRowsAreRefused) {

@@ -236,11 +236,9 @@ TEST(Usage, HoldsNothingBeforeTheFirstRead) {
 TEST(Usage, ObservesReadsInAnyLayoutAndType) {
   Usage usage(6);
   const at::Tensor index = at::tensor({4, 0, 4, 2}, at::kLong).view({2, 1, 2}),
-                   weight = at::tensor({0.25, 0.5, 0.75, 1.0});
-  usage.reads({.output = {},
-               .score = {},
-               .index = index.transpose(0, 2).contiguous().transpose(0, 2),
-               .weight = weight.view({2, 1, 2}).to(at::kDouble)});
+                   weight = at::tensor({0.25, 0.5, 0.75, 1.0}, at::kDouble).view({2, 1, 2});
+  const auto with_other_strides = [](const at::Tensor& t) { return t.transpose(0, 2).contiguous().transpose(0, 2); };
+  usage.reads({.output = {}, .score = {}, .index = with_other_strides(index), .weight = with_other_strides(weight)});
   EXPECT_THAT(reads_of(usage), ElementsAre(1, 0, 1, 0, 2, 0));
   EXPECT_EQ(usage.row(4).weight, 1);
   const at::Tensor elsewhere = at::empty({2, 1, 2}, at::TensorOptions(at::kLong).device(at::kMeta));
