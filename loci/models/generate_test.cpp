@@ -6,25 +6,12 @@
 #include <cmath>
 
 #include "loci/base/check.h"
+#include "tests/small_model.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
-
-TransformerLmOptions generating_model() {
-  TransformerLmOptions options;
-  options.vocabulary = 23;
-  options.width = 16;
-  options.heads = 2;
-  options.context = 12;
-  options.has_memory = true;
-  options.memory.layers = {-1};
-  options.memory.rows = 50;
-  options.memory.layer.heads = 2;
-  options.memory.layer.top_k = 4;
-  return options;
-}
 
 std::vector<int64_t> generated(TransformerLm& model, const std::vector<int64_t>& prompt, GenerateOptions options) {
   std::vector<int64_t> result;
@@ -35,8 +22,8 @@ std::vector<int64_t> generated(TransformerLm& model, const std::vector<int64_t>&
   return result;
 }
 
-TEST(Generate, GreedyTextIsThatOfFullForwards) {
-  TransformerLm model(generating_model(), 1);
+TEST(Generate, GreedyTextIsThatOfFullForwardsInEvaluation) {
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel, [](auto& o) { o.dropout = 0.5; }), 1);
   model.to(at::kDouble);
   const auto text = generated(model, {3, 5}, {.tokens = 10, .temperature = 0, .top_k = 0, .seed = 0});
   EXPECT_TRUE(model.is_training());
@@ -50,7 +37,7 @@ TEST(Generate, GreedyTextIsThatOfFullForwards) {
 }
 
 TEST(Generate, BeyondTheContextTheLastHalfIsReadAgain) {
-  TransformerLm model(generating_model(), 1);
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel), 1);
   model.to(at::kDouble);
   std::vector<int64_t> prompt;
   for (int64_t i = 0; i < 30; ++i) prompt.push_back(i % 23);
@@ -69,7 +56,7 @@ TEST(Generate, BeyondTheContextTheLastHalfIsReadAgain) {
 }
 
 TEST(Generate, TheSameSeedGivesTheSameTextAndTheCallbackMayEndIt) {
-  TransformerLm model(generating_model(), 1);
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel), 1);
   const GenerateOptions options{.tokens = 30, .temperature = 1, .top_k = 5, .seed = 4};
   GenerateOptions other = options;
   other.seed = 5;
@@ -96,7 +83,7 @@ TEST(Generate, SamplingFollowsTheWeights) {
 }
 
 TEST(Generate, BadOptionsAreRefused) {
-  TransformerLm model(generating_model(), 1);
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel), 1);
   const auto ignore = [](int64_t) { return true; };
   EXPECT_THROW(generate(model, {}, {}, ignore), Error);
   EXPECT_THROW(generate(model, {23}, {}, ignore), Error);

@@ -11,38 +11,12 @@
 
 #include "loci/base/check.h"
 #include "loci/table/row_store.h"
+#include "tests/small_model.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
-
-TransformerLmOptions small(const std::function<void(TransformerLmOptions&)>& change = [](auto&) {}) {
-  TransformerLmOptions options;
-  options.vocabulary = 23;
-  options.layers = 2;
-  options.width = 16;
-  options.heads = 2;
-  options.context = 12;
-  options.memory.layers = {-1};
-  options.memory.rows = 50;
-  options.memory.layer.heads = 2;
-  options.memory.layer.top_k = 4;
-  change(options);
-  return options;
-}
-
-TransformerLmOptions with_memory(
-    MemoryPlacement placement, const std::function<void(TransformerLmOptions&)>& change = [](auto&) {}) {
-  return small([&](TransformerLmOptions& o) {
-    o.has_memory = true;
-    o.memory.placement = placement;
-    change(o);
-  });
-}
-
-const std::vector<MemoryPlacement> kPlacements = {MemoryPlacement::replace, MemoryPlacement::parallel,
-                                                  MemoryPlacement::after};
 
 Tensor some_tokens(int64_t batch, int64_t length) {
   torch::manual_seed(2);
@@ -86,7 +60,7 @@ Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOpti
 }
 
 TEST(TransformerLm, EqualsTheReferenceWithGradients) {
-  const TransformerLmOptions options = small();
+  const TransformerLmOptions options = small_model();
   TransformerLm model(options, 1);
   model.to(at::kDouble);
   const Tensor tokens = some_tokens(3, 12), input = tokens.narrow(1, 0, 11), target = tokens.narrow(1, 1, 11).clone();
@@ -103,7 +77,7 @@ TEST(TransformerLm, EqualsTheReferenceWithGradients) {
 
 TEST(TransformerLm, ALaterTokenDoesNotChangeEarlierLogits) {
   for (const MemoryPlacement placement : kPlacements) {
-    TransformerLm model(with_memory(placement), 1);
+    TransformerLm model(small_model_with_memory(placement), 1);
     const Tensor tokens = some_tokens(1, 12);
     Tensor changed = tokens.clone();
     changed[0][8] = (changed[0][8] + 1) % 23;
@@ -115,7 +89,7 @@ TEST(TransformerLm, ALaterTokenDoesNotChangeEarlierLogits) {
 
 TEST(TransformerLm, CacheGivesTheLogitsOfTheFullForward) {
   for (const MemoryPlacement placement : kPlacements) {
-    TransformerLm model(with_memory(placement), 1);
+    TransformerLm model(small_model_with_memory(placement), 1);
     model.to(at::kDouble);
     model.eval();
     const torch::NoGradGuard guard;
@@ -160,10 +134,10 @@ std::vector<Retrofit> retrofits() {
 }
 
 TEST(TransformerLm, AnInsertedZeroMemoryLeavesTheOutputBitIdentical) {
-  TransformerLm base(small(), 1);
+  TransformerLm base(small_model(), 1);
   const Tensor tokens = some_tokens(3, 12);
   for (const Retrofit& r : retrofits()) {
-    TransformerLm model(with_memory(r.placement, r.zero), 99);
+    TransformerLm model(small_model_with_memory(r.placement, r.zero), 99);
     EXPECT_FALSE(torch::equal(model.forward(tokens), base.forward(tokens)));
     model.load(state_of(base));
     EXPECT_TRUE(torch::equal(model.forward(tokens), base.forward(tokens)));
@@ -177,7 +151,7 @@ TEST(TransformerLm, TheFirstGradientOfAnInsertedMemoryIsInItsZeroFactorThenEvery
     return gradient.defined() && gradient.numel() > 0 && gradient.abs().max().item<double>() > 0;
   };
   for (const Retrofit& r : retrofits()) {
-    TransformerLm model(with_memory(r.placement, r.zero), 1);
+    TransformerLm model(small_model_with_memory(r.placement, r.zero), 1);
     const TablePtr table = model.tables().at(0);
     for (int step = 0; step < 2; ++step) {
       model.zero_grad();
@@ -201,8 +175,8 @@ TEST(TransformerLm, TheFirstGradientOfAnInsertedMemoryIsInItsZeroFactorThenEvery
 }
 
 TEST(TransformerLm, LoadRefusesForeignMissingAndMisshapenNames) {
-  TransformerLm base(small(), 1);
-  TransformerLm model(with_memory(MemoryPlacement::parallel), 2);
+  TransformerLm base(small_model(), 1);
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel), 2);
   auto state = state_of(base);
   const auto refused = [&](const std::map<std::string, Tensor>& bad, const std::string& word) {
     try {
@@ -230,11 +204,11 @@ TEST(TransformerLm, LoadRefusesForeignMissingAndMisshapenNames) {
 
 TEST(TransformerLm, TablesAreListedOnceAndApartFromDenseParameters) {
   for (const bool shared : {false, true}) {
-    TransformerLm model(with_memory(MemoryPlacement::parallel,
-                                    [&](auto& o) {
-                                      o.memory.layers = {0, 1};
-                                      o.memory.shared_table = shared;
-                                    }),
+    TransformerLm model(small_model_with_memory(MemoryPlacement::parallel,
+                                                [&](auto& o) {
+                                                  o.memory.layers = {0, 1};
+                                                  o.memory.shared_table = shared;
+                                                }),
                         1);
     EXPECT_EQ(model.tables().size(), shared ? 1u : 2u);
     EXPECT_EQ(model.memories().size(), 2u);
@@ -249,12 +223,12 @@ TEST(TransformerLm, TablesAreListedOnceAndApartFromDenseParameters) {
 
 TEST(TransformerLm, APeerMemoryHasTwoTablesThatLearn) {
   for (const bool shared : {false, true}) {
-    TransformerLm model(with_memory(MemoryPlacement::parallel,
-                                    [&](auto& o) {
-                                      o.memory.kind = MemoryKind::peer;
-                                      o.memory.layers = {0, 1};
-                                      o.memory.shared_table = shared;
-                                    }),
+    TransformerLm model(small_model_with_memory(MemoryPlacement::parallel,
+                                                [&](auto& o) {
+                                                  o.memory.kind = MemoryKind::peer;
+                                                  o.memory.layers = {0, 1};
+                                                  o.memory.shared_table = shared;
+                                                }),
                         1);
     ASSERT_EQ(model.tables().size(), shared ? 2u : 4u);
     EXPECT_EQ(model.tables()[0]->name(), shared ? "memory.values" : "layers.0.memory.values");
@@ -266,86 +240,16 @@ TEST(TransformerLm, APeerMemoryHasTwoTablesThatLearn) {
 }
 
 TEST(TransformerLm, StandsInASequential) {
-  torch::nn::Sequential network(std::make_shared<TransformerLm>(small(), 1), torch::nn::Linear(23, 5));
+  torch::nn::Sequential network(std::make_shared<TransformerLm>(small_model(), 1), torch::nn::Linear(23, 5));
   EXPECT_EQ(network->forward(some_tokens(2, 7)).sizes(), (std::vector<int64_t>{2, 7, 5}));
 }
 
-TEST(TransformerLm, CountsParametersWithoutMakingThem) {
-  std::vector<TransformerLmOptions> all = {small()};
-  for (const MemoryPlacement placement : kPlacements) {
-    all.push_back(with_memory(placement));
-    all.push_back(with_memory(placement, [](auto& o) {
-      o.memory.layers = {0, 1};
-      o.memory.shared_table = true;
-      o.memory.value_width = 9;
-      o.memory.layer.output = OutputMap::swilu;
-      o.memory.layer.query_norm = QueryNorm::batch;
-      o.memory.layer.normalise_keys = true;
-      o.memory.layer.query_hidden = {5, 6};
-    }));
-    all.push_back(with_memory(placement, [](auto& o) {
-      o.memory.kind = MemoryKind::flat;
-      o.memory.layer.query_norm = QueryNorm::rms;
-    }));
-    all.push_back(with_memory(placement, [](auto& o) {
-      o.memory.layers = {0, 1};
-      o.memory.kind = MemoryKind::peer;
-      o.memory.value_width = 9;
-      o.memory.layer.output = OutputMap::projection;
-    }));
-  }
-  for (const TransformerLmOptions& options : all) {
-    TransformerLm model(options, 1);
-    int64_t dense = 0, rows = 0;
-    for (const auto& p : model.dense_parameters()) dense += p.value.numel();
-    for (const auto& table : model.tables()) rows += table->rows() * table->width();
-    EXPECT_EQ(TransformerLm::count_parameters(options), std::make_pair(dense, rows));
-  }
-  TransformerLmOptions absurd = with_memory(MemoryPlacement::parallel);
-  absurd.memory.rows = int64_t{1} << 60;
-  EXPECT_THROW(TransformerLm::count_parameters(absurd), Error);
-}
-
-TEST(TransformerLm, ImpossibleOptionsAreRefused) {
-  const std::vector<std::pair<std::string, std::function<void(TransformerLmOptions&)>>> bad = {
-      {"vocabulary", [](auto& o) { o.vocabulary = 0; }},
-      {"width", [](auto& o) { o.width = 6; }},
-      {"context", [](auto& o) { o.context = 0; }},
-      {"dropout", [](auto& o) { o.dropout = 1; }},
-      {"memory.layers", [](auto& o) { o.memory.layers = {}; }},
-      {"memory.layers", [](auto& o) { o.memory.layers = {2}; }},
-      {"memory.layers", [](auto& o) { o.memory.layers = {1, -1}; }},
-      {"memory.value_dtype", [](auto& o) { o.memory.value_dtype = "int3"; }},
-      {"memory.width", [](auto& o) { o.memory.layer.width = 8; }},
-      {"zero_output", [](auto& o) { o.memory.start = MemoryStart::zero_output; }},
-      {"zero_output",
-       [](auto& o) {
-         o.memory.start = MemoryStart::zero_output, o.memory.calibrate_at = 3;
-         o.memory.layer.output = OutputMap::projection;
-       }},
-      {"calibrate_at", [](auto& o) { o.memory.calibrate_at = 3, o.memory.kind = MemoryKind::flat; }},
-      {"calibrate_at", [](auto& o) { o.memory.calibrate_at = 3, o.memory.layer.query_hidden = {4}; }},
-      {"addressing",
-       [](auto& o) { o.memory.kind = MemoryKind::flat, o.memory.layer.addressing = RowAddressing::modulo; }},
-      {"table's width", [](auto& o) { o.memory.value_width = 5; }},
-  };
-  for (const auto& [word, change] : bad) {
-    try {
-      TransformerLm(with_memory(MemoryPlacement::parallel, change), 1);
-      ADD_FAILURE() << word << " was accepted";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::usage);
-      EXPECT_THAT(error.what(), testing::HasSubstr(word));
-    }
-  }
-}
-
 TEST(TransformerLm, AutocastRunsLinearLayersInBfloat16AndKeepsTheLossFloat32) {
-  TransformerLm model(with_memory(MemoryPlacement::parallel,
-                                  [](auto& o) {
-                                    o.memory.layer.output = OutputMap::swilu;
-                                    o.memory.layer.query_norm = QueryNorm::batch;
-                                  }),
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel,
+                                              [](auto& o) {
+                                                o.memory.layer.output = OutputMap::swilu;
+                                                o.memory.layer.query_norm = QueryNorm::batch;
+                                              }),
                       1);
   const Tensor tokens = some_tokens(3, 12);
   const double plain = model.loss(tokens, tokens).item<double>();
@@ -366,11 +270,11 @@ TEST(TransformerLm, AutocastRunsLinearLayersInBfloat16AndKeepsTheLossFloat32) {
 }
 
 TEST(TransformerLm, MemoryInputsAreWhatTheMemoryReceivesAndChangeNothing) {
-  TransformerLm model(with_memory(MemoryPlacement::parallel,
-                                  [](auto& o) {
-                                    o.memory.layers = {0, 1};
-                                    o.memory.layer.query_norm = QueryNorm::batch;
-                                  }),
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel,
+                                              [](auto& o) {
+                                                o.memory.layers = {0, 1};
+                                                o.memory.layer.query_norm = QueryNorm::batch;
+                                              }),
                       1);
   const Tensor tokens = some_tokens(3, 12);
   const Tensor before = model.memories()[0].second->norm.running_mean.clone();
@@ -385,13 +289,13 @@ TEST(TransformerLm, MemoryInputsAreWhatTheMemoryReceivesAndChangeNothing) {
 }
 
 TEST(TransformerLm, AFailureLeavesTheModelInTraining) {
-  TransformerLm model(with_memory(MemoryPlacement::parallel), 1);
+  TransformerLm model(small_model_with_memory(MemoryPlacement::parallel), 1);
   EXPECT_THROW(model.memory_inputs(at::zeros({1, 13}, at::kLong)), c10::Error);  // beyond the context
   EXPECT_TRUE(model.is_training());
 }
 
 TEST(TransformerLm, BadTokensAreRefused) {
-  TransformerLm model(small(), 1);
+  TransformerLm model(small_model(), 1);
   EXPECT_THROW(model.forward(at::zeros({1, 13}, at::kLong)), c10::Error);
   EXPECT_THROW(model.forward(at::zeros({5}, at::kLong)), c10::Error);
   EXPECT_THROW(model.forward(at::zeros({1, 5})), c10::Error);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "loci/base/check.h"
 #include "loci/nn/memory/flat_key_memory.h"
@@ -143,25 +144,25 @@ MemoryCounts count_memory(const MemoryOptions& options, int64_t width) {
 
 std::shared_ptr<MemoryLayer> make_memory(const MemoryOptions& options, const std::string& prefix, int64_t width,
                                          uint64_t seed, const TableMaker& make, std::vector<TablePtr>& tables) {
+  const std::vector<TableSpec> specs = table_specs(options, prefix, width, seed);
   if (tables.empty() || !options.shared_table) {
-    for (const TableSpec& spec : table_specs(options, prefix, width, seed)) tables.push_back(make(spec));
+    for (const TableSpec& spec : specs) tables.push_back(make(spec));
   }
+  const std::span<const TablePtr> own = std::span<const TablePtr>(tables).last(specs.size());  // in the specs' order
   ProductKeyMemoryOptions layer = options.layer;
   layer.width = width;
   const std::string name = prefix + "memory";
   std::shared_ptr<MemoryLayer> memory;
   switch (options.kind) {
     case MemoryKind::product_key:
-      memory = std::make_shared<ProductKeyMemory>(name, layer, tables.back(), seed);
+      memory = std::make_shared<ProductKeyMemory>(name, layer, own[0], seed);
       break;
     case MemoryKind::flat:
-      memory = std::make_shared<FlatKeyMemory>(name, layer, tables.back(), seed);
+      memory = std::make_shared<FlatKeyMemory>(name, layer, own[0], seed);
       break;
-    case MemoryKind::peer: {
-      const TablePtr down = tables.back(), up = tables[tables.size() - 2];
-      memory = std::make_shared<PeerMemory>(name, layer, down, up, seed);
+    case MemoryKind::peer:
+      memory = std::make_shared<PeerMemory>(name, layer, /*down=*/own[1], /*up=*/own[0], seed);
       break;
-    }
   }
   if (options.start == MemoryStart::zero_output) memory->zero_output_map();
   return memory;

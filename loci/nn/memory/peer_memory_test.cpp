@@ -6,6 +6,7 @@
 
 #include "loci/base/check.h"
 #include "loci/table/local_table.h"
+#include "tests/memory_cases.h"
 #include "tests/memory_reference.h"
 
 namespace loci {
@@ -19,19 +20,10 @@ TablePtr peer_table(const std::string& name, int64_t rows, int64_t width) {
   return table;
 }
 
-ProductKeyMemoryOptions peer_options() {
-  ProductKeyMemoryOptions options;
-  options.width = 6;
-  options.heads = 2;
-  options.top_k = 3;
-  options.key_width = 8;
-  return options;
-}
-
 TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
   torch::manual_seed(3);
   const TablePtr down = peer_table("down", 14, 6), up = peer_table("up", 14, 6);
-  PeerMemory memory("peer", peer_options(), down, up, 7);
+  PeerMemory memory("peer", small_memory(), down, up, 7);
   memory.to(at::kDouble);
   const Tensor x = torch::randn({9, 6}, at::kDouble).requires_grad_(), direction = torch::randn({9, 6}, at::kDouble);
   const Tensor u = down->store().values().detach().clone().requires_grad_();
@@ -58,7 +50,7 @@ TEST(PeerMemory, TrainsWhenEitherTableIsFrozen) {
   for (const bool down_frozen : {true, false}) {
     torch::manual_seed(3);
     const TablePtr down = peer_table("down", 14, 6), up = peer_table("up", 14, 6);
-    PeerMemory memory("peer", peer_options(), down, up, 7);
+    PeerMemory memory("peer", small_memory(), down, up, 7);
     memory.to(at::kDouble);
     (down_frozen ? down : up)->set_frozen(true);
     const Tensor x = torch::randn({9, 6}, at::kDouble).requires_grad_();
@@ -75,7 +67,7 @@ TEST(PeerMemory, TrainsWhenEitherTableIsFrozen) {
 
 TEST(PeerMemory, WithoutGradientLeavesNoReferences) {
   const TablePtr down = peer_table("down", 14, 6), up = peer_table("up", 14, 6);
-  PeerMemory memory("peer", peer_options(), down, up, 7);
+  PeerMemory memory("peer", small_memory(), down, up, 7);
   memory.to(at::kDouble);
   const torch::NoGradGuard guard;
   memory.forward(torch::randn({9, 6}, at::kDouble));
@@ -85,9 +77,9 @@ TEST(PeerMemory, WithoutGradientLeavesNoReferences) {
 
 TEST(PeerMemory, TablesThatDoNotFitAreRefused) {
   const TablePtr up = peer_table("up", 14, 6);
-  EXPECT_THROW(PeerMemory("peer", peer_options(), nullptr, up, 7), Error);
-  EXPECT_THROW(PeerMemory("peer", peer_options(), peer_table("down", 13, 6), up, 7), Error);
-  EXPECT_THROW(PeerMemory("peer", peer_options(), peer_table("down", 14, 5), up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", small_memory(), nullptr, up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", small_memory(), peer_table("down", 13, 6), up, 7), Error);
+  EXPECT_THROW(PeerMemory("peer", small_memory(), peer_table("down", 14, 5), up, 7), Error);
 }
 
 }  // namespace
