@@ -1,6 +1,6 @@
 // For tests: a task of a few numbers with a dense weight, a table, counters and a file, trained in microseconds.
 //
-// Legend: T tokens, K reads of a token, D width.
+// Legend: T tokens, K reads of a token, D width, C channels.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -21,16 +21,22 @@
 namespace loci {
 
 struct TinyModule : torch::nn::Module {
-  explicit TinyModule(int64_t width) {
+  TinyModule(int64_t width, bool has_filter) {
     weight = register_parameter("weight", at::eye(width) * 0.5);
     mean = register_buffer("mean", at::zeros({width}));
+    if (!has_filter) return;
+    const at::Tensor start = at::linspace(-0.1, 0.1, width * kChannels * 9).view({width, kChannels, 3, 3});
+    filter = register_parameter("filter", start.contiguous(at::MemoryFormat::ChannelsLast));
   }
+  static constexpr int64_t kChannels = 2;
   at::Tensor weight, mean;
+  at::Tensor filter;  // [D, C, 3, 3], channels last; or none
 };
 
 struct TinyOptions {
   int64_t width = 4;
   int64_t rows = 32;
+  bool has_filter = false;      // a convolution too
   std::set<int64_t> bad_steps;  // the loss is NaN
   bool bad_evaluation = false;
   std::function<void()> before_evaluation;   // for signals
@@ -43,7 +49,7 @@ class TinyTask : public Task {
   TinyTask(TinyOptions options, const TaskInputs& inputs)
       : options_(std::move(options)),
         inputs_(inputs),
-        module_(options_.width),
+        module_(options_.width, options_.has_filter),
         table_(std::make_shared<LocalTable>("tiny.values", options_.rows, options_.width)),
         use_(table_->register_use()),
         steps_seen_(at::zeros({1}, at::kLong)) {
@@ -51,7 +57,11 @@ class TinyTask : public Task {
   }
 
   torch::nn::Module& module() override { return module_; }
-  std::vector<NamedParameter> dense_parameters() override { return {{.name = "weight", .value = module_.weight}}; }
+  std::vector<NamedParameter> dense_parameters() override {
+    std::vector<NamedParameter> parameters = {{.name = "weight", .value = module_.weight}};
+    if (options_.has_filter) parameters.push_back({.name = "filter", .value = module_.filter});
+    return parameters;
+  }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {{table_, inputs_.rows}}; }
   std::string unit() const override { return "images"; }
   int64_t units_per_micro_batch() const override { return inputs_.batch.per_micro_batch(); }
@@ -101,7 +111,11 @@ class TinyTask : public Task {
       }
     }
     const at::Tensor read = table_->read(index, at::full({tokens, 2}, 0.5), use_);  // [T, D]
-    const at::Tensor y = at::mm(x, module_.weight) + read;
+    at::Tensor y = at::mm(x, module_.weight) + read;
+    if (options_.has_filter) {
+      const at::Tensor images = x.view({tokens, 1, 1, width}).expand({tokens, TinyModule::kChannels, 3, width});
+      y = y + at::conv2d(images, module_.filter, {}, 1, 1).mean({2, 3});
+    }
     if (module_.is_training()) module_.mean.mul_(0.9).add_(x.mean(0), 0.1);
     return (y - x.flip(1)).square().mean();
   }

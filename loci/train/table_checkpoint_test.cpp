@@ -8,6 +8,7 @@
 
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/progress.h"
 #include "loci/base/random.h"
 #include "loci/table/local_table.h"
 #include "loci/table/mapped_table.h"
@@ -222,7 +223,7 @@ TEST(TableCheckpoint, WithoutTheLastOneABaseIsWritten) {
   expect_equal(run, again);
 }
 
-TEST(TableCheckpoint, RowsOfZerosCostLittleDisk) {
+TEST(TableCheckpoint, RowsOfZerosCostLittleDiskAndNoMemoryWhenLoaded) {
   const TemporaryFolder folder;
   const int64_t rows = 1 << 16;  // 16 MiB
   const auto table = std::make_shared<LocalTable>("m", rows, kWidth);
@@ -234,6 +235,13 @@ TEST(TableCheckpoint, RowsOfZerosCostLittleDisk) {
   ASSERT_EQ(stat(writer.file(kBase).c_str(), &status), 0);
   EXPECT_EQ(status.st_size, 4096 + rows * kWidth * 4);
   EXPECT_LT(status.st_blocks * 512, 1 << 20);
+  writer.finish({{"tables", nlohmann::json::object()}}, 0);
+  LocalTable loaded("m", rows, kWidth);
+  const CheckpointReader checkpoint(folder / "step-1");
+  const int64_t before = resident_bytes();
+  load_table(checkpoint, loaded.store());
+  EXPECT_LT(resident_bytes() - before, 8 << 20);
+  EXPECT_TRUE(torch::equal(loaded.store().values(), table->store().values()));
 }
 
 // Counters of rows: those read are no subset of those written.

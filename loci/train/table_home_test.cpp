@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include "loci/base/check.h"
+#include "loci/base/progress.h"
 #include "loci/base/random.h"
 #include "loci/optim/row_optimizer.h"
 #include "loci/table/mapped_table.h"
@@ -99,6 +100,20 @@ TEST(TableHome, ServesFromTheCheckpointWhatIsMapped) {
   }
   spec.rows = 51;
   EXPECT_THROW(serving_tables(checkpoint)(spec), Error);
+}
+
+TEST(TableHome, AsksForTheFileWhereMemoryWillNotDo) {
+  EXPECT_FALSE(is_served_from_file(TableHome::memory, at::kFloat, 1 << 20));
+  EXPECT_TRUE(is_served_from_file(TableHome::mapped, at::kFloat, 1 << 20));
+  EXPECT_TRUE(is_served_from_file(TableHome::memory, at::kChar, 1 << 20));
+  EXPECT_TRUE(is_served_from_file(TableHome::memory, at::kFloat, available_bytes()));
+}
+
+TEST(TableHome, RowsThatWillBeLoadedAreNotDrawn) {
+  const TemporaryFolder folder;
+  const TableSpec spec = {.name = "m", .rows = 50, .width = 6, .start_std = 1, .seed = 2};
+  EXPECT_EQ(training_tables(folder / "work", /*loaded=*/true)(spec)->store().values().count_nonzero().item<int64_t>(),
+            0);
 }
 
 TEST(TableHome, TheWorkFolderIsEmptyAtFirstAndGoes) {

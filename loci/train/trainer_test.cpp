@@ -27,6 +27,7 @@ namespace fs = std::filesystem;
 struct Setting {
   TinyOptions task;
   TrainOptions train;
+  DenseOptimizerOptions optimizer;
   uint64_t seed = 1;
 
   Setting() {
@@ -43,7 +44,7 @@ TrainerState train_in(const fs::path& folder, const Setting& setting, std::uniqu
   inputs.seed = setting.seed;
   inputs.batch = {setting.train.batch, setting.train.accumulation};
   auto task = std::make_unique<TinyTask>(setting.task, inputs);
-  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), setting.seed);
+  OptimizerSet optimizers(task->dense_parameters(), setting.optimizer, task->tables(), setting.seed);
   RunDirectory run(folder, "task = \"tiny\"\n");
   TrainerState state;
   if (run.latest()) state = load_checkpoint(open_latest(folder, {}), *task, optimizers);
@@ -133,6 +134,38 @@ TEST(Trainer, AStoppedRunGoesOnWithTheSameBitsAndTheSameLog) {
   train_in(folder / "broken", setting);
   EXPECT_EQ(tensor_bytes(folder / "broken"), tensor_bytes(folder / "whole"));
   EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+}
+
+TEST(Trainer, AStoppedRunWithAChannelsLastFilterGoesOnWithTheSameBits) {
+  for (const DenseRule kind : {DenseRule::adamw, DenseRule::sgd}) {
+    const TemporaryFolder folder;
+    Setting setting;
+    setting.task.has_filter = true;
+    setting.optimizer.kind = kind;
+    train_in(folder / "whole", setting);
+    Setting stopped = setting;
+    stopped.task.before_step = [](int64_t step) {
+      if (step == 7) raise(SIGTERM);
+    };
+    expect_interrupted([&] { train_in(folder / "broken", stopped); });
+
+    TinyTask task(setting.task, {});
+    const OptimizerSet optimizers(task.dense_parameters(), setting.optimizer, task.tables(), 0);
+    load_checkpoint(open_latest(folder / "broken", {}), task, optimizers);
+    NamedTensors of_filter = {{"filter", task.dense_parameters()[1].value}};
+    for (const auto& named : optimizers.state()) {
+      if (named.first.find("filter.") != std::string::npos && named.second.dim() == 4) of_filter.push_back(named);
+    }
+    EXPECT_EQ(of_filter.size(), kind == DenseRule::adamw ? 3u : 2u);
+    for (const auto& [name, tensor] : of_filter) {
+      EXPECT_TRUE(tensor.is_contiguous(at::MemoryFormat::ChannelsLast) && !tensor.is_contiguous()) << name;
+      EXPECT_GT(tensor.count_nonzero().item<int64_t>(), 0) << name;
+    }
+
+    train_in(folder / "broken", setting);
+    EXPECT_EQ(tensor_bytes(folder / "broken"), tensor_bytes(folder / "whole"));
+    EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
+  }
 }
 
 // A signal asks for seconds, an evaluation may take minutes: it is made up for when the run goes on.
@@ -343,48 +376,6 @@ TEST(Checkpoint, EveryFlippedByteIsFound) {
     }
   }
   EXPECT_NO_THROW(CheckpointReader{step});
-}
-
-TEST(TensorFile, CopiesIntoTheStorageThatExists) {
-  const TemporaryFolder folder;
-  const at::Tensor a = at::rand({100, 50}), b = at::randint(100, {7}, at::kLong);
-  write_tensors(folder / "x", {{"a", a}, {"b", b}});
-  const at::Tensor c = at::zeros({100, 50}), d = at::zeros({7}, at::kLong);
-  const void* before = c.const_data_ptr();
-  load_tensors(folder / "x", {{"a", c}, {"b", d}});
-  EXPECT_EQ(c.const_data_ptr(), before);
-  EXPECT_TRUE(c.equal(a));
-  EXPECT_TRUE(d.equal(b));
-}
-
-TEST(TensorFile, ChannelsLastTensorsAreRowMajorInTheFileAndKeepTheirStrides) {
-  const TemporaryFolder folder;
-  const at::Tensor rows = at::rand({2, 3, 4, 5});
-  const at::Tensor last = rows.contiguous(at::MemoryFormat::ChannelsLast);
-  write_tensors(folder / "rows", {{"w", rows}});
-  write_tensors(folder / "last", {{"w", last}});
-  EXPECT_EQ(read_text_file(folder / "rows"), read_text_file(folder / "last"));
-  const at::Tensor target = at::zeros_like(last);
-  const int64_t version = target._version();
-  load_tensors(folder / "rows", {{"w", target}});
-  EXPECT_TRUE(target.equal(rows));
-  EXPECT_TRUE(target.is_contiguous(at::MemoryFormat::ChannelsLast));
-  EXPECT_GT(target._version(), version);
-}
-
-TEST(TensorFile, MissingExtraAndMisshapenTensorsAreRefusedUntouched) {
-  const TemporaryFolder folder;
-  const at::Tensor a = at::ones({2, 3});
-  write_tensors(folder / "x", {{"a", a}});
-  const at::Tensor target = at::zeros({2, 3});
-  const auto refused = [&](const std::string& part, const NamedTensors& targets) {
-    expect_error(ExitCode::input, part, [&] { load_tensors(folder / "x", targets); });
-  };
-  refused("must hold b", {{"a", target}, {"b", target}});
-  refused("every tensor must belong to the model, got a", {});
-  refused("a must be F32 [3, 2], got F32 [2, 3]", {{"a", at::zeros({3, 2})}});
-  refused("a must be F64 [2, 3]", {{"a", at::zeros({2, 3}, at::kDouble)}});
-  EXPECT_EQ(target.sum().item<float>(), 0);
 }
 
 }  // namespace
