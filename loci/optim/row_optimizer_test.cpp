@@ -1,53 +1,28 @@
+// How a step changes the rows. The state of the optimiser: row_optimizer_state_test.cpp.
+//
 // Legend: T tokens, K reads of a token, N rows, D width.
 #include "loci/optim/row_optimizer.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "loci/base/check.h"
 #include "loci/base/config.h"
-#include "loci/base/progress.h"
 #include "loci/ops/row_sum/row_sum_definition.h"
 #include "loci/ops/row_update/row_update_definition.h"
-#include "loci/table/local_table.h"
 #include "tests/temporary_folder.h"
+#include "tests/trained_table.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
 
-constexpr int64_t kRows = 30, kWidth = 5;
-constexpr RowRule kRules[] = {RowRule::adam, RowRule::adam_row_moment, RowRule::adagrad, RowRule::sgd};
-
-TablePtr make_table(at::ScalarType dtype = at::kFloat, int64_t rows = kRows, int64_t width = kWidth,
-                    const std::string& name = "memory") {
-  auto table = std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{dtype});
-  table->store().initialise_normal(3, 1);
-  table->register_use();
-  return table;
-}
-
-// Leaves exactly `gradient` [U, D] at the rows `row` [U].
-void leave(Table& table, const Tensor& row, const Tensor& gradient) {
-  table.store().references().add({row.unsqueeze(1), torch::ones({row.size(0), 1}, gradient.options()), gradient, 0, 0});
-}
-
-// A batch of reads with repeated rows, by a seed.
-void train(Table& table, int64_t seed, int64_t tokens = 12, int64_t reads = 4) {
-  torch::manual_seed(seed);
-  const auto real = table.sum_dtype();
-  const Tensor index = torch::randint(0, table.rows(), {tokens, reads}, at::kLong);
-  const Tensor out = table.read(index, torch::rand({tokens, reads}, real), 0);
-  out.backward(torch::randn(out.sizes(), real));
-}
-
 TEST(RowOptimizer, LazyAdamIsDenseAdamWhenAllRowsAreTouched) {
   torch::manual_seed(1);
-  const TablePtr table = make_table();
+  const TablePtr table = trained_table();
   Tensor plain = table->store().values().detach().to(at::kDouble).requires_grad_();
   torch::optim::Adam adam({plain}, torch::optim::AdamOptions(1e-2).betas({0.9, 0.999}).eps(1e-8));
   RowOptimizer rows(table->store(), {.rule = RowRule::adam, .learning_rate = 1e-2}, 0);
@@ -55,22 +30,22 @@ TEST(RowOptimizer, LazyAdamIsDenseAdamWhenAllRowsAreTouched) {
     const Tensor gradient = torch::randn({kRows, kWidth});
     plain.mutable_grad() = gradient.to(at::kDouble);
     adam.step();
-    leave(*table, torch::arange(kRows), gradient);
+    leave_gradient(*table, torch::arange(kRows), gradient);
     EXPECT_EQ(rows.step().rows, kRows);
   }
   EXPECT_LT((table->store().values() - plain).abs().max().item<double>(), 2e-6);
 }
 
 TEST(RowOptimizer, ARowsFirstTouchAtStep1000MovesItByTheLearningRate) {
-  const TablePtr table = make_table();
+  const TablePtr table = trained_table();
   RowOptimizer rows(table->store(), {.rule = RowRule::adam, .learning_rate = 1e-2}, 0);
   const Tensor one = torch::tensor({1}, at::kLong), two = torch::tensor({2}, at::kLong);
   for (int step = 0; step < 1000; ++step) {
-    leave(*table, one, torch::ones({1, kWidth}));
+    leave_gradient(*table, one, torch::ones({1, kWidth}));
     rows.step();
   }
   const Tensor before = table->store().values()[2].detach().clone();
-  leave(*table, two, torch::full({1, kWidth}, -3.0F));
+  leave_gradient(*table, two, torch::full({1, kWidth}, -3.0F));
   rows.step();
   EXPECT_TRUE(torch::allclose(table->store().values()[2] - before, torch::full({kWidth}, 1e-2F), 1e-4, 1e-6));
 }
@@ -78,10 +53,10 @@ TEST(RowOptimizer, ARowsFirstTouchAtStep1000MovesItByTheLearningRate) {
 TEST(RowOptimizer, UntouchedRowsAndTheirStateKeepTheirBits) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     for (const RowRule rule : kRules) {
-      const TablePtr table = make_table(dtype);
+      const TablePtr table = trained_table(dtype);
       RowOptimizer rows(table->store(), {.rule = rule, .learning_rate = 0.1, .weight_decay = 0.1}, 0);
       for (int step = 0; step < 3; ++step) {
-        train(*table, step);
+        train_reads(*table, step);
         rows.step();
       }
       std::vector<Tensor> tensors{table->store().values()};
@@ -90,7 +65,7 @@ TEST(RowOptimizer, UntouchedRowsAndTheirStateKeepTheirBits) {
       }
       std::vector<Tensor> before;
       for (const Tensor& t : tensors) before.push_back(t.detach().clone());
-      leave(*table, torch::tensor({4, 9}, at::kLong), torch::randn({2, kWidth}));
+      leave_gradient(*table, torch::tensor({4, 9}, at::kLong), torch::randn({2, kWidth}));
       EXPECT_EQ(rows.step().rows, 2);
       Tensor other = torch::ones({kRows}, at::kBool);
       other[4] = false;
@@ -103,40 +78,9 @@ TEST(RowOptimizer, UntouchedRowsAndTheirStateKeepTheirBits) {
   }
 }
 
-TEST(RowOptimizer, SavedAndRestoredInTheMiddleItContinuesWithTheSameBits) {
-  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
-    for (const RowRule rule : kRules) {
-      for (const auto rounding : {RowRounding::stochastic, RowRounding::master}) {
-        const RowOptimizerOptions options{.rule = rule, .learning_rate = 0.05, .rounding = rounding};
-        const TablePtr unbroken = make_table(dtype), resumed = make_table(dtype);
-        RowOptimizer whole(unbroken->store(), options, 5);
-        for (int step = 0; step < 4; ++step) {
-          train(*unbroken, step);
-          whole.step();
-        }
-        RowOptimizer second(resumed->store(), options, 5);
-        resumed->store().values().data().copy_(unbroken->store().values().data());
-        const auto from = whole.state(), to = second.state();
-        for (size_t i = 0; i < from.size(); ++i) {
-          EXPECT_EQ(from[i].first, to[i].first);
-          to[i].second.copy_(from[i].second);
-        }
-        for (int step = 4; step < 8; ++step) {
-          train(*unbroken, step);
-          whole.step();
-          train(*resumed, step);
-          second.step();
-        }
-        EXPECT_TRUE(torch::equal(unbroken->store().values(), resumed->store().values()));
-        for (size_t i = 0; i < from.size(); ++i) EXPECT_TRUE(torch::equal(from[i].second, to[i].second));
-      }
-    }
-  }
-}
-
 TEST(RowOptimizer, TheClippedNormIsThatOfTheDenseGradientWithRepeatedRows) {
-  const TablePtr table = make_table(at::kDouble);
-  train(*table, 1);
+  const TablePtr table = trained_table(at::kDouble);
+  train_reads(*table, 1);
   const RowGradient sum = table->store().references().sum();
   const double wanted = sum.gradient.norm().item<double>();
   const Tensor before = table->store().values().detach().clone();
@@ -147,7 +91,7 @@ TEST(RowOptimizer, TheClippedNormIsThatOfTheDenseGradientWithRepeatedRows) {
   EXPECT_NEAR((table->store().values() - before).norm().item<double>(), clip, 1e-12 * wanted);
   EXPECT_TRUE(table->store().references().empty());
 
-  train(*table, 1);
+  train_reads(*table, 1);
   EXPECT_NEAR(rows.step(2.0).norm, wanted / 2, 1e-12 * wanted);
 }
 
@@ -155,7 +99,7 @@ TEST(RowOptimizer, TwoHalfBatchesGiveTheBitsOfOneBatch) {
   torch::manual_seed(2);
   const Tensor index = torch::randint(0, kRows, {20, 4}, at::kLong), weight = torch::rand({20, 4});
   const Tensor grad = torch::randn({20, kWidth});
-  const TablePtr whole = make_table(), halves = make_table();
+  const TablePtr whole = trained_table(), halves = trained_table();
   for (const TablePtr& table : {whole, halves}) {
     RowOptimizer rows(table->store(), {.learning_rate = 0.1}, 0);
     for (int step = 0; step < 3; ++step) {
@@ -174,9 +118,9 @@ TEST(RowOptimizer, AGradientThatIsNotFiniteIsSkippedAndNothingChanges) {
   constexpr float infinity = std::numeric_limits<float>::infinity();
   for (const float bad : {std::nanf(""), -std::nanf(""), infinity, -infinity}) {
     for (const RowRule rule : kRules) {
-      const TablePtr table = make_table();
+      const TablePtr table = trained_table();
       RowOptimizer rows(table->store(), {.rule = rule}, 0);
-      train(*table, 1);
+      train_reads(*table, 1);
       rows.step();
       std::vector<Tensor> before{table->store().values().detach().clone()}, after{table->store().values()};
       for (const auto& [name, state] : rows.state()) {
@@ -185,7 +129,7 @@ TEST(RowOptimizer, AGradientThatIsNotFiniteIsSkippedAndNothingChanges) {
       }
       Tensor gradient = torch::ones({2, kWidth});
       gradient[1][3] = bad;
-      leave(*table, torch::tensor({3, 7}, at::kLong), gradient);
+      leave_gradient(*table, torch::tensor({3, 7}, at::kLong), gradient);
       const RowStep step = rows.step();
       EXPECT_TRUE(step.skipped);
       EXPECT_FALSE(std::isfinite(step.norm));
@@ -203,10 +147,10 @@ TEST(RowOptimizer, HasTheSameBitsForAnyThreadCount) {
       std::vector<double> norms;
       for (const int count : {1, 2, 3, 8, 8}) {
         at::set_num_threads(count);
-        const TablePtr table = make_table(dtype, 3000, 17);
+        const TablePtr table = trained_table(dtype, 3000, 17);
         RowOptimizer rows(table->store(), {.rule = rule, .learning_rate = 0.05, .clip_norm = 3}, 5);
         for (int step = 0; step < 3; ++step) {
-          train(*table, step, 600, 16);
+          train_reads(*table, step, 600, 16);
           norms.push_back(rows.step().norm);
         }
         found.push_back(table->store().values().detach());
@@ -226,10 +170,10 @@ TEST(RowOptimizer, FiftyStepsGiveTheSameTableForAnyThreadCountAndByTheDefinition
   std::vector<Tensor> found;
   for (const int count : {1, 2, 3, 8}) {
     at::set_num_threads(count);
-    const TablePtr table = make_table(at::kFloat, 2000, 24);
+    const TablePtr table = trained_table(at::kFloat, 2000, 24);
     RowOptimizer rows(table->store(), options, 5);
     for (int step = 0; step < 50; ++step) {
-      train(*table, step, 400, 16);
+      train_reads(*table, step, 400, 16);
       rows.step();
     }
     found.push_back(table->store().values().detach());
@@ -237,10 +181,10 @@ TEST(RowOptimizer, FiftyStepsGiveTheSameTableForAnyThreadCountAndByTheDefinition
   at::set_num_threads(threads);
   for (const Tensor& values : found) EXPECT_TRUE(torch::equal(values, found[0]));
 
-  const TablePtr table = make_table(at::kFloat, 2000, 24);
+  const TablePtr table = trained_table(at::kFloat, 2000, 24);
   const RowState state{torch::zeros({2000, 24}), torch::zeros({2000, 24}), torch::zeros({2000}, at::kInt), {}};
   for (int step = 0; step < 50; ++step) {
-    train(*table, step, 400, 16);
+    train_reads(*table, step, 400, 16);
     const OrderedReferences read = table->store().references().ordered();
     row_update_definition(table->store().values().detach(), state, read.order.row,
                           row_sum_definition(read.order, read.source),
@@ -256,10 +200,10 @@ TEST(RowOptimizer, OnePassAndTwoPassesGiveTheSameBits) {
     std::vector<Tensor> found;
     std::vector<double> norms;
     for (const double clip : {0.0, 1e30}) {
-      const TablePtr table = make_table(dtype, 300, 17);
+      const TablePtr table = trained_table(dtype, 300, 17);
       RowOptimizer rows(table->store(), {.rule = RowRule::adam, .learning_rate = 0.05, .clip_norm = clip}, 5);
       for (int step = 0; step < 5; ++step) {
-        train(*table, step, 60, 8);
+        train_reads(*table, step, 60, 8);
         norms.push_back(rows.step().norm);
       }
       found.push_back(table->store().values().detach());
@@ -272,7 +216,7 @@ TEST(RowOptimizer, OnePassAndTwoPassesGiveTheSameBits) {
 // Finite factors whose product, or whose sum, is not.
 TEST(RowOptimizer, ASumThatOverflowsSkipsTheStep) {
   for (const auto& [weight, grad] : {std::pair(1e30F, 1e30F), std::pair(1.0F, 3e38F), std::pair(-1.0F, -3e38F)}) {
-    const TablePtr table = make_table();
+    const TablePtr table = trained_table();
     const Tensor before = table->store().values().detach().clone();
     RowOptimizer rows(table->store(), {}, 0);
     table->store().references().add(
@@ -288,16 +232,16 @@ TEST(RowOptimizer, ASumThatOverflowsSkipsTheStep) {
 TEST(RowOptimizer, AGradientWhoseSquareOverflowsSkipsTheStep) {
   for (const double clip_norm : {0.0, 1.0}) {
     for (const RowRule rule : kRules) {
-      const TablePtr table = make_table();
+      const TablePtr table = trained_table();
       const Tensor row = torch::tensor({4}, at::kLong), before = table->store().values().detach().clone();
       RowOptimizer rows(table->store(), {.rule = rule, .clip_norm = clip_norm}, 0);
-      leave(*table, row, torch::full({1, kWidth}, 3e19F));
+      leave_gradient(*table, row, torch::full({1, kWidth}, 3e19F));
       const RowStep huge = rows.step();
       EXPECT_TRUE(huge.skipped);
       EXPECT_TRUE(std::isinf(huge.norm));
       EXPECT_TRUE(torch::equal(table->store().values(), before));
       for (const double scale : {1.0, 100.0}) {  // the scale counts
-        leave(*table, row, torch::full({1, kWidth}, static_cast<float>(5e18 * scale)));
+        leave_gradient(*table, row, torch::full({1, kWidth}, static_cast<float>(5e18 * scale)));
         EXPECT_FALSE(rows.step(scale).skipped) << scale;
         EXPECT_TRUE(table->store().values().isfinite().all().item<bool>());
       }
@@ -305,140 +249,19 @@ TEST(RowOptimizer, AGradientWhoseSquareOverflowsSkipsTheStep) {
   }
 }
 
-TEST(RowOptimizer, MomentsInBfloat16TrainLikeThoseInFloat32) {
-  std::vector<double> error;
-  for (const auto moments : {RowMoments::float32, RowMoments::bfloat16}) {
-    const TablePtr table = make_table();
-    RowOptimizer rows(table->store(), {.rule = RowRule::adam, .learning_rate = 0.02, .moments = moments}, 0);
-    for (int step = 0; step < 400; ++step) {  // towards rows of ones
-      leave(*table, torch::arange(kRows), table->store().values().detach() - 1);
-      rows.step();
-    }
-    error.push_back((table->store().values() - 1).abs().max().item<double>());
-    EXPECT_EQ(rows.state()[0].second.scalar_type(), moments == RowMoments::bfloat16 ? at::kBFloat16 : at::kFloat);
-  }
-  EXPECT_LT(error[0], 0.1);              // from about 3
-  EXPECT_LT(error[1], error[0] + 0.02);  // a step of the learning rate
-}
-
-TEST(RowOptimizer, SmallPagesLetUntouchedRowsCostNothing) {
-  const int64_t rows_count = int64_t{1} << 20, width = 64;  // 256 MiB, and 512 MiB of moments
-  auto table = std::make_shared<LocalTable>("memory", rows_count, width);
-  table->register_use();
-  RowOptimizer rows(table->store(), {.rule = RowRule::adam, .pages = RowPages::small}, 0);
-  const int64_t before = resident_bytes();
-  leave(*table, torch::arange(100) * (rows_count / 100), torch::ones({100, width}));
-  rows.step();
-  // A huge page of the table for each of the hundred rows, and small ones of the state.
-  EXPECT_LT(resident_bytes() - before, int64_t{300} << 20);
-}
-
 TEST(RowOptimizer, TwoTablesInOneProcessDoNotMeet) {
-  const TablePtr a = make_table(), b = make_table(), alone = make_table();
+  const TablePtr a = trained_table(), b = trained_table(), alone = trained_table();
   RowOptimizer first(a->store(), {}, 0), second(b->store(), {}, 0), third(alone->store(), {}, 0);
   for (int step = 0; step < 3; ++step) {
-    train(*a, step);
-    train(*b, step + 100);
+    train_reads(*a, step);
+    train_reads(*b, step + 100);
     first.step();
     second.step();
-    train(*alone, step);
+    train_reads(*alone, step);
     third.step();
   }
   EXPECT_TRUE(torch::equal(a->store().values(), alone->store().values()));
   EXPECT_FALSE(torch::equal(a->store().values(), b->store().values()));
-}
-
-TEST(RowOptimizer, MasterRowsGatherSmallUpdatesThatNearestLoses) {
-  for (const auto rounding : {RowRounding::nearest, RowRounding::master}) {
-    auto table = std::make_shared<LocalTable>("memory", 2, 3, LocalTableOptions{at::kBFloat16});
-    table->store().values().data().fill_(1);
-    RowOptimizer rows(table->store(), {.rule = RowRule::sgd, .learning_rate = 1e-4, .rounding = rounding}, 0);
-    const auto run = [&](int steps) {
-      for (int step = 0; step < steps; ++step) {
-        leave(*table, torch::tensor({0}, at::kLong), torch::ones({1, 3}));
-        rows.step();
-      }
-      return table->store().values()[0][0].item<double>();
-    };
-    EXPECT_NEAR(run(1000), rounding == RowRounding::master ? 0.9 : 1.0, 1.0 / 512);
-    // A row written from outside starts its copy again.
-    table->store().values().data().fill_(2);
-    EXPECT_NEAR(run(1), 2, 1e-9);
-    EXPECT_NEAR(run(999), rounding == RowRounding::master ? 1.9 : 2.0, 1.0 / 128);
-  }
-}
-
-TEST(RowOptimizer, ClearedStateStartsRowsAnew) {
-  const TablePtr table = make_table();
-  RowOptimizer rows(table->store(), {.rule = RowRule::adam}, 0);
-  for (int step = 0; step < 3; ++step) {
-    train(*table, step, 60);
-    rows.step();
-  }
-  const auto named = rows.state();
-  rows.clear_state(torch::tensor({2, 5}, at::kLong));
-  for (const auto& [name, state] : named) {
-    if (name == "steps") continue;
-    EXPECT_EQ(state[2].count_nonzero().item<int64_t>(), 0) << name;
-    EXPECT_NE(state[3].count_nonzero().item<int64_t>(), 0) << name;
-  }
-  rows.clear_state();
-  for (const auto& [name, state] : named) {
-    if (name == "steps") continue;
-    EXPECT_EQ(state.count_nonzero().item<int64_t>(), 0) << name;
-  }
-}
-
-TEST(RowOptimizer, StateBytesAreThoseOfTheState) {
-  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
-    for (const RowRule rule : kRules) {
-      for (const auto rounding : {RowRounding::stochastic, RowRounding::master}) {
-        for (const auto moments : {RowMoments::float32, RowMoments::bfloat16}) {
-          const RowOptimizerOptions options{.rule = rule, .rounding = rounding, .moments = moments};
-          const RowOptimizer rows(make_table(dtype)->store(), options, 0);
-          int64_t bytes = 0;
-          for (const auto& [name, state] : rows.state()) {
-            if (name != "steps") bytes += static_cast<int64_t>(state.nbytes());
-          }
-          EXPECT_EQ(RowOptimizer::state_bytes(kRows, kWidth, options, dtype), bytes);
-        }
-      }
-    }
-  }
-}
-
-// Counts the bytes that the framework allocates on this thread.
-class AllocationCount : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
-    if (size <= 0) return;
-    total += size;
-    largest = std::max(largest, size);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t total = 0;
-  int64_t largest = 0;
-};
-
-TEST(RowOptimizer, ATrainingStepOnAMillionRowsAllocatesNothingOfTableSize) {
-  const int64_t rows_count = int64_t{1} << 20, width = 64, tokens = 64, reads = 16;
-  const int64_t table_bytes = rows_count * width * 4;  // 256 MiB
-  auto table = std::make_shared<LocalTable>("memory", rows_count, width);
-  table->register_use();
-  RowOptimizer rows(table->store(), {.rule = RowRule::adam}, 0);
-  train(*table, 1, tokens, reads);
-  rows.step();
-
-  const int64_t before = peak_resident_bytes();
-  auto count = std::make_shared<AllocationCount>();
-  {
-    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, count);
-    train(*table, 2, tokens, reads);
-    EXPECT_GT(rows.step().rows, 900);
-  }
-  EXPECT_GT(count->total, 0);
-  EXPECT_LT(count->total, table_bytes / 64);
-  EXPECT_LT(peak_resident_bytes() - before, table_bytes / 2);
 }
 
 // Rows of which this process cannot take a pointer.
@@ -461,9 +284,9 @@ TEST(RowOptimizer, RowsOnAnotherDeviceAreRefused) {
 }
 
 TEST(RowOptimizer, KeepsTheRowsAliveWithoutTheirTable) {
-  TablePtr table = make_table();
+  TablePtr table = trained_table();
   RowOptimizer rows(table->store(), {.rule = RowRule::sgd, .learning_rate = 1}, 0);
-  leave(*table, torch::tensor({2}, at::kLong), torch::ones({1, kWidth}));
+  leave_gradient(*table, torch::tensor({2}, at::kLong), torch::ones({1, kWidth}));
   const Tensor before = table->store().values().detach().clone();
   table.reset();
   rows.step();
@@ -480,8 +303,8 @@ TEST(RowOptimizer, ReadsItsOptionsFromAConfiguration) {
   EXPECT_EQ(options.pages, RowPages::small);
   EXPECT_EQ(options.rule, RowRule::adagrad);
   EXPECT_EQ(options.rounding, RowRounding::master);
-  EXPECT_EQ(RowOptimizer(make_table()->store(), options, 0).options().epsilon, 1e-10);
-  EXPECT_EQ(RowOptimizer(make_table()->store(), {}, 0).options().epsilon, 1e-8);
+  EXPECT_EQ(RowOptimizer(trained_table()->store(), options, 0).options().epsilon, 1e-10);
+  EXPECT_EQ(RowOptimizer(trained_table()->store(), {}, 0).options().epsilon, 1e-8);
   EXPECT_THROW(Config::from_text("rule = \"adams\"\n").read(options), Error);
   EXPECT_THROW(Config::from_text("learning_rate = -1.0\n").read(options), Error);
 }
