@@ -26,6 +26,8 @@
 #include "loci/ops/table_read/table_project.h"
 #include "loci/ops/table_read/table_read.h"
 #include "loci/ops/table_read/table_read_definition.h"
+#include "loci/ops/usage_add/usage_add.h"
+#include "loci/ops/usage_add/usage_add_definition.h"
 
 // Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, N rows, D width.
 
@@ -281,6 +283,20 @@ Case row_update_case(const CaseSize& s) {
           [=] { row_update_definition(table, state, row, gradient, update); }};
 }
 
+// Indices and weights come in; the counters of each row read, at most min(M, N) rows, are read and written.
+Case usage_add_case(const CaseSize& s) {
+  const int64_t M = s.T * s.H * s.K;
+  const Tensor counters = torch::zeros({s.N, 3}, torch::kInt);
+  const Tensor index = torch::randint(s.N, {s.T, s.H, s.K}, torch::kLong), weight = torch::rand({s.T, s.H, s.K});
+  return {"usage_add",
+          fmt::format("references {} N {}", M, s.N),
+          Bound::gather,
+          count({M, 12}) + count({std::min(M, s.N), 24}),
+          0,
+          [=] { usage_add(counters, index, weight, 0, 0); },
+          [=] { usage_add_definition(counters, index, weight, 0, 0); }};
+}
+
 using MakeCases = std::function<std::vector<Case>()>;
 
 MakeCases for_all_sizes(Case (*make)(const CaseSize&)) {
@@ -326,6 +342,7 @@ const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
       {"row_order", for_training_sizes(row_order_case)},
       {"row_sum", for_training_sizes(row_sum_case)},
       {"row_update", for_training_sizes(row_update_case)},
+      {"usage_add", for_all_sizes(usage_add_case)},
   };
   return all;
 }

@@ -20,6 +20,7 @@ set(loci_public_headers
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
   loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h
+  loci/ops/usage_add/usage_add.h
   loci/optim/dense_optimizer.h loci/optim/optimizer_set.h loci/optim/row_optimizer.h loci/optim/schedule.h
   loci/optim/seed_adam.h
   loci/program/assemble.h loci/program/circuit.h loci/program/export_cpp.h loci/program/export_dot.h

@@ -54,6 +54,15 @@ def step_inputs(rule, dtype=torch.float32, real=torch.float32):
     return *table_and_state(rule, dtype=dtype, real=real), *references(real=real), *numbers(rule)
 
 
+def usage_inputs(rows=11, tokens=5, heads=2, top_k=3):
+    """Counters, some of them of before the window, and the reads of a step."""
+    torch.manual_seed(3)
+    reads, touched = (torch.randint(9, (rows,), dtype=torch.int32) for _ in range(2))
+    counters = torch.stack((reads, torch.rand(rows).view(torch.int32), touched), 1)
+    index = torch.randint(rows, (tokens, heads, top_k))
+    return counters, index, torch.rand(tokens, heads, top_k), 4, 8
+
+
 def unroll_inputs(grad=True, seeds=2, samples=3, registers=2, values=5, width=4, with_gradient=True):
     torch.manual_seed(2)
     operands = [1, 0, 0, 0, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2]  # READ .. WRITE
@@ -81,6 +90,8 @@ def operators():
     yield loci.row_square_sum.default, (torch.randn(4, 6),)
     yield loci.row_square_sum_sorted.default, references()
     yield loci.row_sum.default, references()
+    yield loci.usage_add_.default, usage_inputs()
+    yield loci.usage_add_.default, (*usage_inputs()[:2], torch.rand(5, 2, 3, requires_grad=True), 0, 0)
     yield loci.ram_unroll.default, unroll_inputs()
 
 
@@ -99,7 +110,11 @@ def test_compiled_updates_write_the_same_bits(dynamic):
     def step(*inputs):
         return loci.row_step_(*inputs) + 1
 
-    for function, inputs in ((update, update_inputs(ADAM)), (step, step_inputs(ADAM_ROW_MOMENT))):
+    def count(*inputs):
+        loci.usage_add_(*inputs)
+
+    cases = ((update, update_inputs(ADAM)), (step, step_inputs(ADAM_ROW_MOMENT)), (count, usage_inputs()))
+    for function, inputs in cases:
         eager, compiled = copied(inputs), copied(inputs)
         with torch.no_grad():
             expected = function(*eager)
@@ -136,6 +151,13 @@ def test_graphs_that_saved_a_written_tensor_refuse_to_run():
         count, before = inputs[3], inputs[3]._version
         operator(*inputs)
         assert count._version == before + 1
+
+
+def test_counting_moves_the_version_of_the_counters():
+    counters, *given = usage_inputs()
+    before = counters._version
+    loci.usage_add_(counters, *given)
+    assert counters._version == before + 1
 
 
 def test_an_update_writes_a_leaf_that_requires_a_gradient():

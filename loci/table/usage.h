@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "loci/ops/usage_add/usage_add.h"
 #include "loci/table/read_observer.h"
 
 namespace loci {
@@ -31,20 +32,6 @@ struct UsageMetrics {
   int64_t staleness_p90 = 0;
   double never_touched = 0;  // share of rows
 };
-
-// The counters of a row, so that a read touches one or two cache lines. Zero bytes: never touched.
-struct RowUsage {
-  static constexpr uint32_t kMostReads = 0x7fff'ffff;  // more are not counted
-  static constexpr uint32_t kHeaviest = 0x8000'0000;
-
-  uint32_t counts = 0;  // reads, and in the highest bit whether one was the heaviest of a (token, head)
-  float weight = 0;     // summed in float32: it grows up to 2^24 times a read's weight
-  int32_t touched = 0;  // step of the last read + 1; 0: never
-
-  int64_t reads() const { return counts & kMostReads; }
-  bool heaviest() const { return (counts & kHeaviest) != 0; }
-};
-static_assert(sizeof(RowUsage) == 12);
 
 // Counts the reads of a window of steps. Holds 12 bytes a row, from the first read on, on pages that cost nothing until
 // one of their rows is read. Reads are counted in their order, on one thread.
