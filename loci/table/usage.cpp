@@ -1,5 +1,7 @@
 #include "loci/table/usage.h"
 
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,20 +12,6 @@
 
 namespace loci {
 namespace {
-
-constexpr int64_t kParallelReads = 1 << 14;  // worth a second thread to check them
-constexpr int64_t kPrefetchAhead = 64;
-
-void check_reads(const int64_t* index, int64_t count, int64_t rows) {
-  // One unsigned maximum finds both ends: a negative index is a huge one.
-  uint64_t largest = 0;
-#pragma omp parallel for reduction(max : largest) if (count >= kParallelReads)
-  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, static_cast<uint64_t>(index[i]));
-  if (count > 0 && largest >= static_cast<uint64_t>(rows)) {
-    fail(ExitCode::bug, "Usage", fmt::format("index must be in [0, {})", rows),
-         fmt::format("{}", static_cast<int64_t>(largest)));
-  }
-}
 
 // z ln z of the share z = value / total.
 double entropy_term(double value, double total) {
@@ -81,7 +69,10 @@ void Usage::begin_window(int64_t step) {
 }
 
 const at::Tensor& Usage::state() {
-  if (!state_.defined()) state_ = zero_pages("counters of rows", rows_, 3, at::kInt, PageSize::small);
+  if (!state_.defined()) {
+    const c10::InferenceMode writable(false);  // a tensor made in inference mode could be written in that mode alone
+    state_ = zero_pages("counters of rows", rows_, 3, at::kInt, PageSize::small);
+  }
   return state_;
 }
 
@@ -95,41 +86,15 @@ RowUsage Usage::in_window(const RowUsage& row) const {
 }
 
 RowUsage Usage::row(int64_t row) const {
-  check_reads(&row, 1, rows_);
+  if (row < 0 || row >= rows_) {
+    fail(ExitCode::bug, "Usage", fmt::format("row must be within 0 .. {}", rows_ - 1), fmt::format("{}", row));
+  }
   return state_.defined() ? in_window(all()[static_cast<size_t>(row)]) : RowUsage{};
 }
 
 void Usage::reads(const MemoryReads& reads) {
-  const at::Tensor index = reads.index.to(at::kCPU).contiguous();
-  const at::Tensor weight = reads.weight.to(at::kCPU, at::kFloat).contiguous();
-  TORCH_CHECK(index.scalar_type() == at::kLong && index.dim() == 3 && weight.sizes() == index.sizes(),
-              "Usage: index and weight must be int64 and floating [T, H, K], got ", index.scalar_type(), " ",
-              index.sizes(), " and ", reads.weight.scalar_type(), " ", weight.sizes());
-  add(index.const_data_ptr<int64_t>(), weight.const_data_ptr<float>(), index.size(0), index.size(1), index.size(2));
-}
-
-void Usage::add(const int64_t* index, const float* weight, int64_t tokens, int64_t heads, int64_t top_k) {
-  const int64_t count = tokens * heads * top_k;
-  check_reads(index, count, rows());
-  if (count == 0) return;
-
-  // On one thread: two that own a range of rows each would both look through all reads, and which thread owns a read
-  // cannot be predicted. They were quicker with 2^20 rows alone, when each listed its own reads first.
-  auto* const rows = static_cast<RowUsage*>(state().mutable_data_ptr());
-  const auto now = static_cast<int32_t>(step_ + 1);
-  for (int64_t first = 0; first < count; first += top_k) {
-    int64_t heaviest = first;
-    for (int64_t i = first; i < first + top_k; ++i) {
-      if (weight[i] > weight[heaviest]) heaviest = i;
-      __builtin_prefetch(rows + index[std::min(i + kPrefetchAhead, count - 1)], /*write=*/1);
-      RowUsage& row = rows[index[i]];
-      if (row.touched <= window_) row = {};
-      row.counts += (row.counts & RowUsage::kMostReads) != RowUsage::kMostReads;
-      row.weight += weight[i];
-      row.touched = now;
-    }
-    rows[index[heaviest]].counts |= RowUsage::kHeaviest;
-  }
+  // A window may begin after this step: in_window() hides what such reads count, their dates stay.
+  usage_add(state(), reads.index.to(at::kCPU), reads.weight.to(at::kCPU, at::kFloat), std::min(window_, step_), step_);
 }
 
 UsageMetrics Usage::metrics() const {

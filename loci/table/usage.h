@@ -34,7 +34,7 @@ struct UsageMetrics {
 };
 
 // Counts the reads of a window of steps. Holds 12 bytes a row, from the first read on, on pages that cost nothing until
-// one of their rows is read. Reads are counted in their order, on one thread.
+// one of their rows is read.
 class Usage : public ReadObserver {
  public:
   explicit Usage(int64_t rows);
@@ -46,10 +46,8 @@ class Usage : public ReadObserver {
   void begin_window(int64_t step);
   int64_t window() const { return window_; }
 
+  // usage_add of index and weight, whatever their layout and device; a weight of another type is rounded to float32.
   void reads(const MemoryReads& reads) override;
-  // The reads of one batch, index and weight [T, H, K]. The heaviest read of a (token, head) is the first of equals. An
-  // index beyond the rows throws Error (bug) and leaves the counters as they were.
-  void add(const int64_t* index, const float* weight, int64_t tokens, int64_t heads, int64_t top_k);
 
   UsageMetrics metrics() const;
   // metrics().usage and .kl alone, in one pass over the rows: for a line of the log.

@@ -1,7 +1,9 @@
 #include "loci/table/usage.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/tensor.h>
+#include <c10/core/InferenceMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -20,10 +22,21 @@ namespace {
 
 using testing::ElementsAre;
 
+// index and weight [T, H, K]
+void add(Usage& usage, const std::vector<int64_t>& index, const std::vector<float>& weight, int64_t tokens,
+         int64_t heads, int64_t top_k) {
+  const auto count = static_cast<size_t>(tokens * heads * top_k);
+  ASSERT_TRUE(index.size() >= count && weight.size() >= count);
+  const std::vector<int64_t> sizes = {tokens, heads, top_k};
+  usage.reads({.output = {},
+               .score = {},
+               .index = at::from_blob(const_cast<int64_t*>(index.data()), sizes, at::kLong),
+               .weight = at::from_blob(const_cast<float*>(weight.data()), sizes, at::kFloat)});
+}
 // One head that reads one row a token.
 void read(Usage& usage, const std::vector<int64_t>& rows, const std::vector<float>& weight, int64_t step) {
   usage.set_step(step);
-  usage.add(rows.data(), weight.data(), static_cast<int64_t>(rows.size()), 1, 1);
+  add(usage, rows, weight, static_cast<int64_t>(rows.size()), 1, 1);
 }
 void read(Usage& usage, const std::vector<int64_t>& rows, int64_t step) {
   read(usage, rows, std::vector<float>(rows.size(), 1.0F), step);
@@ -110,7 +123,7 @@ TEST(Usage, TheHeaviestReadOfAHeadIsCountedAndTiesGoToTheEarlierRank) {
   Usage usage(10);
   const std::vector<int64_t> index = {0, 1, 2, 3, 4, 5, 6, 7, 8};  // one token, three heads of three reads
   const std::vector<float> weight = {0.2F, 0.5F, 0.3F, 0.4F, 0.2F, 0.4F, 0.0F, 0.0F, 0.0F};
-  usage.add(index.data(), weight.data(), 1, 3, 3);
+  add(usage, index, weight, 1, 3, 3);
   for (int64_t row = 0; row < 10; ++row) EXPECT_EQ(usage.row(row).heaviest(), row == 1 || row == 3 || row == 6) << row;
   EXPECT_EQ(usage.metrics().usage_at_1, 0.3);
   EXPECT_EQ(usage.metrics().usage, 0.9);
@@ -178,7 +191,7 @@ TEST(Usage, CountsReadByRead) {
     const Reads all = random_reads(rows, tokens * heads * top_k, 2);
     Usage usage(rows);
     usage.set_step(1);
-    usage.add(all.index.data(), all.weight.data(), tokens, heads, top_k);
+    add(usage, all.index, all.weight, tokens, heads, top_k);
     const std::vector<RowUsage> plain = counted_plainly(all, rows, tokens * heads, top_k);
     EXPECT_EQ(std::memcmp(usage.state().const_data_ptr(), plain.data(), plain.size() * sizeof(RowUsage)), 0);
   }
@@ -202,15 +215,37 @@ TEST(Usage, ANewWindowKeepsTheDatesOfTouch) {
   EXPECT_EQ(usage.metrics().never_touched, 1);
 }
 
+TEST(Usage, ReadsBeforeTheWindowLeaveNothingButTheirDate) {
+  Usage usage(3);
+  usage.begin_window(7);
+  read(usage, {0, 0, 1}, 5);
+  EXPECT_THAT(reads_of(usage), ElementsAre(0, 0, 0));
+  EXPECT_EQ(usage.row(0).touched, 6);
+  EXPECT_EQ(usage.metrics().reads, 0);
+  read(usage, {1, 2}, 7);
+  EXPECT_THAT(reads_of(usage), ElementsAre(0, 1, 1));
+  EXPECT_NEAR(usage.metrics().never_touched, 0, 1e-15);
+}
+
+TEST(Usage, CountsOnAfterReadsInInferenceMode) {
+  Usage usage(3);
+  {
+    const c10::InferenceMode inference;
+    read(usage, {0}, 0);
+  }
+  read(usage, {0, 2}, 1);
+  EXPECT_THAT(reads_of(usage), ElementsAre(2, 0, 1));
+}
+
 TEST(Usage, UsageAndKlInOnePassAreThoseOfTheMetrics) {
   Usage usage(3000);
   EXPECT_EQ(usage.usage_and_kl().first, 0);
   EXPECT_TRUE(std::isnan(usage.usage_and_kl().second));
   const Reads all = random_reads(3000, 20000, 3);
-  usage.add(all.index.data(), all.weight.data(), 5000, 2, 2);
+  add(usage, all.index, all.weight, 5000, 2, 2);
   usage.begin_window(1);
   usage.set_step(1);
-  usage.add(all.index.data(), all.weight.data(), 500, 2, 2);
+  add(usage, all.index, all.weight, 500, 2, 2);
   EXPECT_EQ(usage.usage_and_kl().first, usage.metrics().usage);
   EXPECT_NEAR(usage.usage_and_kl().second, usage.metrics().kl, 1e-12);
 }
@@ -248,14 +283,16 @@ TEST(Usage, ObservesReadsInAnyLayoutAndType) {
 TEST(Usage, BadCallsAreRefusedAndChangeNothing) {
   Usage usage(4);
   read(usage, {1}, 0);
-  expect_error(ExitCode::bug, "Usage: index must be in [0, 4), got 4", [&] { read(usage, {0, 4}, 1); });
-  expect_error(ExitCode::bug, "Usage: index must be in [0, 4), got -1", [&] { read(usage, {0, -1}, 1); });
+  EXPECT_THROW(read(usage, {0, 4}, 1), c10::IndexError);
+  EXPECT_THROW(read(usage, {0, -1}, 1), c10::IndexError);
+  expect_error(ExitCode::bug, "Usage: row must be within 0 .. 3, got 4", [&] { usage.row(4); });
+  expect_error(ExitCode::bug, "Usage: row must be within 0 .. 3, got -1", [&] { usage.row(-1); });
   expect_error(ExitCode::bug, "step must be within 1 .. 2^31 - 2, got 0", [&] { usage.set_step(0); });
   expect_error(ExitCode::bug, "step must be within 1 .. 2^31 - 2, got 2147483647",
                [&] { usage.set_step(std::numeric_limits<int32_t>::max()); });
   expect_error(ExitCode::bug, "rows must be at least 1, got 0", [] { Usage(0); });
   EXPECT_THAT(reads_of(usage), ElementsAre(0, 1, 0, 0));
-  usage.add(nullptr, nullptr, 0, 4, 32);
+  add(usage, {}, {}, 0, 4, 32);
   EXPECT_EQ(usage.metrics().reads, 1);
 }
 
