@@ -128,6 +128,19 @@ TEST(Calibrate, SameBitsForAnyThreadCountAndSeedDecides) {
   at::set_num_threads(before);
 }
 
+// The queries that become keys must not move the running statistics.
+TEST(Calibrate, GivesTheSameBitsInTrainingAndEvaluation) {
+  const Tensor x = correlated(500);
+  const auto [table, trained] = make_layer(QueryNorm::batch);
+  const auto [other_table, evaluated] = make_layer(QueryNorm::batch);
+  evaluated->eval();
+  calibrate(*trained, x, {.seed = 5});
+  calibrate(*evaluated, x, {.seed = 5});
+  EXPECT_TRUE(trained->is_training());
+  EXPECT_TRUE(torch::equal(trained->keys1, evaluated->keys1));
+  EXPECT_TRUE(torch::equal(trained->norm.running_variance, evaluated->norm.running_variance));
+}
+
 TEST(Calibrate, WhatCannotBeCalibratedIsRefused) {
   const auto [table, memory] = make_layer(QueryNorm::layer);
   EXPECT_THROW(calibrate(*memory, correlated(1), {}), Error);
