@@ -23,6 +23,7 @@ from loci.runs import Experiment, ReportError, Run, printable, read_experiment
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_RESOURCES = 4
+LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
@@ -68,18 +69,21 @@ def main(arguments: list[str] | None = None) -> int:
             raise ReportError(f"report: RUN must have logged a step, got {len(runs)} run(s) without any")
     except (ReportError, OSError) as error:
         return complain(f"report: cannot read: {error}" if isinstance(error, OSError) else str(error), EXIT_INPUT)
+    target = out
     try:
         write_page(out, page(experiments, runs))
         if options.tensorboard:
             from loci.tensorboard import write_events
 
-            write_events(runs, options.tensorboard)
-        if out != Path("/dev/stdout"):
+            target = options.tensorboard
+            write_events(runs, target)
+        if standard_descriptor(out) != 1:
             print(f"report: {printable(out)}", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would complain once more when it flushes at its end
     except OSError as error:
-        return complain(f"report: cannot write {printable(out)}: {error.strerror or error}", EXIT_RESOURCES)
+        status = EXIT_RESOURCES if error.errno in LACKING else EXIT_USAGE
+        return complain(f"report: cannot write {printable(target)}: {error.strerror or error}", status)
     return 0
 
 
@@ -107,19 +111,33 @@ def all_runs(experiments: list[Experiment]) -> list[Run]:
     return runs
 
 
+def standard_descriptor(path: Path) -> int:
+    """1 or 2 for /dev/stdout and its like, whatever is behind it; else -1."""
+    try:
+        wanted = path.stat()
+    except OSError:
+        return -1
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), wanted):
+                return descriptor
+    return -1
+
+
 def write_page(out: Path, text: str) -> None:
-    """Writes a file whole or not at all; a device or a pipe is written into, a link keeps pointing where it does."""
+    """Writes a file whole or not at all, by the rules of loci/base/durable_file.h: standard output and what is
+    no regular file are written into, and of a link the target is written."""
     data = text.encode("utf-8", "replace")
-    target = Path(os.path.realpath(out))
-    if target.is_symlink():  # a loop of links leads nowhere
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(out))
-    special = out.exists() and not stat.S_ISREG(out.stat().st_mode)
-    if special or str(out).startswith(("/dev/", "/proc/")):
-        with open(out, "wb", buffering=0) as file:
+    descriptor = standard_descriptor(out)
+    if descriptor >= 0 or (out.exists() and not stat.S_ISREG(out.stat().st_mode)):
+        with open(os.dup(descriptor) if descriptor >= 0 else out, "wb", buffering=0) as file:
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
         return
+    target = Path(os.path.realpath(out))
+    if target.is_symlink():  # a loop of links leads nowhere
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(out))
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name[:200]}.tmp-{os.getpid()}")
     try:

@@ -52,30 +52,6 @@ def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_out_is_written_into_where_it_is_no_plain_file(tmp_path: Path) -> None:
-    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1, steps=20, evaluations=2))
-    command = [sys.executable, "-m", "loci.report", str(run), "--out"]
-    piped = subprocess.run([*command, "/dev/stdout"], cwd=PYTHON, capture_output=True, text=True, check=False)
-    assert piped.returncode == 0 and "</html>" in piped.stdout, piped.stderr
-    assert main([str(run), "--out", "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
-    (tmp_path / "link").symlink_to("page.html")
-    for _ in range(2):
-        assert main([str(run), "--out", str(tmp_path / "link")]) == 0
-    assert (tmp_path / "link").is_symlink() and "</html>" in (tmp_path / "page.html").read_text()
-    (tmp_path / "loop").symlink_to("loop")
-    assert main([str(run), "--out", str(tmp_path / "loop")]) == 4
-    assert (tmp_path / "loop").is_symlink()
-
-
-def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    run = synthetic.write_run(tmp_path / "run", synthetic.records("memory", 1, steps=20, evaluations=2))
-    full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from loci.report import main"
-    command = [sys.executable, "-c", f"{full}; sys.exit(main(sys.argv[1:]))", str(run), "--out", str(tmp_path / "p")]
-    result = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
-    assert (result.returncode, len(result.stderr.splitlines())) == (4, 1), result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     rows = [("base", 1, 4.0), ("base", 2, 5.0), ("memory", 2, 4.5), ("memory", 3, 1.0)]
     for arm, seed, _ in rows:
@@ -255,25 +231,42 @@ def write_with_summary(folder: Path, summary: str) -> None:
     (folder / "summary.json").write_text(summary)
 
 
-def test_a_page_that_cannot_be_written_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("out", ["file/page.html", "folder", "loop", "n" * 300], ids=lambda name: name[:20])
+def test_a_page_that_cannot_be_there_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture, out: str) -> None:
     run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1))
     (tmp_path / "file").write_text("")
-    assert main([str(run), "--out", str(tmp_path / "file/page.html")]) == 4
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.iterdir())
+    assert main([str(run), "--out", str(tmp_path / out)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("report: cannot write") and len(error.splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_event_files_that_cannot_be_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1, steps=20, evaluations=2))
+    (tmp_path / "file").write_text("")
+    assert main([str(run), "--tensorboard", str(tmp_path / "file")]) == 2
+    assert f"report: cannot write {tmp_path / 'file'}: " in capsys.readouterr().err
 
 
 def test_out_may_be_a_link_a_pipe_or_a_device(tmp_path: Path) -> None:
     run = synthetic.write_run(tmp_path / "run", synthetic.records("base", 1, steps=20, evaluations=2))
-    (tmp_path / "page.html").write_text("old")
     (tmp_path / "link.html").symlink_to("page.html")
-    assert main([str(run), "--out", str(tmp_path / "link.html")]) == 0
+    for _ in range(2):  # the target is made, then replaced
+        assert main([str(run), "--out", str(tmp_path / "link.html")]) == 0
     assert (tmp_path / "link.html").is_symlink() and "Loci report" in (tmp_path / "page.html").read_text()
     assert main([str(run), "--out", "/dev/null"]) == 0
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     command = [sys.executable, "-m", "loci.report", str(run), "--out", "/dev/stdout"]
     piped = subprocess.run(command, cwd=PYTHON, capture_output=True, text=True, check=False)
     assert piped.returncode == 0 and piped.stdout.rstrip().endswith("</html>")
+    with (tmp_path / "collected").open("w") as file:  # a regular file behind /dev/stdout goes on where it is
+        file.write("first\n")
+        file.flush()
+        assert subprocess.run(command, cwd=PYTHON, stdout=file, check=False).returncode == 0
+    assert re.fullmatch("first\n<!doctype html>.*</html>\n", (tmp_path / "collected").read_text(), re.DOTALL)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
