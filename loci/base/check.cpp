@@ -47,7 +47,7 @@ std::string printable(std::string_view text) {
 }
 
 void fail(ExitCode code, std::string_view who, std::string_view expected, std::string_view got) {
-  throw Error(code, fmt::format("{}: {}, got {}", who, expected, got));
+  throw Error(code, fmt::format("{}: {}, got {}", who.empty() ? "\"\"" : who, expected, got));
 }
 
 int64_t checked_product(std::string_view who, std::string_view what, int64_t a, int64_t b) {

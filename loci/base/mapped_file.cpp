@@ -1,40 +1,27 @@
 #include "loci/base/mapped_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <utility>
 
-#include "loci/base/check.h"
 #include "loci/base/paths.h"
 
 namespace loci {
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  const auto refuse = [&path](int error) { fail_path(path, "the file must be readable", error); };
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block us
-  if (descriptor < 0) refuse(errno);
-  struct stat status = {};
-  const bool known = fstat(descriptor, &status) == 0;
-  if (!known || !S_ISREG(status.st_mode)) {
-    const int error = errno;
-    close(descriptor);
-    if (!known) refuse(error);
-    fail(ExitCode::input, path.string(), "the path must be a regular file",
-         S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
-  }
+  const OpenedFile file = open_regular_file(path);
+  const auto size = static_cast<size_t>(file.bytes);
   void* data = nullptr;
   // Private: some file systems (FUSE with direct I/O) have no shared mappings. Pages that are only read are shared
   // anyway.
-  if (status.st_size > 0) data = mmap(nullptr, status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  if (size > 0) data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor, 0);
   const int error = errno;
-  close(descriptor);
-  if (data == MAP_FAILED) refuse(error);
+  close(file.descriptor);
+  if (data == MAP_FAILED) fail_path(path, "the file must be readable", error);
   data_ = static_cast<const std::byte*>(data);
-  size_ = static_cast<size_t>(status.st_size);
+  size_ = size;
 }
 
 MappedFile::~MappedFile() {

@@ -14,6 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMostLinks = 40;  // the kernel's limit
+constexpr std::string_view kFileReadable = "the file must be readable";
 
 // stat(), or an Error; nothing when there is nothing.
 bool look_at(const fs::path& path, struct stat& status, ExitCode fault) {
@@ -55,8 +56,20 @@ bool path_exists(const fs::path& path, ExitCode fault) {
 
 int64_t file_bytes(const fs::path& path) {
   struct stat status = {};
-  if (!look_at(path, status, ExitCode::input)) fail_path(path, "the file must be readable", ENOENT);
+  if (!look_at(path, status, ExitCode::input)) fail_path(path, kFileReadable, ENOENT);
   return status.st_size;
+}
+
+OpenedFile open_regular_file(const fs::path& path) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) fail_path(path, kFileReadable, errno);
+  struct stat status = {};
+  const int error = fstat(descriptor, &status) == 0 ? 0 : errno;
+  if (error == 0 && S_ISREG(status.st_mode)) return {descriptor, status.st_size};
+  close(descriptor);
+  if (error != 0) fail_path(path, kFileReadable, error);
+  fail(ExitCode::input, path.string(), "the path must be a regular file",
+       S_ISDIR(status.st_mode) ? "a folder" : "a device, pipe or socket");
 }
 
 fs::path behind_links(const fs::path& path, ExitCode fault) {

@@ -29,6 +29,14 @@ PathKind kind_of(const std::filesystem::path& path, ExitCode fault = ExitCode::i
 bool path_exists(const std::filesystem::path& path, ExitCode fault = ExitCode::input);
 int64_t file_bytes(const std::filesystem::path& path);
 
+// A regular file opened for reading, and its size. Throws Error (input) for what is missing, unreadable or another
+// kind; a pipe does not block it.
+struct OpenedFile {
+  int descriptor;
+  int64_t bytes;
+};
+OpenedFile open_regular_file(const std::filesystem::path& path);
+
 // The path's target when it is a link, through all links; it may lead to nothing yet.
 std::filesystem::path behind_links(const std::filesystem::path& path, ExitCode fault = ExitCode::input);
 // The same path without links and dots; it must exist.

@@ -12,8 +12,6 @@ namespace {
 
 using TapeView = std::span<const uint32_t>;
 
-constexpr int64_t kMaximumDifficulty = 1'000'000;  // every size then stays far below 2^32
-
 void fill_elements(Tape& tape, int64_t begin, int64_t count, uint32_t highest, RandomSequence& random) {
   for (int64_t i = begin; i < begin + count; ++i) {
     tape[static_cast<size_t>(i)] = static_cast<uint32_t>(random.between(1, highest));

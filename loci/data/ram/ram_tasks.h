@@ -26,6 +26,9 @@
 
 namespace loci {
 
+// Of any task: every size then stays far below 2^32.
+inline constexpr int64_t kMaximumDifficulty = 1'000'000;
+
 // What a solved tape must hold: values[i] in cell cells[i].
 struct RamAnswer {
   std::vector<uint32_t> cells;

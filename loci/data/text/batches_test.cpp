@@ -42,6 +42,20 @@ TEST(WindowSamplerTest, GivesRunsOfTokensAndTheNextOnes) {
   }
 }
 
+// Numbers of the first version: a seed keeps its batches, so that results can be repeated.
+TEST(WindowSamplerTest, ASeedKeepsItsBatches) {
+  const auto tokens = counting<uint16_t>(101);
+  const WindowSampler sampler(TokenSpan(tokens.data(), 101), 7, 3, 42, 2);
+  ASSERT_EQ(sampler.windows_per_epoch(), 13);
+  std::vector<int64_t> begins;
+  for (int64_t batch = 0; batch < 12; ++batch) {
+    const std::vector<int64_t> input = batch_of(sampler, batch / 2, batch % 2, 21).input;
+    for (const size_t window : {0, 7, 14}) begins.push_back(input[window]);
+  }
+  EXPECT_THAT(begins, testing::ElementsAre(3, 73, 66, 24, 59, 17, 45, 87, 31, 52, 38, 80, 10, 69, 6, 62, 48, 83, 27, 90,
+                                           20, 41, 13, 55, 76, 34, 72, 9, 58, 79, 16, 23, 51, 44, 37, 30));
+}
+
 TEST(WindowSamplerTest, IsAFunctionOfSeedStepAndMicro) {
   const auto tokens = counting<uint16_t>(5000);
   const TokenSpan span(tokens.data(), 5000);

@@ -18,6 +18,10 @@ namespace {
 constexpr uint64_t kWaveBytes = 16 << 20;  // text encoded at a time: bounds the memory
 constexpr size_t kSliceBytes = 1 << 20;    // of a file, between two looks at signals and progress
 
+void check_encoding_goes_on() {
+  StopSignal::check("stopped while text became tokens; nothing was kept");
+}
+
 // Where the slice of `text` from `begin` ends: behind a run of line ends, where the tokenizer cuts in any case.
 size_t slice_end(std::string_view text, size_t begin) {
   if (text.size() - begin <= kSliceBytes) return text.size();
@@ -101,7 +105,7 @@ class TextEncoder {
     const std::string text = read_text(file, options_, &result.replaced);
     result.bytes = text.size();
     for (size_t begin = 0; begin < text.size();) {
-      StopSignal::check("stopped while text became tokens; nothing was kept");
+      check_encoding_goes_on();
       const size_t end = slice_end(text, begin);
       tokenizer_.encode(std::string_view(text).substr(begin, end - begin), cache, result.tokens);
       done_bytes_ += end - begin;
@@ -141,6 +145,7 @@ void encode_texts(const TextSplit& split, const TextFolderOptions& options, cons
   TextEncoder encoder(options, tokenizer, total_bytes, writer, progress);
   encoder.run(split.train, footer.train_tokens, footer.train_bytes);
   encoder.run(split.validation, footer.validation_tokens, footer.validation_bytes);
+  check_encoding_goes_on();  // a signal during the last slice: nobody looks for it later
   writer.finish(footer, encoder.notice());
 }
 

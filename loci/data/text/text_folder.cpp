@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <set>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/base/paths.h"
 #include "loci/base/utf8.h"
 #include "loci/data/text/input_file.h"
 
@@ -27,14 +29,6 @@ std::string in_lower_case(std::string text) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   }
   return text;
-}
-
-bool has_extension(const fs::path& path, const std::vector<std::string>& extensions) {
-  const std::string name = in_lower_case(path.filename().string());
-  return extensions.empty() || std::any_of(extensions.begin(), extensions.end(), [&name](const std::string& extension) {
-           const std::string dotted = in_lower_case(extension.starts_with('.') ? extension : '.' + extension);
-           return name.ends_with(dotted);
-         });
 }
 
 // Adds one file to the list, or counts why not.
@@ -70,14 +64,7 @@ class FolderWalk {
       list_.links.add(prefix);
       return;
     }
-    std::vector<fs::path> entries;
-    std::error_code error;
-    for (fs::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error)) {
-      entries.push_back(entry->path());
-    }
-    if (error) fail(ExitCode::input, path.string(), "the folder must be readable", error.message());
-    std::sort(entries.begin(), entries.end());
-    for (const fs::path& entry : entries) add(entry, prefix + entry.filename().string());
+    for (const fs::path& entry : entries_of(path)) add(entry, prefix + entry.filename().string());
   }
 
  private:
@@ -171,12 +158,19 @@ void TextFolderOptions::fields(ConfigFields& f) {
   f.field("split_seed", split_seed, "seed that decides which files are held out", {.minimum = 0});
 }
 
+bool has_extension(const fs::path& path, const std::vector<std::string>& extensions) {
+  const std::string name = in_lower_case(path.filename().string());
+  return extensions.empty() || std::any_of(extensions.begin(), extensions.end(), [&name](const std::string& extension) {
+           const std::string dotted = in_lower_case(extension.starts_with('.') ? extension : '.' + extension);
+           return name.ends_with(dotted);
+         });
+}
+
 TextFileList list_text_files(const fs::path& path, const TextFolderOptions& options) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) fail(ExitCode::input, path.string(), "the data must be a folder or a file", error.message());
+  const PathKind kind = kind_of(path);
+  if (kind == PathKind::nothing) fail_path(path, "the data must be a folder or a file", ENOENT);
+  const bool folder = kind == PathKind::folder;
   TextFileList list;
-  const bool folder = fs::is_directory(status);
   if (folder) {
     FolderWalk(options, list).folder(path, "");
     std::sort(list.files.begin(), list.files.end(),

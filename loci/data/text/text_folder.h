@@ -51,6 +51,10 @@ struct TextFileList {
   CountedNames links;  // links to nowhere, folders that were visited already, devices
 };
 
+// Whether the name ends in one of the extensions, in upper or lower case, with or without their dot; any does when
+// there are none.
+bool has_extension(const std::filesystem::path& path, const std::vector<std::string>& extensions);
+
 // Throws Error (input) when the path is missing or unreadable, or holds no text.
 TextFileList list_text_files(const std::filesystem::path& path, const TextFolderOptions& options);
 

@@ -8,6 +8,7 @@
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
 #include "loci/base/config.h"
+#include "loci/base/stop_signal.h"
 #include "loci/data/text/input_file.h"
 #include "loci/data/text/text_folder.h"
 
@@ -33,6 +34,7 @@ std::vector<TextFile> with_sums(const TextFileList& list, TextInventory& invento
     for (; i < files.size() && files[i].file == name; ++i) {
       Checksum sum;
       for (uint64_t at = files[i].begin; at < files[i].end; at += kHashedAtOnce) {
+        StopSignal::check("stopped while text was read");
         const std::string bytes = input.read(at, std::min(kHashedAtOnce, files[i].end - at));
         sum.add(bytes);
         whole.add(bytes);

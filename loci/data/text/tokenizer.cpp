@@ -182,9 +182,9 @@ Tokenizer Tokenizer::train(const TokenizerOptions& options, int64_t total_bytes,
   return load(train_bpe(options, total_bytes, next));
 }
 
-Tokenizer Tokenizer::load(std::string_view saved) {
-  const auto refuse = [](const std::string& got) {
-    fail(ExitCode::input, "tokenizer", "the saved tokenizer must be one of Loci", got);
+Tokenizer Tokenizer::load(std::string_view saved, std::string_view who) {
+  const auto refuse = [who](const std::string& got) {
+    fail(ExitCode::input, who, "the saved tokenizer must be one of Loci", got);
   };
   auto state = std::make_shared<State>();
   state->saved = saved;

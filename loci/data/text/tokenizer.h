@@ -44,7 +44,8 @@ class Tokenizer {
 
   // `total_bytes` is the size of all texts of `next`, for the sample. The same texts give the same tokenizer.
   static Tokenizer train(const TokenizerOptions& options, int64_t total_bytes, const TextSource& next);
-  static Tokenizer load(std::string_view saved);  // Throws Error (input)
+  // Throws Error (input); `who` begins its message: the file that the text comes from.
+  static Tokenizer load(std::string_view saved, std::string_view who = "tokenizer");
   const std::string& save() const;
 
   int64_t vocabulary() const;
