@@ -64,7 +64,7 @@ class AlignedReals {
                   kRamLaneBytes,
                   (static_cast<size_t>(reals) * sizeof(Real) + kRamLaneBytes) / kRamLaneBytes * kRamLaneBytes)),
               std::free) {
-    TORCH_CHECK(data_ != nullptr, "ram_unroll: memory must hold ", reals, " numbers, got none");
+    TORCH_CHECK_WITH(OutOfMemoryError, data_ != nullptr, "ram_unroll: memory must hold ", reals, " numbers, got none");
   }
   Real* get() const { return data_.get(); }
 
