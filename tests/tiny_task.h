@@ -41,6 +41,7 @@ struct TinyOptions {
   bool bad_evaluation = false;
   std::function<void()> before_evaluation;   // for signals
   std::function<void(int64_t)> before_step;  // for signals
+  std::function<void()> during_saving;       // for signals
   std::string data_key = "tiny";
 };
 
@@ -91,7 +92,10 @@ class TinyTask : public Task {
   }
   nlohmann::json training_measures(bool whole) override { return {{"hits", whole ? nlohmann::json(0.5) : nullptr}}; }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"0.reads", steps_seen_}}; }
-  std::vector<std::pair<std::string, std::string>> files() override { return {{"alphabet.txt", "abc"}}; }
+  std::vector<std::pair<std::string, std::string>> files() override {
+    if (options_.during_saving) options_.during_saving();
+    return {{"alphabet.txt", "abc"}};
+  }
   std::string data_key() const override { return options_.data_key; }
 
  private:

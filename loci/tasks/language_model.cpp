@@ -22,6 +22,10 @@ namespace {
 
 constexpr const char* kTokenizerFile = "tokenizer.model";
 
+Tokenizer load_tokenizer(const std::filesystem::path& file) {
+  return Tokenizer::load(read_text_file(file), file.string());
+}
+
 std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
   if (inputs.training && plan.model.has_memory && plan.model.memory.value_dtype == "int8") {
     fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
@@ -30,8 +34,7 @@ std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const
   if (auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened)) return opened;
   TokenData tokens = inputs.checkpoint.empty()
                          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
-                         : open_tokens(inputs.data, plan.data.text,
-                                       Tokenizer::load(read_text_file(inputs.checkpoint / kTokenizerFile)),
+                         : open_tokens(inputs.data, plan.data.text, load_tokenizer(inputs.checkpoint / kTokenizerFile),
                                        inputs.cache, *inputs.progress);
   for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   return std::make_shared<const OpenedText>(std::move(tokens));
@@ -100,6 +103,7 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
       trained_(counters()),
+      progress_(inputs.progress),
       counted_from_(at::zeros({1}, at::kLong)),
       window_ended_(at::zeros({1}, at::kLong)),
       batches_([this](int64_t position) { return training_batch(position); }) {
@@ -158,6 +162,10 @@ Evaluation LanguageModelTask::evaluate() {
   int64_t bytes = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     StopSignal::check("stopped while the model was evaluated");
+    if (progress_ != nullptr) {
+      progress_->show(fmt::format("evaluating: {} of {} {}", format_count(static_cast<double>(tokens)),
+                                  format_count(static_cast<double>(wanted * per_batch)), unit()));
+    }
     int64_t targets = 0;
     const Batch batch = validation_batch(i * all / wanted, &targets);
     BlockContext context;
@@ -303,7 +311,7 @@ std::vector<LanguageModelTask::Counted> LanguageModelTask::counters() const {
 LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint) {
   const auto* plan = dynamic_cast<const LanguageModelPlan*>(config.plan.get());
   if (plan == nullptr) fail(ExitCode::usage, "generate", "the run must be a language model", config.task);
-  Tokenizer tokenizer = Tokenizer::load(read_text_file(checkpoint.file(kTokenizerFile)));
+  Tokenizer tokenizer = load_tokenizer(checkpoint.file(kTokenizerFile));
   auto model = std::make_shared<TransformerLm>(plan->model_for(tokenizer.vocabulary()),
                                                static_cast<uint64_t>(config.seed), serving_tables(checkpoint));
   load_model(checkpoint, *model, model->tables());
@@ -313,16 +321,13 @@ LoadedLanguageModel load_language_model(const RunConfig& config, const Checkpoin
 
 int64_t LanguageModelPlan::data_bytes(const std::filesystem::path& folder) const {
   namespace fs = std::filesystem;
-  const auto wanted = [this](const fs::path& path) {
-    const auto& extensions = data.text.extensions;
-    return extensions.empty() || std::find(extensions.begin(), extensions.end(), path.extension()) != extensions.end();
-  };
   std::error_code error;
   uintmax_t bytes = fs::is_regular_file(folder, error) ? fs::file_size(folder, error) : 0;
   for (fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, error), end;
        !error && entry != end; entry.increment(error)) {
     std::error_code ignored;
-    if (entry->is_regular_file(ignored) && wanted(entry->path())) bytes += entry->file_size(ignored);
+    if (entry->is_regular_file(ignored) && has_extension(entry->path(), data.text.extensions))
+      bytes += entry->file_size(ignored);
   }
   // Two bytes a token; a token of a small BPE vocabulary is worth 3 to 4 bytes of text.
   return static_cast<int64_t>(tokenizer.kind == "bytes" ? 2 * bytes : 2 * bytes / 3);

@@ -108,6 +108,7 @@ class LanguageModelTask : public Task {
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
   std::vector<Counted> trained_;                                 // by the losses since the last logged step
+  ProgressLine* progress_;                                       // of evaluations; or null
   at::Tensor counted_from_;                                      // [1] int64: step at which that window began
   at::Tensor window_ended_;                                      // [1] int64: the counters were logged and begin anew
   nlohmann::json evaluated_memories_ = nlohmann::json::array();  // of the last evaluation

@@ -279,9 +279,9 @@ Evaluation RamLearning::evaluate() {
 Account RamLearning::account(const AccountOptions& options) {
   const std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{5, 10, 20, 50} : options.lengths;
   for (const int64_t length : lengths) {
-    if (length >= task_.minimum_difficulty) continue;
+    if (length >= task_.minimum_difficulty && length <= kMaximumDifficulty) continue;
     fail(ExitCode::usage, "--lengths",
-         fmt::format("lengths of {} must be at least {}", task_.name, task_.minimum_difficulty),
+         fmt::format("lengths of {} must be from {} to {}", task_.name, task_.minimum_difficulty, kMaximumDifficulty),
          fmt::to_string(length));
   }
   Account account;

@@ -30,9 +30,9 @@ nlohmann::json to_json(const TrainerState& state) {
           {"evaluated_step", state.evaluated_step}};
 }
 
-TrainerState state_of(const CheckpointReader& checkpoint) {
-  try {
-    const nlohmann::json& json = checkpoint.manifest().at("trainer");
+TrainerState state_of(const CheckpointReader& checkpoint, const Task& task) {
+  return checkpoint.read("the manifest must hold the trainer's state", [&](const nlohmann::json& manifest) {
+    const nlohmann::json& json = manifest.at("trainer");
     TrainerState state;
     state.step = checkpoint.step();
     json.at("seconds").get_to(state.seconds);
@@ -42,10 +42,11 @@ TrainerState state_of(const CheckpointReader& checkpoint) {
     json.at("loss_count").get_to(state.loss_count);
     state.evaluation = json.at("evaluation");
     json.at("evaluated_step").get_to(state.evaluated_step);
+    if (state.evaluated_step == state.step) {  // it may become the run's result
+      for (const Measure& measure : task.measures()) state.evaluation.at("measures").at(measure.name);
+    }
     return state;
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, checkpoint.path().string(), "the manifest must hold the trainer's state", error.what());
-  }
+  });
 }
 
 int64_t step_of(const CheckpointFiles& checkpoint) {
@@ -94,7 +95,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
     fail(ExitCode::usage, checkpoint.path().string(), "a run that goes on must have been trained",
          "one that loci convert made for serving");
   }
-  TrainerState state = state_of(checkpoint);
+  TrainerState state = state_of(checkpoint, task);
   const std::vector<TablePtr> tables = tables_of(task);
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModel), tensors_of(task.module()));

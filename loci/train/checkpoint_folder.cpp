@@ -216,24 +216,21 @@ CheckpointFiles CheckpointWriter::finish(const nlohmann::json& extra, int64_t ke
 CheckpointReader::CheckpointReader(fs::path folder, int64_t sum_limit) : folder_(std::move(folder)) {
   const fs::path path = folder_ / manifest_name;
   manifest_ = read_manifest(path);
-  try {
-    step_ = manifest_.at("step").get<int64_t>();
-    const nlohmann::json& files = manifest_.at("files");
-    if (!files.is_object()) refuse_member("files", files.type_name());
-    for (const auto& [name, facts] : files.items()) {
+  read("the manifest must hold step and files with bytes and xxh3_128", [&](const nlohmann::json& manifest) {
+    const nlohmann::json& step = manifest.at("step");
+    step_ = step.is_number_integer() ? step.get<int64_t>() : -1;
+    if (step_ < 0) refuse_manifest("the step must be a whole number from 0 on", step.dump());
+    for (const auto& [name, facts] : manifest.at("files").get_ref<const nlohmann::json::object_t&>()) {
       if (!is_plain_name(name)) {
         fail(ExitCode::input, path.string(), "names of files must stay in the folder", nlohmann::json(name).dump());
       }
       check_file(folder_ / name, facts, sum_limit);
     }
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, path.string(), "the manifest must hold step and files with bytes and xxh3_128", error.what());
-  }
+  });
 }
 
-void CheckpointReader::refuse_member(const std::string& name, const std::string& reason) const {
-  fail(ExitCode::input, (folder_ / manifest_name).string(),
-       fmt::format("the manifest's member \"{}\" must be of its type", name), reason);
+void CheckpointReader::refuse_manifest(std::string_view expected, std::string_view reason) const {
+  fail(ExitCode::input, (folder_ / manifest_name).string(), expected, reason);
 }
 
 bool CheckpointReader::has(std::string_view name) const {

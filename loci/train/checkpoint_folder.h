@@ -59,10 +59,17 @@ class CheckpointReader {
   // A member of the manifest; `missing` where there is none. Throws Error (input) for another type.
   template <class T>
   T member(const std::string& name, const T& missing) const {
+    return read("the manifest's member \"" + name + "\" must be of its type",
+                [&](const nlohmann::json& manifest) { return manifest.value(name, missing); });
+  }
+  // What `read` makes of the manifest. Throws Error (input) that names the manifest where a value is missing or of
+  // another type; `expected` reads as a sentence.
+  template <class Read>
+  auto read(std::string_view expected, Read read) const {
     try {
-      return manifest_.value(name, missing);
+      return read(manifest_);
     } catch (const nlohmann::json::exception& error) {
-      refuse_member(name, error.what());
+      refuse_manifest(expected, error.what());
     }
   }
   bool has(std::string_view name) const;
@@ -70,7 +77,7 @@ class CheckpointReader {
   std::filesystem::path file(std::string_view name) const;
 
  private:
-  [[noreturn]] void refuse_member(const std::string& name, const std::string& reason) const;
+  [[noreturn]] void refuse_manifest(std::string_view expected, std::string_view reason) const;
 
   std::filesystem::path folder_;
   nlohmann::json manifest_;

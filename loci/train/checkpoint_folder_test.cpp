@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
 #include "loci/table/safetensors.h"
@@ -157,6 +159,27 @@ TEST(CheckpointFolder, WhatIsNoCheckpointGetsOneLine) {
   }
   overwrite(folder / "manifest.json", manifest.substr(0, manifest.rfind(',')) + "\n}\n");  // JSON, but without its sum
   EXPECT_THAT(open_error(folder), testing::HasSubstr("the manifest must be whole"));
+}
+
+TEST(CheckpointFolder, WhatIsMadeOfAManifestNamesIt) {
+  const TemporaryFolder run;
+  write_checkpoint(run.path(), 1);
+  const fs::path file = run / "step-1/manifest.json";
+  std::string before = "\"step\": 1";
+  for (const std::string step : {"-1", "1e+300", "1.5", "\"x\""}) {
+    std::string body = read_text_file(file);
+    body.resize(body.rfind(",\n  \"sum\""));
+    body.replace(body.find(before), before.size(), "\"step\": " + step);
+    before = "\"step\": " + step;
+    const std::string sum = checksum(std::as_bytes(std::span(body)));
+    overwrite(file, body + ",\n  \"sum\": \"" + sum + "\"\n}\n");
+    EXPECT_EQ(open_error(run / "step-1"), file.string() + ": the step must be a whole number from 0 on, got " + step);
+  }
+  write_checkpoint(run.path(), 2);
+  const CheckpointReader reader(run / "step-2");
+  expect_error(ExitCode::input, "step-2/manifest.json: the manifest must name a base, got ", [&] {
+    reader.read("the manifest must name a base", [](const nlohmann::json& manifest) { return manifest.at("base"); });
+  });
 }
 
 TEST(CheckpointFolder, SumsOfLargeFilesMayBeSkippedButSizesAreNot) {

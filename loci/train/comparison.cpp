@@ -229,10 +229,10 @@ std::string verdict(const Summary& summary) {
                   names.front(), arms.runs.at(names.front()));
 }
 
-std::string summary_text(const Summary& summary) {
+nlohmann::json summary_json(const Summary& summary) {
   nlohmann::json json = summary;
   json["verdict"] = verdict(summary);
-  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json;
 }
 
 std::string comparison_text(const Summary& summary) {

@@ -1,6 +1,7 @@
 // What an experiment found, for people: tables of means over seeds, each column explained, and the verdict.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "loci/train/summary.h"
@@ -16,6 +17,6 @@ std::string comparison_text(const Summary& summary);
 std::string verdict(const Summary& summary);
 
 // The summary and its verdict, as summary.json and `--json` show them.
-std::string summary_text(const Summary& summary);
+nlohmann::json summary_json(const Summary& summary);
 
 }  // namespace loci

@@ -145,7 +145,8 @@ Summary Experiment::add_to_summary(const Summary& results) const {
   std::stable_sort(summary.runs.begin(), summary.runs.end(), [&](const RunResult& a, const RunResult& b) {
     return std::pair(a.seed, place_of(a.arm)) < std::pair(b.seed, place_of(b.arm));
   });
-  write_file_durably(summary_path(), summary_text(summary));
+  write_file_durably(summary_path(),
+                     summary_json(summary).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   return summary;
 }
 

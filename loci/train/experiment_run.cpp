@@ -7,6 +7,7 @@
 #include <array>
 #include <ctime>
 #include <fstream>
+#include <optional>
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
@@ -144,7 +145,12 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   RunSize size = size_of(config);
   const WorkFolder work(run.path() / "work");
   TaskInputs inputs = inputs_of(config, &progress);
-  inputs.tables = training_tables(work.path(), run.latest().has_value());
+  std::optional<CheckpointReader> checkpoint;
+  if (run.latest()) {
+    checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
+    inputs.checkpoint = checkpoint->path();  // its tokenizer is the model's, whatever would be learned today
+  }
+  inputs.tables = training_tables(work.path(), checkpoint.has_value());
   const std::string settings = config.plan->data_settings();
   if (const auto opened = opened_.find(settings); opened != opened_.end()) inputs.opened = opened->second;
   const auto task = config.plan->make(inputs);
@@ -154,13 +160,12 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
                           static_cast<uint64_t>(config.seed));
   TrainerState state;
-  if (run.latest()) {
-    const CheckpointReader checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
-    if (const int before = checkpoint.member("threads", threads); before != threads) {
+  if (checkpoint) {
+    if (const int before = checkpoint->member("threads", threads); before != threads) {
       progress.finish(fmt::format("{}: {} threads now, {} before: the numbers may differ in the last bits", label,
                                   threads, before));
     }
-    state = load_checkpoint(checkpoint, *task, optimizers);
+    state = load_checkpoint(*checkpoint, *task, optimizers);
   }
   restart_peak_memory();
   MetricsLog log = run.metrics(state.step);

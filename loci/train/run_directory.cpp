@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
 #include <map>
 #include <sstream>
 #include <string>
@@ -58,7 +59,9 @@ void require_equal(const Leaves& begun, const Leaves& wanted, const std::string&
 
 }  // namespace
 
-RunDirectory::RunDirectory(fs::path path, std::string_view config) : path_(std::move(path)) {
+RunDirectory::RunDirectory(fs::path path, std::string_view config)
+    : path_(std::move(path)), exceptions_(std::uncaught_exceptions()) {
+  for (fs::path at = path_; !at.empty() && !path_exists(at, ExitCode::usage); at = at.parent_path()) made_ = at;
   make_folders(path_, ExitCode::usage);
   descriptor_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor_ < 0) fail_path(path_, "the run directory must be readable", errno, ExitCode::usage);
@@ -73,7 +76,17 @@ RunDirectory::RunDirectory(fs::path path, std::string_view config) : path_(std::
 }
 
 RunDirectory::~RunDirectory() {
+  if (!made_.empty() && std::uncaught_exceptions() > exceptions_) remove_unbegun();
   close(descriptor_);
+}
+
+void RunDirectory::remove_unbegun() const {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(path_, ignored)) {
+    if (entry.path().filename() != "config.toml" && entry.path().filename() != "data.json") return;
+  }
+  fs::remove_all(path_, ignored);
+  for (fs::path at = path_; at != made_; at = at.parent_path()) fs::remove(at.parent_path(), ignored);  // when empty
 }
 
 // The kernel drops the lock with the process, however it ends. A file system without locks goes without.

@@ -16,7 +16,8 @@ class RunDirectory {
  public:
   // Makes the folder, or opens one that was begun with the same configuration and clears what a killed process left.
   // Throws Error (usage) for a run of another configuration (naming the first key that differs), for a folder of other
-  // things, and when another process is training in it.
+  // things, and when another process is training in it. When an exception ends the run before its first log line or
+  // checkpoint, the folder goes again, with the folders above it that were made for it.
   RunDirectory(std::filesystem::path path, std::string_view config);
   ~RunDirectory();
   RunDirectory(const RunDirectory&) = delete;
@@ -31,9 +32,12 @@ class RunDirectory {
  private:
   void lock();
   void take_config(std::string_view config);
+  void remove_unbegun() const;
 
   std::filesystem::path path_;
-  int descriptor_ = -1;  // of the folder, locked
+  std::filesystem::path made_;  // the uppermost folder that did not exist before; or empty
+  int exceptions_;              // under way when it was made
+  int descriptor_ = -1;         // of the folder, locked
 };
 
 }  // namespace loci

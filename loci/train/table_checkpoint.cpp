@@ -51,14 +51,16 @@ int64_t row_bytes(const at::Tensor& tensor) {
   return static_cast<int64_t>(tensor.nbytes()) / std::max<int64_t>(1, tensor.size(0));
 }
 
-// The names of a table's deltas in a manifest. Throws nlohmann's exceptions.
-std::vector<std::string> deltas_of(const nlohmann::json& manifest, const std::string& table) {
-  std::vector<std::string> names;
-  const auto& tables = manifest.at("tables").get_ref<const nlohmann::json::object_t&>();
-  const auto entry = tables.find(table);
-  if (entry == tables.end()) return names;
-  for (const nlohmann::json& delta : entry->second.at("deltas")) names.push_back(delta.at("file"));
-  return names;
+// The names of a table's deltas.
+std::vector<std::string> deltas_of(const CheckpointReader& checkpoint, const std::string& table) {
+  return checkpoint.read("the manifest must list the deltas of tables", [&](const nlohmann::json& manifest) {
+    std::vector<std::string> names;
+    const auto& tables = manifest.at("tables").get_ref<const nlohmann::json::object_t&>();
+    const auto entry = tables.find(table);
+    if (entry == tables.end()) return names;
+    for (const nlohmann::json& delta : entry->second.at("deltas")) names.push_back(delta.at("file"));
+    return names;
+  });
 }
 
 void write_delta(const std::filesystem::path& path, const std::string& table, const NamedTensors& parts,
@@ -204,25 +206,17 @@ void load_table(const CheckpointReader& checkpoint, RowStore& rows, const RowOpt
   if (rows.served_file() != base) rows.write_all([&] { load_tensors(base, base_parts(rows)); });
   if (optimizer != nullptr) load_tensors(checkpoint.file(state_file(rows.name())), optimizer->row_state());
   if (!counters.empty()) load_tensors(checkpoint.file(counter_file(rows.name())), counters);
-  try {
-    for (const std::string& name : deltas_of(checkpoint.manifest(), rows.name())) {
-      apply_delta(checkpoint.file(name), rows, optimizer, counters);
-    }
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, checkpoint.path().string(), "the manifest must list the deltas of tables", error.what());
+  for (const std::string& name : deltas_of(checkpoint, rows.name())) {
+    apply_delta(checkpoint.file(name), rows, optimizer, counters);
   }
   rows.clear_changed_rows();
 }
 
 void refuse_other_tables(const CheckpointReader& checkpoint, const std::vector<TablePtr>& tables) {
   std::set<std::string> known;
-  try {
-    for (const TablePtr& table : tables) {
-      known.insert(base_file(table->name()));
-      for (const std::string& name : deltas_of(checkpoint.manifest(), table->name())) known.insert(name);
-    }
-  } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::input, checkpoint.path().string(), "the manifest must list the deltas of tables", error.what());
+  for (const TablePtr& table : tables) {
+    known.insert(base_file(table->name()));
+    for (const std::string& name : deltas_of(checkpoint, table->name())) known.insert(name);
   }
   for (const auto& [name, facts] : checkpoint.manifest().at("files").items()) {
     if (name.starts_with("table.") && known.count(name) == 0) {

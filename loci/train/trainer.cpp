@@ -86,6 +86,7 @@ TrainerState Trainer::run(TrainerState state) {
     if (saved) save(state);
   }
   if (!saved) save(state);
+  if (const int signal = StopSignal::received(); signal != 0) stop(state, signal);
   return state;
 }
 
@@ -93,6 +94,10 @@ void Trainer::stop_if_asked(TrainerState& state) {
   const int signal = StopSignal::received();
   if (signal == 0) return;
   save(state);
+  stop(state, signal);
+}
+
+void Trainer::stop(const TrainerState& state, int signal) {
   progress_.finish();
   throw Interrupted(
       signal, fmt::format("stopped after step {} and saved in {}; --resume goes on", state.step, run_.path().string()));

@@ -42,6 +42,7 @@ class Trainer {
   bool over(const TrainerState& state) const;
   bool evaluation_due(const TrainerState& state) const;
   void stop_if_asked(TrainerState& state);  // after a signal: saves and throws Interrupted
+  [[noreturn]] void stop(const TrainerState& state, int signal);
   std::string last_checkpoint() const;
   [[noreturn]] void fail_not_finite(const TrainerState& state, double loss, const std::string& after) const;
   void note_bad_step(TrainerState& state, double loss);

@@ -191,6 +191,15 @@ TEST(Trainer, ASignalSavesBeforeAnEvaluationThatIsDue) {
   EXPECT_EQ(log_of(folder / "broken"), log_of(folder / "whole"));
 }
 
+// It has been announced that the run stops: the next one must not begin.
+TEST(Trainer, ASignalWhileTheLastCheckpointIsSavedIsNotLost) {
+  const TemporaryFolder folder;
+  Setting stopped;
+  stopped.task.during_saving = [] { raise(SIGTERM); };
+  expect_interrupted([&] { train_in(folder / "run", stopped); });
+  EXPECT_EQ(open_latest(folder / "run", {}).step(), 20);
+}
+
 TEST(Trainer, ASignalEndsAnEvaluationThatHeedsIt) {
   const TemporaryFolder folder;
   Setting setting;
