@@ -91,8 +91,9 @@ void parse_arguments(CLI::App& program, int argc, char** argv) {
   } catch (const CLI::CallForVersion&) {
     throw;
   } catch (const CLI::ParseError& error) {
-    throw Error(ExitCode::usage,
-                fmt::format("{}{} (loci --help shows what there is)", error.what(), option_hint(program)));
+    const auto chosen = program.get_subcommands();
+    throw Error(ExitCode::usage, fmt::format("{}{} (loci {}--help shows what there is)", error.what(),
+                                             option_hint(program), chosen.empty() ? "" : chosen[0]->get_name() + " "));
   }
 }
 

@@ -1,6 +1,7 @@
 #include "cli/compiled_program.h"
 
 #include <dlfcn.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 #include <cerrno>
@@ -11,10 +12,13 @@
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/paths.h"
+#include "loci/base/stop_signal.h"
 #include "loci/program/export_cpp.h"
 
 namespace loci::cli {
 namespace {
+
+constexpr const char* kCompilingStopped = "stopped while the program was compiled";
 
 using RunFunction = int (*)(uint32_t* mem, uint32_t M, uint32_t max_steps);
 
@@ -39,6 +43,7 @@ class CompilerFolder {
 };
 
 std::shared_ptr<void> compiled_library(const RamProgram& program) {
+  const StopSignal signals("stopping");  // the folder must not stay
   const CompilerFolder folder;
   const std::filesystem::path source = folder.path() / "program.cpp", library = folder.path() / "program.so";
   const char* entry = "int loci_run(uint32_t* mem, uint32_t M, uint32_t max_steps)";
@@ -48,7 +53,11 @@ std::shared_ptr<void> compiled_library(const RamProgram& program) {
   const std::string compiler = chosen != nullptr && *chosen != 0 ? chosen : "c++";
   const std::string command = fmt::format("{} -std=c++17 -O1 -Wall -Wextra -Werror -shared -fPIC -o '{}' '{}' >&2",
                                           compiler, library.string(), source.string());
-  if (const int status = std::system(command.c_str()); status != 0) {
+  const int status = std::system(command.c_str());
+  const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status) - 128;
+  if (signal == SIGINT || signal == SIGTERM) throw Interrupted(signal, kCompilingStopped);  // of the compiler alone
+  StopSignal::check(kCompilingStopped);
+  if (status != 0) {
     fail(ExitCode::usage, "--compiled", "the compiler (CXX, or c++) must be there and take the exported program",
          fmt::format("{} with status {}", compiler, WIFEXITED(status) ? WEXITSTATUS(status) : status));
   }

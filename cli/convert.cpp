@@ -17,6 +17,7 @@
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/paths.h"
+#include "loci/base/stop_signal.h"
 #include "loci/table/mapped_table.h"
 #include "loci/table/quantise.h"
 #include "loci/tasks/all.h"
@@ -39,11 +40,19 @@ struct ConvertArguments {
   bool quiet = false;
 };
 
-// Calls `take` with the rows, some at a time.
+void check_conversion_goes_on() {
+  StopSignal::check("stopped before the new run was whole; nothing was kept");
+}
+
+// Calls `take` with the rows of a table, some at a time.
 template <typename Take>
-void for_rows(const at::Tensor& rows, Take take) {
+void for_rows(const RowStore& table, ProgressLine& progress, Take take) {
+  const at::Tensor rows = table.values();
   const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce / rows.size(1));
   for (int64_t begin = 0; begin < rows.size(0); begin += at_once) {
+    check_conversion_goes_on();
+    progress.show(fmt::format("writing {}: {} of {} rows", table.name(), format_count(static_cast<double>(begin)),
+                              format_count(static_cast<double>(rows.size(0)))));
     take(rows.narrow(0, begin, std::min(at_once, rows.size(0) - begin)));
   }
 }
@@ -53,21 +62,21 @@ void append(SafetensorsWriter& file, const at::Tensor& tensor) {
   file.append({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
 }
 
-void write_bfloat16(const fs::path& path, const RowStore& table) {
+void write_bfloat16(const fs::path& path, const RowStore& table, ProgressLine& progress) {
   SafetensorsWriter file(path, {{table.name(), DType::BF16, {table.rows_here(), table.width()}}});
-  for_rows(table.values(), [&](const at::Tensor& rows) { append(file, rows.to(at::kBFloat16)); });
+  for_rows(table, progress, [&](const at::Tensor& rows) { append(file, rows.to(at::kBFloat16)); });
   file.commit();
 }
 
 // The scales must be aligned: they follow the rows, or precede rows whose size is no multiple of four bytes.
-void write_int8(const fs::path& path, const RowStore& table) {
+void write_int8(const fs::path& path, const RowStore& table, ProgressLine& progress) {
   const SafetensorsSpec values = {table.name(), DType::I8, {table.rows_here(), table.width()}};
   const SafetensorsSpec scale = {table.name() + ".scale", DType::F32, {table.rows_here()}};
   const auto rows = [&](SafetensorsWriter& file) {
-    for_rows(table.values(), [&](const at::Tensor& part) { append(file, quantise_rows(part).values); });
+    for_rows(table, progress, [&](const at::Tensor& part) { append(file, quantise_rows(part).values); });
   };
   const auto scales = [&](SafetensorsWriter& file) {
-    for_rows(table.values(), [&](const at::Tensor& part) { append(file, quantise_rows(part).scale); });
+    for_rows(table, progress, [&](const at::Tensor& part) { append(file, quantise_rows(part).scale); });
   };
   if (table.values().numel() % 4 == 0) {
     SafetensorsWriter file(path, {values, scale});
@@ -90,7 +99,8 @@ RunConfig converted_config(const RunArgument& run, const std::string& dtype) {
 }
 
 // All that serving needs of the checkpoint, with other tables. Returns the bytes of the tables' files before and after.
-std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::string& dtype, const fs::path& out) {
+std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::string& dtype, const fs::path& out,
+                                             ProgressLine& progress) {
   const nlohmann::json& manifest = run.checkpoint.manifest();
   CheckpointWriter writer(out, run.checkpoint.step());
   std::vector<std::string> others;
@@ -116,9 +126,9 @@ std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::
     load_table(run.checkpoint, *table);
     const fs::path path = writer.file(base_file(name));
     if (dtype == "int8") {
-      write_int8(path, *table);
+      write_int8(path, *table, progress);
     } else {
-      write_bfloat16(path, *table);
+      write_bfloat16(path, *table, progress);
     }
     extra["tables"][name] = {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
     bytes.first += file_bytes(table->served_file());
@@ -154,14 +164,16 @@ void convert(const ConvertArguments& arguments) {
     const Measured measured = measure(any, arguments.data, arguments.cache, progress);
     return evaluation_json(measured.task->measures(), measured.evaluation).at("measures");
   };
-  if (!arguments.data.empty()) facts["measures_before"] = measures_of(run);
-  progress.show("writing the tables");
-  make_folders(out, ExitCode::usage);
+  const StopSignal signals("stopping");
+  make_folders(out, ExitCode::usage);  // a path that cannot be written is told before the work
   try {
-    const auto [from, to] = write_checkpoint(run, dtype, out);
+    if (!arguments.data.empty()) facts["measures_before"] = measures_of(run);
+    progress.show("writing the tables");
+    const auto [from, to] = write_checkpoint(run, dtype, out, progress);
     facts["bytes_before"] = from;
     facts["bytes_after"] = to;
     write_file_durably(out / "config.toml", Config::write(config));
+    check_conversion_goes_on();
   } catch (...) {
     std::error_code ignored;
     fs::remove_all(out, ignored);

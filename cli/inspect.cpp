@@ -8,7 +8,9 @@
 #include <filesystem>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "cli/output.h"
 #include "cli/run_argument.h"
@@ -48,33 +50,45 @@ int64_t disk_bytes(const fs::path& path) {
   return stat(path.c_str(), &status) == 0 ? status.st_blocks * 512 : 0;
 }
 
+// How many rows the deltas of a table change together.
+size_t changed_rows(const std::vector<fs::path>& deltas) {
+  std::set<int64_t> changed;
+  for (const fs::path& path : deltas) {
+    const SafetensorsReader file(path);
+    const std::span<const std::byte> rows = file.bytes("row");
+    for (size_t at = 0; at + sizeof(int64_t) <= rows.size(); at += sizeof(int64_t)) {
+      int64_t row = 0;
+      std::memcpy(&row, rows.data() + at, sizeof(row));
+      changed.insert(row);
+    }
+  }
+  return changed.size();
+}
+
 // Every table as base and deltas, with the rows that changed since the base.
 nlohmann::json table_list(const CheckpointReader& checkpoint) {
-  nlohmann::json list = nlohmann::json::array();
-  const nlohmann::json tables = checkpoint.member("tables", nlohmann::json::object());
-  for (const auto& [name, entry] : tables.items()) {
-    const fs::path base = checkpoint.file(entry.at("base").get<std::string>());
-    nlohmann::json facts = {{"name", name},
-                            {"base", base.filename().string()},
-                            {"base_bytes", file_bytes(base)},
-                            {"base_disk_bytes", disk_bytes(base)},
-                            {"deltas", nlohmann::json::array()}};
-    std::set<int64_t> changed;
-    for (const nlohmann::json& delta : entry.at("deltas")) {
-      const SafetensorsReader file(checkpoint.file(delta.at("file").get<std::string>()));
-      const std::span<const std::byte> rows = file.bytes("row");
-      for (size_t at = 0; at + sizeof(int64_t) <= rows.size(); at += sizeof(int64_t)) {
-        int64_t row = 0;
-        std::memcpy(&row, rows.data() + at, sizeof(row));
-        changed.insert(row);
-      }
-      facts["deltas"].push_back(
-          {{"file", file.path().filename().string()}, {"rows", delta.at("rows")}, {"bytes", file_bytes(file.path())}});
-    }
-    facts["rows_changed"] = changed.size();
-    list.push_back(facts);
-  }
-  return list;
+  return checkpoint.read(
+      "the manifest must list the base and the deltas of tables", [&](const nlohmann::json& manifest) {
+        nlohmann::json list = nlohmann::json::array();
+        for (const auto& [name, entry] : manifest.at("tables").get_ref<const nlohmann::json::object_t&>()) {
+          const fs::path base = checkpoint.file(entry.at("base").get<std::string>());
+          nlohmann::json facts = {{"name", name},
+                                  {"base", base.filename().string()},
+                                  {"base_bytes", file_bytes(base)},
+                                  {"base_disk_bytes", disk_bytes(base)},
+                                  {"deltas", nlohmann::json::array()}};
+          std::vector<fs::path> deltas;
+          for (const nlohmann::json& delta : entry.at("deltas")) {
+            deltas.push_back(checkpoint.file(delta.at("file").get<std::string>()));
+            facts["deltas"].push_back({{"file", deltas.back().filename().string()},
+                                       {"rows", delta.at("rows").get<int64_t>()},
+                                       {"bytes", file_bytes(deltas.back())}});
+          }
+          facts["rows_changed"] = changed_rows(deltas);
+          list.push_back(facts);
+        }
+        return list;
+      });
 }
 
 nlohmann::json inspect_run(const fs::path& path) {

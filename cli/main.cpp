@@ -62,15 +62,18 @@ int complain(ExitCode code, std::string_view message) {
   return static_cast<int>(code);
 }
 
-int complain_of_memory() {
-  return complain(ExitCode::resources, "memory: there must be enough, got none");
+int complain_of_memory(std::string_view got = "none") {
+  return complain(ExitCode::resources, fmt::format("memory: there must be enough, got {}", got));
 }
 
 // The framework throws one type for everything; only "no memory" is told apart, the rest is a fault of ours.
 int complain(const c10::Error& error) {
   const std::string message = first_line(error.what_without_backtrace());
-  const bool memory = message.find("allocate") != std::string::npos && message.find("memory") != std::string::npos;
-  return complain(memory ? ExitCode::resources : ExitCode::bug, message);
+  const size_t allocator = message.find("DefaultCPUAllocator: ");  // behind a line of its source
+  if (allocator != std::string::npos) return complain_of_memory(std::string_view(message).substr(allocator));
+  const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+                      (message.find("allocate") != std::string::npos && message.find("memory") != std::string::npos);
+  return memory ? complain_of_memory(message) : complain(ExitCode::bug, message);
 }
 
 void run(int argc, char** argv) {
@@ -97,7 +100,7 @@ void run(int argc, char** argv) {
     parse_arguments(program, argc, argv);
   } catch (const CLI::CallForHelp&) {
     const auto chosen = program.get_subcommands();
-    print(chosen.empty() ? program.help() : chosen.front()->help());
+    print(chosen.empty() ? program.help() : chosen.front()->help(program.get_name()));
     return;
   } catch (const CLI::CallForVersion&) {
     print(program.version() + "\n");

@@ -15,6 +15,7 @@
 #include "cli/verbs.h"
 #include "loci/base/check.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/stop_signal.h"
 #include "loci/program/export_cpp.h"
 #include "loci/program/export_dot.h"
 #include "loci/program/export_text.h"
@@ -148,20 +149,28 @@ std::string exported(const ProgramArguments& arguments, const RamProgram& progra
   return to_text(program);
 }
 
-void show_program(const ProgramArguments& arguments) {
+void export_program(const ProgramArguments& arguments) {
+  const StopSignal signals("stopping");  // a temporary file of --out must not stay
+  const auto between = [] { StopSignal::check("stopped before the program was written"); };
   std::optional<DurableFile> file;  // opened first: a path that cannot be written is told before the work
   if (!arguments.out.empty()) file.emplace(arguments.out, ExitCode::usage);
   const Chosen chosen = choose(arguments);
-  if (arguments.verify > 0) return verify_program(arguments, chosen);
-  const RamProgram whole = discretise(*chosen.ram.machine, chosen.index);
-  if (arguments.tape) return run_tape(arguments, chosen, simplify(whole));
+  const RamProgram whole = discretise(*chosen.ram.machine, chosen.index, between);
   const PatternCounts counts = count_patterns(whole, chosen.ram.task);
   const std::string text = exported(arguments, arguments.unpruned ? simplify(whole) : prune(whole, counts), counts);
+  between();
   if (!file) return print(text);
   file->write(text);
   file->commit();
   note(fmt::format("Written: {} (seed {})\n", printable(arguments.out),
                    chosen.ram.machine->seeds()[static_cast<size_t>(chosen.index)]));
+}
+
+void show_program(const ProgramArguments& arguments) {
+  if (!arguments.tape && arguments.verify == 0) return export_program(arguments);
+  const Chosen chosen = choose(arguments);
+  if (arguments.verify > 0) return verify_program(arguments, chosen);
+  run_tape(arguments, chosen, simplify(discretise(*chosen.ram.machine, chosen.index)));
 }
 
 }  // namespace
@@ -175,9 +184,9 @@ void add_program(CLI::App& app, Action& action) {
   verb->add_option("--format", arguments->format, "text, c++, dot (Graphviz) or json")
       ->check(CLI::IsMember({"text", "c++", "dot", "json"}))
       ->capture_default_str();
-  verb->add_option("--out", arguments->out, "Write to this file");
+  auto* out = verb->add_option("--out", arguments->out, "Write the program to this file");
   verb->add_flag("--unpruned", arguments->unpruned, "Keep the circuits of patterns that no instance of the task met");
-  auto* tape = verb->add_option("--run", arguments->tape, "Run on this tape, \"3,7,1,9,0\"");
+  auto* tape = verb->add_option("--run", arguments->tape, "Run on this tape, \"3,7,1,9,0\"")->excludes(out);
   verb->add_option("--steps", arguments->steps, "At most so many steps of --run [what training allows]")
       ->check(whole_number(1, UINT32_MAX))
       ->needs(tape);
@@ -185,8 +194,9 @@ void add_program(CLI::App& app, Action& action) {
   auto* verify =
       verb->add_option("--verify", arguments->verify, "Check about so many random instances of lengths 1 to 50")
           ->check(whole_number(1, int64_t{1} << 40))
-          ->excludes(tape);
-  verb->add_flag("--json", arguments->json, "--verify: print JSON");
+          ->excludes(tape)
+          ->excludes(out);
+  verb->add_flag("--json", arguments->json, "--verify: print JSON")->needs(verify);
   verb->add_flag("--compiled", arguments->compiled, "--verify: run the exported C++, compiled by $CXX or c++")
       ->needs(verify);
   verb->footer(

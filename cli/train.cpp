@@ -76,7 +76,7 @@ void train(const TrainArguments& arguments) {
   if (!arguments.options.quiet) note(Experiment::plan_text(plan));
   const Summary summary = experiment.run();
   if (arguments.json) {
-    print(summary_text(summary));
+    print_json(summary_json(summary), 2);
   } else {
     const auto file = arguments.options.out / "summary.json";
     print(comparison_text(summary) + fmt::format("\nWritten: {}\n", printable(file.string())));

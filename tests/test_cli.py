@@ -10,9 +10,7 @@ import struct
 import subprocess
 
 import pytest
-from command_line import RECIPE, assert_refused, command, environment, loci, make_place, start, train
-
-ROOT = os.geteuid() == 0
+from command_line import RECIPE, assert_refused, command, environment, loci, make_place, permissions_hold, start, train
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +77,12 @@ def test_json_on_standard_output_is_the_summary(place, trained):
     assert result.returncode == 0 and result.stderr == ""
     shown, written = json.loads(result.stdout), json.loads((trained[0] / "summary.json").read_text())
     assert shown == written
+
+
+def test_json_is_ascii(place, tmp_path):
+    result = train(place, tmp_path / "out", "--arm", "base", "--arm", "memory", "--set", "seeds=[0,1]", "--json")
+    assert "\u00b1" in json.loads(result.stdout)["verdict"]
+    assert result.stdout.isascii()
 
 
 def test_dry_run_tells_the_size_and_writes_nothing(place, tmp_path):
@@ -300,11 +304,11 @@ def test_a_folder_of_binary_files(place, tmp_path):
     assert_refused(result, 3, "binary")
 
 
-@pytest.mark.skipif(ROOT, reason="root reads everything")
 def test_an_unreadable_folder(place, tmp_path):
     (tmp_path / "text").mkdir(mode=0)
-    result = loci(place, "train", place / "recipe.toml", "--data", tmp_path / "text", "--out", tmp_path / "out")
-    assert_refused(result, 3, "text")
+    train_unreadable = ["train", place / "recipe.toml", "--data", tmp_path / "text", "--out", tmp_path / "out"]
+    result = loci(place, *train_unreadable, preexec_fn=permissions_hold)
+    assert_refused(result, 3, "text: the folder must be readable, got Permission denied")
 
 
 def test_a_folder_too_small_for_a_batch(place, tmp_path):

@@ -66,3 +66,12 @@ def test_runs_keep_the_data_that_were_opened(place, tmp_path):
     resumed = train(place, out, "--arm", "base", "--set", "seeds=[1]", "--resume")
     assert resumed.returncode == 3
     assert "1 file changed (part0/0.txt)" in resumed.stderr
+
+
+def test_a_run_that_goes_on_keeps_its_tokenizer(place, tmp_path):
+    assert train(place, tmp_path / "out", "--arm", "base").returncode == 0
+    (tmp_path / "out/base/seed-0/result.json").unlink()
+    cache = tmp_path / "cache"
+    resumed = train(place, tmp_path / "out", "--arm", "base", "--resume", "--cache", cache)
+    assert resumed.returncode == 0, resumed.stderr
+    assert list(cache.glob("tokens-*")) and not list(cache.glob("tokenizer-*"))

@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
-from command_line import LOCI, ROOT, assert_refused, loci, newest
+from command_line import LOCI, ROOT, assert_refused, loci, loci_signalled, newest
 
 RECIPE = """
 task = "ram"
@@ -132,6 +134,19 @@ def test_a_program_is_written_into_devices_pipes_and_links(place, tmp_path):
     assert_refused(loci(place, "program", place / "out", "--out", "/dev/full"), 4, "/dev/full", "No space left")
 
 
+@pytest.mark.parametrize("arguments", [["--out", "new"], ["--verify", "9", "--compiled"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_is_stopped_leaves_no_file(place, arguments, number):
+    before = sorted(place.iterdir())
+    stopped = loci_signalled(place, number, "program", place / "out", *arguments, cwd=place)
+    assert (stopped.returncode, stopped.stdout) == (128 + number, "")
+    assert stopped.stderr.splitlines()[-1].startswith("loci: stopped ")
+    assert {path.name for path in place.iterdir()} - {path.name for path in before} <= {
+        "signalled.c",
+        f"signalled-{number}.so",
+    }
+
+
 def test_the_program_runs_on_a_tape_and_is_verified(place):
     result = loci(place, "program", place / "out", "--run", "1,3,2,0,0", "--trace", "--seed", 1)
     assert result.returncode == 0, result.stderr
@@ -142,6 +157,15 @@ def test_the_program_runs_on_a_tape_and_is_verified(place):
     seeds = json.loads(result.stdout)["account"]["seeds"]
     assert [row["length"] for row in seeds[2]["soft"]] == [2, 4]
     assert all(0 <= row["cell_error"] <= 1 for seed in seeds for row in seed["discrete"])
+
+
+def test_lengths_beyond_memory_and_beyond_the_limit(place):
+    def little_memory():
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    too_long = loci(place, "eval", place / "out", "--lengths", 1_000_000, "--quiet", preexec_fn=little_memory)
+    assert_refused(too_long, 4, "memory")
+    assert_refused(loci(place, "eval", place / "out", "--lengths", 1_000_001), 2, "from 1 to 1000000", "got 1000001")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +179,9 @@ def test_the_program_runs_on_a_tape_and_is_verified(place):
         (["--run", "1,2,0,0", "--steps", "0"], ["--steps", "0"]),
         (["--verify", "0"], ["--verify", "0"]),
         (["--compiled"], ["--compiled requires --verify"]),
+        (["--json"], ["--json requires --verify"]),
+        (["--run", "1,2,0,0", "--out", "file"], ["--run excludes --out"]),
+        (["--verify", "9", "--out", "file"], ["--verify excludes --out"]),
         (["--seed", "7"], ["--seed must be 0 .. 2", "got 7"]),
     ],
 )

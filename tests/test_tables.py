@@ -9,7 +9,17 @@ import signal
 import subprocess
 
 import pytest
-from command_line import SMALL_MODEL, assert_refused, loci, make_place, newest, start, train, train_arguments
+from command_line import (
+    SMALL_MODEL,
+    assert_refused,
+    loci,
+    loci_signalled,
+    make_place,
+    newest,
+    start,
+    train,
+    train_arguments,
+)
 
 # 16,384 rows of 16 values are 1 MiB: from there on a checkpoint holds what changed.
 RECIPE = (
@@ -198,6 +208,14 @@ def test_a_signal_leaves_no_working_files(place, tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert not (run / "work").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_conversion_that_is_stopped_leaves_nothing(place, trained, tmp_path, number):
+    stopped = loci_signalled(place, number, "convert", trained, "--table", "int8", "--out", tmp_path / "new")
+    assert stopped.returncode == 128 + number
+    assert "nothing was kept" in stopped.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("rows, dtype, share", [("int8", "I8", 0.35), ("bf16", "BF16", 0.6)])
