@@ -198,13 +198,15 @@ std::string sentence(const std::string& when, const Measure& measure, const std:
   const std::string values =
       fmt::format("{} {} against {}", title_of(measure), shown(form, spread_of(values_of(runs, measure)).mean),
                   shown(form, spread_of(values_of(others, measure)).mean));
-  if (gain.count > 1 && std::abs(gain.mean) <= gain.deviation) {
+  constexpr double clear = 3;  // standard errors of the mean
+  if (gain.count > 1 && std::abs(gain.mean) <= clear * gain.deviation / std::sqrt(static_cast<double>(gain.count))) {
     return fmt::format("{}, {} and {} do not differ clearly ({}; the difference is {}{}).\n", when, arm, other, values,
                        shown(form, std::abs(gain.mean), true), seeds);
   }
   return fmt::format("{}, {} is {} {} than {} ({}{}).\n", when, arm, shown(form, std::abs(gain.mean), true),
                      gain.mean >= 0 ? "better" : "worse", other, values,
-                     seeds.empty() ? "" : fmt::format("; difference {}{}", shown(form, std::abs(gain.mean)), seeds));
+                     seeds.empty() ? "; one seed, so its spread is unknown"
+                                   : fmt::format("; difference {}{}", shown(form, std::abs(gain.mean)), seeds));
 }
 
 }  // namespace
@@ -242,22 +244,25 @@ std::string comparison_text(const Summary& summary) {
   for (const auto& [name, runs] : arms.runs) seeds = std::max(seeds, runs.size());
   const std::string of_seeds =
       seeds > 1 ? fmt::format(" (mean ± standard deviation of {} seeds, differences paired by seed)", seeds) : "";
-  const auto columns = [&](const std::string& first) {
-    return comparison_columns(summary, first, arms.runs.at(first));
+  std::vector<Column> shown_columns;  // of all tables
+  const auto table = [&](const std::string& first, const std::vector<std::string>& names) {
+    const std::vector<Column> columns = comparison_columns(summary, first, arms.runs.at(first));
+    for (const Column& column : columns) {
+      const auto same = [&](const Column& other) { return other.head == column.head; };
+      if (std::none_of(shown_columns.begin(), shown_columns.end(), same)) shown_columns.push_back(column);
+    }
+    return table_of(columns, names, arms);
   };
   const std::vector<std::string> names = arms.of_equal_units();
-  std::string text;
+  std::string text = verdict(summary);
   if (!names.empty()) {
-    text += fmt::format("\nAt equal training {}{}\n\n{}", summary.unit, of_seeds,
-                        table_of(columns(names.front()), names, arms));
+    text += fmt::format("\nAt equal training {}{}\n\n{}", summary.unit, of_seeds, table(names.front(), names));
   }
   for (const auto& [arm, to] : arms.of_equal_time()) {
-    text += fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to,
-                        table_of(columns(to), {to, arm}, arms));
+    text += fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to, table(to, {to, arm}));
   }
-  text += "\n" + meanings_of(columns(names.empty() ? arms.names.front() : names.front()), arms);
-  const std::string sentence = verdict(summary);
-  return sentence.empty() ? text : text + "\n" + sentence;
+  if (shown_columns.empty()) table(arms.names.front(), {});
+  return text + "\n" + meanings_of(shown_columns, arms);
 }
 
 }  // namespace loci

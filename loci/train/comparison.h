@@ -1,4 +1,4 @@
-// What an experiment found, for people: tables of means over seeds, each column explained, and the verdict.
+// What an experiment found, for people: the verdict, then tables of means over seeds with each column explained.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -8,12 +8,13 @@
 
 namespace loci {
 
-// The tables: at equal training units, and at equal training time where there are such arms. Then a line for each
-// column, and the verdict.
+// The verdict, then the tables: at equal training units, and at equal training time where there are such arms. Last, a
+// line for each column.
 std::string comparison_text(const Summary& summary);
 
 // One plain sentence by the first measure: "At the same training time, memory is 0.080 nats better than base (...).".
-// Empty where there is nothing to compare.
+// Empty where there is nothing to compare. It names none of the two better unless the mean difference over seeds is
+// more than three times its standard error; of one seed it says that the spread is unknown.
 std::string verdict(const Summary& summary);
 
 // The summary and its verdict, as summary.json and `--json` show them.

@@ -43,6 +43,12 @@ TEST(Comparison, MeansSpreadsAndPairedDifferences) {
   EXPECT_THAT(text, HasSubstr("timed trained for as long as wide"));
   EXPECT_THAT(text, HasSubstr("-0.600 ± 0.141"));  // timed against wide
   EXPECT_THAT(text, HasSubstr("distance      how far it is off; lower is better\n"));
+  EXPECT_THAT(text, HasSubstr("vs base       difference in distance to base with the same seed\n"));
+  EXPECT_THAT(text, HasSubstr("vs wide       difference in distance to wide with the same seed\n"));
+}
+
+TEST(Comparison, TheVerdictStandsBeforeTheTables) {
+  EXPECT_TRUE(comparison_text(three_arms()).starts_with(verdict(three_arms()) + "\nAt equal training images"));
 }
 
 TEST(Comparison, TheVerdictIsOnePlainSentence) {
@@ -51,12 +57,19 @@ TEST(Comparison, TheVerdictIsOnePlainSentence) {
       "At the same training time, wide is 0.600 cm worse than timed (distance 4.100 against 3.500; difference 0.600 "
       "± 0.141 over 2 seeds).\n");
   EXPECT_EQ(verdict(summary_of({result_of("base", 0, 3.0), result_of("a", 0, 2.0), result_of("b", 0, 1.0)})),
-            "After equally many training images, b is 2.000 cm better than base (distance 1.000 against 3.000).\n");
+            "After equally many training images, b is 2.000 cm better than base (distance 1.000 against 3.000; one "
+            "seed, so its spread is unknown).\n");
   EXPECT_EQ(verdict(summary_of({result_of("base", 0, 3.0), result_of("a", 0, 4.0), result_of("b", 0, 1.0)}, false)),
-            "After equally many training images, a is 1.000 cm better than base (distance 4.000 against 3.000).\n");
+            "After equally many training images, a is 1.000 cm better than base (distance 4.000 against 3.000; one "
+            "seed, so its spread is unknown).\n");
   EXPECT_THAT(verdict(summary_of({result_of("base", 0, 3.0), result_of("a", 0, 2.0), result_of("base", 1, 2.0),
                                   result_of("a", 1, 3.1)})),
               HasSubstr("a and base do not differ clearly"));
+  // Better by 0.2 and by 0.8: more than the deviation, less than three standard errors.
+  EXPECT_EQ(verdict(summary_of({result_of("base", 0, 3.0), result_of("a", 0, 2.8), result_of("base", 1, 3.0),
+                                result_of("a", 1, 2.2)})),
+            "After equally many training images, a and base do not differ clearly (distance 2.500 against 3.000; the "
+            "difference is 0.500 cm ± 0.424 over 2 seeds).\n");
   EXPECT_EQ(verdict(summary_of({result_of("base", 0, 3.0)})), "");
   EXPECT_EQ(verdict(Summary()), "");
 }
@@ -65,7 +78,9 @@ TEST(Comparison, CountsAndSharesAreShownAsSuch) {
   Summary summary = summary_of({result_of("base", 0, 3), result_of("a", 0, 9)}, false);
   summary.measures[0].digits = 0;
   summary.measures[0].unit = "of 16";
-  EXPECT_EQ(verdict(summary), "After equally many training images, a is 6 better than base (distance 9 against 3).\n");
+  EXPECT_EQ(verdict(summary),
+            "After equally many training images, a is 6 better than base (distance 9 against 3; one seed, "
+            "so its spread is unknown).\n");
   summary.measures[0].unit = "%";
   summary.runs[0].measures["distance"] = 0.25;
   EXPECT_THAT(comparison_text(summary), HasSubstr("25 %"));

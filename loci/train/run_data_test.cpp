@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "loci/base/durable_file.h"
 #include "loci/train/folder_lock.h"
@@ -57,24 +61,37 @@ TEST_F(RunDataOfAnOut, ABrokenRecordIsRefused) {
   }
 }
 
-TEST(FolderLock, AnotherWaitsUntilItIsFree) {
+TEST(FolderLock, IsHeldUntilItIsDestroyed) {
   const TemporaryFolder folder;
-  std::atomic<bool> free = false, acquired = false;
-  std::thread other;
+  const auto free = [&folder] {
+    const int descriptor = open(folder.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const bool locked = flock(descriptor, LOCK_EX | LOCK_NB) == 0;
+    close(descriptor);
+    return locked;
+  };
   {
     const FolderLock lock(folder.path());
-    other = std::thread([&] {
-      const FolderLock mine(folder.path());
-      acquired = true;
-      EXPECT_TRUE(free);
-    });
-    // Until the other one waits: the kernel lists it behind the holder, with an arrow.
-    std::string locks;
-    while (!acquired && locks.find("-> FLOCK") == std::string::npos) locks = read_text_file("/proc/locks");
-    free = true;
+    EXPECT_FALSE(free());
   }
-  other.join();
+  EXPECT_TRUE(free());
   expect_error(ExitCode::input, "none: the folder must be readable", [&] { FolderLock(folder / "none"); });
+}
+
+// One that did not wait would count from a number that another is about to write.
+TEST(FolderLock, AnotherWaitsUntilItIsFree) {
+  const TemporaryFolder folder;
+  write_file_durably(folder / "count", "0");
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&folder] {
+      for (int i = 0; i < 25; ++i) {
+        const FolderLock lock(folder.path());
+        write_file_durably(folder / "count", std::to_string(std::stoi(read_text_file(folder / "count")) + 1));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(read_text_file(folder / "count"), "100");
 }
 
 }  // namespace
