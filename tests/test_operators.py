@@ -3,6 +3,7 @@
 LOCI_BUILD names the build folder (default: build/release).
 """
 
+import itertools
 import os
 import pathlib
 
@@ -11,6 +12,7 @@ import pytest
 # What another build of the library left in the compiler's cache on disk names operators that this one may not have.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
@@ -323,3 +325,25 @@ def test_written_statistics_are_not_used_by_an_older_graph():
     loci.batch_norm(x, gain, bias, mean, variance, *rest)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.sum().backward()
+
+
+class GradientsAskedFor(TorchDispatchMode):
+    """Which gradients the last backward pass of a search was asked for."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function == loci.product_key_search_backward.default:
+            self.needed = list(arguments[5])
+        return function(*arguments, **(keywords or {}))
+
+
+# Autograd drops a gradient that nobody needs, so it is not enough to look at the gradients.
+def test_autograd_asks_for_no_gradient_of_frozen_inputs():
+    for needed in itertools.product((False, True), repeat=3):
+        if not any(needed):
+            continue
+        query, keys1, keys2 = torch.randn(3, 2, 2, 4), torch.randn(2, 5, 4), torch.randn(2, 6, 4)
+        for x, is_needed in zip((query, keys1, keys2), needed, strict=True):
+            x.requires_grad_(is_needed)
+        with GradientsAskedFor() as asked:
+            loci.product_key_search(query, keys1, keys2, 4, 30)[0].sum().backward()
+        assert asked.needed == list(needed)

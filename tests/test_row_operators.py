@@ -207,3 +207,14 @@ def test_a_second_derivative_of_a_machine_run_is_refused_by_name():
     (first,) = torch.autograd.grad(loci.ram_unroll(*inputs)[0].sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="ram_unroll: a second derivative is not implemented"):
         first.square().sum().backward()
+
+
+def test_row_order_takes_the_largest_rows_and_refuses_too_many_tokens():
+    largest = 2**63 - 1
+    index = torch.tensor([[largest, 0], [largest - 1, largest]])
+    row, begin, source, _ = loci.row_order([index], [torch.ones(2, 2)])
+    assert row.tolist() == [0, largest - 1, largest]
+    assert begin.tolist() == [0, 1, 2, 4] and source.tolist() == [0, 1, 0, 1]
+    many = torch.empty(2**31, 0, dtype=torch.int64)  # of no reads: needs no memory
+    with pytest.raises(RuntimeError, match="tokens must be below 2\\^31, got 2147483648"):
+        loci.row_order([many], [many.float()])
