@@ -16,8 +16,9 @@ HEAD = """# Keys of a recipe
 
 `loci train --keys [TASK]` prints this page's blocks; `tools/recipe_keys.py` writes the page. Each key stands with its
 default. The comment before it says what it does, the one behind it which values it takes. Keys that are commented out
-belong to a section that may be absent, or have an effect only where their condition holds; elsewhere they are refused.
-Whole numbers may be written as reals (`4e6`). How arms and `--set` change keys: [command-line.md](command-line.md).
+belong to a section that may be absent, or have no effect with the defaults. A key is refused where its condition does
+not hold. Whole numbers may be written as reals (`4e6`). How arms and `--set` change keys:
+[command-line.md](command-line.md).
 """
 
 

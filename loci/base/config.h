@@ -40,6 +40,11 @@ class Config {
     value.fields(*fields);
     finish(*fields);
   }
+  // As read(), but leaves every top-level key that is no field to another reader.
+  template <class S>
+  void read_part(S& value) const {
+    value.fields(*reader({}));
+  }
   // The keys of the document that have no effect, given its other keys (ConfigFields::when); reading would refuse them.
   template <class S>
   std::vector<std::string> ineffective(S& value, const std::vector<std::string>& elsewhere = {}) const {

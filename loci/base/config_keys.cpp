@@ -53,8 +53,14 @@ class KeyLister final : public ConfigFields {
     return true;
   }
   void end_section() override { levels_.pop_back(); }
-  void begin_condition(bool, std::string_view condition) override { conditions_.emplace_back(condition); }
-  void end_condition() override { conditions_.pop_back(); }
+  void begin_condition(bool holds, std::string_view condition) override {
+    conditions_.emplace_back(condition);
+    hold_.push_back(holds);
+  }
+  void end_condition() override {
+    conditions_.pop_back();
+    hold_.pop_back();
+  }
 
  private:
   struct Level {
@@ -63,12 +69,14 @@ class KeyLister final : public ConfigFields {
   };
   void add(std::string_view name, std::string type, std::string value, std::string_view help) {
     keys_.push_back({levels_.back().prefix, std::string(name), std::move(type), std::move(value), std::string(help),
-                     fmt::format("{}", fmt::join(conditions_, " and ")), levels_.back().optional});
+                     fmt::format("{}", fmt::join(conditions_, " and ")),
+                     std::find(hold_.begin(), hold_.end(), false) == hold_.end(), levels_.back().optional});
   }
 
   std::vector<ConfigKey>& keys_;
   std::vector<Level> levels_ = {{"", false}};
   std::vector<std::string> conditions_;
+  std::vector<bool> hold_;  // of each condition
 };
 
 }  // namespace
@@ -97,7 +105,7 @@ std::string keys_text(const std::vector<ConfigKey>& keys) {
       text += fmt::format("# {}{}\n", key.help,
                           key.condition.empty() ? "" : fmt::format(" (only where {})", key.condition));
       const std::string line =
-          fmt::format("{}{} = {}", key.optional || !key.condition.empty() ? "# " : "", key.name, key.value);
+          fmt::format("{}{} = {}", key.optional || !key.in_effect ? "# " : "", key.name, key.value);
       text += fmt::format("{:<36}  # {}\n", line, key.type);
     }
   }

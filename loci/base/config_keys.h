@@ -16,6 +16,7 @@ struct ConfigKey {
   std::string value;      // the default, as TOML
   std::string help;       // one line
   std::string condition;  // the key has an effect only where it holds; empty: everywhere
+  bool in_effect = true;  // it holds with the defaults
   bool optional = false;  // its section, or one around it, may be absent
   std::string key() const { return section.empty() ? name : section + "." + name; }
 };
@@ -31,8 +32,8 @@ std::vector<ConfigKey> keys_of(const S& value) {
   return keys;
 }
 
-// TOML with a comment of help before each key, and its type behind it. Keys under a condition, and those of optional
-// sections, are commented out, so that the text reads back as the defaults.
+// TOML with a comment of help before each key, and its type behind it. Keys without an effect on the defaults, and
+// those of optional sections, are commented out, so that the text reads back as the defaults.
 std::string keys_text(const std::vector<ConfigKey>& keys);
 
 }  // namespace loci

@@ -173,10 +173,12 @@ TEST(ConfigKeys, ItsTextReadsBackAsTheDefaults) {
   const std::string text = keys_text(keys_of(Recipe{}));
   EXPECT_THAT(text, testing::StartsWith("# peak of the schedule\nlearning_rate = 0.001               "));
   EXPECT_THAT(text, testing::HasSubstr("  # a number of at least 0\n"));
-  EXPECT_THAT(text, testing::HasSubstr("\n# lanes of the kernel (only where fused is true)\n# width = 8 "));
+  EXPECT_THAT(text, testing::HasSubstr("\n# lanes of the kernel (only where fused is true)\nwidth = 8 "));
   EXPECT_THAT(text, testing::HasSubstr("\n# may be absent: [model.memory]\n# rows of a table\n# rows = 16384 "));
-  const Recipe recipe = read(Config::from_text(text));
-  EXPECT_EQ(Config::write(recipe), Config::write(Recipe{}));
+  EXPECT_EQ(Config::write(read(Config::from_text(text))), Config::write(Recipe{}));
+  Recipe without;
+  without.fused = false;
+  EXPECT_THAT(keys_text(keys_of(without)), testing::HasSubstr("\n# width = 8 "));
 }
 
 TEST(ConfigTest, NamesTheNearestKnownKey) {
@@ -190,6 +192,11 @@ TEST(ConfigTest, LeavesTopLevelKeysOfOtherReaders) {
   const Config config = Config::from_text("seeds = [1]\n[arms.base]\n", "r.toml");
   EXPECT_EQ(read(config, {"seeds", "arms"}).model.layers, 2);
   expect_refused("r.toml:1: unknown key seeds, did you mean words?", [&] { read(config, {"arms"}); });
+  Recipe part;
+  Config::from_text("seeds = [1]\nfused = false\n[arms.base]\n").read_part(part);
+  EXPECT_FALSE(part.fused);
+  expect_refused("r.toml:2: unknown key model.layer, did you mean layers?",
+                 [&] { Config::from_text("[model]\nlayer = 3\n", "r.toml").read_part(part); });
 }
 
 TEST(ConfigTest, RefusesBrokenTomlAndMissingFiles) {

@@ -85,16 +85,22 @@ void RowOptimizerOptions::fields(ConfigFields& f) {
                      {"adagrad", RowRule::adagrad},
                      {"sgd", RowRule::sgd}});
   f.field("learning_rate", learning_rate, "learning rate of the rows, constant", {.minimum = 0});
-  f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
-  f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});
-  f.field("epsilon", epsilon, "added to the root of the second moment; 0: the rule's own", {.minimum = 0});
+  f.when(has_count(rule), "table_optimizer.rule is \"adam\" or \"adam_row_moment\"", [&] {
+    f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
+    f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});
+  });
+  f.when(rule != RowRule::sgd, "table_optimizer.rule is not \"sgd\"", [&] {
+    f.field("epsilon", epsilon, "added to the root of the second moment; 0: the rule's own", {.minimum = 0});
+  });
   f.field("weight_decay", weight_decay, "decoupled weight decay of the rows that a step touches", {.minimum = 0});
   f.field("clip_norm", clip_norm, "largest norm of a table's gradient; 0: not clipped", {.minimum = 0});
   f.choice<RowRounding>(
       "rounding", rounding, "how bfloat16 rows are rounded: by chance, to the nearest, or from a float32 copy",
       {{"stochastic", RowRounding::stochastic}, {"nearest", RowRounding::nearest}, {"master", RowRounding::master}});
-  f.choice<RowMoments>("moments", moments, "type of the moments",
-                       {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
+  f.when(has_count(rule), "table_optimizer.rule is \"adam\" or \"adam_row_moment\"", [&] {
+    f.choice<RowMoments>("moments", moments, "type of the moments",
+                         {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
+  });
   f.choice<RowPages>("pages", pages, "memory pages of the state; small: rows that no step touched take no memory",
                      {{"huge", RowPages::huge}, {"small", RowPages::small}});
 }

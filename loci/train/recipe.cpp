@@ -137,11 +137,7 @@ ArmText arm_of(const Config& config, const toml::table& table, const std::vector
 
 RecipeHead head_of(const Config& config) {
   RecipeHead head;
-  std::vector<std::string> others;
-  for (const auto& [key, node] : config.table()) {
-    if (key.str() != "task" && key.str() != "seeds") others.emplace_back(key.str());
-  }
-  config.read(head, others);
+  config.read_part(head);
   if (head.seeds.empty() || std::set(head.seeds.begin(), head.seeds.end()).size() != head.seeds.size()) {
     refuse_recipe(config, "seeds must be different numbers", fmt::format("[{}]", fmt::join(head.seeds, ", ")));
   }
@@ -164,7 +160,8 @@ void check_run(const RunConfig& config) {
   config.plan->check();
   config.train.check();
   if (config.plan->uses_optimizers()) config.optimizer.check();
-  checked_product("config", "the tokens of a run", config.steps(), config.size().units_per_step);
+  checked_product("config", fmt::format("the {} of a run", config.plan->unit()), config.steps(),
+                  config.size().units_per_step);
 }
 
 }  // namespace
@@ -176,6 +173,7 @@ void RunConfig::fields(ConfigFields& f) {
     f.field("seed", seed, "seed of everything that is drawn", {.minimum = 0});
   }
   plan->fields(f);
+  train.unit = plan->unit();
   f.section("train", train);
   if (!plan->uses_optimizers()) return;
   f.section("optimizer", optimizer);
@@ -269,11 +267,7 @@ RunConfig read_run_config(const std::filesystem::path& path, const std::vector<T
       std::string task;
       void fields(ConfigFields& f) { f.field("task", task, "what is trained"); }
     } head;
-    std::vector<std::string> others;
-    for (const auto& [key, node] : text.table()) {
-      if (key.str() != "task") others.emplace_back(key.str());
-    }
-    text.read(head, others);
+    text.read_part(head);
     RunConfig config;
     config.plan = kind_of(head.task, tasks, text).plan();
     text.read(config);

@@ -12,8 +12,8 @@
 //
 // Keys come in layers: the recipe, then each arm's overrides, then the settings of the command line; a later layer
 // wins. A key of an earlier layer that a later one leaves without an effect is dropped (optimizer.beta1 where an arm
-// chooses kind = "sgd"), and train.steps replaces train.tokens and the other way round. A key that its own layer leaves
-// without an effect is an error.
+// chooses kind = "sgd"), and train.steps replaces train.tokens (train.UNIT, as TaskPlan::unit() says) and the other way
+// round. A key that its own layer leaves without an effect is an error.
 #pragma once
 
 #include <memory>

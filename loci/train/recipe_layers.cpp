@@ -26,7 +26,8 @@ RunConfig blank_config(const TaskKind& kind) {
   return config;
 }
 
-LayeredConfig::LayeredConfig(Config config, const TaskKind& kind) : config_(std::move(config)), kind_(kind) {
+LayeredConfig::LayeredConfig(Config config, const TaskKind& kind)
+    : config_(std::move(config)), kind_(kind), length_key_("train." + kind.plan()->unit()) {
   ineffective_ = ineffective_keys();
 }
 
@@ -34,7 +35,7 @@ void LayeredConfig::drop_ineffective(const std::vector<std::string>& layer) {
   const auto in_layer = [&layer](const std::string& key) {
     return std::find(layer.begin(), layer.end(), key) != layer.end();
   };
-  if (in_layer("train.tokens") && !in_layer("train.steps")) config_.erase("train.steps");
+  if (in_layer(length_key_) && !in_layer("train.steps")) config_.erase("train.steps");
   for (const std::string& key : ineffective_keys()) {
     if (ineffective_.count(key) == 0 && !in_layer(key)) config_.erase(key);
   }

@@ -39,6 +39,7 @@ class LayeredConfig {
 
   Config config_;
   const TaskKind& kind_;
+  std::string length_key_;             // "train.tokens"
   std::set<std::string> ineffective_;  // after the last layer
 };
 

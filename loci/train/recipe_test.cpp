@@ -75,7 +75,7 @@ TEST(Recipe, SettingsGoToTheSelectedArmsAlone) {
 constexpr const char* kOptional = R"(
 task = "tiny"
 [train]
-tokens = 100
+images = 100
 [optimizer]
 beta1 = 0.8
 [optimizer.schedule]
@@ -112,7 +112,7 @@ TEST(Recipe, ALaterLayerDropsTheKeysThatItLeavesWithoutAnEffect) {
   EXPECT_EQ(recipe.arm("sgd").config.optimizer.momentum, 0.5);
   EXPECT_EQ(recipe.arm("base").config.optimizer.beta1, 0.8);
   EXPECT_EQ(recipe.arm("long").config.steps(), 12);
-  EXPECT_EQ(read_tiny(kOptional, {"train.tokens=64"}).arm("long").config.steps(), 4);
+  EXPECT_EQ(read_tiny(kOptional, {"train.images=64"}).arm("long").config.steps(), 4);
   EXPECT_EQ(read_tiny(kOptional, {"optimizer.schedule.kind=constant"}).arm("base").config.optimizer.schedule.kind,
             ScheduleKind::constant);
 }
@@ -131,7 +131,7 @@ TEST(Recipe, SettingsWithoutAnEffectAreRefused) {
   refused({"base:seeds=[1]"}, "the key must be one of a run");
   refused({"arms=[]"}, "the key must be one of a run");
   refused({"optimizer.momentum=0.5"}, "only where optimizer.kind is \"sgd\"", {"base"});
-  refused({"train.steps=3", "train.tokens=9"}, "train.tokens must be left out");
+  refused({"train.steps=3", "train.images=9"}, "train.images must be left out");
   refused({"model.roows=3"}, "did you mean rows");
   refused({"train.steps"}, "KEY=VALUE");
   refused({}, "an arm must be one of base", {"basis"});
@@ -141,7 +141,7 @@ TEST(Recipe, KeysOfARunThatCannotBeAreRefused) {
   const auto refused = [](const std::string& text, const std::string& part) {
     expect_error(ExitCode::usage, part, [&] { read_tiny("task = \"tiny\"\n" + text); });
   };
-  refused("[train]\nsteps = 3\ntokens = 5", "train.tokens must be left out, for it has an effect only where");
+  refused("[train]\nsteps = 3\nimages = 5", "train.images must be left out, for it has an effect only where");
   refused("[optimizer]\nlearning_rate = inf", "a finite number of at least 0, got inf");
   refused("[optimizer]\nkind = \"sgd\"\nbeta1 = 0.5", "only where optimizer.kind is \"adamw\"");
   refused("[train]\nsteps = 1e12\nbatch = 1048576\n[optimizer.schedule]\nkind = \"multi_step\"",
@@ -200,9 +200,9 @@ TEST(Recipe, ARunsConfigurationReadsBack) {
   EXPECT_EQ(back.steps(), 7);
 }
 
-TEST(Recipe, StepsComeFromTokens) {
+TEST(Recipe, StepsComeFromUnits) {
   TrainOptions options;
-  options.tokens = 1000;
+  options.units = 1000;
   EXPECT_EQ(options.steps_for(100), 10);
   EXPECT_EQ(options.steps_for(300), 3);
   EXPECT_EQ(options.steps_for(100000), 1);

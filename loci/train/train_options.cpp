@@ -8,9 +8,11 @@ namespace loci {
 
 void TrainOptions::fields(ConfigFields& f) {
   constexpr int64_t most = int64_t{1} << 40;
-  f.field("steps", steps, "steps of the run; 0: as many as train.tokens ask for", {.minimum = 0, .maximum = most});
+  f.field("steps", steps, fmt::format("steps of the run; 0: as many as train.{} ask for", unit),
+          {.minimum = 0, .maximum = most});
   f.when(steps == 0, "train.steps is 0", [&] {
-    f.field("tokens", tokens, "tokens to train on, in whole steps", {.minimum = 1, .maximum = int64_t{1} << 60});
+    f.field(unit, units, fmt::format("{} to train on, in whole steps", unit),
+            {.minimum = 1, .maximum = int64_t{1} << 60});
   });
   f.field("batch", batch, "windows (or images, instances) of a step", {.minimum = 1, .maximum = 1 << 20});
   f.field("accumulation", accumulation, "micro-batches that the batch of a step is cut into",
@@ -40,7 +42,7 @@ void TrainOptions::check() const {
 
 int64_t TrainOptions::steps_for(int64_t units_per_step) const {
   if (steps > 0) return steps;
-  return std::max<int64_t>(1, (tokens + units_per_step / 2) / units_per_step);
+  return std::max<int64_t>(1, (units + units_per_step / 2) / units_per_step);
 }
 
 }  // namespace loci

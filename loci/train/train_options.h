@@ -16,8 +16,9 @@ enum class NanPolicy {
 
 // [train]
 struct TrainOptions {
-  int64_t steps = 0;  // 0: as many as `tokens` ask for
-  int64_t tokens = 1'000'000;
+  std::string unit = "units";      // what the task counts (TaskPlan::unit()), which is the key of `units`
+  int64_t steps = 0;               // 0: as many as `units` ask for
+  int64_t units = 1'000'000;       // to train on
   int64_t batch = 16;              // windows (or images) a step
   int64_t accumulation = 1;        // micro-batches that a step's batch is cut into
   std::string precision = "auto";  // "float32" | "bfloat16" | "auto": bfloat16 where the CPU multiplies it faster

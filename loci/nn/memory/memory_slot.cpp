@@ -53,8 +53,10 @@ void MemoryOptions::fields(ConfigFields& f) {
             {"zero_output", MemoryStart::zero_output}});
   f.field("calibrate_at", calibrate_at, "step at which queries and keys start again from the inputs; -1: never",
           {.minimum = -1, .maximum = int64_t{1} << 40});
-  f.field("calibrate_tokens", calibrate_tokens, "tokens whose inputs are used to calibrate",
-          {.minimum = 2, .maximum = int64_t{1} << 32});
+  f.when(calibrate_at >= 0, "model.memory.calibrate_at is at least 0", [&] {
+    f.field("calibrate_tokens", calibrate_tokens, "tokens whose inputs are used to calibrate",
+            {.minimum = 2, .maximum = int64_t{1} << 32});
+  });
   layer.fields(f);
 }
 
