@@ -42,11 +42,11 @@ void eval(const EvalArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
   ProgressLine progress(arguments.quiet);
   const Measured measured = measure(run, arguments.data, arguments.cache, progress);
-  AccountOptions options{arguments.lengths, &progress};
+  const AccountOptions options{arguments.lengths, &progress};
   Account account;
   {
     const c10::InferenceMode no_gradient;
-    account = measured.task->account(options);
+    account = measured.task->account(measured.evaluation, options);
   }
   progress.finish();
   const std::vector<Measure> measures = measured.task->measures();

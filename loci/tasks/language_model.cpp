@@ -31,8 +31,10 @@ std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const
     fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
          "int8");
   }
-  if (auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened)) return opened;
-  TokenData tokens = inputs.checkpoint.empty()
+  const std::string tokenizer = inputs.checkpoint.empty() ? "" : read_text_file(inputs.checkpoint / kTokenizerFile);
+  const auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened);
+  if (opened && (tokenizer.empty() || tokenizer == opened->tokens.tokenizer.save())) return opened;
+  TokenData tokens = tokenizer.empty()
                          ? open_tokens(inputs.data, plan.data.text, plan.tokenizer, inputs.cache, *inputs.progress)
                          : open_tokens(inputs.data, plan.data.text, load_tokenizer(inputs.checkpoint / kTokenizerFile),
                                        inputs.cache, *inputs.progress);
@@ -190,7 +192,6 @@ Evaluation LanguageModelTask::evaluate() {
     result.details["memories"].push_back(facts_of(layer, metrics));
   }
   if (!counted.empty()) result.values.insert(result.values.end(), {usage, kl});
-  evaluated_memories_ = result.details["memories"];
   return result;
 }
 
@@ -205,10 +206,10 @@ std::vector<Measure> LanguageModelTask::measures() const {
   return measures;
 }
 
-// Of the memories, as the last evaluation counted their reads.
-Account LanguageModelTask::account(const AccountOptions& options) {
-  Account account = Task::account(options);
-  for (const nlohmann::json& memory : evaluated_memories_) {
+// Of the memories, as the evaluation counted their reads.
+Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOptions& options) {
+  Account account = Task::account(evaluation, options);
+  for (const nlohmann::json& memory : evaluation.details.at("memories")) {
     const auto value = [&](const char* key) { return memory.at(key).get<double>(); };
     account.text += fmt::format("memory in layer {}: usage {:.1f} %, as first {:.1f} %, KL {:.3f}, Gini {:.3f}\n",
                                 memory.at("layer").get<int64_t>(), 100 * value("usage"), 100 * value("usage_at_1"),
@@ -326,8 +327,11 @@ int64_t LanguageModelPlan::data_bytes(const std::filesystem::path& folder) const
   for (fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, error), end;
        !error && entry != end; entry.increment(error)) {
     std::error_code ignored;
-    if (entry->is_regular_file(ignored) && has_extension(entry->path(), data.text.extensions))
+    if (entry->path().filename().string().starts_with('.')) {  // hidden, and left out
+      entry.disable_recursion_pending();
+    } else if (entry->is_regular_file(ignored) && has_extension(entry->path(), data.text.extensions)) {
       bytes += entry->file_size(ignored);
+    }
   }
   // Two bytes a token; a token of a small BPE vocabulary is worth 3 to 4 bytes of text.
   return static_cast<int64_t>(tokenizer.kind == "bytes" ? 2 * bytes : 2 * bytes / 3);

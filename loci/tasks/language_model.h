@@ -66,7 +66,7 @@ class LanguageModelTask : public Task {
   int64_t units_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
-  Account account(const AccountOptions& options) override;
+  Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
   nlohmann::json training_measures(bool whole) override;
@@ -107,11 +107,10 @@ class LanguageModelTask : public Task {
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
-  std::vector<Counted> trained_;                                 // by the losses since the last logged step
-  ProgressLine* progress_;                                       // of evaluations; or null
-  at::Tensor counted_from_;                                      // [1] int64: step at which that window began
-  at::Tensor window_ended_;                                      // [1] int64: the counters were logged and begin anew
-  nlohmann::json evaluated_memories_ = nlohmann::json::array();  // of the last evaluation
+  std::vector<Counted> trained_;  // by the losses since the last logged step
+  ProgressLine* progress_;        // of evaluations; or null
+  at::Tensor counted_from_;       // [1] int64: step at which that window began
+  at::Tensor window_ended_;       // [1] int64: the counters were logged and begin anew
   ReadAhead<Batch> batches_;
 };
 

@@ -34,7 +34,6 @@ top_k = 3
 key_width = 4
 query_norm = "batch"
 start = "zero_values"
-calibrate_tokens = 50
 [train]
 batch = 4
 )";
@@ -109,7 +108,7 @@ TEST_F(LanguageModel, EvaluationChangesNothing) {
 }
 
 TEST_F(LanguageModel, CalibrationBeginsTheMemoryAnewAtItsStep) {
-  const auto task = make({"model.memory.calibrate_at=2"});
+  const auto task = make({"model.memory.calibrate_at=2", "model.memory.calibrate_tokens=50"});
   OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
   const at::Tensor keys = [&] {
     for (const NamedParameter& p : task->dense_parameters()) {
@@ -185,6 +184,21 @@ TEST_F(LanguageModel, TheDataKeyFollowsTheText) {
   EXPECT_EQ(make()->data_key(), before);
   std::ofstream(folder_ / "more.txt") << "another text\n";
   EXPECT_NE(make()->data_key(), before);
+}
+
+// The extensions are compared, and hidden files left out, as where the folder is read.
+TEST_F(LanguageModel, MemoryOfTheDataIsThatOfTheFilesThatAreRead) {
+  const auto bytes = [this](const std::string& extensions) {
+    const Recipe recipe = read_recipe(Config::from_text(kRecipe), {"data.extensions=" + extensions}, all_tasks());
+    return recipe.arms[0].config.plan->data_bytes(folder_.path());
+  };
+  const int64_t of_txt = 2 * 6 * 201;
+  EXPECT_EQ(bytes("[]"), of_txt);
+  std::ofstream(folder_ / "a.MD") << "12345";
+  std::filesystem::create_directory(folder_ / ".git");
+  for (const char* name : {".git/b.md", ".hidden.md"}) std::ofstream(folder_ / name) << "hidden";
+  EXPECT_EQ(bytes("[]"), of_txt + 10);
+  for (const char* extensions : {"[\".md\"]", "[\"MD\"]"}) EXPECT_EQ(bytes(extensions), 10) << extensions;
 }
 
 TEST_F(LanguageModel, MistakesInTheModelAreToldBeforeTheDataIsRead) {

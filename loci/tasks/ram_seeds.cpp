@@ -9,6 +9,10 @@
 #include <iterator>
 #include <utility>
 
+#include <fmt/ranges.h>
+
+#include "loci/base/check.h"
+
 namespace loci {
 
 void RamUpdateOptions::fields(ConfigFields& f) {
@@ -184,6 +188,11 @@ void RamSeeds::pack() {
 void RamSeeds::unpack() {
   for (size_t s = 0; s < states_.size(); ++s) {
     const double* row = packed_.const_data_ptr<double>() + kPacked * static_cast<int64_t>(s);
+    const bool finite = std::all_of(row, row + kPacked, [](double x) { return std::abs(x) < 9e15; });
+    if (!finite || row[0] < 0 || row[0] > static_cast<double>(RamPhase::broken)) {
+      fail(ExitCode::input, "seeds.state", "a seed's state must be finite numbers, the first of them a phase",
+           fmt::format("{}", fmt::join(row, row + kPacked, ", ")));
+    }
     const auto whole = [&](int i) { return static_cast<int64_t>(row[i]); };
     states_[s] = {.phase = static_cast<RamPhase>(whole(0)),
                   .curriculum = {.level = whole(1), .updates_since_rise = whole(2), .error = row[3]},

@@ -83,7 +83,8 @@ class RamSeeds {
   // Ends with the best parameters of the anneal.
   void finish(int64_t seed);
 
-  // For checkpoints: tensors to save and to copy into, and the states from and to them.
+  // For checkpoints: tensors to save and to copy into, and the states from and to them. unpack() throws Error (input)
+  // for states that cannot be.
   std::vector<std::pair<std::string, at::Tensor>> tensors();
   void pack();
   void unpack();

@@ -96,7 +96,7 @@ at::Tensor RamLearning::loss(int64_t step, int64_t) {
   if (S == 0) return at::scalar_tensor(0.0);
   output_ = machine_->run(draw(step), true, S == plan_.search.seeds ? std::vector<int64_t>{} : active_);
   error_.assign(static_cast<size_t>(S), 0);
-  mean_loss_ = 0;
+  double mean_loss = 0;
   int64_t finite = 0;
   for (int64_t row = 0; row < S; ++row) {
     for (int64_t i = 0; i < batch_; ++i) {
@@ -107,11 +107,11 @@ at::Tensor RamLearning::loss(int64_t step, int64_t) {
     }
     const double value = output_.objective.const_data_ptr<float>()[row];
     if (!std::isfinite(value)) continue;
-    mean_loss_ += value;
+    mean_loss += value;
     ++finite;
   }
-  if (finite > 0) mean_loss_ /= static_cast<double>(finite);
-  return at::scalar_tensor(mean_loss_);
+  if (finite > 0) mean_loss /= static_cast<double>(finite);
+  return at::scalar_tensor(mean_loss, at::kDouble);
 }
 
 StepReport RamLearning::update(int64_t step, int64_t, OptimizerSet&, double) {
@@ -189,7 +189,7 @@ nlohmann::json RamLearning::training_measures(bool) {
                      {"error", state.curriculum.error},
                      {"phase", name_of(state.phase)}});
   }
-  return {{"loss", mean_loss_}, {"seeds", seeds}};
+  return {{"seeds", seeds}};
 }
 
 namespace {
@@ -276,7 +276,7 @@ Evaluation RamLearning::evaluate() {
 }
 
 // Every seed at every length, as it was trained and discretised.
-Account RamLearning::account(const AccountOptions& options) {
+Account RamLearning::account(const Evaluation&, const AccountOptions& options) {
   const std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{5, 10, 20, 50} : options.lengths;
   for (const int64_t length : lengths) {
     if (length >= task_.minimum_difficulty && length <= kMaximumDifficulty) continue;

@@ -79,7 +79,7 @@ class RamLearning : public Task {
   bool finished() const override;
   std::string progress() const override;
   Evaluation evaluate() override;
-  Account account(const AccountOptions& options) override;
+  Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   nlohmann::json training_measures(bool whole) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
@@ -116,7 +116,6 @@ class RamLearning : public Task {
   std::vector<int64_t> answer_cells_;  // of each instance
   std::vector<double> error_;
   RamUnrollOutput output_;
-  double mean_loss_ = 0;
 };
 
 // A checkpoint's machines. Throws Error (usage) when the run is of another task.

@@ -232,6 +232,19 @@ TEST(RamTask, EvaluationHeedsASignal) {
   EXPECT_THROW(task.evaluate(), Interrupted);
 }
 
+TEST(RamTask, AStateOfASeedThatCannotBeIsABrokenFile) {
+  RamLearning task(*small_plan(), inputs());
+  const at::Tensor state = task.extra_state()[0].second;  // [S, numbers]
+  task.extra_state_loaded();
+  for (const auto& [at, value] : std::vector<std::pair<int64_t, double>>{{0, -1}, {0, 7}, {2, NAN}, {4, 1e16}}) {
+    const at::Tensor before = state.clone();
+    state[1][at] = value;
+    expect_error(ExitCode::input, "seeds.state: a seed's state must be finite numbers, the first of them a phase",
+                 [&] { task.extra_state_loaded(); });
+    state.copy_(before);
+  }
+}
+
 // Manifests with a right sum and wrong types.
 TEST(RamTask, ABestSeedThatIsNoneIsABrokenFile) {
   const TemporaryFolder folder;

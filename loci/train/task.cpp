@@ -6,7 +6,7 @@
 
 namespace loci {
 
-Account Task::account(const AccountOptions& options) {
+Account Task::account(const Evaluation&, const AccountOptions& options) {
   if (options.lengths.empty()) return {};
   fail(ExitCode::usage, "--lengths", "RUN must be of a task whose instances have a length",
        fmt::format("{}", fmt::join(options.lengths, ",")));

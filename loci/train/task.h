@@ -63,8 +63,9 @@ class Task {
   virtual std::vector<Measure> measures() const = 0;
   // On the validation data, in evaluation mode.
   virtual Evaluation evaluate() = 0;
-  // More than the measures, for `loci eval`. Throws Error (usage) for lengths when the task has none.
-  virtual Account account(const AccountOptions& options);
+  // More than the measures, for `loci eval`, which has just made the evaluation. Throws Error (usage) for lengths when
+  // the task has none.
+  virtual Account account(const Evaluation& evaluation, const AccountOptions& options);
   // One forward pass over validation data as inference does it; returns its units. Timed by the experiment.
   virtual int64_t infer(int64_t position) = 0;
   // Called before each step; may change parameters and clear optimiser state (calibration, re-initialisation).
