@@ -295,16 +295,21 @@ TEST(RowOptimizer, KeepsTheRowsAliveWithoutTheirTable) {
 
 TEST(RowOptimizer, ReadsItsOptionsFromAConfiguration) {
   RowOptimizerOptions options;
-  Config::from_text(
-      "rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\nmoments = \"bfloat16\"\n"
-      "pages = \"small\"\n")
+  Config::from_text("rule = \"adagrad\"\nlearning_rate = 0.3\nrounding = \"master\"\npages = \"small\"\n")
       .read(options);
-  EXPECT_EQ(options.moments, RowMoments::bfloat16);
   EXPECT_EQ(options.pages, RowPages::small);
   EXPECT_EQ(options.rule, RowRule::adagrad);
   EXPECT_EQ(options.rounding, RowRounding::master);
   EXPECT_EQ(RowOptimizer(trained_table()->store(), options, 0).options().epsilon, 1e-10);
   EXPECT_EQ(RowOptimizer(trained_table()->store(), {}, 0).options().epsilon, 1e-8);
+  RowOptimizerOptions narrow;
+  Config::from_text("moments = \"bfloat16\"\n").read(narrow);
+  EXPECT_EQ(narrow.moments, RowMoments::bfloat16);
+  for (const char* text : {"rule = \"sgd\"\nepsilon = 1e-6\n", "rule = \"adagrad\"\nbeta2 = 0.9\n",
+                           "rule = \"adagrad\"\nmoments = \"bfloat16\"\n"}) {
+    expect_error(ExitCode::usage, "must be left out, for it has an effect only where table_optimizer.rule is",
+                 [&] { Config::from_text(text).read(narrow); });
+  }
   EXPECT_THROW(Config::from_text("rule = \"adams\"\n").read(options), Error);
   EXPECT_THROW(Config::from_text("learning_rate = -1.0\n").read(options), Error);
 }

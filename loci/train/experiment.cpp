@@ -47,6 +47,8 @@ Experiment::Experiment(Recipe recipe, ExperimentOptions options)
     const auto& wanted = options_.arms;
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), arm.name) != wanted.end()) arms_.push_back(&arm);
   }
+  std::map<std::string, int64_t> data_bytes;
+  for (const Arm* arm : arms_) sizes_[arm->name] = whole_size_of(arm->config, data_bytes);
   const auto once = [](const char* option, auto values) {  // given twice, a run would count as two
     std::sort(values.begin(), values.end());
     const auto twice = std::adjacent_find(values.begin(), values.end());
@@ -73,7 +75,7 @@ nlohmann::json Experiment::plan() const {
                          {"memory_available", available_bytes() + resident_bytes()},
                          {"arms", nlohmann::json::array()}};
   for (const Arm* arm : arms_) {
-    const RunSize size = size_of(arm->config);
+    const RunSize size = size_of(*arm);
     nlohmann::json facts = {{"arm", arm->name},
                             {"parameters_dense", size.parameters_dense},
                             {"parameters_table", size.parameters_table},
@@ -156,17 +158,21 @@ fs::path Experiment::folder_of(const std::string& arm, int64_t seed) const {
 
 void Experiment::check_memory() const {
   for (const Arm* arm : arms_) {
-    const RunSize size = size_of(arm->config);
+    const RunSize size = size_of(*arm);
     require_memory(fmt::format("train {}", arm->name), size.memory);
     require_disk(fmt::format("train {}", arm->name), options_.out, size.disk);
   }
 }
 
-// The whole process: the program and the data, in addition to what the task needs.
-RunSize Experiment::size_of(const RunConfig& config) const {
+// The whole process: the program and the data, in addition to what the task needs. `data_bytes`, by data settings, so
+// that many arms look at the folder once.
+RunSize Experiment::whole_size_of(const RunConfig& config, std::map<std::string, int64_t>& data_bytes) const {
   RunSize size = config.size();
   size.memory.emplace_back("program", program_bytes_);
-  if (!options_.data.empty()) size.memory.emplace_back("data", config.plan->data_bytes(options_.data));
+  if (options_.data.empty()) return size;
+  const auto [known, is_new] = data_bytes.try_emplace(config.plan->data_settings(), 0);
+  if (is_new) known->second = config.plan->data_bytes(options_.data);
+  size.memory.emplace_back("data", known->second);
   return size;
 }
 
@@ -209,19 +215,12 @@ RunConfig Experiment::resolve(const Place& place) const {
   if (!place.arm->equal_time) return config;
   const fs::path begun = folder_of(place.arm->name, place.seed) / "config.toml";
   if (path_exists(begun)) {
-    struct Steps {
+    struct Length {
       TrainOptions train;
       void fields(ConfigFields& f) { f.section("train", train); }
-    } steps;
-    as_input([&] {
-      const Config text = Config::from_file(begun);
-      std::vector<std::string> others;
-      for (const auto& [key, node] : text.table()) {
-        if (key.str() != "train") others.emplace_back(key.str());
-      }
-      text.read(steps, others);
-    });
-    config.train.steps = steps.train.steps;
+    } length{config.train};
+    as_input([&] { Config::from_file(begun).read_part(length); });
+    config.train.steps = length.train.steps;
     return config;
   }
   const auto seconds = [&](const std::string& arm) {
@@ -233,14 +232,17 @@ RunConfig Experiment::resolve(const Place& place) const {
   return config;
 }
 
-TaskInputs Experiment::inputs_of(const RunConfig& config, ProgressLine* progress) const {
+// A run that has a checkpoint goes on with the checkpoint's own tokenizer.
+TaskInputs Experiment::inputs_of(const RunConfig& config, const std::optional<CheckpointReader>& checkpoint,
+                                 ProgressLine& progress) const {
   TaskInputs inputs;
+  if (checkpoint) inputs.checkpoint = checkpoint->path();
   inputs.data = options_.data;
   inputs.cache = options_.cache;
   inputs.seed = static_cast<uint64_t>(config.seed);
   inputs.batch = config.batch();
   inputs.rows = config.table_optimizer;
-  inputs.progress = progress;
+  inputs.progress = &progress;
   return inputs;
 }
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,22 +62,29 @@ class Experiment {
   std::filesystem::path folder_of(const std::string& arm, int64_t seed) const;
   void check_out() const;
   void check_memory() const;
-  RunSize size_of(const RunConfig& config) const;
+  RunSize size_of(const Arm& arm) const { return sizes_.at(arm.name); }
+  RunSize whole_size_of(const RunConfig& config, std::map<std::string, int64_t>& data_bytes) const;
   RunConfig resolve(const Place& place) const;
   Summary finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
   Summary run_one(const Place& place, size_t number, ProgressLine& progress);
-  TaskInputs inputs_of(const RunConfig& config, ProgressLine* progress) const;
+  TaskInputs inputs_of(const RunConfig& config, const std::optional<CheckpointReader>& checkpoint,
+                       ProgressLine& progress) const;
+  std::unique_ptr<Task> make_task(const RunConfig& config, TaskInputs inputs);
   std::filesystem::path summary_path() const { return options_.out / "summary.json"; }
   Summary add_to_summary(const Summary& results) const;
-  void record_data(const RunConfig& config, const Task& task) const;
-  void tell_pace(size_t place, double step_seconds, ProgressLine& progress) const;
+  const Arm& arm_of_same_time(const Arm& arm) const;
+  double seconds_from(size_t place) const;
+  void tell_pace(size_t place, double step_seconds, ProgressLine& progress);
   void measure_inference(std::vector<RunResult>& results, ProgressLine& progress);
 
   Recipe recipe_;
   ExperimentOptions options_;
   std::vector<const Arm*> arms_;
   std::vector<Place> places_;
-  int64_t program_bytes_ = 0;                                        // before anything was allocated
+  int64_t program_bytes_ = 0;                  // before anything was allocated
+  std::map<std::string, RunSize> sizes_;       // by arm
+  std::map<std::string, double> run_seconds_;  // of a run, by arm, as far as one has trained
+  bool told_pace_ = false;
   std::map<std::string, std::shared_ptr<const OpenedData>> opened_;  // what runs were trained on, by data settings
 };
 
