@@ -183,7 +183,10 @@ std::vector<NamedParameter> TransformerLm::dense_parameters() {
   std::vector<NamedParameter> result;
   for (const auto& parameter : named_parameters()) {
     // Matrices decay; gains, biases and keys (three dimensions) do not.
-    result.push_back({.name = parameter.key(), .value = parameter.value(), .decay = parameter.value().dim() == 2});
+    result.push_back({.name = parameter.key(),
+                      .value = parameter.value(),
+                      .decay = parameter.value().dim() == 2,
+                      .embedding = parameter.key() == "embedding"});
   }
   return result;
 }

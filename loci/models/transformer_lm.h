@@ -64,7 +64,7 @@ class TransformerLm : public torch::nn::Module {
   at::Tensor loss(const at::Tensor& input, const at::Tensor& target, const BlockContext& context = {});
 
   const TransformerLmOptions& options() const { return options_; }
-  // Dense parameters with names, decay flags and rate factors for the optimiser; tables not among them.
+  // Dense parameters with names, decay and embedding flags for the optimiser; tables not among them.
   std::vector<NamedParameter> dense_parameters();
   std::vector<TablePtr> tables() const;  // each once
   // Memories with the number of their layer, ascending.

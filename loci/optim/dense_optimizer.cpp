@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 
 #include "loci/base/check.h"
@@ -39,18 +40,23 @@ class ParameterStates {
   struct Entry {
     std::string name;
     double decay;
+    double rate;  // factor
     std::vector<at::Tensor> moments;
     at::Tensor count;  // float32 scalar: updates made
   };
 
-  ParameterStates(const std::vector<NamedParameter>& parameters, double weight_decay, size_t moments) {
+  ParameterStates(const std::vector<NamedParameter>& parameters, const DenseOptimizerOptions& options, size_t moments) {
     std::set<std::string> names;
     for (const NamedParameter& parameter : parameters) {
       check_dense_parameter(parameter);
       if (!names.insert(parameter.name).second) {
         fail(ExitCode::bug, kDenseOptimizer, "names of parameters must differ", "twice " + parameter.name);
       }
-      Entry entry{parameter.name, parameter.decay ? weight_decay : 0, {}, at::zeros({}, at::kFloat)};
+      Entry entry{parameter.name,
+                  parameter.decay ? options.weight_decay : 0,
+                  parameter.embedding ? options.embedding_rate : 1,
+                  {},
+                  at::zeros({}, at::kFloat)};
       for (size_t i = 0; i < moments; ++i) {
         entry.moments.push_back(at::zeros_like(parameter.value.detach()));  // of its strides
       }
@@ -66,13 +72,14 @@ class ParameterStates {
   }
   const std::vector<Entry>& entries() const { return entries_; }
 
-  // Calls update(decay, values, gradients, entries) for parameters of one decay and dtype at a time, gradients with the
-  // strides of their parameters.
+  // Calls update(decay, rate factor, values, gradients, entries) for parameters of one decay, factor and dtype at a
+  // time, gradients with the strides of their parameters.
   template <class Update>
   void for_groups(const std::vector<at::Tensor>& parameters, const Update& update) {
-    std::map<std::pair<double, at::ScalarType>, std::vector<const at::Tensor*>> groups;
+    std::map<std::tuple<double, double, at::ScalarType>, std::vector<const at::Tensor*>> groups;
     for (const at::Tensor& parameter : parameters) {
-      groups[{of(parameter).decay, parameter.scalar_type()}].push_back(&parameter);
+      const Entry& entry = of(parameter);
+      groups[{entry.decay, entry.rate, parameter.scalar_type()}].push_back(&parameter);
     }
     for (const auto& [key, members] : groups) {
       std::vector<at::Tensor> values, gradients;
@@ -84,7 +91,7 @@ class ParameterStates {
         const bool alike = gradient.strides() == parameter->strides();
         gradients.push_back(alike ? gradient : at::empty_like(parameter->detach()).copy_(gradient));
       }
-      update(key.first, values, gradients, entries);
+      update(std::get<0>(key), std::get<1>(key), values, gradients, entries);
     }
   }
 
@@ -118,18 +125,19 @@ std::optional<at::Tensor> scale_of(double divisor) {
 class AdamW final : public DenseOptimizer {
  public:
   AdamW(const DenseOptimizerOptions& options, const std::vector<NamedParameter>& parameters)
-      : options_(options), states_(parameters, options.weight_decay, 2) {}
+      : options_(options), states_(parameters, options, 2) {}
 
   void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) override {
     const at::NoGradGuard no_grad;
     const auto scale = scale_of(divisor);
-    states_.for_groups(parameters, [&](double decay, const auto& values, const auto& gradients, const auto& entries) {
-      std::vector<at::Tensor> counts;
-      for (ParameterStates::Entry* entry : entries) counts.push_back(entry->count.add_(1));
-      at::_fused_adamw_(values, gradients, moments_of(entries, 0), moments_of(entries, 1), {}, counts, rate,
-                        options_.beta1, options_.beta2, decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false,
-                        scale);
-    });
+    states_.for_groups(
+        parameters, [&](double decay, double factor, const auto& values, const auto& gradients, const auto& entries) {
+          std::vector<at::Tensor> counts;
+          for (ParameterStates::Entry* entry : entries) counts.push_back(entry->count.add_(1));
+          at::_fused_adamw_(values, gradients, moments_of(entries, 0), moments_of(entries, 1), {}, counts,
+                            rate * factor, options_.beta1, options_.beta2, decay, options_.epsilon, /*amsgrad=*/false,
+                            /*maximize=*/false, scale);
+        });
   }
   std::vector<std::pair<std::string, at::Tensor>> state() const override {
     std::vector<std::pair<std::string, at::Tensor>> named;
@@ -150,17 +158,19 @@ class AdamW final : public DenseOptimizer {
 class Sgd final : public DenseOptimizer {
  public:
   Sgd(const DenseOptimizerOptions& options, const std::vector<NamedParameter>& parameters)
-      : options_(options), states_(parameters, options.weight_decay, options.momentum > 0 ? 1 : 0) {}
+      : options_(options), states_(parameters, options, options.momentum > 0 ? 1 : 0) {}
 
   void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) override {
     const at::NoGradGuard no_grad;
     const auto scale = scale_of(divisor);
-    states_.for_groups(parameters, [&](double decay, const auto& values, const auto& gradients, const auto& entries) {
-      const auto momentum = options_.momentum > 0 ? moments_of(entries, 0) : std::vector<at::Tensor>();
-      // A buffer of zeros makes the first step what the framework makes of it: the buffer becomes the gradient.
-      at::_fused_sgd_(values, gradients, momentum, decay, options_.momentum, rate, /*dampening=*/0, options_.nesterov,
-                      /*maximize=*/false, /*is_first_step=*/false, scale);
-    });
+    states_.for_groups(
+        parameters, [&](double decay, double factor, const auto& values, const auto& gradients, const auto& entries) {
+          const auto momentum = options_.momentum > 0 ? moments_of(entries, 0) : std::vector<at::Tensor>();
+          // A buffer of zeros makes the first step what the framework makes of it: the buffer becomes the gradient.
+          at::_fused_sgd_(values, gradients, momentum, decay, options_.momentum, rate * factor, /*dampening=*/0,
+                          options_.nesterov,
+                          /*maximize=*/false, /*is_first_step=*/false, scale);
+        });
   }
   std::vector<std::pair<std::string, at::Tensor>> state() const override {
     std::vector<std::pair<std::string, at::Tensor>> named;
@@ -182,6 +192,7 @@ class Sgd final : public DenseOptimizer {
 void DenseOptimizerOptions::fields(ConfigFields& f) {
   f.choice("kind", kind, "update rule of the dense parameters", {{"adamw", DenseRule::adamw}, {"sgd", DenseRule::sgd}});
   f.field("learning_rate", learning_rate, "peak of the learning rate", {.minimum = 0});
+  f.field("embedding_rate", embedding_rate, "factor on the learning rate of the embedding", {.minimum = 0});
   f.when(kind == DenseRule::adamw, "optimizer.kind is \"adamw\"", [&] {
     f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
     f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});

@@ -22,6 +22,7 @@ struct NamedParameter {
   std::string name;
   at::Tensor value;
   bool decay = true;
+  bool embedding = false;  // a row for each token or class: its rate is embedding_rate times the others'
   // Called without gradients after each update of this parameter; may change it (clipping to a range).
   std::function<void(at::Tensor& value)> after_update = {};
 };
@@ -29,8 +30,8 @@ struct NamedParameter {
 class DenseOptimizer {
  public:
   virtual ~DenseOptimizer() = default;
-  // Updates `parameters`, each one of the rule's own with a gradient, from their gradients divided by `divisor`. The
-  // gradients may be overwritten.
+  // Updates `parameters`, each one of the rule's own with a gradient, from their gradients divided by `divisor`, at
+  // `rate` times the factor of their group. The gradients may be overwritten.
   virtual void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) = 0;
   // State tensors by name ("NAME.moment1"), to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
@@ -45,6 +46,7 @@ enum class DenseRule { adamw, sgd };
 struct DenseOptimizerOptions {
   DenseRule kind = DenseRule::adamw;
   double learning_rate = 3e-3;
+  double embedding_rate = 1;  // factor on the learning rate of embeddings, and so on their decay
   double beta1 = 0.9;         // adamw
   double beta2 = 0.95;        // adamw
   double epsilon = 1e-8;      // adamw

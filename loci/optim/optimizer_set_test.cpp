@@ -33,7 +33,7 @@ struct Model {
   std::vector<NamedParameter> named() const {
     std::vector<NamedParameter> out;
     for (size_t i = 0; i < parameters.size(); ++i) {
-      out.push_back({"p" + std::to_string(i), parameters[i], parameters[i].dim() > 1});
+      out.push_back({"p" + std::to_string(i), parameters[i], parameters[i].dim() > 1, /*embedding=*/i == 4});
     }
     return out;
   }
@@ -71,7 +71,7 @@ bool equal(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 TEST(OptimizerSet, EqualsAdamWOfTheFramework) {
   for (const double clip : {0.0, 1.0}) {
     const Model model;
-    const DenseOptimizerOptions options{.clip_norm = clip, .schedule = {.warmup = 2}};
+    const DenseOptimizerOptions options{.embedding_rate = 7, .clip_norm = clip, .schedule = {.warmup = 2}};
     OptimizerSet ours(model.named(), options, {}, 0);
     std::vector<torch::optim::OptimizerParamGroup> groups;
     std::vector<Tensor> plain;
@@ -87,7 +87,7 @@ TEST(OptimizerSet, EqualsAdamWOfTheFramework) {
         plain[i].mutable_grad() = model.parameters[i].grad().clone();
         square += plain[i].grad().to(at::kDouble).square().sum().item<double>();
         auto& group = static_cast<torch::optim::AdamWOptions&>(theirs.param_groups()[i].options());
-        group.lr(3e-3 * schedule_factor(options.schedule, step, 12));
+        group.lr((i == 4 ? 7 : 1) * 3e-3 * schedule_factor(options.schedule, step, 12));
         group.betas({0.9, 0.95}).eps(1e-8).weight_decay(model.named()[i].decay ? 0.1 : 0);
       }
       if (clip > 0) torch::nn::utils::clip_grad_norm_(plain, clip);
@@ -109,6 +109,7 @@ TEST(OptimizerSet, EqualsSgdOfTheFramework) {
     const Model model;
     const DenseOptimizerOptions options{.kind = DenseRule::sgd,
                                         .learning_rate = 0.1,
+                                        .embedding_rate = 2,
                                         .momentum = momentum,
                                         .nesterov = nesterov,
                                         .weight_decay = 0.01,
@@ -120,7 +121,7 @@ TEST(OptimizerSet, EqualsSgdOfTheFramework) {
     std::vector<Tensor> plain;
     for (const NamedParameter& p : model.named()) {
       plain.push_back(p.value.detach().clone().requires_grad_());
-      auto group = std::make_unique<torch::optim::SGDOptions>(0.1);
+      auto group = std::make_unique<torch::optim::SGDOptions>(p.embedding ? 0.2 : 0.1);
       group->momentum(momentum).nesterov(nesterov).weight_decay(p.decay ? 0.01 : 0);
       groups.emplace_back(std::vector<Tensor>{plain.back()}, std::move(group));
     }

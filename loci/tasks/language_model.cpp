@@ -152,36 +152,45 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   return model_->loss(batch.input, batch.target, context);
 }
 
-Evaluation LanguageModelTask::evaluate() {
-  const std::vector<Counted> counted = counters();
-  const CountingScope counting(counted);
+double TextLoss::bits_per_byte() const {
+  return nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes));
+}
+
+std::vector<int64_t> LanguageModelTask::evaluated_batches() const {
   const int64_t all = evaluation_.batches();
   const int64_t per_batch = units_per_micro_batch();
   const int64_t limit = plan_.data.evaluation_tokens;
   const int64_t wanted = limit == 0 ? all : std::clamp<int64_t>((limit + per_batch - 1) / per_batch, 1, all);
-  double nats = 0;
-  int64_t tokens = 0;
-  int64_t bytes = 0;
-  for (int64_t i = 0; i < wanted; ++i) {
+  std::vector<int64_t> batches;
+  for (int64_t i = 0; i < wanted; ++i) batches.push_back(i * all / wanted);
+  return batches;
+}
+
+Evaluation LanguageModelTask::evaluate() {
+  const std::vector<Counted> counted = counters();
+  const CountingScope counting(counted);
+  const int64_t per_batch = units_per_micro_batch();
+  const std::vector<int64_t> batches = evaluated_batches();
+  TextLoss text;
+  for (const int64_t index : batches) {
     StopSignal::check("stopped while the model was evaluated");
     if (progress_ != nullptr) {
-      progress_->show(fmt::format("evaluating: {} of {} {}", format_count(static_cast<double>(tokens)),
-                                  format_count(static_cast<double>(wanted * per_batch)), unit()));
+      progress_->show(fmt::format("evaluating: {} of {} {}", format_count(static_cast<double>(text.tokens)),
+                                  format_count(static_cast<double>(std::ssize(batches) * per_batch)), unit()));
     }
     int64_t targets = 0;
-    const Batch batch = validation_batch(i * all / wanted, &targets);
+    const Batch batch = validation_batch(index, &targets);
     BlockContext context;
     if (targets < per_batch) context.token_mask = batch.target.ge(0);
-    nats += model_->loss(batch.input, batch.target, context).item<double>() * static_cast<double>(targets);
-    tokens += targets;
+    text.nats += model_->loss(batch.input, batch.target, context).item<double>() * static_cast<double>(targets);
+    text.tokens += targets;
     const auto* target = batch.target.const_data_ptr<int64_t>();
     for (int64_t t = 0; t < per_batch; ++t) {
-      if (target[t] >= 0) bytes += token_bytes_[static_cast<size_t>(target[t])];
+      if (target[t] >= 0) text.bytes += token_bytes_[static_cast<size_t>(target[t])];
     }
   }
-  Evaluation result{
-      {nats / static_cast<double>(tokens), nats / std::log(2.0) / static_cast<double>(std::max<int64_t>(1, bytes))},
-      {{"tokens", tokens}, {"memories", nlohmann::json::array()}}};
+  Evaluation result{{text.per_token(), text.bits_per_byte()},
+                    {{"tokens", text.tokens}, {"memories", nlohmann::json::array()}}};
   double usage = 0;
   double kl = 0;
   const auto count = static_cast<double>(counted.size());

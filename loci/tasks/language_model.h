@@ -54,6 +54,14 @@ struct OpenedText : OpenedData {
   TokenData tokens;
 };
 
+// What evaluate() and baselines() sum up.
+struct TextLoss {
+  double nats = 0;
+  int64_t tokens = 0, bytes = 0;
+  double per_token() const { return nats / static_cast<double>(tokens); }
+  double bits_per_byte() const;
+};
+
 class LanguageModelTask : public Task {
  public:
   LanguageModelTask(const LanguageModelPlan& plan, const TaskInputs& inputs);
@@ -66,6 +74,8 @@ class LanguageModelTask : public Task {
   int64_t units_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
+  // Counted bigrams and trigrams of the tokens of those steps.
+  std::vector<Baseline> baselines(int64_t steps) override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
@@ -90,8 +100,9 @@ class LanguageModelTask : public Task {
     std::shared_ptr<MemoryLayer> memory;
     std::shared_ptr<Usage> usage;
   };
-  std::vector<Counted> counters() const;         // new ones, which hold nothing yet
-  Batch training_batch(int64_t position) const;  // position = step * accumulation + micro
+  std::vector<Counted> counters() const;           // new ones, which hold nothing yet
+  Batch training_batch(int64_t position) const;    // position = step * accumulation + micro
+  std::vector<int64_t> evaluated_batches() const;  // the validation batches that are measured
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;
   void calibrate_memories(int64_t step, OptimizerSet& optimizers);
 

@@ -89,6 +89,27 @@ TEST_F(LanguageModel, EvaluationCountsEveryTokenOfTheValidationPartOnce) {
   EXPECT_TRUE(task->module().is_training());
 }
 
+// The texts repeat one byte each. A text of the validation part has a byte that training never saw.
+TEST_F(LanguageModel, BaselinesCountTheTokensOfTheGivenSteps) {
+  const auto task = make();
+  const auto untrained = task->baselines(0), counted = task->baselines(30);
+  ASSERT_EQ(counted.size(), 2u);
+  EXPECT_EQ(counted[0].name, "counted bigrams");
+  EXPECT_EQ(counted[1].name, "counted trigrams");
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(untrained[i].numbers, 0);
+    EXPECT_NEAR(untrained[i].measures.at("loss"), std::log(257.0), 1e-9);  // bytes and the end of a text
+    EXPECT_GT(counted[i].numbers, 4);
+    EXPECT_GT(counted[i].measures.at("loss"), std::log(257.0));  // sure of bytes that do not come
+  }
+  std::ofstream(folder_ / "0.txt") << std::string(2000, 'x') << "\n";
+  std::ofstream(folder_ / "9.txt") << std::string(1500, 'x') << "\n";
+  for (int i = 1; i < 6; ++i) std::filesystem::remove(folder_ / fmt::format("{}.txt", i));
+  const auto known = make()->baselines(30);
+  EXPECT_LT(known[0].measures.at("loss"), 0.1);
+  EXPECT_NEAR(known[0].measures.at("bits_per_byte"), known[0].measures.at("loss") / std::log(2.0), 0.01);
+}
+
 TEST_F(LanguageModel, EvaluationChangesNothing) {
   const auto task = make();
   const auto state = [&] {

@@ -125,7 +125,10 @@ std::vector<Column> comparison_columns(const Summary& summary, const std::string
   std::vector<Column> columns = {
       {"arm", "", [](const Runs& runs) { return runs.front()->arm; }},
       {"dense", "parameters that every input uses",
-       [](const Runs& runs) { return format_count(static_cast<double>(runs.front()->parameters_dense)); }},
+       [](const Runs& runs) {
+         const int64_t count = runs.front()->parameters_dense;
+         return count > 0 ? format_count(static_cast<double>(count)) : "";
+       }},
       {"table", "numbers in tables, of which an input reads a few rows",
        [](const Runs& runs) {
          const int64_t count = runs.front()->parameters_table;
@@ -158,14 +161,42 @@ std::vector<Column> comparison_columns(const Summary& summary, const std::string
   return columns;
 }
 
+// The baselines of these arms as results of runs by (units, name) and seed: arms of equal units have the same.
+using BaselineRuns = std::map<std::pair<int64_t, std::string>, std::map<int64_t, RunResult>>;
+
+BaselineRuns baselines_of(const std::vector<std::string>& names, const Arms& arms) {
+  BaselineRuns result;
+  for (const std::string& name : names) {
+    for (const RunResult* run : arms.runs.at(name)) {
+      for (const Baseline& baseline : run->baselines) {
+        RunResult row;
+        row.arm = baseline.name;
+        row.seed = run->seed;
+        row.parameters_table = baseline.numbers;
+        row.units = run->units;
+        row.seconds = std::nan("");
+        row.measures = baseline.measures;
+        result[{run->units, baseline.name}][run->seed] = row;
+      }
+    }
+  }
+  return result;
+}
+
 std::string table_of(const std::vector<Column>& columns, const std::vector<std::string>& names, const Arms& arms) {
   std::vector<std::string> heads;
   for (const Column& column : columns) heads.push_back(column.head);
   TextTable table(heads);
-  for (const std::string& name : names) {
+  const auto add = [&](const Runs& runs) {
     std::vector<std::string> row;
-    for (const Column& column : columns) row.push_back(column.cell(arms.runs.at(name)));
+    for (const Column& column : columns) row.push_back(column.cell(runs));
     table.add(std::move(row));
+  };
+  for (const std::string& name : names) add(arms.runs.at(name));
+  for (const auto& [key, of_seed] : baselines_of(names, arms)) {
+    Runs runs;
+    for (const auto& [seed, run] : of_seed) runs.push_back(&run);
+    add(runs);
   }
   return table.text();
 }
@@ -178,8 +209,11 @@ std::string meanings_of(const std::vector<Column>& columns, const Arms& arms) {
     const auto shows = [&](const auto& arm) { return !column.cell(arm.second).empty(); };
     if (column.meaning.empty() || std::none_of(arms.runs.begin(), arms.runs.end(), shows)) continue;
     lines.push_back({column.head, column.meaning});
-    width = std::max(width, column.head.size());
   }
+  for (const Baseline& baseline : arms.runs.begin()->second.front()->baselines) {
+    lines.push_back({baseline.name, baseline.meaning});
+  }
+  for (const auto& line : lines) width = std::max(width, line[0].size());
   std::string text;
   for (const auto& line : lines) text += fmt::format("  {:{}}  {}\n", line[0], width, line[1]);
   return text;

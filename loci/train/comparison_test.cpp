@@ -51,6 +51,22 @@ TEST(Comparison, TheVerdictStandsBeforeTheTables) {
   EXPECT_TRUE(comparison_text(three_arms()).starts_with(verdict(three_arms()) + "\nAt equal training images"));
 }
 
+TEST(Comparison, BaselinesAreRowsBelowTheArmsOncePerNumberOfUnits) {
+  Summary summary = three_arms();
+  for (RunResult& run : summary.runs) {
+    if (run.arm == "timed") run.units = 2000;
+    run.baselines = {{"counted", "without a network", 77, {{"distance", run.units == 1000 ? 9.0 : 8.0}}}};
+  }
+  const std::string text = comparison_text(summary);
+  const auto of_units = text.substr(0, text.find("trained for as long as"));
+  EXPECT_THAT(of_units, testing::ContainsRegex("\ncounted +77 .*9.000 ± 0.000 +[+]4.500 ± 0.707"));
+  EXPECT_EQ(of_units.find("counted", of_units.find("counted") + 1), std::string::npos);
+  const auto of_time = text.substr(of_units.size());
+  EXPECT_THAT(of_time, testing::ContainsRegex("\ncounted .* 9.000 ± 0.000 .*\ncounted .* 8.000 ± 0.000 "));
+  EXPECT_THAT(text, HasSubstr("\n  counted       without a network\n"));
+  EXPECT_THAT(verdict(summary), Not(HasSubstr("counted")));
+}
+
 TEST(Comparison, TheVerdictIsOnePlainSentence) {
   EXPECT_EQ(
       verdict(three_arms()),
@@ -99,6 +115,7 @@ TEST(Summary, ReadsBackAndRefusesWhatIsNone) {
   Summary summary = three_arms();
   summary.runs[0].measures["distance"] = std::nan("");
   summary.runs[1].units_per_second_inference = 12.5;
+  summary.runs[1].baselines = {{"counted", "without a network", 7, {{"distance", 2.5}}}};
   write_file_durably(folder / "s", nlohmann::json(summary).dump());
   const Summary back = read_summary(folder / "s");
   EXPECT_EQ(nlohmann::json(back).dump(), nlohmann::json(summary).dump());

@@ -176,7 +176,8 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
              {"seconds", state.seconds},
              {"peak_memory_bytes", peak_resident_bytes()}});
   const std::string as_long_as = place.arm->equal_time ? place.arm->equal_time->to : "";
-  const Summary result = result_of(config, as_long_as, size, *task, state);
+  Summary result = result_of(config, as_long_as, size, *task, state);
+  result.runs.front().baselines = task->baselines(state.step);
   write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
   const RunResult& run_result = result.runs.front();
   const Measure& first = result.measures.front();

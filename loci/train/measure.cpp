@@ -26,6 +26,22 @@ void from_json(const nlohmann::json& json, Measure& measure) {
   json.at("meaning").get_to(measure.meaning);
 }
 
+void to_json(nlohmann::json& json, const Baseline& baseline) {
+  json = {{"name", baseline.name},
+          {"meaning", baseline.meaning},
+          {"numbers", baseline.numbers},
+          {"measures", baseline.measures}};
+}
+
+void from_json(const nlohmann::json& json, Baseline& baseline) {
+  json.at("name").get_to(baseline.name);
+  json.at("meaning").get_to(baseline.meaning);
+  json.at("numbers").get_to(baseline.numbers);
+  for (const auto& [name, value] : json.at("measures").get<std::map<std::string, nlohmann::json>>()) {
+    baseline.measures[name] = number_of(value);
+  }
+}
+
 nlohmann::json evaluation_json(const std::vector<Measure>& measures, const Evaluation& evaluation) {
   if (measures.size() != evaluation.values.size()) {
     fail(ExitCode::bug, "evaluate", fmt::format("there must be {} values", measures.size()),

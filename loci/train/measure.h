@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,8 +25,19 @@ struct Evaluation {
   nlohmann::json details = nlohmann::json::object();  // anything else that is worth keeping
 };
 
+// What a simple method without a network reaches on the same data, for a reader who wants to know what the network
+// adds.
+struct Baseline {
+  std::string name;                        // "counted bigrams"
+  std::string meaning;                     // one line for readers of a table
+  int64_t numbers = 0;                     // that it keeps
+  std::map<std::string, double> measures;  // of the task's, by name
+};
+
 void to_json(nlohmann::json& json, const Measure& measure);
 void from_json(const nlohmann::json& json, Measure& measure);
+void to_json(nlohmann::json& json, const Baseline& baseline);
+void from_json(const nlohmann::json& json, Baseline& baseline);
 // {"measures": {name: value}, "details": ...}, as logs and manifests keep it. Throws Error (bug) for another number of
 // values.
 nlohmann::json evaluation_json(const std::vector<Measure>& measures, const Evaluation& evaluation);

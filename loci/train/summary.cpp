@@ -16,7 +16,8 @@ void to_json(nlohmann::json& json, const RunResult& result) {
           {"units", result.units},
           {"seconds", result.seconds},
           {"measures", result.measures},
-          {"units_per_second_inference", nullptr}};
+          {"units_per_second_inference", nullptr},
+          {"baselines", result.baselines}};
   if (!result.as_long_as.empty()) json["as_long_as"] = result.as_long_as;
   if (result.units_per_second_inference) json["units_per_second_inference"] = *result.units_per_second_inference;
 }
@@ -35,6 +36,7 @@ void from_json(const nlohmann::json& json, RunResult& result) {
   }
   const nlohmann::json& speed = json.at("units_per_second_inference");
   if (!speed.is_null()) result.units_per_second_inference = speed.get<double>();
+  json.at("baselines").get_to(result.baselines);
 }
 
 void to_json(nlohmann::json& json, const Summary& summary) {

@@ -2,7 +2,8 @@
 //
 //   {"task", "unit", "measures": [{"name", "digits", "lower_is_better", "unit", "meaning"}],
 //    "runs": [{"arm", "seed", "as_long_as", "parameters_dense", "parameters_table", "units", "seconds",
-//              "units_per_second_inference", "measures": {name: value}}]}
+//              "units_per_second_inference", "measures": {name: value},
+//              "baselines": [{"name", "meaning", "numbers", "measures": {name: value}}]}]}
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -28,6 +29,7 @@ struct RunResult {
   double seconds = 0;                      // of training
   std::map<std::string, double> measures;  // by name; NaN where there is none
   std::optional<double> units_per_second_inference;
+  std::vector<Baseline> baselines;  // on the same data
 };
 
 struct Summary {

@@ -63,6 +63,8 @@ class Task {
   virtual std::vector<Measure> measures() const = 0;
   // On the validation data, in evaluation mode.
   virtual Evaluation evaluate() = 0;
+  // What methods without a network reach after the data of the first `steps` steps, on what evaluate() measures.
+  virtual std::vector<Baseline> baselines(int64_t steps) { return (void)steps, std::vector<Baseline>{}; }
   // More than the measures, for `loci eval`, which has just made the evaluation. Throws Error (usage) for lengths when
   // the task has none.
   virtual Account account(const Evaluation& evaluation, const AccountOptions& options);

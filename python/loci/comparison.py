@@ -56,7 +56,8 @@ def explanations(measures: list[Measure]) -> str:
 
 
 def comparison_table(arms: dict[str, Rows], measures: list[Measure], unit: str, runs: list[Run]) -> str:
-    """Arms as rows: means over the seeds, the spread beneath, and the paired difference to the first arm."""
+    """Arms as rows: means over the seeds, the spread beneath, and the paired difference to the first arm. Then what
+    methods without a network reach on the same data."""
     rows = [row for group in arms.values() for row in group]
     columns = [column for column in columns_of(measures, unit) if any(math.isfinite(column.value(row)) for row in rows)]
     first = next(iter(arms))
@@ -66,9 +67,10 @@ def comparison_table(arms: dict[str, Rows], measures: list[Measure], unit: str, 
     best = (min(finite) if compared.lower_is_better else max(finite)) if finite else math.nan
 
     def cells(arm: str, group: Rows) -> str:
+        arm_mean = mean(value_of(row, compared.name) for row in group)
         colour = figures.colour_of(arm, runs) if arm in figures.arms_of(runs) else "transparent"
         difference = "" if arm == first else signed(paired_difference(group, arms[first], compared), compared)
-        mark = " class=best" if means[arm] == best and len(arms) > 1 else ""
+        mark = " class=best" if arm in means and arm_mean == best and len(arms) > 1 else ""
         compared_cells = (
             f'<td class="compared">{spread([value_of(row, compared.name) for row in group], form_of(compared))}</td>'
             f"<td>{difference}</td>"
@@ -85,8 +87,22 @@ def comparison_table(arms: dict[str, Rows], measures: list[Measure], unit: str, 
     if measures:
         head += f"<th>{title_of(compared)}</th><th>against<br>{html.escape(first)}</th>"
     head += "".join(f"<th>{column.title}</th>" for column in columns)
-    body = "\n".join(cells(arm, group) for arm, group in arms.items())
+    body = "\n".join(cells(arm, group) for arm, group in [*arms.items(), *baselines(rows)])
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
+
+
+def baselines(rows: Rows) -> list[tuple[str, Rows]]:
+    """The baselines of the runs as runs of arms, those of equally many training units together."""
+    groups: dict[tuple[float, str], dict[str, Record]] = {}
+    for row in rows:
+        listed = row.get("baselines")
+        for baseline in listed if isinstance(listed, list) else []:
+            if not isinstance(baseline, dict):
+                continue
+            group = groups.setdefault((number(row.get("units")), str(baseline.get("name"))), {})
+            of_seed = {"seed": row.get("seed"), "units": row.get("units"), "measures": baseline.get("measures", {})}
+            group[str(row.get("seed"))] = of_seed | {"parameters_table": baseline.get("numbers")}
+    return [(name, list(group.values())) for (_, name), group in sorted(groups.items())]
 
 
 def columns_of(measures: list[Measure], unit: str) -> list[Column]:

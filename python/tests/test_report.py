@@ -64,6 +64,22 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert "&minus;0.500" in page  # seed 2 alone is common to both
 
 
+def test_baselines_stand_below_the_arms(tmp_path: Path) -> None:
+    out = synthetic.write_experiment(tmp_path / "out")
+    assert main([str(out)]) == 0
+    page = (out / "report.html").read_text()
+    row = re.search(r"<tr><td><span[^>]*></span>counted bigrams</td><td>2</td>(.*?)</tr>", page)
+    assert row is not None
+    assert "5.821" in row[1]  # the mean of seeds 1 and 2
+    assert page.index("counted bigrams") > page.index("memory-calibrated")
+    summary = out / "summary.json"
+    record = json.loads(summary.read_text())
+    for strange in (None, 3, "text", [3], [{}], [{"name": 1, "measures": 2}]):
+        record["runs"][0]["baselines"] = strange
+        summary.write_text(json.dumps(record))
+        assert main([str(out)]) == 0
+
+
 def test_a_run_directory_alone_is_enough(tmp_path: Path) -> None:
     run = synthetic.write_run(tmp_path / "memory/seed-7", synthetic.records("memory", 7), synthetic.row_reads(1000))
     assert main([str(run)]) == 0
