@@ -6,20 +6,11 @@
 #pragma once
 
 #include <stdint.h>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+
+#include "loci/ops/vector_kernel.h"
 
 namespace loci::LOCI_LEVEL {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 
 template <typename Score>
 struct Ordered;

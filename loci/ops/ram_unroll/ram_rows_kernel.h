@@ -3,35 +3,26 @@
 
 #include <math.h>
 #include <stdint.h>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
 #include "loci/ops/ram_step/ram_machine_kernel.h"
+#include "loci/ops/vector_kernel.h"
 
 namespace loci::LOCI_LEVEL {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kRamVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kRamVectorBytes = 32;
-#else
-constexpr int kRamVectorBytes = 16;
-#endif
-constexpr int kRamParts = kRamLaneBytes / kRamVectorBytes;  // vectors of a row
+constexpr int kRamParts = kRamLaneBytes / kVectorBytes;  // vectors of a row
 
 template <class Real>
 struct OfReal;
 template <>
 struct OfReal<float> {
-  typedef float Vector __attribute__((vector_size(kRamVectorBytes), may_alias));
-  typedef int32_t Integer __attribute__((vector_size(kRamVectorBytes), may_alias));
+  typedef float Vector __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef int32_t Integer __attribute__((vector_size(kVectorBytes), may_alias));
 };
 template <>
 struct OfReal<double> {
-  typedef double Vector __attribute__((vector_size(kRamVectorBytes), may_alias));
-  typedef int64_t Integer __attribute__((vector_size(kRamVectorBytes), may_alias));
+  typedef double Vector __attribute__((vector_size(kVectorBytes), may_alias));
+  typedef int64_t Integer __attribute__((vector_size(kVectorBytes), may_alias));
 };
 
 template <class Real>

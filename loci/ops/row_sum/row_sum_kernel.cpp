@@ -1,20 +1,14 @@
 #include "loci/ops/row_sum/row_sum_kernel.h"
 
+#include "loci/ops/vector_kernel.h"
+
 namespace loci::LOCI_LEVEL {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kRowVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kRowVectorBytes = 32;
-#else
-constexpr int kRowVectorBytes = 16;
-#endif
-
 template <class Real>
 struct RowVector {
-  typedef Real Type __attribute__((vector_size(kRowVectorBytes), aligned(sizeof(Real)), may_alias));
-  static constexpr int64_t kLanes = kRowVectorBytes / sizeof(Real);
+  typedef Real Type __attribute__((vector_size(kVectorBytes), aligned(sizeof(Real)), may_alias));
+  static constexpr int64_t kLanes = kVectorBytes / sizeof(Real);
 };
 
 // Columns first .. first + kVectors * lanes - 1 of a block's sum, kept in registers. The product is rounded before it
