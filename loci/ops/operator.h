@@ -1,5 +1,5 @@
-// What the glue of every operator shares: the call through the dispatcher, a gradient that can be taken once, and the
-// version counters of written tensors.
+// What the glue of every operator shares: its registration, the call through the dispatcher, a gradient that can be
+// taken once, and the version counters of written tensors.
 //
 //   Tensor scale_rows(const Tensor& x, const Tensor& factor) {
 //     return call_operator<"loci::scale_rows", decltype(scale_rows)>(x, factor);
@@ -11,9 +11,10 @@
 //     return once_differentiable<gradient>("scale_rows", {x, factor},
 //                                          [&] { return ForwardPass{{scale_rows(x, factor)}, {x, factor}}; })[0];
 //   }
-//   TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-//     m.impl("scale_rows", autograd_entry);
-//     m.impl("scale_rows_backward", not_differentiable());
+//   TORCH_LIBRARY_FRAGMENT(loci, m) {
+//     define_operator(m, "scale_rows(Tensor x, Tensor factor) -> Tensor", definition, autograd_entry);
+//     define_operator(m, "scale_rows_backward(Tensor grad, Tensor factor) -> Tensor", backward_definition,
+//                     not_differentiable());
 //   }
 #pragma once
 
@@ -22,6 +23,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 #include <cstddef>
 #include <functional>
@@ -30,9 +32,7 @@
 #include <utility>
 #include <vector>
 
-namespace torch {
-class CppFunction;
-}
+#include "loci/base/cpu_level.h"
 
 namespace loci {
 
@@ -50,6 +50,36 @@ decltype(auto) call_operator(Arguments&&... arguments) {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(kName.text, "").template typed<Signature>();
   return op.call(std::forward<Arguments>(arguments)...);
 }
+
+// Registers an operator by its schema: the definition for every device, and what autograd calls. A path for one device
+// is registered beside it, under that device's key.
+template <class Definition, class Autograd>
+void define_operator(torch::Library& library, const std::string& schema, Definition definition, Autograd autograd,
+                     at::Tag tag = at::Tag::pt2_compliant_tag) {
+  const std::string name = schema.substr(0, schema.find('('));
+  library.def(schema.c_str(), {tag});
+  library.impl(name.c_str(), c10::DispatchKey::CompositeExplicitAutograd, std::move(definition));
+  library.impl(name.c_str(), c10::DispatchKey::Autograd, std::move(autograd));
+}
+
+namespace operator_detail {
+
+template <auto kFunction, class Result, class... Arguments, size_t... kAt>
+constexpr auto without_level(Result (* /*function*/)(Arguments...), std::index_sequence<kAt...> /*arguments*/) {
+  using All = std::tuple<Arguments...>;
+  return +[](std::tuple_element_t<kAt, All>... given) -> Result { return kFunction(given..., cpu_level()); };
+}
+
+template <auto kFunction, class Result, class... Arguments>
+constexpr auto without_level(Result (*function)(Arguments...)) {
+  return without_level<kFunction>(function, std::make_index_sequence<sizeof...(Arguments) - 1>{});
+}
+
+}  // namespace operator_detail
+
+// For the key CPU: kFunction, whose last argument is a level, at that of this CPU.
+template <auto kFunction>
+constexpr auto at_cpu_level = operator_detail::without_level<kFunction>(kFunction);
 
 // What a forward pass leaves. Results of integer type never have a gradient.
 struct ForwardPass {

@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/stack.h>
-#include <torch/library.h>
 
 #include "loci/ops/batch_norm/batch_norm_definition.h"
 #include "loci/ops/operator.h"
@@ -136,22 +135,14 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& grad, const
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
-      "batch_norm(Tensor x, Tensor gain, Tensor bias, Tensor(a!) running_mean, Tensor(b!) running_variance,"
-      " bool training, float momentum, float epsilon) -> (Tensor y, Tensor statistics)",
-      {at::Tag::pt2_compliant_tag});
-  m.def(
-      "batch_norm_backward(Tensor grad, Tensor x, Tensor gain, Tensor statistics, bool of_batch)"
-      " -> (Tensor, Tensor, Tensor)",
-      {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("batch_norm", batch_norm_definition);
-  m.impl("batch_norm_backward", batch_norm_backward_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("batch_norm", batch_norm_autograd_entry);
-  m.impl("batch_norm_backward", not_differentiable());
+  define_operator(m,
+                  "batch_norm(Tensor x, Tensor gain, Tensor bias, Tensor(a!) running_mean, Tensor(b!) running_variance,"
+                  " bool training, float momentum, float epsilon) -> (Tensor y, Tensor statistics)",
+                  batch_norm_definition, batch_norm_autograd_entry);
+  define_operator(m,
+                  "batch_norm_backward(Tensor grad, Tensor x, Tensor gain, Tensor statistics, bool of_batch)"
+                  " -> (Tensor, Tensor, Tensor)",
+                  batch_norm_backward_definition, not_differentiable());
 }
 TORCH_LIBRARY_IMPL(loci, ADInplaceOrView, m) {
   m.impl("batch_norm", moves_versions());

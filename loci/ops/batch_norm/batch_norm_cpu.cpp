@@ -2,13 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "loci/ops/batch_norm/batch_norm_definition.h"
 #include "loci/ops/batch_norm/batch_norm_kernel.h"
+#include "loci/ops/operator.h"
 
 // Legend: T tokens, C features.
 
@@ -166,17 +166,6 @@ void gradient_of_tokens(const BatchNormFunctions<Element, Real>& functions, cons
   });
 }
 
-std::tuple<Tensor, Tensor> batch_norm_entry(const Tensor& x, const Tensor& gain, const Tensor& bias,
-                                            const Tensor& running_mean, const Tensor& running_variance, bool training,
-                                            double momentum, double epsilon) {
-  return batch_norm_cpu(x, gain, bias, running_mean, running_variance, training, momentum, epsilon, cpu_level());
-}
-
-std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_entry(const Tensor& grad, const Tensor& x, const Tensor& gain,
-                                                             const Tensor& statistics, bool of_batch) {
-  return batch_norm_backward_cpu(grad, x, gain, statistics, of_batch, cpu_level());
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor> batch_norm_cpu(const Tensor& input, const Tensor& gain, const Tensor& bias,
@@ -219,8 +208,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_cpu(const Tensor& grad, c
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
-  m.impl("batch_norm", batch_norm_entry);
-  m.impl("batch_norm_backward", batch_norm_backward_entry);
+  m.impl("batch_norm", at_cpu_level<batch_norm_cpu>);
+  m.impl("batch_norm_backward", at_cpu_level<batch_norm_backward_cpu>);
 }
 
 }  // namespace loci

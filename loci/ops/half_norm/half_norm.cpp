@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include "loci/ops/half_norm/half_norm_definition.h"
 #include "loci/ops/operator.h"
@@ -98,20 +97,13 @@ Triple half_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& gai
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("half_norm(Tensor x, Tensor gain, Tensor? bias, float epsilon) -> (Tensor y, Tensor mean, Tensor scale)",
-        {at::Tag::pt2_compliant_tag});
-  m.def(
-      "half_norm_backward(Tensor grad, Tensor x, Tensor gain, Tensor mean, Tensor scale, bool has_bias)"
-      " -> (Tensor, Tensor, Tensor)",
-      {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("half_norm", half_norm_definition);
-  m.impl("half_norm_backward", half_norm_backward_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("half_norm", half_norm_autograd_entry);
-  m.impl("half_norm_backward", not_differentiable());
+  define_operator(
+      m, "half_norm(Tensor x, Tensor gain, Tensor? bias, float epsilon) -> (Tensor y, Tensor mean, Tensor scale)",
+      half_norm_definition, half_norm_autograd_entry);
+  define_operator(m,
+                  "half_norm_backward(Tensor grad, Tensor x, Tensor gain, Tensor mean, Tensor scale, bool has_bias)"
+                  " -> (Tensor, Tensor, Tensor)",
+                  half_norm_backward_definition, not_differentiable());
 }
 
 }  // namespace loci

@@ -3,12 +3,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
 #include "loci/ops/half_norm/half_norm_definition.h"
 #include "loci/ops/half_norm/half_norm_kernel.h"
+#include "loci/ops/operator.h"
 
 // Legend: T tokens, H heads, w width of a half, G = 2 H.
 
@@ -41,16 +41,6 @@ Tensor sum_in_order(const Tensor& parts) {
   Tensor sum = parts[0];
   for (int64_t c = 1; c < parts.size(0); ++c) sum += parts[c];
   return sum;
-}
-
-std::tuple<Tensor, Tensor, Tensor> half_norm_entry(const Tensor& x, const Tensor& gain,
-                                                   const std::optional<Tensor>& bias, double epsilon) {
-  return half_norm_cpu(x, gain, bias, epsilon, cpu_level());
-}
-
-std::tuple<Tensor, Tensor, Tensor> half_norm_backward_entry(const Tensor& grad, const Tensor& x, const Tensor& gain,
-                                                            const Tensor& mean, const Tensor& scale, bool has_bias) {
-  return half_norm_backward_cpu(grad, x, gain, mean, scale, has_bias, cpu_level());
 }
 
 }  // namespace
@@ -107,8 +97,8 @@ std::tuple<Tensor, Tensor, Tensor> half_norm_backward_cpu(const Tensor& grad, co
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
-  m.impl("half_norm", half_norm_entry);
-  m.impl("half_norm_backward", half_norm_backward_entry);
+  m.impl("half_norm", at_cpu_level<half_norm_cpu>);
+  m.impl("half_norm_backward", at_cpu_level<half_norm_backward_cpu>);
 }
 
 }  // namespace loci

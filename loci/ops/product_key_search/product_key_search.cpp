@@ -4,7 +4,6 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/library.h>
 
 #include "loci/ops/operator.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
@@ -149,22 +148,15 @@ std::tuple<Tensor, Tensor, Tensor> product_key_search_backward(const Tensor& gra
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
-      "product_key_search(Tensor query, Tensor keys1, Tensor keys2, int top_k, int addresses)"
-      " -> (Tensor score, Tensor index)",
-      {at::Tag::pt2_compliant_tag});
-  m.def(
+  define_operator(m,
+                  "product_key_search(Tensor query, Tensor keys1, Tensor keys2, int top_k, int addresses)"
+                  " -> (Tensor score, Tensor index)",
+                  product_key_search_definition, search_autograd_entry);
+  define_operator(
+      m,
       "product_key_search_backward(Tensor grad_score, Tensor index, Tensor query, Tensor keys1, Tensor keys2,"
       " bool[3] needed) -> (Tensor, Tensor, Tensor)",
-      {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("product_key_search", product_key_search_definition);
-  m.impl("product_key_search_backward", search_backward_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("product_key_search", search_autograd_entry);
-  m.impl("product_key_search_backward", not_differentiable());
+      search_backward_definition, not_differentiable());
 }
 
 }  // namespace loci

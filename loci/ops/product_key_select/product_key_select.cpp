@@ -8,7 +8,6 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
@@ -141,18 +140,12 @@ std::tuple<Tensor, Tensor> product_key_select_backward(const Tensor& grad_score,
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("product_key_select(Tensor score1, Tensor score2, int top_k, int addresses) -> (Tensor score, Tensor index)",
-        {at::Tag::pt2_compliant_tag});
-  m.def("product_key_select_backward(Tensor grad_score, Tensor index, SymInt n1, SymInt n2) -> (Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("product_key_select", product_key_select_definition);
-  m.impl("product_key_select_backward", select_backward_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("product_key_select", select_autograd_entry);
-  m.impl("product_key_select_backward", not_differentiable());
+  define_operator(
+      m, "product_key_select(Tensor score1, Tensor score2, int top_k, int addresses) -> (Tensor score, Tensor index)",
+      product_key_select_definition, select_autograd_entry);
+  define_operator(
+      m, "product_key_select_backward(Tensor grad_score, Tensor index, SymInt n1, SymInt n2) -> (Tensor, Tensor)",
+      select_backward_definition, not_differentiable());
 }
 
 }  // namespace loci

@@ -2,8 +2,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
+#include "loci/ops/operator.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
 
 // Legend: T tokens, H heads, K top_k.
@@ -40,10 +40,6 @@ void select_all(const ProductKeySelectShape& shape, const Tensor& score1, const 
   });
 }
 
-std::tuple<Tensor, Tensor> cpu_entry(const Tensor& score1, const Tensor& score2, int64_t top_k, int64_t addresses) {
-  return product_key_select_cpu(score1, score2, top_k, addresses, cpu_level());
-}
-
 }  // namespace
 
 bool product_key_select_cpu_takes(int64_t n1, int64_t n2, int64_t top_k) {
@@ -70,7 +66,7 @@ std::tuple<Tensor, Tensor> product_key_select_cpu(const Tensor& score1, const Te
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
-  m.impl("product_key_select", cpu_entry);
+  m.impl("product_key_select", at_cpu_level<product_key_select_cpu>);
 }
 
 }  // namespace loci

@@ -13,7 +13,6 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
 #include "loci/ops/operator.h"
 #include "loci/ops/ram_step/ram_machine_kernel.h"
@@ -206,26 +205,20 @@ StepGradients step_backward_on_meta(const Tensor&, const Tensor&, const Tensor& 
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
+  define_operator(
+      m,
       "ram_step(Tensor logits, Tensor registers, Tensor tape, int[] modules, int[] operands, Tensor lookup, float "
       "clip, bool renormalise) -> (Tensor, Tensor)",
-      {at::Tag::pt2_compliant_tag});
-  m.def(
+      step_forward, step_autograd);
+  define_operator(
+      m,
       "ram_step_backward(Tensor grad_registers, Tensor grad_tape, Tensor logits, Tensor registers, Tensor tape, "
       "int[] modules, int[] operands, Tensor lookup, float clip, bool renormalise) -> (Tensor, Tensor, Tensor)",
-      {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("ram_step", step_forward);
-  m.impl("ram_step_backward", step_backward);
+      step_backward, not_differentiable());
 }
 TORCH_LIBRARY_IMPL(loci, Meta, m) {
   m.impl("ram_step", step_on_meta);
   m.impl("ram_step_backward", step_backward_on_meta);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("ram_step", step_autograd);
-  m.impl("ram_step_backward", not_differentiable());
 }
 
 }  // namespace

@@ -15,7 +15,6 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/library.h>
 
 #include "loci/ops/operator.h"
 #include "loci/ops/ram_step/ram_step_definition.h"
@@ -237,20 +236,15 @@ RamUnrollOutput unroll_autograd(const Tensor& parameters, const RamUnrollInput& 
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
+  define_operator(
+      m,
       "ram_unroll(Tensor parameters, Tensor tape, Tensor target, Tensor cell_weight, Tensor steps, Tensor bonus, "
       "int registers, int[] modules, int[] operands, Tensor lookup, float clip, bool renormalise, bool lstm, int "
       "width, bool mixture, float floor, bool with_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-      {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("ram_unroll", ram_unroll_operator<ram_unroll_definition>);
+      ram_unroll_operator<ram_unroll_definition>, ram_unroll_operator<unroll_autograd>);
 }
 TORCH_LIBRARY_IMPL(loci, Meta, m) {
   m.impl("ram_unroll", ram_unroll_operator<unroll_on_meta>);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("ram_unroll", ram_unroll_operator<unroll_autograd>);
 }
 
 }  // namespace

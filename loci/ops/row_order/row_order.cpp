@@ -8,7 +8,6 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/unique_consecutive.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <limits>
 
@@ -77,15 +76,8 @@ RowOrderTensors row_order_tensors(at::TensorList index, at::TensorList weight) {
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("row_order(Tensor[] index, Tensor[] weight) -> (Tensor, Tensor, Tensor, Tensor)",
-        {at::Tag::dynamic_output_shape});
-}
-
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_order", row_order_tensors);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("row_order", not_differentiable());
+  define_operator(m, "row_order(Tensor[] index, Tensor[] weight) -> (Tensor, Tensor, Tensor, Tensor)",
+                  row_order_tensors, not_differentiable(), at::Tag::dynamic_output_shape);
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include "loci/ops/operator.h"
 #include "loci/ops/row_order/row_order_definition.h"
@@ -102,18 +101,13 @@ Tensor order_sum_on_meta(const Tensor& row, const Tensor&, const Tensor&, const 
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("row_sum(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
+  define_operator(m,
+                  "row_sum(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> Tensor",
+                  order_sum_definition, not_differentiable());
 }
 
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_sum", order_sum_definition);
-}
 TORCH_LIBRARY_IMPL(loci, Meta, m) {
   m.impl("row_sum", order_sum_on_meta);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("row_sum", not_differentiable());
 }
 
 }  // namespace

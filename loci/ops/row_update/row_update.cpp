@@ -6,7 +6,6 @@
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
-#include <torch/library.h>
 
 #include "loci/base/random.h"
 #include "loci/ops/operator.h"
@@ -255,31 +254,29 @@ Tensor order_square_sum_on_meta(const Tensor& row, const Tensor&, const Tensor&,
   return at::empty_symint({row.sym_size(0)}, source.options().dtype(at::kDouble));
 }
 
+// An optimiser's step has no gradient, and its table is a leaf that requires one: autograd lets it pass.
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
+  define_operator(
+      m,
       "row_update_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
       "Tensor row, Tensor gradient, int rule, int rounding, float rate, float beta1, float beta2, float epsilon, "
       "float weight_decay, float factor, int seed, int step) -> ()",
-      {at::Tag::pt2_compliant_tag});
-  m.def(
+      row_update_operator<row_update_definition>, torch::CppFunction::makeFallthrough());
+  define_operator(
+      m,
       "row_step_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
       "Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source, int rule, int rounding, "
       "float rate, float beta1, float beta2, float epsilon, float weight_decay, float factor, int seed, int step) "
       "-> Tensor",
-      {at::Tag::pt2_compliant_tag});
-  m.def("row_square_sum(Tensor gradient) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def(
+      row_step_operator<row_step_definition>, torch::CppFunction::makeFallthrough());
+  define_operator(m, "row_square_sum(Tensor gradient) -> Tensor", row_square_sum_definition, not_differentiable());
+  define_operator(
+      m,
       "row_square_sum_sorted(Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source) -> "
       "Tensor",
-      {at::Tag::pt2_compliant_tag});
+      order_square_sum_definition, not_differentiable());
 }
 
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("row_update_", row_update_operator<row_update_definition>);
-  m.impl("row_step_", row_step_operator<row_step_definition>);
-  m.impl("row_square_sum", row_square_sum_definition);
-  m.impl("row_square_sum_sorted", order_square_sum_definition);
-}
 TORCH_LIBRARY_IMPL(loci, Meta, m) {
   m.impl("row_update_", row_update_operator<row_update_on_meta>);
   m.impl("row_step_", row_step_operator<row_step_on_meta>);
@@ -288,13 +285,6 @@ TORCH_LIBRARY_IMPL(loci, Meta, m) {
 TORCH_LIBRARY_IMPL(loci, ADInplaceOrView, m) {
   m.impl("row_update_", moves_versions());
   m.impl("row_step_", moves_versions());
-}
-// An optimiser's step has no gradient, and its table is a leaf that requires one.
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("row_update_", torch::CppFunction::makeFallthrough());
-  m.impl("row_step_", torch::CppFunction::makeFallthrough());
-  m.impl("row_square_sum", not_differentiable());
-  m.impl("row_square_sum_sorted", not_differentiable());
 }
 
 template <OperatorName kName, class Result, class... Given>

@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
-#include <torch/library.h>
 
 #include "loci/ops/operator.h"
 #include "loci/ops/table_read/table_read.h"
@@ -59,14 +58,8 @@ Tensor table_project(const Tensor& table, const Tensor& index, const Tensor& x, 
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("table_project(Tensor table, Tensor index, Tensor x, Tensor? scale=None) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("table_project", table_project_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("table_project", project_autograd_entry);
+  define_operator(m, "table_project(Tensor table, Tensor index, Tensor x, Tensor? scale=None) -> Tensor",
+                  table_project_definition, project_autograd_entry);
 }
 
 }  // namespace loci

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include "loci/ops/operator.h"
 #include "loci/ops/table_read/table_project.h"
@@ -148,18 +147,10 @@ Tensor table_read_backward_table(const Tensor& grad, const Tensor& table, const 
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("table_read(Tensor table, Tensor index, Tensor weight, Tensor? scale=None) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
-  m.def("table_read_backward_table(Tensor grad, Tensor table, Tensor index, Tensor weight) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("table_read", table_read_definition);
-  m.impl("table_read_backward_table", backward_table_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("table_read", read_autograd_entry);
-  m.impl("table_read_backward_table", not_differentiable());
+  define_operator(m, "table_read(Tensor table, Tensor index, Tensor weight, Tensor? scale=None) -> Tensor",
+                  table_read_definition, read_autograd_entry);
+  define_operator(m, "table_read_backward_table(Tensor grad, Tensor table, Tensor index, Tensor weight) -> Tensor",
+                  backward_table_definition, not_differentiable());
 }
 
 }  // namespace loci

@@ -2,11 +2,11 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
 
+#include "loci/ops/operator.h"
 #include "loci/ops/table_read/table_read_definition.h"
 #include "loci/ops/table_read/table_read_kernel.h"
 
@@ -57,14 +57,6 @@ bool rows_are_dense(const Tensor& table) {
   return table.stride(1) == 1 || table.size(1) == 1;
 }
 
-Tensor read_entry(const Tensor& table, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& scale) {
-  return table_read_cpu(table, index, weight, scale, cpu_level());
-}
-
-Tensor project_entry(const Tensor& table, const Tensor& index, const Tensor& x, const std::optional<Tensor>& scale) {
-  return table_project_cpu(table, index, x, scale, cpu_level());
-}
-
 }  // namespace
 
 Tensor table_read_cpu(const Tensor& table, const Tensor& index, const Tensor& weight,
@@ -88,8 +80,8 @@ Tensor table_project_cpu(const Tensor& table, const Tensor& index, const Tensor&
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
-  m.impl("table_read", read_entry);
-  m.impl("table_project", project_entry);
+  m.impl("table_read", at_cpu_level<table_read_cpu>);
+  m.impl("table_project", at_cpu_level<table_project_cpu>);
 }
 
 }  // namespace loci
