@@ -9,6 +9,8 @@
 
 #include "loci/ops/batch_norm/batch_norm.h"
 #include "loci/ops/batch_norm/batch_norm_definition.h"
+#include "loci/ops/few_linear/few_linear.h"
+#include "loci/ops/few_linear/few_linear_definition.h"
 #include "loci/ops/half_norm/half_norm.h"
 #include "loci/ops/half_norm/half_norm_definition.h"
 #include "loci/ops/product_key_search/product_key_search.h"
@@ -54,6 +56,18 @@ double count(std::initializer_list<int64_t> factors) {
   double product = 1;
   for (int64_t factor : factors) product *= static_cast<double>(factor);
   return product;
+}
+
+// The linear maps of decoding.
+Case few_linear_case(int64_t T, int64_t d, int64_t O) {
+  const Tensor x = torch::randn({T, d}), weight = torch::randn({O, d});
+  return {"few_linear",
+          fmt::format("T {} inputs {} outputs {}", T, d, O),
+          Bound::stream,
+          count({T + O, d, 4}) + count({T, O, 4}),
+          count({2, T, d, O}),
+          [=] { few_linear(x, weight); },
+          [=] { few_linear_definition(x, weight, std::nullopt); }};
 }
 
 Case select_case(const CaseSize& s) {
@@ -327,8 +341,19 @@ std::vector<Case> read_cases() {
   return list;
 }
 
+std::vector<Case> few_linear_cases() {
+  std::vector<Case> list;
+  for (const int64_t T : {1, 4}) {
+    for (const auto& [d, O] : {std::pair{128, 512}, {256, 1024}, {512, 512}, {512, 2048}, {2048, 512}, {512, 32000}}) {
+      list.push_back(few_linear_case(T, d, O));
+    }
+  }
+  return list;
+}
+
 const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
   static const std::vector<std::pair<std::string, MakeCases>> all = {
+      {"few_linear", few_linear_cases},
       {"select", for_all_sizes(select_case)},
       {"search", for_all_sizes(search_case)},
       {"search_backward", for_training_sizes(search_backward_case)},

@@ -12,12 +12,12 @@ set(loci_public_headers
   loci/data/text/token_span.h loci/data/text/tokenizer.h
   loci/models/generate.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
   loci/models/vocabulary_loss.h
-  loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/few_linear.h loci/nn/initialise.h
+  loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/initialise.h
   loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/flat_key_memory.h
   loci/nn/memory/memory_formula.h loci/nn/memory/memory_layer.h loci/nn/memory/memory_slot.h
   loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h loci/nn/memory/query_net.h
-  loci/ops/batch_norm/batch_norm.h loci/ops/half_norm/half_norm.h loci/ops/ngram_hash/ngram_hash.h
-  loci/ops/product_key_search/product_key_search.h
+  loci/ops/batch_norm/batch_norm.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
+  loci/ops/ngram_hash/ngram_hash.h loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
   loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h

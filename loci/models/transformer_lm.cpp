@@ -8,7 +8,6 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/polar.h>
@@ -28,6 +27,7 @@
 #include "loci/nn/dropout.h"
 #include "loci/nn/evaluation_scope.h"
 #include "loci/nn/initialise.h"
+#include "loci/ops/few_linear/few_linear.h"
 
 namespace loci {
 namespace {
@@ -58,12 +58,12 @@ struct TransformerLm::Layer : torch::nn::Module {
   std::shared_ptr<MemoryLayer> memory;                 // or none
   int64_t number = 0, heads = 0;
 
-  Tensor ffn(const Tensor& z) const { return at::linear(at::gelu(at::linear(z, ffn_in)), ffn_out); }
+  Tensor ffn(const Tensor& z) const { return linear_map(at::gelu(linear_map(z, ffn_in)), ffn_out); }
 
   // z [B, L, d], rotation [L, 1, 1, e / 2] -> [B, L, d].
   Tensor attention(const Tensor& z, const Tensor& rotation, KeyValueCache* cache) const {
     const int64_t batch = z.size(0), length = z.size(1), width = z.size(2), head_width = width / heads;
-    const Tensor mixed = at::linear(z, attention_in);  // [B, L, 3d]
+    const Tensor mixed = linear_map(z, attention_in);  // [B, L, 3d]
     const auto parts = mixed.split_with_sizes({2 * width, width}, -1);
     const Tensor exact = parts[0].to(rotation.scalar_type() == at::kComplexDouble ? at::kDouble : at::kFloat);
     const Tensor rotated =
@@ -90,7 +90,7 @@ struct TransformerLm::Layer : torch::nn::Module {
     const bool causal = length > 1 && !mask.defined();
     const auto optional_mask = mask.defined() ? std::optional<Tensor>(mask) : std::nullopt;
     const Tensor read = at::scaled_dot_product_attention(query, key, value, optional_mask, 0.0, causal);
-    return at::linear(read.transpose(1, 2).reshape({batch, length, width}), attention_out);
+    return linear_map(read.transpose(1, 2).reshape({batch, length, width}), attention_out);
   }
 };
 
@@ -168,7 +168,7 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
 }
 
 Tensor TransformerLm::forward(const Tensor& tokens, KeyValueCache* cache, const BlockContext& context) {
-  const Tensor logits = at::linear(hidden(tokens, cache, context), embedding_);
+  const Tensor logits = linear_map(hidden(tokens, cache, context), embedding_);
   return logits.to(embedding_.scalar_type());
 }
 

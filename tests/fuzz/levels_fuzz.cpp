@@ -1,7 +1,8 @@
-// Fuzz target: whatever the bytes, the kernels of each level of this CPU do as those of the base level. Selections and
-// updates of rows have the same bits; scores and reads differ by their order of sums at most.
+// Fuzz target: whatever the bytes, the kernels of each level of this CPU do as those of the base level. Selections,
+// linear maps, norms and updates of rows have the same bits; scores and reads differ by their order of sums at most.
 //
-// Legend: T tokens, K top_k or reads of a token, n sub-keys of a half, w width of half a query, N rows, D width.
+// Legend: T tokens, K top_k or reads of a token, n sub-keys of a half, w width of half a query, N rows, D width,
+// C features.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -9,11 +10,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <new>
 #include <random>
 #include <vector>
 
 #include "loci/base/cpu_level.h"
+#include "loci/ops/batch_norm/batch_norm_kernel.h"
+#include "loci/ops/few_linear/few_linear_kernel.h"
+#include "loci/ops/half_norm/half_norm_kernel.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 #include "loci/ops/product_key_select/product_key_select_kernel.h"
 #include "loci/ops/row_update/row_update_parallel.h"
@@ -114,38 +119,101 @@ void scores(Bytes& bytes) {
   const int64_t n = 1 + bytes.below(70), w = 1 + bytes.below(70), T = 1 + bytes.below(20), stride = w + bytes.below(3);
   const std::vector<float> query = bytes.many((T - 1) * stride + w, &Bytes::tame);
   const std::vector<float> keys = bytes.many(n * w, &Bytes::tame);
-  const auto element = loci::QueryElement::float32;
-  const auto run = [&](CpuLevel level, bool few) {
+  const auto run = [&](CpuLevel level) {
     const auto& kernel = kernels(level).search;
     constexpr int64_t columns = loci::ProductKeySearchKernel::tokens;
-    std::vector<float> scratch(5 * w), score(n * columns), block((columns + 4) * w), result(T * n);
-    if (few) {
-      for (int64_t t = 0; t < T; ++t) {
-        kernel.few_scores(query.data() + t * stride, keys.data(), element, n, w, result.data() + t * n, scratch.data());
-      }
-      return result;
-    }
-    kernel.scores(query.data(), element, stride, T, keys.data(), n, w, score.data(), block.data());
+    std::vector<float> score(n * columns), block((columns + 4) * w), result(T * n);
+    kernel.scores(query.data(), loci::QueryElement::float32, stride, T, keys.data(), n, w, score.data(), block.data());
     for (int64_t t = 0; t < T; ++t) {
       for (int64_t i = 0; i < n; ++i) result[t * n + i] = score[i * columns + t];
     }
     return result;
   };
-  const std::vector<float> expected = run(CpuLevel::base, false);
-  std::vector<CpuLevel> levels = levels_above_base();
-  levels.push_back(CpuLevel::base);
-  for (const CpuLevel level : levels) {
-    for (const bool few : {false, true}) {
-      const std::vector<float> got = run(level, few);
-      for (int64_t t = 0; t < T; ++t) {
-        for (int64_t i = 0; i < n; ++i) {
-          double magnitude = 0;
-          for (int64_t c = 0; c < w; ++c) magnitude += std::abs(double{query[t * stride + c]} * keys[i * w + c]);
-          require(same_sum(got[t * n + i], expected[t * n + i], magnitude, w), "a sub-score");
-        }
+  const std::vector<float> expected = run(CpuLevel::base);
+  for (const CpuLevel level : levels_above_base()) {
+    const std::vector<float> got = run(level);
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t i = 0; i < n; ++i) {
+        double magnitude = 0;
+        for (int64_t c = 0; c < w; ++c) magnitude += std::abs(double{query[t * stride + c]} * keys[i * w + c]);
+        require(same_sum(got[t * n + i], expected[t * n + i], magnitude, w), "a sub-score");
       }
     }
   }
+}
+
+// What `run` leaves at a level has the bits of the base level.
+void require_same_bits(const char* what, const std::function<std::vector<float>(CpuLevel)>& run) {
+  const std::vector<float> expected = run(CpuLevel::base);
+  for (const CpuLevel level : levels_above_base()) {
+    const std::vector<float> got = run(level);
+    require(std::equal(got.begin(), got.end(), expected.begin(), expected.end(), same_bits), what);
+  }
+}
+
+void append(std::vector<float>& to, const std::vector<double>& sums) {
+  for (const double sum : sums) to.push_back(static_cast<float>(sum));
+}
+
+void linear(Bytes& bytes) {
+  const int64_t T = 1 + bytes.below(loci::FewLinearKernel::most_vectors), d = 1 + bytes.below(90);
+  const int64_t outputs = 1 + bytes.below(20), stride = d + bytes.below(3);
+  const auto value = bytes.below(2) != 0 ? &Bytes::wild : &Bytes::tame;
+  const std::vector<float> x = bytes.many((T - 1) * stride + d, value), weight = bytes.many(outputs * d, value);
+  const std::vector<float> bias = bytes.many(outputs, value);
+  require_same_bits("a linear map", [&](CpuLevel level) {
+    std::vector<float> y(T * outputs);
+    loci::at_level(level, loci::base::few_linear_kernel, loci::avx2::few_linear_kernel, loci::avx512::few_linear_kernel)
+        .float32(x.data(), stride, T, weight.data(), bias.data(), outputs, d, y.data(), outputs);
+    return y;
+  });
+}
+
+void half_norm(Bytes& bytes) {
+  const int64_t cycle = 2 * (1 + bytes.below(3)), rows = cycle * (1 + bytes.below(4)), w = 1 + bytes.below(70);
+  const bool with_bias = bytes.below(2) != 0;
+  const auto value = bytes.below(2) != 0 ? &Bytes::wild : &Bytes::tame;
+  const std::vector<float> x = bytes.many(rows * w, value), dy = bytes.many(rows * w, value);
+  const std::vector<float> gain = bytes.many(cycle * w, value), bias = bytes.many(cycle * w, value);
+  require_same_bits("a norm of halves", [&](CpuLevel level) {
+    const auto& functions = loci::at_level(level, loci::base::half_norm_kernel, loci::avx2::half_norm_kernel,
+                                           loci::avx512::half_norm_kernel)
+                                .float32;
+    std::vector<float> y(rows * w), mean(rows), scale(rows), dx(rows * w);
+    std::vector<double> dgain(cycle * w), dbias(cycle * w);
+    functions.forward(x.data(), gain.data(), with_bias ? bias.data() : nullptr, rows, cycle, w, 1e-5, y.data(),
+                      mean.data(), scale.data());
+    functions.backward(x.data(), dy.data(), mean.data(), scale.data(), gain.data(), rows, cycle, w, dx.data(),
+                       dgain.data(), with_bias ? dbias.data() : nullptr);
+    for (const auto* part : {&mean, &scale, &dx}) y.insert(y.end(), part->begin(), part->end());
+    append(y, dgain);
+    append(y, dbias);
+    return y;
+  });
+}
+
+void batch_norm(Bytes& bytes) {
+  const int64_t T = 1 + bytes.below(50), C = 1 + bytes.below(80);
+  const auto value = bytes.below(2) != 0 ? &Bytes::wild : &Bytes::tame;
+  const std::vector<float> x = bytes.many(T * C, value), dy = bytes.many(T * C, value);
+  std::vector<std::vector<float>> row;  // mean, low, factor, bias or shift, slope
+  for (int i = 0; i < 5; ++i) row.push_back(bytes.many(C, value));
+  require_same_bits("a batch norm", [&](CpuLevel level) {
+    const auto& functions = loci::at_level(level, loci::base::batch_norm_kernel, loci::avx2::batch_norm_kernel,
+                                           loci::avx512::batch_norm_kernel)
+                                .float32;
+    const float *const mean = row[0].data(), *const low = row[1].data(), *const factor = row[2].data();
+    std::vector<float> y(T * C), dx(T * C);
+    std::vector<double> sum(C), square(C), grad_sum(C), product(C), scale(C);
+    functions.sums(x.data(), mean, T, C, sum.data(), square.data());
+    functions.scales(square.data(), 1e-5, C, scale.data());
+    functions.normalise(x.data(), mean, low, factor, row[3].data(), T, C, y.data());
+    functions.gradient_sums(x.data(), dy.data(), mean, low, T, C, grad_sum.data(), product.data());
+    functions.gradient(x.data(), dy.data(), mean, low, factor, row[3].data(), row[4].data(), T, C, dx.data());
+    y.insert(y.end(), dx.begin(), dx.end());
+    for (const auto* part : {&sum, &square, &grad_sum, &product, &scale}) append(y, *part);
+    return y;
+  });
 }
 
 void read(Bytes& bytes) {
@@ -217,18 +285,14 @@ void update(Bytes& bytes) {
     table.insert(table.end(), moment2.begin(), moment2.end());
     return table;
   };
-  const std::vector<float> expected = run(CpuLevel::base);
-  for (const CpuLevel level : levels_above_base()) {
-    const std::vector<float> got = run(level);
-    require(std::equal(got.begin(), got.end(), expected.begin(), same_bits), "an update of rows");
-  }
+  require_same_bits("an update of rows", run);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
-  constexpr void (*kCases[])(Bytes&) = {select, scores, read, update};
-  kCases[bytes.byte() % 4](bytes);
+  constexpr void (*kCases[])(Bytes&) = {select, scores, read, update, linear, half_norm, batch_norm};
+  kCases[bytes.byte() % std::size(kCases)](bytes);
   return 0;
 }

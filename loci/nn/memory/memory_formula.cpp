@@ -3,13 +3,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
 
 #include "loci/ops/batch_norm/batch_norm.h"
+#include "loci/ops/few_linear/few_linear.h"
 #include "loci/ops/half_norm/half_norm.h"
 
 namespace loci {
@@ -68,8 +68,8 @@ Tensor weights_of(const Tensor& score, WeightFunction function) {
 Tensor map_output(const Tensor& y, const Tensor& x, OutputMap map, const OutputMapTensors& tensors) {
   if (map == OutputMap::none) return y;
   Tensor rows = as_parameter(y, tensors.weight);
-  if (map == OutputMap::swilu) rows = rows * at::silu(at::linear(as_parameter(x, tensors.gate), tensors.gate));
-  return at::linear(rows, tensors.weight, tensors.bias);
+  if (map == OutputMap::swilu) rows = rows * at::silu(linear_map(as_parameter(x, tensors.gate), tensors.gate));
+  return linear_map(rows, tensors.weight, tensors.bias);
 }
 
 Tensor as_parameter(const Tensor& x, const Tensor& parameter) {

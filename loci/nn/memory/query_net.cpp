@@ -1,14 +1,13 @@
 #include "loci/nn/memory/query_net.h"
 
-#include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "loci/nn/few_linear.h"
 #include "loci/nn/initialise.h"
 #include "loci/nn/memory/memory_formula.h"
+#include "loci/ops/few_linear/few_linear.h"
 
 namespace loci {
 
@@ -33,9 +32,7 @@ Tensor MlpQueryNet::forward(const Tensor& x) {
   Tensor q = x;
   for (size_t i = 0; i < weight.size(); ++i) {
     if (i > 0) q = at::relu(q);
-    q = as_parameter(q, weight[i]);
-    const bool few = few_linear_takes(q, weight[i], bias[i]);
-    q = few ? few_linear(q, weight[i], bias[i]) : at::linear(q, weight[i], bias[i]);
+    q = linear_map(as_parameter(q, weight[i]), weight[i], bias[i]);
   }
   return q;
 }

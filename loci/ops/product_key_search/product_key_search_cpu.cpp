@@ -6,7 +6,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <array>
@@ -15,6 +14,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "loci/ops/few_linear/few_linear_kernel.h"
+#include "loci/ops/operator.h"
 #include "loci/ops/product_key_search/product_key_search_definition.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 #include "loci/ops/product_key_select/product_key_select_cpu.h"
@@ -62,6 +63,7 @@ Tensor dense_rows(const Tensor& x) {
 // One call of the search, for query and keys in float32 or bfloat16.
 struct Search {
   const ProductKeySearchKernel& kernel;
+  const FewLinearKernel& products;
   const ProductKeySelectKernel& selection;
   ProductKeySelectShape shape;
   Tensor query, keys[2];
@@ -72,6 +74,7 @@ struct Search {
   Search(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k, int64_t addresses,
          CpuLevel level)
       : kernel(search_kernel_of(level)),
+        products(at_level(level, base::few_linear_kernel, avx2::few_linear_kernel, avx512::few_linear_kernel)),
         selection(product_key_select_kernel_of(level)),
         shape{keys1.size(1), keys2.size(1), top_k, addresses},
         query(dense_rows(query)),
@@ -109,15 +112,21 @@ struct Search {
     return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, tokens * (n[0] + n[1]) * w));
   }
 
+  // Sub-scores of one token, score [n]; the bits differ from those of a block.
+  void few_scores(int64_t t, int64_t h, int64_t half, float* score) const {
+    const auto run = [&]<class Element>(FewLinearFunction<Element> function) {
+      function(static_cast<const Element*>(query_of(t, h, half)), w, 1, static_cast<const Element*>(keys_of(h, half)),
+               nullptr, n[half], w, score, n[half]);
+    };
+    element == QueryElement::bfloat16 ? run(products.bfloat16) : run(products.float32);
+  }
+
   void run_few() {
     at::parallel_for(0, T * H, grain(1), [&](int64_t first, int64_t last) {
       const Room room(*this, 1);
       for (int64_t p = first; p < last; ++p) {
         const int64_t t = p / H, h = p % H;
-        for (int half : {0, 1}) {
-          kernel.few_scores(query_of(t, h, half), keys_of(h, half), element, n[half], w, room.score[half].get(),
-                            room.block.get());
-        }
+        for (int half : {0, 1}) few_scores(t, h, half, room.score[half].get());
         const int64_t at = p * shape.top_k;
         selection.select_float32(shape, room.score[0].get(), room.score[1].get(), score.data_ptr<float>() + at,
                                  index.data_ptr<int64_t>() + at, room.aligned);
@@ -281,17 +290,6 @@ struct SearchBackward {
   }
 };
 
-std::tuple<Tensor, Tensor> search_entry(const Tensor& query, const Tensor& keys1, const Tensor& keys2, int64_t top_k,
-                                        int64_t addresses) {
-  return product_key_search_cpu(query, keys1, keys2, top_k, addresses, cpu_level());
-}
-
-std::tuple<Tensor, Tensor, Tensor> search_backward_entry(const Tensor& grad_score, const Tensor& index,
-                                                         const Tensor& query, const Tensor& keys1, const Tensor& keys2,
-                                                         std::array<bool, 3> needed) {
-  return search_backward_cpu(grad_score, index, query, keys1, keys2, cpu_level(), needed);
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor> product_key_search_cpu(const Tensor& query, const Tensor& keys1, const Tensor& keys2,
@@ -315,7 +313,7 @@ std::tuple<Tensor, Tensor> product_key_search_cpu(const Tensor& query, const Ten
 
 std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score, const Tensor& index,
                                                        const Tensor& query, const Tensor& keys1, const Tensor& keys2,
-                                                       CpuLevel level, std::array<bool, 3> needed) {
+                                                       std::array<bool, 3> needed, CpuLevel level) {
   check_product_key_search_backward(grad_score, index, query, keys1, keys2);
   const auto to = query.scalar_type();
   if (grad_score.scalar_type() == at::kDouble) {
@@ -325,8 +323,8 @@ std::tuple<Tensor, Tensor, Tensor> search_backward_cpu(const Tensor& grad_score,
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
-  m.impl("product_key_search", search_entry);
-  m.impl("product_key_search_backward", search_backward_entry);
+  m.impl("product_key_search", at_cpu_level<product_key_search_cpu>);
+  m.impl("product_key_search_backward", at_cpu_level<search_backward_cpu>);
 }
 
 }  // namespace loci

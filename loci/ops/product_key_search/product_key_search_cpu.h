@@ -16,7 +16,6 @@ std::tuple<at::Tensor, at::Tensor> product_key_search_cpu(const at::Tensor& quer
 std::tuple<at::Tensor, at::Tensor, at::Tensor> search_backward_cpu(const at::Tensor& grad_score,
                                                                    const at::Tensor& index, const at::Tensor& query,
                                                                    const at::Tensor& keys1, const at::Tensor& keys2,
-                                                                   CpuLevel level,
-                                                                   std::array<bool, 3> needed = {true, true, true});
+                                                                   std::array<bool, 3> needed, CpuLevel level);
 
 }  // namespace loci

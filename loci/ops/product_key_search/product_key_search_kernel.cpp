@@ -1,22 +1,13 @@
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
 
 #include "loci/ops/four_by_four_kernel.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "loci/ops/vector_kernel.h"
 
 namespace loci::LOCI_LEVEL {
 namespace {
 
 // Keys times three vectors of tokens fill the registers with sums: 4 x 3 of 16, 8 x 3 of 32.
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kKeys = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kKeys = 4;
-#else
-constexpr int kVectorBytes = 16, kKeys = 4;
-#endif
+constexpr int kKeys = kVectorBytes == 64 ? 8 : 4;
 
 template <typename Real>
 struct VectorOf;
@@ -182,67 +173,6 @@ void scores(const void* query, QueryElement element, int64_t stride, int64_t t, 
   }
 }
 
-constexpr int kTogether = 4;  // keys whose products with one query are made at once
-
-// The sum of the lanes of each of four vectors: halves of a vector are added until four lanes are left, then the four
-// by four sums are transposed and added.
-Float4 sums_of(const Vector<float> (&vector)[kTogether]) {
-  Float4 row[kTogether];
-  for (int r = 0; r < kTogether; ++r) {
-    constexpr int quarters = kVectorBytes / 16;
-    Float4 quarter[quarters];
-    __builtin_memcpy(quarter, &vector[r], sizeof quarter);
-    for (int half = quarters / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) quarter[i] += quarter[i + half];
-    }
-    row[r] = quarter[0];
-  }
-  const auto halves = [](Float4 a, Float4 b) {  // a0 + a2, b0 + b2, a1 + a3, b1 + b3
-    return __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  };
-  const Float4 low = halves(row[0], row[1]), high = halves(row[2], row[3]);
-  return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
-}
-
-// The last key stands in for those behind it, so that a key's bits do not depend on its position. The next keys are
-// fetched into the first-level cache and later ones into the second: from the third, a fifth more bytes a second.
-void few_scores(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
-                float* row) {
-  constexpr int64_t L = kLanes<float>;
-  const float* q = floats(query, element, 0, w, row);
-  for (int64_t i = 0; i < n; i += kTogether) {
-    const float* key[kTogether];
-    for (int r = 0; r < kTogether; ++r) {
-      key[r] = floats(keys, element, (i + r < n ? i + r : n - 1) * w, w, row + (1 + r) * w);
-    }
-    Vector<float> sum[kTogether][2] = {}, total[kTogether];
-    int64_t c = 0;
-    for (; c + 2 * L <= w; c += 2 * L) {
-      const Vector<float> one = load(q + c), two = load(q + c + L);
-#pragma GCC unroll 4
-      for (int r = 0; r < kTogether; ++r) {
-        __builtin_prefetch(key[r] + c + kTogether * w);
-        __builtin_prefetch(key[r] + c + 4 * kTogether * w, /*write=*/0, /*locality=*/2);
-        sum[r][0] = multiply_add(one, load(key[r] + c), sum[r][0]);
-        sum[r][1] = multiply_add(two, load(key[r] + c + L), sum[r][1]);
-      }
-    }
-    if (c + L <= w) {
-      for (int r = 0; r < kTogether; ++r) sum[r][0] = multiply_add(load(q + c), load(key[r] + c), sum[r][0]);
-      c += L;
-    }
-    if (c < w) {
-      for (int r = 0; r < kTogether; ++r) {
-        sum[r][1] = multiply_add(load_first(q + c, w - c), load_first(key[r] + c, w - c), sum[r][1]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kTogether; ++r) total[r] = sum[r][0] + sum[r][1];
-    const Float4 result = sums_of(total);
-    for (int r = 0; r < kTogether && i + r < n; ++r) score[i + r] = result[r];
-  }
-}
-
 // Every sub-key is written behind the list, and counted if it is new: a branch on that could not be predicted.
 template <typename Real>
 void collect_half(int64_t sub_key, Real grad, Real* sum, char* seen, int32_t* list, int32_t& count) {
@@ -376,7 +306,6 @@ void grad_keys(const SelectedSubKeys<Real>& selected, const Real* query, int64_t
 }  // namespace
 
 const ProductKeySearchKernel product_key_search_kernel = {scores,
-                                                          few_scores,
                                                           {collect<float>, grad_query<float>, grad_keys<float>},
                                                           {collect<double>, grad_query<double>, grad_keys<double>}};
 

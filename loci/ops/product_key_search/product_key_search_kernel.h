@@ -47,12 +47,6 @@ struct ProductKeySearchKernel {
   // the vector with the last token is written whole. block: 52 w floats.
   void (*scores)(const void* query, QueryElement element, int64_t stride, int64_t t, const float* keys, int64_t n,
                  int64_t w, float* score, float* block);
-  // The same for one token, score [n]. Sums in lanes: bits differ from `scores`, and are those of one query and one key
-  // alone. keys of the query's type; row: 5 w floats. Estimate: 4 n w bytes of keys from the nearest cache that holds
-  // them; the 2 n w flops hide behind them.
-  void (*few_scores)(const void* query, const void* keys, QueryElement element, int64_t n, int64_t w, float* score,
-                     float* row);
-
   ProductKeyGradients<float> float32;
   ProductKeyGradients<double> float64;
 };

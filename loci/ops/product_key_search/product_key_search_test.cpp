@@ -55,6 +55,7 @@ std::vector<Case> cases() {
   return list;
 }
 
+constexpr std::array<bool, 3> kAll = {true, true, true};
 const auto kTypes = {torch::kDouble, torch::kFloat, torch::kBFloat16, torch::kHalf};
 
 TEST(ProductKeySearch, EqualsItsDefinitionAtEveryLevel) {
@@ -183,8 +184,8 @@ TEST(ProductKeySearch, GradientsEqualTheDefinitionAndKeepTheErrorRule) {
           three(search_backward_definition(wide(grad), index, wide(in.query), wide(in.keys1), wide(in.keys2)));
       for (CpuLevel level : cpu_levels()) {
         const auto got = three(search_backward_cpu(strided(whole), strided(index), strided(exact_in.query),
-                                                   exact_in.keys1, exact_in.keys2, level));
-        const auto real_got = three(search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, level));
+                                                   exact_in.keys1, exact_in.keys2, kAll, level));
+        const auto real_got = three(search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, kAll, level));
         for (size_t i = 0; i < 3; ++i) {
           EXPECT_TRUE(torch::equal(got[i], expected[i])) << i;
           if (type != torch::kDouble) harness::expect_error_rule(real_got[i], defined[i], exact[i]);
@@ -200,9 +201,10 @@ TEST(ProductKeySearch, GradientsHaveTheSameBitsAtEveryLevel) {
   const Inputs in = normal(c, torch::kFloat);
   const auto [score, index] = product_key_search(in.query, in.keys1, in.keys2, c.K, c.A);
   const Tensor grad = torch::randn_like(score);
-  const auto [query, keys1, keys2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, CpuLevel::base);
+  const auto [query, keys1, keys2] =
+      search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, kAll, CpuLevel::base);
   for (CpuLevel level : cpu_levels()) {
-    const auto [got, got1, got2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, level);
+    const auto [got, got1, got2] = search_backward_cpu(grad, index, in.query, in.keys1, in.keys2, kAll, level);
     EXPECT_TRUE(same_bits(got, query));
     EXPECT_TRUE(same_bits(got1, keys1));
     EXPECT_TRUE(same_bits(got2, keys2));
