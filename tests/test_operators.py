@@ -1,23 +1,11 @@
-"""The operators from Python: opcheck, torch.compile, export and messages, without any Python registration.
-
-LOCI_BUILD names the build folder (default: build/release).
-"""
+"""The operators from Python: opcheck, torch.compile, export and messages, without any Python registration."""
 
 import itertools
-import os
-import pathlib
 
 import pytest
-
-# What another build of the library left in the compiler's cache on disk names operators that this one may not have.
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
+from operators import RAM_OPERANDS, check, copied, detached, loci, on_meta, ram_outputs, ram_unroll_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
-torch.ops.load_library(str(BUILD / "libloci.so"))
-loci = torch.ops.loci
 
 
 def read_inputs(dtype=torch.float32, grad=False, tokens=4):
@@ -34,6 +22,12 @@ def search_inputs(dtype=torch.float32, grad=False, tokens=5):
     keys1 = torch.randn(2, 6, 8, dtype=dtype, requires_grad=grad)
     keys2 = torch.randn(2, 7, 8, dtype=dtype, requires_grad=grad)
     return query, keys1, keys2, 5, 41
+
+
+def linear_inputs(dtype=torch.float32, grad=False, vectors=3):
+    torch.manual_seed(0)
+    shapes = (vectors, 7), (5, 7), (5,)
+    return tuple(torch.randn(shape, dtype=dtype, requires_grad=grad) for shape in shapes)
 
 
 def select_inputs(dtype=torch.float32, grad=False, tokens=3):
@@ -57,35 +51,15 @@ def half_norm_inputs(dtype=torch.float32, grad=False, tokens=4, with_bias=True):
     return x, gain, bias if with_bias else None, 1e-5
 
 
-RAM_OPERANDS = [1, 0, 0, 0, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2]  # READ .. WRITE
 RAM_MACHINE = (list(range(14)), RAM_OPERANDS, torch.zeros(0, 5, 5, dtype=torch.int32), 10.0, True)
 
 
 def ram_step_inputs(dtype=torch.float32, grad=False, samples=3, registers=2, values=5):
     torch.manual_seed(0)
-    logits = sum(n * (registers + i) for i, n in enumerate(RAM_OPERANDS)) + registers * (registers + 14)
+    logits = ram_outputs(registers) - 1
     shapes = ((samples, registers, values), (samples, values, values))
     distributions = [torch.randn(shape, dtype=dtype).softmax(-1).requires_grad_(grad) for shape in shapes]
     return torch.randn(samples, logits, dtype=dtype, requires_grad=grad), *distributions, *RAM_MACHINE
-
-
-def ram_unroll_inputs(dtype=torch.float32, seeds=2, samples=3, registers=2, values=5, width=4):
-    outputs = ram_step_inputs(registers=registers)[0].shape[1] + 1
-    parameters = width * (registers + 1) + width * (width + 1) + outputs * (width + 1)
-    tape = torch.randint(values, (seeds, samples, values), dtype=torch.int32)
-    weight = torch.ones(seeds, samples, values, dtype=dtype)
-    steps = torch.tensor([3, 2])
-    start, bonus = torch.randn(seeds, parameters, dtype=dtype), torch.zeros(seeds, dtype=dtype)
-    options = (registers, *RAM_MACHINE, False, width, True, 1e-6, True)
-    return start, tape, tape.flip(2), weight, steps, bonus, *options
-
-
-def detached(inputs):
-    return tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
-
-
-def copied(inputs):
-    return tuple(x.detach().clone() if isinstance(x, torch.Tensor) else x for x in inputs)
 
 
 def forward_and_backward_operators(dtype):
@@ -105,6 +79,10 @@ def forward_and_backward_operators(dtype):
     score, chosen = loci.product_key_search(*detached(search))
     search_backward = score, chosen, query.detach(), keys1.detach(), keys2.detach()
     yield loci.product_key_search_backward, (*search_backward, [True, True, True])
+
+    for grad in (False, True):
+        yield loci.few_linear, linear_inputs(dtype, grad)
+    yield loci.few_linear, linear_inputs(dtype, grad=True)[:2]
 
     select = select_inputs(dtype, grad=True)
     yield loci.product_key_select, select
@@ -137,9 +115,7 @@ def forward_and_backward_operators(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(dtype):
     for operator, inputs in forward_and_backward_operators(dtype):
-        result = torch.library.opcheck(operator, inputs)
-        assert set(result.values()) == {"SUCCESS"}, (operator, result)
-        assert len(result) == 4
+        check(operator, inputs)
 
 
 def memory(query, keys1, keys2, table):
@@ -246,6 +222,9 @@ def empty_inputs():
         scores = torch.zeros(tokens, heads, 6)
         yield loci.product_key_select, (scores, scores, 5, 36)
         yield loci.product_key_select_backward, (score, chosen, 6, 6)
+    for vectors, inputs, outputs in ((0, 6, 5), (4, 0, 5), (4, 6, 0)):
+        weight, bias = torch.zeros(outputs, inputs), torch.zeros(outputs)
+        yield loci.few_linear, (torch.zeros(vectors, inputs), weight, bias)
     for tokens, features in ((0, 5), (4, 0), (0, 0)):
         x, feature = torch.zeros(tokens, features), torch.zeros(features)
         for training in (True, False):
@@ -264,10 +243,9 @@ def empty_inputs():
 
 def test_every_size_may_be_zero():
     for operator, inputs in empty_inputs():
-        on_meta = operator(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in inputs))
-        results = operator(*inputs)
+        shapes, results = operator(*on_meta(inputs)), operator(*inputs)
         one = isinstance(results, torch.Tensor)
-        for shape, value in zip([on_meta] if one else on_meta, [results] if one else results, strict=True):
+        for shape, value in zip([shapes] if one else shapes, [results] if one else results, strict=True):
             assert (shape is None) == (value is None), operator
             if value is not None:
                 assert (shape.shape, shape.dtype) == (value.shape, value.dtype), operator
@@ -287,8 +265,7 @@ def test_compile_of_a_step_of_the_random_access_machine():
 
 def test_the_random_access_machine_knows_its_shapes_on_meta():
     for operator, inputs in ((loci.ram_step, ram_step_inputs()), (loci.ram_unroll, ram_unroll_inputs())):
-        on_meta = operator(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in inputs))
-        for shape, value in zip(on_meta, operator(*inputs), strict=True):
+        for shape, value in zip(operator(*on_meta(inputs)), operator(*inputs), strict=True):
             assert shape.is_meta
             assert (shape.shape, shape.dtype) == (value.shape, value.dtype)
 

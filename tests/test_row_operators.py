@@ -1,21 +1,8 @@
-"""The operators that write rows, and the gradient of whole machine runs, from Python: opcheck, torch.compile, versions.
-
-LOCI_BUILD names the build folder (default: build/release).
-"""
-
-import os
-import pathlib
+"""Operators that write rows, and the gradient of whole machine runs, from Python: opcheck, torch.compile, versions."""
 
 import pytest
-
-# What another build of the library left in the compiler's cache on disk names operators that this one may not have.
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
-torch.ops.load_library(str(BUILD / "libloci.so"))
-loci = torch.ops.loci
+from operators import check, copied, loci, ram_unroll_inputs
 
 ADAM, ADAM_ROW_MOMENT, ADAGRAD, SGD = range(4)
 STOCHASTIC, NEAREST, MASTER = range(3)
@@ -63,25 +50,6 @@ def usage_inputs(rows=11, tokens=5, heads=2, top_k=3):
     return counters, index, torch.rand(tokens, heads, top_k), 4, 8
 
 
-def unroll_inputs(grad=True, seeds=2, samples=3, registers=2, values=5, width=4, with_gradient=True):
-    torch.manual_seed(2)
-    operands = [1, 0, 0, 0, 1, 2, 2, 1, 2, 2, 2, 2, 2, 2]  # READ .. WRITE
-    outputs = sum(n * (registers + i) for i, n in enumerate(operands)) + registers * (registers + 14) + 1
-    parameters = width * (registers + 1) + width * (width + 1) + outputs * (width + 1)
-    tape = torch.randint(values, (seeds, samples, values), dtype=torch.int32)
-    return (
-        torch.randn(seeds, parameters, dtype=torch.float64, requires_grad=grad),
-        *(tape, tape.flip(2), torch.ones(seeds, samples, values, dtype=torch.float64)),
-        *(torch.tensor([3, 2]), torch.tensor([0.1, 0.0], dtype=torch.float64)),
-        *(registers, list(range(14)), operands, torch.zeros(0, values, values, dtype=torch.int32)),
-        *(10.0, True, False, width, True, 1e-6, with_gradient),
-    )
-
-
-def copied(inputs):
-    return [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]
-
-
 def operators():
     for rule in (ADAM, ADAM_ROW_MOMENT, ADAGRAD, SGD):
         for dtype, real in ((torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float64,) * 2):
@@ -92,14 +60,12 @@ def operators():
     yield loci.row_sum.default, references()
     yield loci.usage_add_.default, usage_inputs()
     yield loci.usage_add_.default, (*usage_inputs()[:2], torch.rand(5, 2, 3, requires_grad=True), 0, 0)
-    yield loci.ram_unroll.default, unroll_inputs()
+    yield loci.ram_unroll.default, ram_unroll_inputs(grad=True)
 
 
 def test_opcheck():
     for operator, inputs in operators():
-        result = torch.library.opcheck(operator, inputs)
-        assert set(result.values()) == {"SUCCESS"}, (operator, result)
-        assert len(result) == 4
+        check(operator, inputs)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -188,7 +154,7 @@ def test_sizes_of_zero():
 
 
 def test_a_machine_run_has_a_gradient():
-    inputs = unroll_inputs()
+    inputs = ram_unroll_inputs(grad=True)
     weight = torch.tensor([2.0, -3.0], dtype=torch.float64)
 
     def gradient_of(run):
@@ -203,7 +169,7 @@ def test_a_machine_run_has_a_gradient():
 
 
 def test_a_second_derivative_of_a_machine_run_is_refused_by_name():
-    inputs = unroll_inputs()
+    inputs = ram_unroll_inputs(grad=True)
     (first,) = torch.autograd.grad(loci.ram_unroll(*inputs)[0].sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="ram_unroll: a second derivative is not implemented"):
         first.square().sum().backward()
