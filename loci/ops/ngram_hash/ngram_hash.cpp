@@ -5,7 +5,6 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
@@ -67,17 +66,10 @@ Tensor ngram_hash_definition(const Tensor& tokens, const Tensor& starts, const T
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def(
-      "ngram_hash(Tensor tokens, Tensor starts, Tensor multipliers, int[] orders, Tensor modulus, Tensor offset,"
-      " int pad) -> Tensor",
-      {at::Tag::pt2_compliant_tag});
-}
-
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("ngram_hash", ngram_hash_definition);
-}
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("ngram_hash", not_differentiable());
+  define_operator(m,
+                  "ngram_hash(Tensor tokens, Tensor starts, Tensor multipliers, int[] orders, Tensor modulus, Tensor"
+                  " offset, int pad) -> Tensor",
+                  ngram_hash_definition, not_differentiable());
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
-#include <torch/library.h>
 
 #include <limits>
 
@@ -77,19 +76,13 @@ void usage_add(const Tensor& counters, const Tensor& index, const Tensor& weight
   call_operator<"loci::usage_add_", decltype(usage_add)>(counters, index, weight, window, step);
 }
 
+// Counting has no gradient, and the weights that it counts may require one: autograd lets it pass.
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  m.def("usage_add_(Tensor(a!) counters, Tensor index, Tensor weight, int window, int step) -> ()",
-        {at::Tag::pt2_compliant_tag});
-}
-TORCH_LIBRARY_IMPL(loci, CompositeExplicitAutograd, m) {
-  m.impl("usage_add_", usage_add_definition);
+  define_operator(m, "usage_add_(Tensor(a!) counters, Tensor index, Tensor weight, int window, int step) -> ()",
+                  usage_add_definition, torch::CppFunction::makeFallthrough());
 }
 TORCH_LIBRARY_IMPL(loci, ADInplaceOrView, m) {
   m.impl("usage_add_", moves_versions());
-}
-// Counting has no gradient, and the weights that it counts may require one.
-TORCH_LIBRARY_IMPL(loci, Autograd, m) {
-  m.impl("usage_add_", torch::CppFunction::makeFallthrough());
 }
 
 }  // namespace loci
