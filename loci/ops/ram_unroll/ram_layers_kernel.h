@@ -92,8 +92,8 @@ template <class Real>
 inline void weight_gradient(const RamLayer& layer, const Real* dy, const Real* x, int64_t steps, Real* gradient) {
   constexpr int64_t L = ram_lanes<Real>();
   constexpr int kVectors = kRamParts < 2 ? 1 : 2;
-  constexpr int64_t kWide = kVectors * kRamVectorBytes / static_cast<int64_t>(sizeof(Real));
-  constexpr int kRows = kRamVectorBytes == 16 ? 3 : kVectors == 1 ? 12 : 6;
+  constexpr int64_t kWide = kVectors * kVectorBytes / static_cast<int64_t>(sizeof(Real));
+  constexpr int kRows = kVectorBytes == 16 ? 3 : kVectors == 1 ? 12 : 6;
   const int64_t J = layer.outputs;
   gradient += layer.gradient;
   for (int64_t k = 0; k < layer.padded; k += kWide) {
