@@ -1,6 +1,8 @@
 // Legend: T tokens, K reads of a token, D width.
 #include "loci/table/held_table.h"
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -21,6 +23,18 @@ at::Tensor HeldTable::read(const at::Tensor& index, const at::Tensor& weight, in
 
 at::Tensor HeldTable::project(const at::Tensor& index, const at::Tensor& x, int64_t use) {
   return project_rows(*rows_, index, x, use);
+}
+
+void HeldTable::prefetch(const at::Tensor& rows) {
+  TORCH_CHECK(rows.scalar_type() == at::kLong && rows.device() == device(), "Table::prefetch: rows must be int64 on ",
+              device(), ", got ", rows.scalar_type(), " on ", rows.device());
+  const at::Tensor dense = rows.contiguous();
+  const std::span<const int64_t> numbers(dense.const_data_ptr<int64_t>(), static_cast<size_t>(dense.numel()));
+  if (numbers.empty()) return;
+  const auto [least, most] = std::ranges::minmax(numbers);
+  TORCH_CHECK_INDEX(least >= 0 && most < this->rows(), "Table::prefetch: rows must be within 0 .. ", this->rows() - 1,
+                    ", got ", least < 0 ? least : most);
+  rows_->prefetch(numbers);
 }
 
 }  // namespace loci

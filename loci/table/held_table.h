@@ -14,6 +14,7 @@ class HeldTable : public Table {
   c10::Device device() const override { return rows_->values().device(); }
   at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use) override;
   at::Tensor project(const at::Tensor& index, const at::Tensor& x, int64_t use) override;
+  void prefetch(const at::Tensor& rows) override;
   RowStore& store() override { return *rows_; }
   const RowStore& store() const override { return *rows_; }
 

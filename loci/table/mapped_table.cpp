@@ -1,5 +1,7 @@
 #include "loci/table/mapped_table.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <utility>
 
 #include "loci/base/check.h"
@@ -61,6 +63,13 @@ void MappedRows::clear_storage(const at::Tensor& storage) {
   fail(ExitCode::bug, "table " + name(), "storage must be the table's", "another");
 }
 
+void MappedRows::prefetch(std::span<const int64_t> row) {
+  const bool trained = !frozen() && at::GradMode::is_enabled();  // a step will follow
+  count_fetched(values_.fetch(row, trained ? PageUse::write : PageUse::read));
+  if (!trained) return;
+  for (const OwnFileTensor& own : storage_) count_fetched(own.fetch(row, PageUse::write));
+}
+
 MappedTable::MappedTable(std::string name, int64_t rows, int64_t width, at::ScalarType dtype,
                          std::filesystem::path folder)
     : HeldTable(std::make_shared<MappedRows>(std::move(name), RowRange{0, rows}, width, dtype, std::move(folder))) {}
@@ -98,6 +107,11 @@ at::Tensor ServedRows::row_storage(const std::string& what, int64_t /*width*/, a
 
 void ServedRows::clear_storage(const at::Tensor& /*storage*/) {
   refuse_all(name());
+}
+
+void ServedRows::prefetch(std::span<const int64_t> row) {
+  count_fetched(values_.fetch(row));
+  if (scale_) count_fetched(scale_->fetch(row));
 }
 
 ServedTable::ServedTable(const std::filesystem::path& file, const std::string& name)

@@ -22,6 +22,7 @@ class MappedRows : public RowStore {
   const at::Tensor& values() const override { return values_.tensor(); }
   at::Tensor row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) override;
   void clear_storage(const at::Tensor& storage) override;
+  void prefetch(std::span<const int64_t> row) override;
 
  private:
   std::filesystem::path folder_;
@@ -46,6 +47,7 @@ class ServedRows : public RowStore {
   std::filesystem::path served_file() const override { return file_; }
   at::Tensor row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) override;
   void clear_storage(const at::Tensor& storage) override;
+  void prefetch(std::span<const int64_t> row) override;
 
  protected:
   void before_write(const at::Tensor& row) override;

@@ -31,6 +31,18 @@ constexpr std::array<std::pair<at::ScalarType, DType>, 9> kStoredTypes = {{{at::
                                                                            {at::kChar, DType::I8},
                                                                            {at::kBool, DType::BOOL}}};
 
+// Rows are read in random order: reading ahead would fill memory with rows that are not needed.
+void advise_random(int descriptor, void* mapping, int64_t bytes) {
+  madvise(mapping, static_cast<size_t>(bytes), MADV_RANDOM);
+  posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM);
+}
+
+// Where the rows [N, ...] of a tensor are in the file that is mapped at `mapping`.
+FileRows rows_in_file(int descriptor, std::byte* mapping, const at::Tensor& tensor) {
+  const int64_t first = static_cast<const std::byte*>(tensor.const_data_ptr()) - mapping;
+  return {descriptor, mapping, first, static_cast<int64_t>(tensor.nbytes()) / std::max<int64_t>(1, tensor.size(0))};
+}
+
 // Writes the first bytes of a file. Returns 0 or an error number.
 int write_start(int descriptor, const std::string& bytes) {
   size_t done = 0;
@@ -101,8 +113,7 @@ OwnFileTensor::OwnFileTensor(fs::path file, const std::string& name, const std::
     fail_path(file_, "the file system must allow shared mappings, for rows that are trained in a file", error);
   }
   map.begin = static_cast<std::byte*>(begin);
-  // Rows are read in random order: reading ahead would fill memory with rows that are not needed.
-  madvise(begin, static_cast<size_t>(map.length), MADV_RANDOM);
+  advise_random(map.descriptor, begin, map.length);
   tensor_ = at::from_blob(map.begin + map.data, shape, [held = mapping_](void*) {}, at::TensorOptions().dtype(dtype));
 }
 
@@ -115,7 +126,11 @@ void OwnFileTensor::clear() {
   tensor_.unsafeGetTensorImpl()->bump_version();
 }
 
-PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& name) {
+FetchCounts OwnFileTensor::fetch(std::span<const int64_t> row, PageUse use) const {
+  return fetch_rows(rows_in_file(mapping_->descriptor, mapping_->begin, tensor_), row, use, file_);
+}
+
+PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& name) : file_(file) {
   const SafetensorsReader reader(file);
   const SafetensorsEntry* entry = reader.find(name);
   if (entry == nullptr) fail(ExitCode::input, file.string(), fmt::format("the file must hold {}", name), "none");
@@ -126,6 +141,10 @@ PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& na
   }
   const int descriptor = open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) fail_path(file, "the file must be readable", errno);
+  descriptor_ = std::shared_ptr<const int>(new int(descriptor), [](const int* held) {
+    close(*held);
+    delete held;
+  });
   struct stat status = {};
   const bool known = fstat(descriptor, &status) == 0;
   // Private: some file systems (FUSE with direct I/O) have no shared mappings. Not writable: pages that could be
@@ -134,7 +153,6 @@ PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& na
                     ? mmap(nullptr, static_cast<size_t>(entry->end), PROT_READ, MAP_PRIVATE, descriptor, 0)
                     : MAP_FAILED;
   const int error = known && status.st_size < entry->end ? EIO : errno;
-  close(descriptor);
   if (begin == MAP_FAILED) fail_path(file, "the file must be mappable", error);
   begin_ = static_cast<std::byte*>(begin);
   length_ = entry->end;
@@ -142,17 +160,16 @@ PrivateFileTensor::PrivateFileTensor(const fs::path& file, const std::string& na
   constexpr int64_t least = int64_t{64} << 10;
   piece_ = (std::max(least, length_ / 8192) + least - 1) / least * least;
   writable_.resize(static_cast<size_t>((length_ + piece_ - 1) / piece_));
-  madvise(begin, static_cast<size_t>(length_), MADV_RANDOM);
+  advise_random(descriptor, begin, length_);
   const auto unmap = [begin, length = length_](void*) { munmap(begin, static_cast<size_t>(length)); };
   tensor_ = at::from_blob(begin_ + entry->begin, entry->shape, unmap, at::TensorOptions().dtype(type));
 }
 
 void PrivateFileTensor::allow_writes(const int64_t* row, int64_t count) {
-  const int64_t first = static_cast<std::byte*>(tensor_.data_ptr()) - begin_;
-  const int64_t bytes = static_cast<int64_t>(tensor_.nbytes()) / std::max<int64_t>(1, tensor_.size(0));  // of a row
+  const FileRows rows = rows_in_file(*descriptor_, begin_, tensor_);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t begin = first + row[i] * bytes;
-    for (int64_t piece = begin / piece_; piece * piece_ < begin + bytes; ++piece) {
+    const int64_t begin = rows.first_byte + row[i] * rows.row_bytes;
+    for (int64_t piece = begin / piece_; piece * piece_ < begin + rows.row_bytes; ++piece) {
       if (writable_[static_cast<size_t>(piece)]) continue;
       const int64_t size = std::min(piece_, length_ - piece * piece_);
       if (mprotect(begin_ + piece * piece_, static_cast<size_t>(size), PROT_READ | PROT_WRITE) != 0) {
@@ -162,6 +179,10 @@ void PrivateFileTensor::allow_writes(const int64_t* row, int64_t count) {
       writable_[static_cast<size_t>(piece)] = true;
     }
   }
+}
+
+FetchCounts PrivateFileTensor::fetch(std::span<const int64_t> row) const {
+  return fetch_rows(rows_in_file(*descriptor_, begin_, tensor_), row, PageUse::read, file_);
 }
 
 }  // namespace loci

@@ -4,9 +4,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "loci/table/page_fetch.h"
 #include "loci/table/safetensors.h"
 
 namespace loci {
@@ -20,6 +23,7 @@ class OwnFileTensor {
                 at::ScalarType dtype);
   const at::Tensor& tensor() const { return tensor_; }
   void clear();  // zero again, without giving disk back; writes nothing where the file system can do so
+  FetchCounts fetch(std::span<const int64_t> row, PageUse use) const;  // fetch_rows()
 
  private:
   struct Mapping;
@@ -35,9 +39,12 @@ class PrivateFileTensor {
   // Throws Error (input) when the file does not hold `name`, or holds it misaligned.
   PrivateFileTensor(const std::filesystem::path& file, const std::string& name);
   const at::Tensor& tensor() const { return tensor_; }
-  void allow_writes(const int64_t* row, int64_t count);  // to these rows
+  void allow_writes(const int64_t* row, int64_t count);   // to these rows
+  FetchCounts fetch(std::span<const int64_t> row) const;  // fetch_rows()
 
  private:
+  std::filesystem::path file_;
+  std::shared_ptr<const int> descriptor_;
   std::byte* begin_ = nullptr;  // of the mapping, the file's first byte
   int64_t length_ = 0;
   int64_t piece_ = 0;           // bytes that become writable together

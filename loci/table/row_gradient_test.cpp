@@ -64,6 +64,7 @@ class PartOfTable : public Table {
   Tensor project(const Tensor& index, const Tensor& x, int64_t use) override {
     return project_rows(*rows_, index - rows_->first_row(), x, use);
   }
+  void prefetch(const Tensor&) override {}
   RowStore& store() override { return *rows_; }
   const RowStore& store() const override { return *rows_; }
 

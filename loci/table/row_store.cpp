@@ -7,7 +7,9 @@
 #include <ATen/ops/arange.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <span>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -131,6 +133,20 @@ const RowMarks& RowStore::changed_rows() {
 void RowStore::clear_changed_rows() {
   changed_.clear();
   known_version_ = version_of(values());
+}
+
+FetchCounts RowStore::fetched() const {
+  const std::lock_guard lock(fetched_mutex_);
+  return fetched_;
+}
+
+void RowStore::count_fetched(const FetchCounts& counts) {
+  const std::lock_guard lock(fetched_mutex_);
+  if (fetched_.failed_advices == 0 && counts.failed_advices > 0) {
+    fmt::print(stderr, "table {}: {} of {} advices to read ahead failed ({}): these pages are read one by one\n", name_,
+               counts.failed_advices, counts.advices, std::generic_category().message(counts.advice_error));
+  }
+  fetched_ += counts;
 }
 
 void RowStore::set_frozen(bool frozen) {

@@ -12,9 +12,12 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 
+#include "loci/table/page_fetch.h"
 #include "loci/table/page_memory.h"
 #include "loci/table/row_gradient.h"
 #include "loci/table/row_marks.h"
@@ -52,6 +55,10 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
   // Makes values(), scale() or a row_storage() zero again, without writing where the system can do so.
   virtual void clear_storage(const at::Tensor& storage) = 0;
 
+  // Table::prefetch. These rows must be here.
+  virtual void prefetch(std::span<const int64_t> row) { (void)row; }
+  FetchCounts fetched() const;  // of all prefetches so far
+
   // N(0, std^2) by (seed, table name, row of the table, column), so that a part of a table equals its part of the
   // whole table, in every dtype as far as it holds the numbers.
   void initialise_normal(uint64_t seed, double std);
@@ -79,6 +86,7 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
   // Called before rows [U] are written; an undefined tensor: all of them.
   virtual void before_write(const at::Tensor& row) { (void)row; }
   virtual bool trainable() const { return !scale(); }
+  void count_fetched(const FetchCounts& counts);  // tells of the first advice that failed
 
  private:
   void notice_foreign_writes();
@@ -89,6 +97,8 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
   bool frozen_ = false;
   PendingReferences references_;
   RowMarks changed_;
+  mutable std::mutex fetched_mutex_;
+  FetchCounts fetched_;
   int64_t known_version_ = 0;  // of values(), when the marks were right
 };
 

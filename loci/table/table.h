@@ -54,6 +54,14 @@ class Table {
   // index [T, K] int64, x [T, D] -> [T, K].
   virtual at::Tensor project(const at::Tensor& index, const at::Tensor& x, int64_t use) = 0;
 
+  // Brings rows into memory that will be read soon, so that the disk is asked for all of them at once and not for one
+  // at a time. rows: int64 of any shape, which may repeat. A table in memory has nothing to do; a table in files
+  // (mapped_table.h) fetches the pages of values and scale, and, unless the table is frozen or gradients are off for
+  // this thread, of what optimisers keep for these rows. Returns when they are there; results of reads are the same
+  // with and without it. Throws IndexError for a row that does not exist, Error when the disk fails. Any thread may
+  // call it while others read, project and step, once the optimisers are made.
+  virtual void prefetch(const at::Tensor& rows) = 0;
+
   // A frozen table gets no row references; weight and x get their gradients all the same. Served and int8 rows are
   // always frozen. A change drops pending references.
   void set_frozen(bool frozen);
