@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -56,6 +57,7 @@ struct TransformerLm::Layer : torch::nn::Module {
   Tensor ffn_norm, ffn_in, ffn_out;                    // [d], [ffn, d], [d, ffn]; undefined maps: the memory replaces
   Tensor memory_norm;                                  // [d], placement after
   std::shared_ptr<MemoryLayer> memory;                 // or none
+  std::shared_ptr<NgramMemory> ngram;                  // or none
   int64_t number = 0, heads = 0;
 
   Tensor ffn(const Tensor& z) const { return linear_map(at::gelu(linear_map(z, ffn_in)), ffn_out); }
@@ -99,19 +101,25 @@ TransformerLm::TransformerLm(TransformerLmOptions options, uint64_t seed, const 
   check_model_options(options_);
   const int64_t d = options_.width;
   embedding_ = register_parameter("embedding", normal_start(seed, "embedding", {options_.vocabulary, d}, kStartStd));
-  const std::vector<int64_t> with_memory = memory_layers(options_);
+  if (options_.has_ngram && options_.ngram.at == NgramPlace::embedding) {
+    embedding_ngram_ =
+        register_module("ngram", make_ngram(options_.ngram, "", d, options_.vocabulary, seed, tables, tables_));
+  }
+  const std::vector<int64_t> with_memory = memory_layers(options_), with_ngram = ngram_layers(options_);
+  const auto has = [](const std::vector<int64_t>& numbers, int64_t layer) {
+    return std::find(numbers.begin(), numbers.end(), layer) != numbers.end();
+  };
   const auto list = register_module("layers", torch::nn::ModuleList());
   for (int64_t i = 0; i < options_.layers; ++i) {
-    const bool has_memory = std::find(with_memory.begin(), with_memory.end(), i) != with_memory.end();
-    layers_.push_back(make_layer(i, has_memory, seed, tables));
+    layers_.push_back(make_layer(i, has(with_memory, i), has(with_ngram, i), seed, tables));
     list->push_back(layers_.back());
   }
   final_norm_ = register_parameter("final_norm", at::ones({d}));
   rotation_ = rotation_table(options_.context, d / options_.heads);
 }
 
-std::shared_ptr<TransformerLm::Layer> TransformerLm::make_layer(int64_t number, bool has_memory, uint64_t seed,
-                                                                const TableMaker& tables) {
+std::shared_ptr<TransformerLm::Layer> TransformerLm::make_layer(int64_t number, bool has_memory, bool has_ngram,
+                                                                uint64_t seed, const TableMaker& tables) {
   const int64_t d = options_.width, ffn = resolved_ffn_width(options_);
   const double residual_std = kStartStd / std::sqrt(2.0 * static_cast<double>(options_.layers));
   const std::string prefix = fmt::format("layers.{}.", number);
@@ -128,6 +136,10 @@ std::shared_ptr<TransformerLm::Layer> TransformerLm::make_layer(int64_t number, 
   if (!has_memory || options_.memory.placement != MemoryPlacement::replace) {
     layer->ffn_in = matrix("ffn_in", ffn, d, kStartStd);
     layer->ffn_out = matrix("ffn_out", d, ffn, residual_std);
+  }
+  if (has_ngram) {
+    layer->ngram = layer->register_module(
+        "ngram", make_ngram(options_.ngram, prefix, d, options_.vocabulary, seed, tables, tables_));
   }
   if (!has_memory) return layer;
   if (options_.memory.placement == MemoryPlacement::after) {
@@ -147,17 +159,30 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
   if (cache != nullptr && start == 0) {
     cache->keys.assign(layers_.size(), {});
     cache->values.assign(layers_.size(), {});
+    cache->tokens = tokens.narrow(1, 0, 0);
+    cache->histories.assign(ngrams().size(), {});
   }
   const auto complex = embedding_.scalar_type() == at::kDouble ? at::kComplexDouble : at::kComplexFloat;
   const auto like_parameters = embedding_.options().dtype(complex);
   const Tensor rotation = rotation_.narrow(0, start, length).to(like_parameters).unsqueeze(1).unsqueeze(1);
 
   const auto drop = [&](const Tensor& x) { return dropout(x, options_.dropout, is_training(), context); };
-  Tensor x = drop(at::embedding(embedding_, tokens));  // [B, L, d]
+  const std::vector<Tensor> ngram_rows = next_ngram_rows(tokens, cache);
+  size_t ngram = 0;
+  const auto addressed = [&](NgramMemory& memory, const Tensor& input) {
+    Tensor* history = cache != nullptr ? &cache->histories[ngram] : nullptr;
+    return memory.forward(input, ngram_rows[ngram++], context, history);
+  };
+  Tensor x = at::embedding(embedding_, tokens);  // [B, L, d]
+  if (embedding_ngram_) x = x + addressed(*embedding_ngram_, x);
+  x = drop(x);
   for (const auto& layer : layers_) {
+    const bool gated = layer->ngram && layer->ngram->options().injection == NgramInjection::gate;
+    if (gated) x = x + addressed(*layer->ngram, x);
     x = x + drop(layer->attention(layer_normed(x, layer->attention_norm), rotation, cache));
     const Tensor z = layer_normed(x, layer->ffn_norm);
     if (layer->ffn_in.defined()) x = x + drop(layer->ffn(z));
+    if (layer->ngram && !gated) x = x + addressed(*layer->ngram, z);
     if (!layer->memory) continue;
     const Tensor input = layer->memory_norm.defined() ? layer_normed(x, layer->memory_norm) : z;
     if (memory_inputs != nullptr) memory_inputs->push_back(input.reshape({-1, options_.width}));
@@ -203,6 +228,38 @@ std::vector<std::pair<int64_t, std::shared_ptr<MemoryLayer>>> TransformerLm::mem
   return result;
 }
 
+std::vector<std::pair<int64_t, std::shared_ptr<NgramMemory>>> TransformerLm::ngrams() const {
+  std::vector<std::pair<int64_t, std::shared_ptr<NgramMemory>>> result;
+  if (embedding_ngram_) result.emplace_back(-1, embedding_ngram_);
+  for (const auto& layer : layers_) {
+    if (layer->ngram) result.emplace_back(layer->number, layer->ngram);
+  }
+  return result;
+}
+
+Tensor TransformerLm::document_starts(const Tensor& tokens) const {
+  return at::constant_pad_nd(tokens.eq(options_.end_of_text), {1, -1}, false);
+}
+
+std::vector<Tensor> TransformerLm::ngram_rows(const Tensor& tokens) const {
+  std::vector<Tensor> result;
+  if (!options_.has_ngram) return result;
+  const Tensor starts = document_starts(tokens);
+  for (const auto& [layer, memory] : ngrams()) result.push_back(memory->rows(tokens, starts));
+  return result;
+}
+
+// The rows of the new tokens, which depend on the last tokens of the cache; these become the newest ones.
+std::vector<Tensor> TransformerLm::next_ngram_rows(const Tensor& tokens, KeyValueCache* cache) const {
+  if (cache == nullptr || !options_.has_ngram) return ngram_rows(tokens);
+  const Tensor all = at::cat({cache->tokens, tokens}, 1);
+  std::vector<Tensor> rows = ngram_rows(all);
+  for (Tensor& one : rows) one = one.narrow(1, cache->tokens.size(1), tokens.size(1));
+  const int64_t kept = std::min(all.size(1), ngrams().front().second->addresses().longest() - 1);
+  cache->tokens = all.narrow(1, all.size(1) - kept, kept);
+  return rows;
+}
+
 std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
   const at::NoGradGuard guard;
   const EvaluationScope evaluation(*this);
@@ -227,7 +284,8 @@ void TransformerLm::load(const std::map<std::string, Tensor>& state) {
     }
   }
   for (const auto& [name, value] : own) {
-    if (state.count(name) == 0 && name.find(".memory") == std::string::npos) {
+    const bool of_memory = name.find(".memory") != std::string::npos || name.find(".ngram.") != std::string::npos;
+    if (state.count(name) == 0 && !of_memory) {
       refuse(fmt::format("{} must be given (only names of memories may be missing)", name), "none");
     }
   }

@@ -1,12 +1,15 @@
-// A decoder-only language model: pre-norm blocks, rotary positions, scaled-dot-product attention, tied embeddings, and
-// memories in place of, parallel to or after the feed-forward of chosen layers.
+// A decoder-only language model: pre-norm blocks, rotary positions, scaled-dot-product attention, tied embeddings,
+// memories in place of, parallel to or after the feed-forward of chosen layers, and n-gram memories.
 //
 // Legend: B batch, L positions, d width, V vocabulary.
 //
 //   x = embedding[token]                                            [B, L, d]
+//       an n-gram memory g at the embedding:  x = x + g(x)
 //   per layer:  x = x + attention(norm(x))
 //               replace:  x = x + m(norm(x))         parallel:  z = norm(x); x = x + f(z) + m(z)
 //               after:    x = x + f(norm(x)); x = x + m(norm'(x))      norm' is the memory's own
+//               an n-gram memory g:  gate     x = x + g(x) before the attention
+//                                    sum, row  x = x + f(z) + g(z), whatever the memory m does
 //   logits = norm(x) embedding^T                                    [B, L, V]
 //
 // Norms are LayerNorm without bias: the framework has one fused CPU kernel each way for it, and none for RMSNorm.
@@ -26,13 +29,15 @@
 
 #include "loci/base/config_fields.h"
 #include "loci/nn/memory/memory_slot.h"
+#include "loci/nn/memory/ngram_slot.h"
 #include "loci/optim/optimizer_set.h"
 
 namespace loci {
 
 // [model]
 struct TransformerLmOptions {
-  int64_t vocabulary = 0;  // from the tokenizer
+  int64_t vocabulary = 0;    // from the tokenizer
+  int64_t end_of_text = -1;  // the token that ends a document, from the tokenizer; -1: none. For n-gram memories
   int64_t layers = 2;
   int64_t width = 128;
   int64_t heads = 4;
@@ -41,12 +46,16 @@ struct TransformerLmOptions {
   double dropout = 0;
   bool has_memory = false;
   MemoryOptions memory;
+  bool has_ngram = false;
+  NgramOptions ngram;
   void fields(ConfigFields& f);
 };
 
-// Keys and values of the positions seen so far, for generation. Keys are rotated already.
+// What generation needs of the positions seen so far. Keys are rotated already.
 struct KeyValueCache {
   std::vector<at::Tensor> keys, values;  // a layer each: [B, heads, L, d / heads]
+  at::Tensor tokens;                     // [B, up to n - 1]: the last ones, for n-gram memories of order n
+  std::vector<at::Tensor> histories;     // an n-gram memory each: NgramMemory::forward
   int64_t length = 0;
 };
 
@@ -69,11 +78,18 @@ class TransformerLm : public torch::nn::Module {
   std::vector<TablePtr> tables() const;  // each once
   // Memories with the number of their layer, ascending.
   std::vector<std::pair<int64_t, std::shared_ptr<MemoryLayer>>> memories() const;
+  // N-gram memories with the number of their layer, ascending; -1: at the embedding.
+  std::vector<std::pair<int64_t, std::shared_ptr<NgramMemory>>> ngrams() const;
+  // Where documents begin in tokens [B, L], as far as these show it: behind a token that ends one.
+  at::Tensor document_starts(const at::Tensor& tokens) const;
+  // The rows [B, L, K] that each of them reads for these tokens [B, L], in ngrams() order: a pure function of the
+  // tokens, so that any thread can compute it ahead.
+  std::vector<at::Tensor> ngram_rows(const at::Tensor& tokens) const;
   // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode.
   std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
 
-  // Copies parameters and buffers of a trained model, by name. Only names below a memory may be missing (insertion into
-  // a model without one); unknown names and other shapes throw Error (input).
+  // Copies parameters and buffers of a trained model, by name. Only names below a memory or an n-gram memory may be
+  // missing (insertion into a model without one); unknown names and other shapes throw Error (input).
   void load(const std::map<std::string, at::Tensor>& state);
 
   // Counts of parameters before anything is allocated: dense and table elements.
@@ -85,7 +101,9 @@ class TransformerLm : public torch::nn::Module {
 
  private:
   struct Layer;
-  std::shared_ptr<Layer> make_layer(int64_t number, bool has_memory, uint64_t seed, const TableMaker& tables);
+  std::shared_ptr<Layer> make_layer(int64_t number, bool has_memory, bool has_ngram, uint64_t seed,
+                                    const TableMaker& tables);
+  std::vector<at::Tensor> next_ngram_rows(const at::Tensor& tokens, KeyValueCache* cache) const;
   at::Tensor hidden(const at::Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
                     std::vector<at::Tensor>* memory_inputs = nullptr);  // [B, L, d]
 
@@ -95,6 +113,7 @@ class TransformerLm : public torch::nn::Module {
   // [context, d / heads / 2] complex128: exp(i * position * frequency). No buffer: Module::to(dtype) would drop its
   // imaginary part. hidden() takes it to the parameters' device.
   at::Tensor rotation_;
+  std::shared_ptr<NgramMemory> embedding_ngram_;  // or none
   std::vector<std::shared_ptr<Layer>> layers_;
   std::vector<TablePtr> tables_;
 };

@@ -31,10 +31,15 @@ void TransformerLmOptions::fields(ConfigFields& f) {
   f.field("context", context, "tokens of the longest sequence", {.minimum = 1, .maximum = 1 << 30});
   f.field("dropout", dropout, "dropout of the residual branches", {.minimum = 0, .maximum = 1});
   f.optional_section("memory", has_memory, memory);
+  f.optional_section("ngram", has_ngram, ngram);
 }
 
 std::vector<int64_t> memory_layers(const TransformerLmOptions& options) {
   return options.has_memory ? options.memory.layers_of(options.layers) : std::vector<int64_t>{};
+}
+
+std::vector<int64_t> ngram_layers(const TransformerLmOptions& options) {
+  return options.has_ngram ? options.ngram.layers_of(options.layers) : std::vector<int64_t>{};
 }
 
 void check_model_options(const TransformerLmOptions& options) {
@@ -51,6 +56,7 @@ void check_model_options(const TransformerLmOptions& options) {
     refuse("dropout must be at least 0 and below 1", std::to_string(options.dropout));
   }
   if (options.has_memory) check_memory(options.memory, options.width, options.layers);
+  if (options.has_ngram) check_ngram(options.ngram, options.width, options.vocabulary, options.layers);
 }
 
 int64_t resolved_ffn_width(const TransformerLmOptions& options) {
@@ -65,12 +71,20 @@ std::pair<int64_t, int64_t> TransformerLm::count_parameters(const TransformerLmO
   const int64_t maps = times(times(2, d), ffn);  // of a feed-forward
   const int64_t block = plus(plus(times(times(4, d), d), d), plus(maps, d));
   int64_t dense = plus(plus(times(options.vocabulary, d), d), times(options.layers, block));
-  const auto count = static_cast<int64_t>(memory_layers(options).size());
-  if (count == 0) return {dense, 0};
-  const MemoryCounts memory = count_memory(options.memory, d);
-  dense = plus(dense, times(count, memory.dense));
-  if (options.memory.placement == MemoryPlacement::replace) dense -= count * maps;
-  return {dense, times(options.memory.shared_table ? 1 : count, memory.table_elements)};
+  int64_t table = 0;
+  if (const auto count = static_cast<int64_t>(memory_layers(options).size()); count > 0) {
+    const MemoryCounts memory = count_memory(options.memory, d);
+    dense = plus(dense, times(count, memory.dense));
+    if (options.memory.placement == MemoryPlacement::replace) dense -= count * maps;
+    table = times(options.memory.shared_table ? 1 : count, memory.table_elements);
+  }
+  if (options.has_ngram) {
+    const int64_t count = options.ngram.tables_in(options.layers);
+    const MemoryCounts ngram = count_ngram(options.ngram, d, options.vocabulary);
+    dense = plus(dense, times(count, ngram.dense));
+    table = plus(table, times(count, ngram.table_elements));
+  }
+  return {dense, table};
 }
 
 }  // namespace loci

@@ -12,6 +12,8 @@ struct TransformerLmOptions;
 void check_model_options(const TransformerLmOptions& options);
 // Numbers of the layers with a memory, ascending.
 std::vector<int64_t> memory_layers(const TransformerLmOptions& options);
+// The same with an n-gram memory.
+std::vector<int64_t> ngram_layers(const TransformerLmOptions& options);
 int64_t resolved_ffn_width(const TransformerLmOptions& options);
 
 }  // namespace loci

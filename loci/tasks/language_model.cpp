@@ -2,19 +2,15 @@
 #include "loci/tasks/language_model.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
-#include <iterator>
 
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
-#include "loci/nn/memory/calibrate.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -27,10 +23,13 @@ Tokenizer load_tokenizer(const std::filesystem::path& file) {
 }
 
 std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
-  if (inputs.training && plan.model.has_memory && plan.model.memory.value_dtype == "int8") {
-    fail(ExitCode::usage, "language_model", "model.memory.value_dtype must be float32 or bfloat16 to be trained",
-         "int8");
-  }
+  const auto refuse_int8 = [&](bool present, const TableOptions& table, const char* section) {
+    if (!inputs.training || !present || table.value_dtype != "int8") return;
+    fail(ExitCode::usage, "language_model",
+         fmt::format("{}.value_dtype must be float32 or bfloat16 to be trained", section), "int8");
+  };
+  refuse_int8(plan.model.has_memory, plan.model.memory, "model.memory");
+  refuse_int8(plan.model.has_ngram, plan.model.ngram, "model.ngram");
   const std::string tokenizer = inputs.checkpoint.empty() ? "" : read_text_file(inputs.checkpoint / kTokenizerFile);
   const auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened);
   if (opened && (tokenizer.empty() || tokenizer == opened->tokens.tokenizer.save())) return opened;
@@ -41,31 +40,6 @@ std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const
   for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   return std::make_shared<const OpenedText>(std::move(tokens));
 }
-
-nlohmann::json facts_of(int64_t layer, const UsageMetrics& m) {
-  return {{"layer", layer},
-          {"usage", m.usage},
-          {"usage_at_1", m.usage_at_1},
-          {"kl", m.kl},
-          {"gini", m.gini},
-          {"rows_50", m.rows_50},
-          {"rows_90", m.rows_90},
-          {"rows_99", m.rows_99},
-          {"collision", m.collision},
-          {"never_touched", m.never_touched}};
-}
-
-// Observes every memory of the list until the end of its life.
-class CountingScope {
- public:
-  template <class List>
-  explicit CountingScope(const List& list) {
-    for (const auto& counted : list) scopes_.emplace_back(*counted.memory, counted.usage);
-  }
-
- private:
-  std::deque<ObserverScope> scopes_;
-};
 
 }  // namespace
 
@@ -81,8 +55,9 @@ void LanguageModelPlan::fields(ConfigFields& f) {
   f.section("model", model);
 }
 
-TransformerLmOptions LanguageModelPlan::model_for(int64_t vocabulary) const {
+TransformerLmOptions LanguageModelPlan::model_for(int64_t vocabulary, int64_t end_of_text) const {
   TransformerLmOptions options = model;
+  options.end_of_text = end_of_text;
   if (options.vocabulary == 0) options.vocabulary = vocabulary;
   return options;
 }
@@ -100,8 +75,8 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       cache_(inputs.cache),
       opened_(open_data(plan, inputs)),
       tokens_(opened_->tokens),
-      model_(
-          std::make_shared<TransformerLm>(plan.model_for(tokens_.tokenizer.vocabulary()), inputs.seed, inputs.tables)),
+      model_(std::make_shared<TransformerLm>(
+          plan.model_for(tokens_.tokenizer.vocabulary(), tokens_.tokenizer.end_of_text()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
       trained_(counters()),
@@ -122,6 +97,11 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
 std::vector<std::pair<TablePtr, RowOptimizerOptions>> LanguageModelTask::tables() {
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> result;
   for (const TablePtr& table : model_->tables()) result.emplace_back(table, rows_);
+  for (const auto& [layer, ngram] : model_->ngrams()) {
+    for (auto& [table, options] : result) {
+      if (table == ngram->table()) options.learning_rate *= model_->options().ngram.rate;
+    }
+  }
   return result;
 }
 
@@ -130,6 +110,11 @@ LanguageModelTask::Batch LanguageModelTask::training_batch(int64_t position) con
   Batch batch{at::empty(shape, at::kLong), at::empty(shape, at::kLong)};
   sampler_.fill(position / batch_.accumulation, position % batch_.accumulation, batch.input.mutable_data_ptr<int64_t>(),
                 batch.target.mutable_data_ptr<int64_t>());
+  // The thread that makes batches ahead asks the disk for the rows that the text names.
+  if (model_->options().has_ngram && model_->options().ngram.home == TableHome::mapped) {
+    const std::vector<at::Tensor> rows = model_->ngram_rows(batch.input);
+    for (size_t i = 0; i < rows.size(); ++i) model_->ngrams()[i].second->table()->prefetch(rows[i]);
+  }
   return batch;
 }
 
@@ -148,7 +133,7 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(static_cast<uint64_t>(position));
   BlockContext context;
   context.generator = at::detail::createCPUGenerator(dropout_seed);
-  const CountingScope counting(trained_);
+  const auto observed = observe(trained_);
   return model_->loss(batch.input, batch.target, context);
 }
 
@@ -167,8 +152,9 @@ std::vector<int64_t> LanguageModelTask::evaluated_batches() const {
 }
 
 Evaluation LanguageModelTask::evaluate() {
-  const std::vector<Counted> counted = counters();
-  const CountingScope counting(counted);
+  const std::vector<Counted> memories = counters();
+  std::vector<CountedNgrams> ngrams = ngram_counters();
+  const auto observed = observe(memories, ngrams);
   const int64_t per_batch = units_per_micro_batch();
   const std::vector<int64_t> batches = evaluated_batches();
   TextLoss text;
@@ -182,6 +168,9 @@ Evaluation LanguageModelTask::evaluate() {
     const Batch batch = validation_batch(index, &targets);
     BlockContext context;
     if (targets < per_batch) context.token_mask = batch.target.ge(0);
+    for (CountedNgrams& ngram : ngrams) {
+      ngram.collisions.add(batch.input, model_->document_starts(batch.input), context.token_mask);
+    }
     text.nats += model_->loss(batch.input, batch.target, context).item<double>() * static_cast<double>(targets);
     text.tokens += targets;
     const auto* target = batch.target.const_data_ptr<int64_t>();
@@ -189,18 +178,8 @@ Evaluation LanguageModelTask::evaluate() {
       if (target[t] >= 0) text.bytes += token_bytes_[static_cast<size_t>(target[t])];
     }
   }
-  Evaluation result{{text.per_token(), text.bits_per_byte()},
-                    {{"tokens", text.tokens}, {"memories", nlohmann::json::array()}}};
-  double usage = 0;
-  double kl = 0;
-  const auto count = static_cast<double>(counted.size());
-  for (const auto& [layer, memory, counts] : counted) {
-    const UsageMetrics metrics = counts->metrics();
-    usage += metrics.usage / count;
-    kl += metrics.kl / count;
-    result.details["memories"].push_back(facts_of(layer, metrics));
-  }
-  if (!counted.empty()) result.values.insert(result.values.end(), {usage, kl});
+  Evaluation result{{text.per_token(), text.bits_per_byte()}, {{"tokens", text.tokens}}};
+  describe(memories, ngrams, result);
   return result;
 }
 
@@ -213,18 +192,6 @@ std::vector<Measure> LanguageModelTask::measures() const {
     measures.push_back({"kl", 2, true, "nats", "how unevenly it reads them: 0 when every row carries the same weight"});
   }
   return measures;
-}
-
-// Of the memories, as the evaluation counted their reads.
-Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOptions& options) {
-  Account account = Task::account(evaluation, options);
-  for (const nlohmann::json& memory : evaluation.details.at("memories")) {
-    const auto value = [&](const char* key) { return memory.at(key).get<double>(); };
-    account.text += fmt::format("memory in layer {}: usage {:.1f} %, as first {:.1f} %, KL {:.3f}, Gini {:.3f}\n",
-                                memory.at("layer").get<int64_t>(), 100 * value("usage"), 100 * value("usage_at_1"),
-                                value("kl"), value("gini"));
-  }
-  return account;
 }
 
 int64_t LanguageModelTask::infer(int64_t position) {
@@ -247,54 +214,6 @@ void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
   if (options.has_memory && options.memory.calibrate_at == step) calibrate_memories(step, optimizers);
 }
 
-// Each memory in turn, for the inputs of a later one change with those before it. The tokens are those of the steps to
-// come, so that a resumed run sees the same.
-void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizers) {
-  const auto memories = model_->memories();
-  for (size_t i = 0; i < memories.size(); ++i) {
-    auto& memory = dynamic_cast<ProductKeyMemory&>(*memories[i].second);  // check_memory() refuses others
-    std::vector<at::Tensor> inputs;
-    for (int64_t have = 0; have < model_->options().memory.calibrate_tokens; have += units_per_micro_batch()) {
-      const Batch batch = training_batch(step * batch_.accumulation + std::ssize(inputs));
-      inputs.push_back(model_->memory_inputs(batch.input)[i]);
-    }
-    CalibrateOptions options;
-    options.seed = CounterRandom(seed_, "calibrate").bits(i);
-    calibrate(memory, at::cat(inputs), options);
-    for (const at::Tensor& parameter : calibrated_parameters(memory)) optimizers.clear_state(parameter);
-    optimizers.rows_of(*memory.table()).clear_state();
-    trained_[i].usage->clear();
-  }
-}
-
-// A window with fewer steps reads fewer rows: its numbers would say nothing.
-nlohmann::json LanguageModelTask::training_measures(bool whole) {
-  window_ended_.fill_(1);
-  if (trained_.empty()) return nlohmann::json::object();
-  if (!whole) return {{"usage", nullptr}, {"kl", nullptr}};
-  double usage = 0;
-  double kl = 0;
-  for (const Counted& counted : trained_) {
-    const auto [share, divergence] = counted.usage->usage_and_kl();
-    usage += share;
-    kl += divergence;
-  }
-  const auto count = static_cast<double>(trained_.size());
-  return {{"usage", usage / count}, {"kl", kl / count}};
-}
-
-RowCounters LanguageModelTask::row_state(const Table& table, int64_t since) {
-  RowCounters state;
-  for (const auto& [layer, memory, usage] : trained_) {
-    if (memory->table().get() != &table) continue;
-    state.tensors.emplace_back(fmt::format("usage.{}", layer), usage->state());
-    const std::vector<int64_t> before = std::move(state.changed), touched = usage->touched_since(since);
-    state.changed.clear();
-    std::set_union(before.begin(), before.end(), touched.begin(), touched.end(), std::back_inserter(state.changed));
-  }
-  return state;
-}
-
 std::vector<std::pair<std::string, at::Tensor>> LanguageModelTask::extra_state() {
   return {{"counted_from", counted_from_}, {"window_ended", window_ended_}};
 }
@@ -310,19 +229,11 @@ nlohmann::json LanguageModelTask::data_facts() const {
           {"vocabulary", tokens_.tokenizer.vocabulary()}};
 }
 
-std::vector<LanguageModelTask::Counted> LanguageModelTask::counters() const {
-  std::vector<Counted> result;
-  for (const auto& [layer, memory] : model_->memories()) {
-    result.push_back({layer, memory, std::make_shared<Usage>(memory->table()->rows())});
-  }
-  return result;
-}
-
 LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint) {
   const auto* plan = dynamic_cast<const LanguageModelPlan*>(config.plan.get());
   if (plan == nullptr) fail(ExitCode::usage, "generate", "the run must be a language model", config.task);
   Tokenizer tokenizer = load_tokenizer(checkpoint.file(kTokenizerFile));
-  auto model = std::make_shared<TransformerLm>(plan->model_for(tokenizer.vocabulary()),
+  auto model = std::make_shared<TransformerLm>(plan->model_for(tokenizer.vocabulary(), tokenizer.end_of_text()),
                                                static_cast<uint64_t>(config.seed), serving_tables(checkpoint));
   load_model(checkpoint, *model, model->tables());
   model->eval();
@@ -351,13 +262,20 @@ std::string LanguageModelPlan::data_settings() const {
 }
 
 void LanguageModelPlan::convert_tables(const std::string& dtype) {
-  if (!model.has_memory) fail(ExitCode::usage, "convert", "RUN must be a model with a memory", "one without");
-  const std::string is = model.memory.value_dtype;
-  if (is == dtype || is == "int8") {
-    fail(ExitCode::usage, "convert",
-         fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype), is);
+  if (!model.has_memory && !model.has_ngram) {
+    fail(ExitCode::usage, "convert", "RUN must be a model with a memory", "one without");
   }
-  model.memory.value_dtype = dtype;
+  const auto convert = [&](bool present, TableOptions& table) {
+    if (!present) return;
+    if (table.value_dtype == dtype || table.value_dtype == "int8") {
+      fail(ExitCode::usage, "convert",
+           fmt::format("rows must be float32{} to become {}", dtype == "int8" ? " or bfloat16" : "", dtype),
+           table.value_dtype);
+    }
+    table.value_dtype = dtype;
+  };
+  convert(model.has_memory, model.memory);
+  convert(model.has_ngram, model.ngram);
 }
 
 std::unique_ptr<Task> LanguageModelPlan::make(const TaskInputs& inputs) const {

@@ -3,6 +3,7 @@
 // Legend: B windows of a micro-batch, L positions of a window (the model's context).
 #pragma once
 
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 #include "loci/data/text/batches.h"
 #include "loci/data/text/token_cache.h"
 #include "loci/models/transformer_lm.h"
+#include "loci/nn/memory/ngram_collisions.h"
 #include "loci/table/usage.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/read_ahead.h"
@@ -38,8 +40,8 @@ class LanguageModelPlan : public TaskPlan {
   void convert_tables(const std::string& dtype) override;
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
-  // The model that this plan means with a tokenizer of so many tokens.
-  TransformerLmOptions model_for(int64_t vocabulary) const;
+  // The model that this plan means with a tokenizer of so many tokens, of which `end_of_text` ends a document.
+  TransformerLmOptions model_for(int64_t vocabulary, int64_t end_of_text = -1) const;
 
   LanguageModelData data;
   TokenizerOptions tokenizer;
@@ -100,7 +102,20 @@ class LanguageModelTask : public Task {
     std::shared_ptr<MemoryLayer> memory;
     std::shared_ptr<Usage> usage;
   };
-  std::vector<Counted> counters() const;           // new ones, which hold nothing yet
+  struct CountedNgrams {
+    int64_t layer;
+    std::shared_ptr<NgramMemory> memory;
+    std::shared_ptr<Usage> usage;
+    NgramCollisions collisions;
+  };
+  std::vector<Counted> counters() const;  // new ones, which hold nothing yet
+  std::vector<CountedNgrams> ngram_counters() const;
+  // The memories of the lists are observed until the end of what it returns.
+  static std::deque<ObserverScope> observe(const std::vector<Counted>& memories,
+                                           const std::vector<CountedNgrams>& ngrams = {});
+  // Writes what was counted into an evaluation.
+  static void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
+                       Evaluation& evaluation);
   Batch training_batch(int64_t position) const;    // position = step * accumulation + micro
   std::vector<int64_t> evaluated_batches() const;  // the validation batches that are measured
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;

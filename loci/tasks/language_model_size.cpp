@@ -23,6 +23,16 @@ int64_t whole(double bytes) {
   return bytes >= most ? std::numeric_limits<int64_t>::max() : static_cast<int64_t>(bytes);
 }
 
+void add_bytes(MemoryEstimate& estimate, const std::string& purpose, double bytes) {
+  for (auto& [name, sum] : estimate) {
+    if (name == purpose) {
+      sum = whole(static_cast<double>(sum) + bytes);
+      return;
+    }
+  }
+  estimate.emplace_back(purpose, whole(bytes));
+}
+
 // What backward keeps of one layer for one token; `small` bytes for what linear layers take and give.
 double layer_bytes(const TransformerLmOptions& options, double small) {
   const auto d = static_cast<double>(options.width);
@@ -59,6 +69,43 @@ double search_bytes(const MemoryOptions& memory, double tokens) {
   return tokens * heads * scores * 4 * 2;
 }
 
+// Adds what the tables of one kind of memory take: `count` of them with rows of these widths, read `reads` times in a
+// micro-batch.
+void add_tables(RunSize& size, const TableOptions& table, double count, const std::vector<int64_t>& widths,
+                double reads, const BatchShape& batch, const RowOptimizerOptions& optimizer) {
+  const at::ScalarType type = table.value_type();
+  const auto rows = static_cast<double>(table.rows);
+  double row = 0, state = 0;  // of a row in each of the tables
+  for (const int64_t width : widths) {
+    row += static_cast<double>(c10::elementSize(type)) * static_cast<double>(width);
+    state += static_cast<double>(RowOptimizer::state_bytes(1, width, optimizer, type));
+  }
+  MemoryEstimate& home = table.home == TableHome::mapped ? size.disk : size.memory;
+  add_bytes(home, "tables", count * rows * row);
+  add_bytes(home, "row optimiser state", count * rows * state);
+  // References and their order; the sums of rows are never in memory.
+  const double distinct = std::min(rows, reads * static_cast<double>(batch.accumulation));
+  add_bytes(size.memory, "row gradient", static_cast<double>(widths.size()) * (distinct * 16 + reads * 40));
+}
+
+// What backward keeps of one n-gram memory for one token.
+double ngram_bytes(const NgramOptions& ngram, const TransformerLmOptions& model, double small) {
+  const auto d = static_cast<double>(model.width);
+  const auto columns =
+      static_cast<double>(ngram_columns(ngram.layer.orders, ngram.layer.hash_heads, ngram.rows, model.vocabulary));
+  const auto read = static_cast<double>(ngram.resolved_value_width(model.width, model.vocabulary));
+  const double index = columns * 16 + 4 * d;
+  switch (ngram.layer.injection) {
+    case NgramInjection::sum:
+      return index;
+    case NgramInjection::gate:
+      return index + columns * read * (4 + small) + 8 * 4 * d + (ngram.layer.convolution ? 8 * 4 * d : 0);
+    case NgramInjection::row:
+      return index + read * (8 + 3 * small) + d * small;
+  }
+  return index;
+}
+
 }  // namespace
 
 void LanguageModelPlan::check() const {
@@ -84,26 +131,29 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
                  {"loss", whole(loss)}};
   if (options.has_memory) {
     const MemoryOptions& memory = options.memory;
-    const at::ScalarType type = memory.value_type();
     const auto layers = static_cast<double>(memory.layers.size());
-    const double tables = memory.shared_table ? 1 : layers;
-    const auto all_rows = static_cast<double>(memory.rows);
     const double reads = tokens * static_cast<double>(memory.layer.heads) * static_cast<double>(memory.layer.top_k);
-    const double distinct = std::min(all_rows, reads * static_cast<double>(batch.accumulation));
     activations += layers * tokens * memory_bytes(memory, options.width, small) + search_bytes(memory, tokens);
     activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps
-    MemoryEstimate& home = memory.home == TableHome::mapped ? size.disk : size.memory;
-    home.emplace_back("tables", whole(static_cast<double>(c10::elementSize(type)) * static_cast<double>(table)));
-    int64_t row_state = 0;  // of a row in each table of a memory
-    for (const int64_t width : count_memory(memory, options.width).table_widths) {
-      row_state += RowOptimizer::state_bytes(1, width, rows, type);
-    }
-    home.emplace_back("row optimiser state", whole(tables * all_rows * static_cast<double>(row_state)));
-    // References and their order; the sums of rows are never in memory.
-    const double peer = memory.kind == MemoryKind::peer ? 2 : 1;  // both of its tables
-    size.memory.emplace_back("row gradient", whole(peer * (distinct * 16 + reads * 40)));
-    size.counter_bytes = whole(layers * all_rows * static_cast<double>(sizeof(RowUsage)));
-    size.memory.emplace_back("counters of rows", whole(2.0 * static_cast<double>(size.counter_bytes)));
+    add_tables(size, memory, memory.shared_table ? 1 : layers, count_memory(memory, options.width).table_widths, reads,
+               batch, rows);
+    const double counters = layers * static_cast<double>(memory.rows) * static_cast<double>(sizeof(RowUsage));
+    size.counter_bytes = whole(counters);
+    add_bytes(size.memory, "counters of rows", 2 * counters);
+  }
+  if (options.has_ngram) {
+    const NgramOptions& ngram = options.ngram;
+    const auto count = static_cast<double>(ngram.tables_in(options.layers));
+    const auto columns =
+        static_cast<double>(ngram_columns(ngram.layer.orders, ngram.layer.hash_heads, ngram.rows, options.vocabulary));
+    activations += count * tokens * ngram_bytes(ngram, options, small);
+    add_tables(size, ngram, count, count_ngram(ngram, options.width, options.vocabulary).table_widths, tokens * columns,
+               batch, rows);
+    // Of an evaluation alone: usage, and a hundred bytes for each n-gram (NgramCollisions).
+    const double counters = count * static_cast<double>(ngram.rows) * static_cast<double>(sizeof(RowUsage));
+    const double ngrams = count * columns * 100 * static_cast<double>(data.evaluation_tokens);
+    size.counter_bytes = whole(static_cast<double>(size.counter_bytes) + counters + ngrams);
+    add_bytes(size.memory, "counters of rows", counters + ngrams);
   }
   size.memory.emplace_back("activations", whole(activations));
   return size;

@@ -222,9 +222,41 @@ TEST_F(LanguageModel, MemoryOfTheDataIsThatOfTheFilesThatAreRead) {
   for (const char* extensions : {"[\".md\"]", "[\"MD\"]"}) EXPECT_EQ(bytes(extensions), 10) << extensions;
 }
 
+const std::vector<std::string> kWithNgrams = {"main:model.ngram.layers=[0]", "main:model.ngram.rows=700",
+                                              "main:model.ngram.rate=4", "table_optimizer.learning_rate=0.01"};
+
+TEST_F(LanguageModel, NgramRowsLearnAtARateOfTheirOwn) {
+  const auto task = make(kWithNgrams);
+  const auto tables = task->tables();
+  ASSERT_EQ(tables.size(), 2u);
+  for (const auto& [table, options] : tables) {
+    EXPECT_DOUBLE_EQ(options.learning_rate, table->name() == "layers.0.ngram.values" ? 0.04 : 0.01) << table->name();
+  }
+}
+
+TEST_F(LanguageModel, AnEvaluationTellsWhichNgramsShareRows) {
+  const auto task = make(kWithNgrams);
+  const Evaluation measured = evaluate(*task, false);
+  EXPECT_EQ(measured.values.size(), task->measures().size());
+  ASSERT_EQ(measured.details["ngrams"].size(), 1u);
+  const nlohmann::json& ngrams = measured.details["ngrams"][0];
+  EXPECT_EQ(ngrams["layer"], 0);
+  EXPECT_GT(ngrams["usage"].get<double>(), 0);
+  ASSERT_EQ(ngrams["orders"].size(), 3u);
+  EXPECT_EQ(ngrams["orders"][0]["shared"], 0.0);
+  // Each validation text is one letter, a line end and the end of the text.
+  const int64_t texts = (measured.details["tokens"].get<int64_t>() + 1) / 202;
+  EXPECT_EQ(ngrams["orders"][0]["distinct"], texts + 2);
+  EXPECT_GE(ngrams["orders"][2]["distinct"], ngrams["orders"][1]["distinct"]);
+  EXPECT_NE(task->account(measured, {}).text.find("n-grams in layer 0: usage"), std::string::npos);
+}
+
 TEST_F(LanguageModel, MistakesInTheModelAreToldBeforeTheDataIsRead) {
   expect_error(ExitCode::usage, "width", [&] { make({"model.width=7"}); });
   expect_error(ExitCode::usage, "memory.layers", [&] { make({"model.memory.layers=[3]"}); });
+  expect_error(ExitCode::usage, "ngram.layers", [&] { make({"main:model.ngram.layers=[3]"}); });
+  expect_error(ExitCode::usage, "model.ngram.value_dtype must be float32 or bfloat16 to be trained",
+               [&] { make({"main:model.ngram.value_dtype=int8"}); });
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +14,6 @@
 #include "loci/base/check.h"
 #include "loci/nn/dropout.h"
 #include "loci/nn/initialise.h"
-#include "loci/nn/memory/table_archive.h"
 
 namespace loci {
 namespace {
@@ -95,7 +93,7 @@ int64_t resolved_key_width(const MemoryLayerOptions& options, int64_t width) {
 
 MemoryLayer::MemoryLayer(const std::string& who, const std::string& name, MemoryLayerOptions options, TablePtr table,
                          int64_t addresses, uint64_t seed, std::shared_ptr<QueryNet> given_net)
-    : torch::nn::Module(who),
+    : TableLayer(who),
       query_net(std::move(given_net)),
       options_(std::move(options)),
       table_(std::move(table)),
@@ -153,46 +151,26 @@ void MemoryLayer::zero_output_map() {
   output_map.weight.zero_();
 }
 
-MemoryLayer::Tokens MemoryLayer::valid_tokens(const Tensor& x, const BlockContext& context) const {
+Tensor MemoryLayer::flattened(const Tensor& x) const {
   TORCH_CHECK(x.dim() >= 1 && x.size(-1) == options_.width, name(), ": x must be [..., ", options_.width, "], got ",
               x.sizes());
   TORCH_CHECK(x.is_floating_point(), name(), ": x must be of a floating type, got ", x.scalar_type());
-  const int64_t tokens = x.numel() / options_.width;
-  const Tensor flat = x.reshape({tokens, options_.width});
-  const Tensor& mask = context.token_mask;
-  if (!mask.defined()) return {flat, {}};
-  TORCH_CHECK(mask.scalar_type() == at::kBool && mask.numel() == tokens, name(), ": token_mask must be bool with ",
-              tokens, " entries, one per token, got ", mask.scalar_type(), " ", mask.sizes());
-  const Tensor positions = mask.reshape({tokens}).nonzero().squeeze(1);
-  if (positions.size(0) == tokens) return {flat, {}};
-  return {flat.index_select(0, positions), positions};
+  return x.reshape({x.numel() / options_.width, options_.width});
 }
 
 Tensor MemoryLayer::forward(const Tensor& x, const BlockContext& context) {
-  const Tokens tokens = valid_tokens(x, context);
-  const Tensor input = dropout(tokens.x, options_.input_dropout, is_training(), context);
+  const Tensor flat = flattened(x);
+  const Tensor positions = valid_positions(flat.size(0), context);
+  const Tensor input = dropout(take_tokens(flat, positions), options_.input_dropout, is_training(), context);
   const Tensor rows = look_up(input, context).output;
   Tensor y = map_output(rows, input, options_.output, output_map).to(x.scalar_type());
   y = dropout(y, options_.output_dropout, is_training(), context);
-  if (tokens.positions.defined()) {
-    y = at::zeros({x.numel() / options_.width, options_.width}, y.options()).index_copy(0, tokens.positions, y);
-  }
-  return y.view(x.sizes());
+  return put_tokens(y, positions, flat.size(0)).view(x.sizes());
 }
 
 MemoryReads MemoryLayer::read_with_indices(const Tensor& x, const BlockContext& context) {
-  const Tensor input = dropout(valid_tokens(x, context).x, options_.input_dropout, is_training(), context);
-  return look_up(input, context);
-}
-
-void MemoryLayer::save(torch::serialize::OutputArchive& archive) const {
-  torch::nn::Module::save(archive);
-  write_tables(tables(), archive);
-}
-
-void MemoryLayer::load(torch::serialize::InputArchive& archive) {
-  torch::nn::Module::load(archive);
-  read_tables(archive, tables());
+  const Tensor flat = flattened(x), valid = take_tokens(flat, valid_positions(flat.size(0), context));
+  return look_up(dropout(valid, options_.input_dropout, is_training(), context), context);
 }
 
 Tensor MemoryLayer::query(const Tensor& x) {
@@ -218,23 +196,6 @@ MemoryReads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
   return reads;
 }
 
-void MemoryLayer::add_observer(std::shared_ptr<ReadObserver> observer) {
-  observers_.push_back(std::move(observer));
-}
-
-void MemoryLayer::remove_observer(const ReadObserver* observer) {
-  const auto found =
-      std::find_if(observers_.begin(), observers_.end(), [&](const auto& o) { return o.get() == observer; });
-  if (found != observers_.end()) observers_.erase(found);
-}
-
-void MemoryLayer::tell_observers(const MemoryReads& reads) const {
-  // Within a backward pass the forward pass runs again, for activation checkpointing: its reads were told before.
-  if (observers_.empty() || torch::autograd::get_current_graph_task_id() != -1) return;
-  const MemoryReads told = {reads.output.detach(), reads.score.detach(), reads.index, reads.weight.detach()};
-  for (const auto& observer : observers_) observer->reads(told);
-}
-
 Tensor MemoryLayer::read(const Tensor&, const Tensor& index, const Tensor& weight) {
   return table_->read(index, weight, use_);
 }
@@ -250,15 +211,6 @@ Tensor MemoryLayer::scaled_keys(const Tensor& keys, at::ScalarType type) const {
 Tensor MemoryLayer::rows_of(const Tensor& address) const {
   const Tensor moved = options_.row_offset == 0 ? address : address + options_.row_offset;
   return options_.row_offset == 0 && addresses_ <= table_->rows() ? moved : moved.remainder(table_->rows());
-}
-
-ObserverScope::ObserverScope(MemoryLayer& layer, std::shared_ptr<ReadObserver> observer)
-    : layer_(layer), observer_(observer.get()) {
-  layer_.add_observer(std::move(observer));
-}
-
-ObserverScope::~ObserverScope() {
-  layer_.remove_observer(observer_);
 }
 
 }  // namespace loci

@@ -1,5 +1,5 @@
-// What memories share: query net and norm, weights, the read of rows, the output map, padding, observers. A kind of
-// memory adds its keys and how they are searched.
+// What searched memories share: query net and norm, weights, the read of rows, the output map. A kind of memory adds
+// its keys and how they are searched.
 //
 // Legend: T tokens (leading dimensions flattened), d width, H heads, K top_k, w width of half a query, R rows of the
 // table, D their width.
@@ -10,7 +10,6 @@
 //   output = map_output(sum of weight * row(address), x)    [T, d]
 #pragma once
 
-#include <torch/nn/module.h>
 #include <torch/nn/modules/common.h>
 #include <torch/nn/modules/container/any_value.h>
 
@@ -20,11 +19,9 @@
 #include <vector>
 
 #include "loci/base/config_fields.h"
-#include "loci/nn/block_context.h"
 #include "loci/nn/memory/memory_formula.h"
 #include "loci/nn/memory/query_net.h"
-#include "loci/table/read_observer.h"
-#include "loci/table/table.h"
+#include "loci/nn/memory/table_layer.h"
 
 namespace loci {
 
@@ -48,7 +45,7 @@ struct MemoryLayerOptions {
 // The width of a whole key, 2w, that these options mean for a layer of this width.
 int64_t resolved_key_width(const MemoryLayerOptions& options, int64_t width);
 
-class MemoryLayer : public torch::nn::Module {
+class MemoryLayer : public TableLayer {
  public:
   // x [..., d] -> [..., d], in x's dtype, whatever the types of parameters and table. Rows are summed in float32
   // (float64 for a float64 table), autocast or not.
@@ -61,12 +58,6 @@ class MemoryLayer : public torch::nn::Module {
   const MemoryLayerOptions& options() const { return options_; }
   const TablePtr& table() const { return table_; }
   int64_t half_width() const { return options_.key_width / 2; }
-  // Observers are told of every read, in the order in which they were given; none by default. See ObserverScope.
-  void add_observer(std::shared_ptr<ReadObserver> observer);
-  void remove_observer(const ReadObserver* observer);
-  // torch::save and torch::load of a network include the rows of its tables (table_archive.h).
-  void save(torch::serialize::OutputArchive& archive) const override;
-  void load(torch::serialize::InputArchive& archive) override;
   // The output map's weight becomes 0, so that the layer adds nothing at first (insertion into a trained model).
   void zero_output_map();
 
@@ -88,8 +79,7 @@ class MemoryLayer : public torch::nn::Module {
   // x [T, d], index, weight [T, H * K] -> [T, D]. Autocast is off.
   virtual at::Tensor read(const at::Tensor& x, const at::Tensor& index, const at::Tensor& weight);
 
-  // All tables that the layer reads.
-  virtual std::vector<TablePtr> tables() const { return {table_}; }
+  std::vector<TablePtr> tables() const override { return {table_}; }
 
   // keys [..., w] in `type`, as they are or of length 1 times the temperature of their head ([H, S, w], [H, S, 2, w]).
   at::Tensor scaled_keys(const at::Tensor& keys, at::ScalarType type) const;
@@ -97,13 +87,8 @@ class MemoryLayer : public torch::nn::Module {
   FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(BlockContext())})
 
  private:
-  struct Tokens {
-    at::Tensor x;          // [T, d] of valid tokens
-    at::Tensor positions;  // [T] among all tokens; undefined: all are valid
-  };
-  Tokens valid_tokens(const at::Tensor& x, const BlockContext& context) const;
+  at::Tensor flattened(const at::Tensor& x) const;  // [T, d]
   MemoryReads look_up(const at::Tensor& x, const BlockContext& context);
-  void tell_observers(const MemoryReads& reads) const;
   at::Tensor rows_of(const at::Tensor& address) const;
   void register_norm();
   void register_output_map(const std::string& name, uint64_t seed);
@@ -111,20 +96,6 @@ class MemoryLayer : public torch::nn::Module {
   MemoryLayerOptions options_;
   TablePtr table_;
   int64_t addresses_ = 0, use_ = 0;
-  std::vector<std::shared_ptr<ReadObserver>> observers_;
-};
-
-// The layer has this observer until the end of the scope.
-class ObserverScope {
- public:
-  ObserverScope(MemoryLayer& layer, std::shared_ptr<ReadObserver> observer);
-  ~ObserverScope();
-  ObserverScope(const ObserverScope&) = delete;
-  ObserverScope& operator=(const ObserverScope&) = delete;
-
- private:
-  MemoryLayer& layer_;
-  const ReadObserver* observer_;
 };
 
 }  // namespace loci

@@ -32,6 +32,22 @@ std::vector<TableSpec> table_specs(const MemoryOptions& m, const std::string& pr
 
 }  // namespace
 
+void TableOptions::fields(ConfigFields& f) {
+  f.field("rows", rows, "rows of a table", {.minimum = 1, .maximum = int64_t{1} << 48});
+  f.field("value_width", value_width, "width of a row; 0: from the model's width", {.minimum = 0, .maximum = 1 << 20});
+  f.choice("value_dtype", value_dtype, "type of the rows; int8 serves only (loci convert)",
+           {"float32", "bfloat16", "int8"});
+  f.choice<TableHome>("home", home, "where the rows are: in memory, or in a file that may be larger than memory",
+                      {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
+}
+
+void TableOptions::check(const std::string& section) const {
+  if (rows < 1) refuse_slot(section + ".rows must be at least 1", std::to_string(rows));
+  if (value_dtype != "float32" && value_dtype != "bfloat16" && value_dtype != "int8") {
+    refuse_slot(section + ".value_dtype must be float32, bfloat16 or int8", value_dtype);
+  }
+}
+
 void MemoryOptions::fields(ConfigFields& f) {
   f.choice("kind", kind, "product keys, a full search over one key for each row, or PEER's experts",
            {{"product_key", MemoryKind::product_key}, {"flat", MemoryKind::flat}, {"peer", MemoryKind::peer}});
@@ -41,12 +57,7 @@ void MemoryOptions::fields(ConfigFields& f) {
            {{"replace", MemoryPlacement::replace},
             {"parallel", MemoryPlacement::parallel},
             {"after", MemoryPlacement::after}});
-  f.field("rows", rows, "rows of a table", {.minimum = 1, .maximum = int64_t{1} << 48});
-  f.field("value_width", value_width, "width of a row; 0: the model's", {.minimum = 0, .maximum = 1 << 20});
-  f.choice("value_dtype", value_dtype, "type of the rows; int8 serves only (loci convert)",
-           {"float32", "bfloat16", "int8"});
-  f.choice<TableHome>("home", home, "where the rows are: in memory, or in a file that may be larger than memory",
-                      {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
+  TableOptions::fields(f);
   f.choice("start", start, "what starts at zero: nothing, the rows, or the output map (into a trained model)",
            {{"normal", MemoryStart::normal},
             {"zero_values", MemoryStart::zero_values},
@@ -60,36 +71,37 @@ void MemoryOptions::fields(ConfigFields& f) {
   layer.fields(f);
 }
 
-c10::ScalarType MemoryOptions::value_type() const {
+c10::ScalarType TableOptions::value_type() const {
   if (value_dtype == "int8") return c10::ScalarType::Char;
   return value_dtype == "bfloat16" ? c10::ScalarType::BFloat16 : c10::ScalarType::Float;
 }
 
-std::vector<int64_t> MemoryOptions::layers_of(int64_t model_layers) const {
+std::vector<int64_t> layer_numbers(const std::string& key, const std::vector<int64_t>& layers, int64_t model_layers) {
   std::vector<int64_t> result;
   for (const int64_t layer : layers) {
     const int64_t number = layer < 0 ? layer + model_layers : layer;
     if (number < 0 || number >= model_layers) {
-      refuse_slot(fmt::format("memory.layers must be within {} .. {}", -model_layers, model_layers - 1),
+      refuse_slot(fmt::format("{} must be within {} .. {}", key, -model_layers, model_layers - 1),
                   std::to_string(layer));
     }
     result.push_back(number);
   }
   std::sort(result.begin(), result.end());
   const auto twice = std::adjacent_find(result.begin(), result.end());
-  if (twice != result.end()) refuse_slot("memory.layers must name each layer once", fmt::format("{} twice", *twice));
+  if (twice != result.end()) refuse_slot(key + " must name each layer once", fmt::format("{} twice", *twice));
   return result;
+}
+
+std::vector<int64_t> MemoryOptions::layers_of(int64_t model_layers) const {
+  return layer_numbers("memory.layers", layers, model_layers);
 }
 
 void check_memory(const MemoryOptions& m, int64_t width, int64_t model_layers) {
   if (m.layers.empty()) refuse_slot("memory.layers must name at least one layer", "none");
   (void)m.layers_of(model_layers);
-  if (m.rows < 1) refuse_slot("memory.rows must be at least 1", std::to_string(m.rows));
+  m.check("memory");
   if (m.layer.width != 0 && m.layer.width != width) {
     refuse_slot(fmt::format("memory.width must be 0 or the model's {}", width), std::to_string(m.layer.width));
-  }
-  if (m.value_dtype != "float32" && m.value_dtype != "bfloat16" && m.value_dtype != "int8") {
-    refuse_slot("memory.value_dtype must be float32, bfloat16 or int8", m.value_dtype);
   }
   if (m.kind == MemoryKind::flat && m.layer.addressing != RowAddressing::mask) {
     refuse_slot("memory.addressing must be mask for kind flat", "modulo");

@@ -21,23 +21,35 @@ enum class MemoryPlacement { replace, parallel, after };
 // With a zero the memory adds nothing at first. One factor alone may be zero, or nothing would ever move.
 enum class MemoryStart { normal, zero_values, zero_output };
 
+// What every kind of memory says of its tables.
+struct TableOptions {
+  int64_t rows = 16384;
+  int64_t value_width = 0;              // 0: as the model's width asks for
+  std::string value_dtype = "float32";  // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
+  TableHome home = TableHome::memory;   // "memory" | "mapped": in a file, where a table may be larger than memory
+  void fields(ConfigFields& f);
+
+  c10::ScalarType value_type() const;
+  // Throws Error (usage) for impossible rows and dtypes of [model.SECTION].
+  void check(const std::string& section) const;
+};
+
+// Numbers of layers, ascending, where negative ones count from the end. Throws Error (usage) in the name of `key` for
+// numbers outside a model of so many layers and for one that is there twice.
+std::vector<int64_t> layer_numbers(const std::string& key, const std::vector<int64_t>& layers, int64_t model_layers);
+
 // [model.memory]
-struct MemoryOptions {
+struct MemoryOptions : TableOptions {
   MemoryKind kind = MemoryKind::product_key;
   std::vector<int64_t> layers;  // 0-based; negative counts from the end; own tables each unless shared
   bool shared_table = false;
   MemoryPlacement placement = MemoryPlacement::parallel;
-  int64_t rows = 16384;
-  int64_t value_width = 0;              // 0: the model's width
-  std::string value_dtype = "float32";  // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
-  TableHome home = TableHome::memory;   // "memory" | "mapped": in a file, where a table may be larger than memory
   MemoryStart start = MemoryStart::normal;
   int64_t calibrate_at = -1;  // step at which each memory starts again from its inputs; -1: never
   int64_t calibrate_tokens = 8192;
   ProductKeyMemoryOptions layer;  // its fields stand directly in [model.memory]
   void fields(ConfigFields& f);
 
-  c10::ScalarType value_type() const;
   int64_t resolved_value_width(int64_t width) const { return value_width == 0 ? width : value_width; }
   // Numbers of the layers with a memory, ascending, in a model of so many. Throws Error (usage).
   std::vector<int64_t> layers_of(int64_t model_layers) const;
