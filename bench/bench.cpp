@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/cases.h"
+#include "bench/mapped.h"
 #include "bench/memory.h"
 #include "bench/timing.h"
 #include "loci/base/check.h"
@@ -127,7 +128,7 @@ void check(const BenchOptions& options) {
 const std::vector<std::string>& bench_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all = bench::operator_names();
-    all.insert(all.begin(), "memory");
+    all.insert(all.begin(), {"memory", "mapped"});
     return all;
   }();
   return names;
@@ -136,11 +137,15 @@ const std::vector<std::string>& bench_names() {
 int run_benchmarks(const BenchOptions& options, std::ostream& out) {
   check(options);
   std::vector<std::string> operators = options.names;
-  const bool with_memory = std::erase(operators, "memory") > 0;
+  const bool with_memory = std::erase(operators, "memory") > 0, with_mapped = std::erase(operators, "mapped") > 0;
   if (options.names.empty()) operators = bench::operator_names();
   if (with_memory) {
     const nlohmann::json report = bench::run_memory(options);
     out << (options.json ? report.dump(2) + "\n" : bench::memory_table(report));
+  }
+  if (with_mapped) {
+    const nlohmann::json report = bench::run_mapped(options);
+    out << (options.json ? report.dump(2) + "\n" : bench::mapped_text(report));
   }
   if (!operators.empty()) {
     const nlohmann::json report = run_operators(operators, options.repeats);

@@ -17,7 +17,7 @@ TEST(Bench, RefusesAnUnknownOperator) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of memory, select, search"));
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of memory, mapped, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }
@@ -56,6 +56,24 @@ TEST(Bench, ReportsTheMemoryBesideTheStockOne) {
   EXPECT_THAT(names, ::testing::ElementsAre("forward float32", "train float32", "search float32", "read float32",
                                             "update float32", "forward bfloat16", "train bfloat16", "read bfloat16",
                                             "update bfloat16", "decode float32", "decode bfloat16"));
+}
+
+TEST(Bench, ReportsRowsInFilesWithAndWithoutPrefetch) {
+  std::ostringstream out;
+  const BenchOptions options{.names = {"mapped"}, .json = true, .repeats = 1, .rows = {512}, .widths = {64}};
+  ASSERT_EQ(run_benchmarks(options, out), 0);
+  const auto report = nlohmann::json::parse(out.str());
+  std::vector<std::string> names;
+  for (const auto& result : report["results"]) {
+    names.push_back(result["pass"].get<std::string>() + " " + result["memory"].get<std::string>());
+    EXPECT_EQ(result["row_bytes"], 128);
+    EXPECT_EQ(result["failed_advices"], 0);
+    EXPECT_DOUBLE_EQ(result["ratio"].get<double>(),
+                     result["faults_ms"].get<double>() / result["prefetch_ms"].get<double>());
+  }
+  EXPECT_THAT(names,
+              ::testing::ElementsAre("read cold", "read half", "read warm", "train cold", "train half", "train warm"));
+  EXPECT_EQ(report["results"][0]["pages"], 16);
 }
 
 TEST(Bench, RefusesImpossibleSizes) {

@@ -22,9 +22,14 @@ void add_bench(CLI::App& program, Action& action) {
       ->check(CLI::IsMember(bench_names()));
   verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)")
       ->check(whole_number(1, std::numeric_limits<int>::max()));
-  verb->add_option("--rows", options->rows, "For memory: rows of the table (default: 262144 1048576)")->check(positive);
+  verb->add_option("--rows", options->rows,
+                   "For memory and mapped: rows of the table (default for memory: 262144 1048576; for mapped: 512 MiB "
+                   "of values)")
+      ->check(positive);
   verb->add_option("--tokens", options->tokens, "For memory: tokens at once (default: 4096 512 1)")->check(positive);
-  verb->add_option("--width", options->widths, "For memory: the model's width (default: 512)")->check(positive);
+  verb->add_option("--width", options->widths,
+                   "For memory: the model's width (default: 512); for mapped: of a row (default: 2048 64)")
+      ->check(positive);
   verb->add_flag_function(
       "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; }, "For memory: no bfloat16 rows");
   verb->add_flag_function(
@@ -32,7 +37,7 @@ void add_bench(CLI::App& program, Action& action) {
   verb->add_flag("--json", options->json, "Print JSON");
   verb->footer(
       "Examples:\n  loci bench\n  loci bench search read --json\n"
-      "  loci bench memory --rows 4096 65536 1048576 --tokens 2048 --width 256");
+      "  loci bench mapped\n  loci bench memory --rows 4096 65536 1048576 --tokens 2048 --width 256");
   verb->callback([options, &action] {
     action = [options] {
       std::ostringstream out;

@@ -189,6 +189,7 @@ MemoryReads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
   const auto [score, address] = search(q);
   const Tensor weight = weights_of(score, options_.weight).to(table_->sum_dtype());
   const Tensor index = rows_of(address);
+  for (const TablePtr& table : tables()) table->prefetch(index);
   const int64_t tokens = x.size(0), count = options_.heads * options_.top_k;
   const Tensor output = read(x, index.view({tokens, count}), weight.view({tokens, count}));
   const MemoryReads reads = {output, score, index, weight};

@@ -6,8 +6,10 @@
 
 #include "loci/base/check.h"
 #include "loci/table/local_table.h"
+#include "loci/table/mapped_table.h"
 #include "tests/memory_cases.h"
 #include "tests/memory_reference.h"
+#include "tests/temporary_folder.h"
 
 namespace loci {
 namespace {
@@ -44,6 +46,16 @@ TEST(PeerMemory, EqualsTheReferenceWithAllGradients) {
     const Tensor dense = at::zeros({14, 6}, at::kDouble).index_copy_(0, sum.row, sum.gradient);
     EXPECT_TRUE(torch::allclose(dense, gradient, 1e-9, 1e-11));
   }
+}
+
+TEST(PeerMemory, FetchesTheRowsOfBothTablesFromTheirFiles) {
+  const TemporaryFolder folder;
+  const auto down = std::make_shared<MappedTable>("down", 14, 6, at::kFloat, folder.path());
+  const auto up = std::make_shared<MappedTable>("up", 14, 6, at::kFloat, folder.path());
+  PeerMemory memory("peer", small_memory(), down, up, 7);
+  memory.forward(torch::randn({9, 6}));
+  EXPECT_EQ(down->store().fetched().calls, 1);
+  EXPECT_EQ(up->store().fetched().calls, 1);
 }
 
 TEST(PeerMemory, TrainsWhenEitherTableIsFrozen) {
