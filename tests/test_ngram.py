@@ -61,8 +61,8 @@ def test_a_run_resumes_to_the_same_bits_and_serves(place, tmp_path, arm):
     evaluated = loci(place, "eval", whole, "--data", place / "text", "--json")
     assert evaluated.returncode == 0, evaluated.stderr
     facts = json.loads(evaluated.stdout)
-    last = json.loads((whole / "result.json").read_text())
-    assert facts["measures"] == last["measures"]
+    (run,) = json.loads((tmp_path / "whole" / "summary.json").read_text())["runs"]
+    assert facts["measures"] == run["measures"]
     for ngrams in facts["details"]["ngrams"]:
         assert 0 < ngrams["usage"] < 1
         assert [order["order"] for order in ngrams["orders"]] == {"embedding": [2, 3], "row": [1]}.get(arm, [1, 2, 3])
