@@ -161,13 +161,17 @@ std::vector<Column> comparison_columns(const Summary& summary, const std::string
   return columns;
 }
 
-// The baselines of these arms as results of runs by (units, name) and seed: arms of equal units have the same.
+// The baselines of these arms as results of runs by (units, name) and seed: arms of equal units have the same. Units
+// are the mean over an arm's seeds, which differ where it was given the time of another.
 using BaselineRuns = std::map<std::pair<int64_t, std::string>, std::map<int64_t, RunResult>>;
 
 BaselineRuns baselines_of(const std::vector<std::string>& names, const Arms& arms) {
   BaselineRuns result;
   for (const std::string& name : names) {
-    for (const RunResult* run : arms.runs.at(name)) {
+    const Runs& runs = arms.runs.at(name);
+    int64_t units = 0;
+    for (const RunResult* run : runs) units += run->units / std::ssize(runs);
+    for (const RunResult* run : runs) {
       for (const Baseline& baseline : run->baselines) {
         RunResult row;
         row.arm = baseline.name;
@@ -176,7 +180,7 @@ BaselineRuns baselines_of(const std::vector<std::string>& names, const Arms& arm
         row.units = run->units;
         row.seconds = std::nan("");
         row.measures = baseline.measures;
-        result[{run->units, baseline.name}][run->seed] = row;
+        result[{units, baseline.name}][run->seed] = row;
       }
     }
   }
