@@ -30,8 +30,17 @@ std::map<std::string, Tensor> state_of(const torch::nn::Module& module) {
   return result;
 }
 
-// The model without memory in a few lines of float64.
-Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOptions& o, const Tensor& tokens) {
+// What an n-gram memory adds at its place in a layer (-1: at the embedding), which receives `x`.
+enum class Place { embedding, before_attention, with_feed_forward };
+using Ngrams = std::function<Tensor(int64_t layer, Place place, const Tensor& x)>;
+
+Tensor no_ngrams(int64_t, Place, const Tensor& x) {
+  return at::zeros_like(x);
+}
+
+// The model without searched memories in a few lines of float64.
+Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOptions& o, const Tensor& tokens,
+                 const Ngrams& ngrams = no_ngrams) {
   const auto norm = [&](const Tensor& x, const std::string& name) {
     return (x - x.mean(-1, true)) / (x.var(-1, false, true) + 1e-5).sqrt() * p.at(name);
   };
@@ -44,8 +53,10 @@ Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOpti
   };
   const Tensor hidden_future = at::ones({length, length}, at::kBool).triu(1);
   Tensor x = p.at("embedding").index({tokens});
+  x = x + ngrams(-1, Place::embedding, x);
   for (int64_t i = 0; i < o.layers; ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
+    x = x + ngrams(i, Place::before_attention, x);
     const auto parts = at::matmul(norm(x, layer + "attention_norm"), p.at(layer + "attention_in").t())
                            .view({tokens.size(0), length, 3, o.heads, e})
                            .permute({2, 0, 3, 1, 4})
@@ -53,7 +64,8 @@ Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOpti
     const Tensor score = at::matmul(rotate(parts[0]), rotate(parts[1]).transpose(-1, -2)) / std::sqrt(double(e));
     const Tensor read = at::matmul(score.masked_fill(hidden_future, -INFINITY).softmax(-1), parts[2]);
     x = x + at::matmul(read.transpose(1, 2).flatten(2), p.at(layer + "attention_out").t());
-    const Tensor h = at::matmul(norm(x, layer + "ffn_norm"), p.at(layer + "ffn_in").t());
+    const Tensor z = norm(x, layer + "ffn_norm"), h = at::matmul(z, p.at(layer + "ffn_in").t());
+    x = x + ngrams(i, Place::with_feed_forward, z);
     x = x + at::matmul(0.5 * h * (1 + (h / std::sqrt(2.0)).erf()), p.at(layer + "ffn_out").t());
   }
   return at::matmul(norm(x, "final_norm"), p.at("embedding").t());
@@ -73,6 +85,39 @@ TEST(TransformerLm, EqualsTheReferenceWithGradients) {
   const auto parameters = model.parameters();
   const auto ours = torch::autograd::grad({loss}, parameters), theirs = torch::autograd::grad({truth}, parameters);
   for (size_t i = 0; i < parameters.size(); ++i) EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-8, 1e-11)) << i;
+}
+
+TEST(TransformerLm, ReadsNgramsAtTheirPlace) {
+  const auto change = [](NgramInjection injection, NgramPlace at) {
+    return [=](TransformerLmOptions& o) {
+      o.has_ngram = true;
+      o.end_of_text = 4;
+      o.ngram.rows = 200;
+      o.ngram.at = at;
+      o.ngram.layers = {0};
+      o.ngram.layer.injection = injection;
+      if (injection == NgramInjection::row) o.ngram.layer.orders = {1};
+    };
+  };
+  const std::vector<std::pair<Place, std::function<void(TransformerLmOptions&)>>> kinds = {
+      {Place::embedding, change(NgramInjection::sum, NgramPlace::embedding)},
+      {Place::with_feed_forward, change(NgramInjection::sum, NgramPlace::layer)},
+      {Place::with_feed_forward, change(NgramInjection::row, NgramPlace::layer)},
+      {Place::before_attention, change(NgramInjection::gate, NgramPlace::layer)}};
+  for (const auto& [expected_place, options] : kinds) {
+    TransformerLm model(small_model(options), 1);
+    model.to(at::kDouble);
+    model.tables().at(0)->store().initialise_normal(3, 0.5);
+    const Tensor tokens = some_tokens(3, 12), rows = model.ngram_rows(tokens).at(0);
+    const auto [at_layer, memory] = model.ngrams().at(0);
+    const auto ngrams = [&, layer_of = at_layer, ngram = memory, place_of = expected_place](int64_t layer, Place place,
+                                                                                            const Tensor& x) {
+      return layer == layer_of && place == place_of ? ngram->forward(x, rows) : at::zeros_like(x);
+    };
+    const Tensor expected = reference(state_of(model), model.options(), tokens, ngrams);
+    EXPECT_TRUE(torch::allclose(model.forward(tokens), expected, 1e-10, 1e-12)) << static_cast<int>(expected_place);
+    EXPECT_FALSE(torch::allclose(expected, reference(state_of(model), model.options(), tokens), 1e-3, 1e-3));
+  }
 }
 
 TEST(TransformerLm, ALaterTokenDoesNotChangeEarlierLogits) {
