@@ -54,6 +54,7 @@ class NgramMemory : public TableLayer {
   // tokens [B, L], starts [B, L] bool (true: begins a document) -> rows [B, L, K]: a pure function of them.
   at::Tensor rows(const at::Tensor& tokens, const at::Tensor& starts) const { return rows_.of(tokens, starts); }
   // x [B, L, d], rows [B, L, K] -> y [B, L, d] in x's dtype. Rows are read in float32 (float64 for a float64 table).
+  // Observers are told one head of K rows with score and weight 1, and what was read: [T, D], of gate [T, K * D].
   // `history`: for generation; what the convolution needs of the positions before, kept from call to call. Undefined at
   // first.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& rows, const BlockContext& context = {},
