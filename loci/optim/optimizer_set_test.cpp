@@ -73,11 +73,10 @@ TEST(OptimizerSet, EqualsAdamWOfTheFramework) {
     const Model model;
     const DenseOptimizerOptions options{.embedding_rate = 7, .clip_norm = clip, .schedule = {.warmup = 2}};
     OptimizerSet ours(model.named(), options, {}, 0);
+    const std::vector<Tensor> plain = copies(model.parameters);
     std::vector<torch::optim::OptimizerParamGroup> groups;
-    std::vector<Tensor> plain;
-    for (const NamedParameter& p : model.named()) {
-      plain.push_back(p.value.detach().clone().requires_grad_());
-      groups.emplace_back(std::vector<Tensor>{plain.back()}, std::make_unique<torch::optim::AdamWOptions>(1e-3));
+    for (const Tensor& p : plain) {
+      groups.emplace_back(std::vector<Tensor>{p.requires_grad_()}, std::make_unique<torch::optim::AdamWOptions>(1e-3));
     }
     torch::optim::AdamW theirs(groups, torch::optim::AdamWOptions(1e-3));
     for (int64_t step = 0; step < 12; ++step) {

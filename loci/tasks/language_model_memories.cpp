@@ -76,8 +76,9 @@ void LanguageModelTask::describe(const std::vector<Counted>& memories, const std
   if (!memories.empty()) evaluation.values.insert(evaluation.values.end(), {usage, kl});
   if (ngrams.empty()) return;
   facts = nlohmann::json::array();
-  for (const CountedNgrams& counted : ngrams)
+  for (const CountedNgrams& counted : ngrams) {
     facts.push_back(facts_of(counted.layer, counted.usage->metrics(), counted.collisions));
+  }
   evaluation.details["ngrams"] = facts;
 }
 
