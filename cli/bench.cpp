@@ -10,6 +10,7 @@
 #include "cli/arguments.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "loci/train/text_table.h"
 
 namespace loci::cli {
 
@@ -18,8 +19,8 @@ void add_bench(CLI::App& program, Action& action) {
       program.add_subcommand("bench", "Time the operators next to their definitions and this machine's own speed");
   auto options = std::make_shared<BenchOptions>();
   const CLI::Validator positive = whole_number(1);
-  verb->add_option("operator", options->names, fmt::format("Some of {} (default: all)", fmt::join(bench_names(), ", ")))
-      ->check(CLI::IsMember(bench_names()));
+  verb->add_option("operator", options->names, "Some of the operators below (default: all)")
+      ->check(CLI::IsMember(bench_names()).description(""));
   verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)")
       ->check(whole_number(1, std::numeric_limits<int>::max()));
   verb->add_option("--rows", options->rows,
@@ -35,9 +36,9 @@ void add_bench(CLI::App& program, Action& action) {
   verb->add_flag_function(
       "--no-stock", [options](int64_t) { options->stock = false; }, "For memory: without stock LibTorch");
   verb->add_flag("--json", options->json, "Print JSON");
-  verb->footer(
-      "Examples:\n  loci bench\n  loci bench search read --json\n"
-      "  loci bench mapped\n  loci bench memory --rows 4096 65536 1048576 --tokens 2048 --width 256");
+  verb->footer("Operators:\n" + wrapped(fmt::format("  {}", fmt::join(bench_names(), ", ")), 2) +
+               "\nExamples:\n  loci bench\n  loci bench search read --json\n"
+               "  loci bench mapped\n  loci bench memory --rows 4096 65536 1048576 --tokens 2048 --width 256");
   verb->callback([options, &action] {
     action = [options] {
       std::ostringstream out;

@@ -1,7 +1,6 @@
 // The keys of every task's recipes: listed, read back, and at the ends of their ranges.
 #include <gtest/gtest.h>
 
-
 #include "loci/base/check.h"
 #include "loci/tasks/all.h"
 #include "loci/train/recipe_layers.h"
