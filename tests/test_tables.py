@@ -191,7 +191,9 @@ def test_a_file_cut_short_under_a_reader_is_one_line(place, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 3, errors
-    assert errors.startswith("loci: a mapped file: ") and errors.count("\n") == 1
+    # A fetch of rows finds the end of the file and names it; a read meets a signal, which does not.
+    assert errors.startswith(("loci: a mapped file: ", f"loci: {base}: rows must reach byte ")), errors
+    assert errors.count("\n") == 1
     assert_refused(loci(place, "generate", run, "--tokens", 1), 3, base.name)
 
 
