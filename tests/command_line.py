@@ -160,6 +160,21 @@ def assert_refused(result, code, *parts):
     assert result.stdout == ""
 
 
+def settings(*pairs):
+    """Arguments that set these keys: "train.steps=3" ..."""
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+def run_of(out):
+    """The run of a recipe without arms."""
+    return out / "main" / "seed-0"
+
+
 def newest(run):
     """The newest checkpoint of a run."""
     return run / (run / "latest").read_text().strip()
+
+
+def tensors_of(run):
+    """The bytes of everything that a resumed run must have in common with an unbroken one."""
+    return {path.name: path.read_bytes() for path in sorted(newest(run).glob("*.safetensors"))}

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from command_line import RECIPE, assert_refused, loci, make_place, newest, start, train, train_arguments
+from command_line import RECIPE, assert_refused, loci, make_place, start, tensors_of, train, train_arguments
 
 ROOT = os.geteuid() == 0
 
@@ -17,11 +17,6 @@ ROOT = os.geteuid() == 0
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     return make_place(tmp_path_factory, RECIPE)
-
-
-def tensors_of(run):
-    """The bytes of everything that a resumed run must have in common with an unbroken one."""
-    return {path.name: path.read_bytes() for path in sorted(newest(run).glob("*.safetensors"))}
 
 
 def start_training(place, out, *more):

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from command_line import SMALL_MODEL, assert_refused, loci, make_place, newest, train
+from command_line import SMALL_MODEL, assert_refused, loci, make_place, newest, run_of, settings, tensors_of, train
 
 RECIPE = (
     SMALL_MODEL
@@ -30,18 +30,6 @@ ARMS = {
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     return make_place(tmp_path_factory, RECIPE)
-
-
-def settings(*pairs):
-    return [part for pair in pairs for part in ("--set", pair)]
-
-
-def run_of(out):
-    return out / "main" / "seed-0"
-
-
-def tensors_of(run):
-    return {path.name: path.read_bytes() for path in sorted(newest(run).glob("*.safetensors"))}
 
 
 @pytest.mark.parametrize("arm", ARMS)

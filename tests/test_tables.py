@@ -16,7 +16,10 @@ from command_line import (
     loci_signalled,
     make_place,
     newest,
+    run_of,
+    settings,
     start,
+    tensors_of,
     train,
     train_arguments,
 )
@@ -45,18 +48,6 @@ calibrate_tokens = 128
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     return make_place(tmp_path_factory, RECIPE)
-
-
-def settings(*pairs):
-    return [part for pair in pairs for part in ("--set", pair)]
-
-
-def run_of(out):
-    return out / "main" / "seed-0"
-
-
-def tensors_of(run):
-    return {path.name: path.read_bytes() for path in sorted(newest(run).glob("*.safetensors"))}
 
 
 @pytest.fixture(scope="session")
