@@ -83,7 +83,7 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       progress_(inputs.progress),
       counted_from_(at::zeros({1}, at::kLong)),
       window_ended_(at::zeros({1}, at::kLong)),
-      batches_([this](int64_t position) { return training_batch(position); }) {
+      batches_([this](int64_t position) { return batch_with_rows(position); }) {
   if (model_->options().vocabulary < tokens_.tokenizer.vocabulary()) {
     fail(ExitCode::usage, "language_model",
          fmt::format("model.vocabulary must be 0 or at least the tokenizer's {}", tokens_.tokenizer.vocabulary()),
@@ -110,10 +110,16 @@ LanguageModelTask::Batch LanguageModelTask::training_batch(int64_t position) con
   Batch batch{at::empty(shape, at::kLong), at::empty(shape, at::kLong)};
   sampler_.fill(position / batch_.accumulation, position % batch_.accumulation, batch.input.mutable_data_ptr<int64_t>(),
                 batch.target.mutable_data_ptr<int64_t>());
-  // The thread that makes batches ahead asks the disk for the rows that the text names.
+  return batch;
+}
+
+// On the thread that makes batches ahead: the disk is asked for the rows that the text names.
+LanguageModelTask::Batch LanguageModelTask::batch_with_rows(int64_t position) const {
+  Batch batch = training_batch(position);
   if (model_->options().has_ngram && model_->options().ngram.home == TableHome::mapped) {
+    const auto ngrams = model_->ngrams();
     const std::vector<at::Tensor> rows = model_->ngram_rows(batch.input);
-    for (size_t i = 0; i < rows.size(); ++i) model_->ngrams()[i].second->table()->prefetch(rows[i]);
+    for (size_t i = 0; i < rows.size(); ++i) ngrams[i].second->table()->prefetch(rows[i]);
   }
   return batch;
 }

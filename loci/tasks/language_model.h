@@ -22,6 +22,8 @@
 
 namespace loci {
 
+class NgramCounts;
+
 // [data]
 struct LanguageModelData {
   TextFolderOptions text;
@@ -76,7 +78,7 @@ class LanguageModelTask : public Task {
   int64_t units_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
-  // Counted bigrams and trigrams of the tokens of those steps.
+  // Counted bigrams and trigrams of the tokens of those steps; none for more than 2^23 tokens.
   std::vector<Baseline> baselines(int64_t steps) override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
@@ -116,7 +118,10 @@ class LanguageModelTask : public Task {
   // Writes what was counted into an evaluation.
   static void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
                        Evaluation& evaluation);
-  Batch training_batch(int64_t position) const;    // position = step * accumulation + micro
+  Batch training_batch(int64_t position) const;   // position = step * accumulation + micro
+  Batch batch_with_rows(int64_t position) const;  // fetches the rows of n-grams that are in files
+  NgramCounts counted_ngrams(int64_t order, int64_t steps) const;
+  TextLoss loss_of(const NgramCounts& counts) const;
   std::vector<int64_t> evaluated_batches() const;  // the validation batches that are measured
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;
   void calibrate_memories(int64_t step, OptimizerSet& optimizers);
@@ -134,7 +139,7 @@ class LanguageModelTask : public Task {
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
   std::vector<Counted> trained_;  // by the losses since the last logged step
-  ProgressLine* progress_;        // of evaluations; or null
+  ProgressLine* progress_;        // of evaluations and counting; or null
   at::Tensor counted_from_;       // [1] int64: step at which that window began
   at::Tensor window_ended_;       // [1] int64: the counters were logged and begin anew
   ReadAhead<Batch> batches_;
