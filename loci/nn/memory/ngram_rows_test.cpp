@@ -7,6 +7,7 @@
 #include <set>
 
 #include "loci/base/check.h"
+#include "tests/temporary_folder.h"
 
 namespace loci::ngram_rows_test {
 namespace {
@@ -98,14 +99,8 @@ TEST(NgramRows, RandomNgramsSpreadOverTheRowsAsRandomNumbersDo) {
 }
 
 TEST(NgramRows, BadSettingsAreRefused) {
-  const auto refused = [](const std::string& word, const std::function<void()>& make) {
-    try {
-      make();
-      ADD_FAILURE() << word << " was accepted";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::usage);
-      EXPECT_THAT(error.what(), testing::HasSubstr(word));
-    }
+  const auto refused = [](const std::string& part, const std::function<void()>& make) {
+    expect_error(ExitCode::usage, part, make);
   };
   refused("orders must name at least one order, got none", [] { ngram_rows({}, 1, 100, 9, 0); });
   refused("orders must be within 1 .. 16, got 0", [] { ngram_rows({0, 2}, 1, 100, 9, 0); });

@@ -59,8 +59,8 @@ Tensor few_linear(const Tensor& x, const Tensor& weight, const std::optional<Ten
 
 Tensor linear_map(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   const auto fits = [](const Tensor& tensor) { return tensor.is_cpu() && tensor.scalar_type() == at::kFloat; };
-  const bool taken = x.dim() > 0 && weight.dim() == 2 && fits(x) && fits(weight) && (!bias || fits(*bias)) &&
-                     !has_gradient(x, weight, bias) && !at::autocast::is_autocast_enabled(at::kCPU);
+  const bool taken =
+      x.dim() > 0 && weight.dim() == 2 && fits(x) && fits(weight) && !at::autocast::is_autocast_enabled(at::kCPU);
   const int64_t T = taken ? c10::numelements_to_dim(static_cast<int>(x.dim() - 1), x.sizes()) : 0;
   if (!taken || T > FewLinearKernel::most_vectors) return at::linear(x, weight, bias);
   std::vector<int64_t> sizes = x.sizes().vec();
