@@ -138,7 +138,8 @@ std::vector<Column> comparison_columns(const Summary& summary, const std::string
        [](const Runs& runs) {
          return mean_count(runs, [](const RunResult& r) { return static_cast<double>(r.units); });
        }},
-      {"train s", "seconds of training, without evaluation and checkpoints", [](const Runs& runs) {
+      {"train s", "seconds of training, without evaluation and checkpoints; arms run one after another",
+       [](const Runs& runs) {
          return shown_spread({.name = "seconds", .digits = 1},
                              values_of(runs, [](const RunResult& r) { return r.seconds; }));
        }}};
@@ -297,7 +298,8 @@ std::string comparison_text(const Summary& summary) {
     text += fmt::format("\nAt equal training {}{}\n\n{}", summary.unit, of_seeds, table(names.front(), names));
   }
   for (const auto& [arm, to] : arms.of_equal_time()) {
-    text += fmt::format("\nAt equal training time: {} trained for as long as {}\n\n{}", arm, to, table(to, {to, arm}));
+    text += fmt::format("\nAt equal training time: {} trained for as long as {}, by their paces in turns\n\n{}", arm,
+                        to, table(to, {to, arm}));
   }
   if (shown_columns.empty()) table(arms.names.front(), {});
   return text + "\n" + meanings_of(shown_columns, arms);

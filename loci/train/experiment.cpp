@@ -48,7 +48,7 @@ Experiment::Experiment(Recipe recipe, ExperimentOptions options)
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), arm.name) != wanted.end()) arms_.push_back(&arm);
   }
   std::map<std::string, int64_t> data_bytes;
-  for (const Arm* arm : arms_) sizes_[arm->name] = whole_size_of(arm->config, data_bytes);
+  for (const Arm& arm : recipe_.arms) sizes_[arm.name] = whole_size_of(arm.config, data_bytes);
   const auto once = [](const char* option, auto values) {  // given twice, a run would count as two
     std::sort(values.begin(), values.end());
     const auto twice = std::adjacent_find(values.begin(), values.end());
@@ -161,6 +161,11 @@ void Experiment::check_memory() const {
     const RunSize size = size_of(*arm);
     require_memory(fmt::format("train {}", arm->name), size.memory);
     require_disk(fmt::format("train {}", arm->name), options_.out, size.disk);
+    if (!arm->equal_time) continue;
+    const auto& [to, of] = *arm->equal_time;
+    MemoryEstimate both = size_of(recipe_.arm(to)).memory;
+    for (const auto& part : recipe_.arm(of).config.size().memory) both.push_back(part);
+    require_memory(fmt::format("time {} and {} in turns for {}", to, of, arm->name), both);
   }
 }
 
@@ -206,30 +211,6 @@ Summary Experiment::finished_result(const std::string& arm, int64_t seed, const 
          fmt::format("{} runs", result.runs.size()));
   }
   return result;
-}
-
-// The arm's configuration with what is known only now: the steps of an arm of equal time. A run that has begun keeps
-// the number that it began with.
-RunConfig Experiment::resolve(const Place& place) const {
-  RunConfig config = recipe_.run(*place.arm, place.seed);
-  if (!place.arm->equal_time) return config;
-  const fs::path begun = folder_of(place.arm->name, place.seed) / "config.toml";
-  if (path_exists(begun)) {
-    struct Length {
-      TrainOptions train;
-      void fields(ConfigFields& f) { f.section("train", train); }
-    } length{config.train};
-    as_input([&] { Config::from_file(begun).read_part(length); });
-    config.train.steps = length.train.steps;
-    return config;
-  }
-  const auto seconds = [&](const std::string& arm) {
-    return finished_result(arm, place.seed, place.arm->name).runs[0].seconds;
-  };
-  const double ratio = seconds(place.arm->equal_time->to) / std::max(1e-9, seconds(place.arm->equal_time->of));
-  const double steps = static_cast<double>(config.steps()) * ratio;
-  config.train.steps = std::max<int64_t>(1, std::llround(steps));
-  return config;
 }
 
 // A run that has a checkpoint goes on with the checkpoint's own tokenizer.

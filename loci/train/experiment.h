@@ -1,6 +1,7 @@
 // An experiment: every arm and seed of a recipe as a run in OUT/ARM/seed-N/, then the comparison.
 //
-// All arms of a seed see the same batches. Finished runs are skipped on resume, half-finished ones go on.
+// All arms of a seed see the same batches. Finished runs are skipped on resume, half-finished ones go on. Arms run one
+// after another, so their seconds hold the machine's drift; equal time comes from paces that are measured in turns.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -16,6 +17,7 @@
 #include "loci/train/recipe.h"
 #include "loci/train/run_directory.h"
 #include "loci/train/summary.h"
+#include "loci/train/table_home.h"
 #include "loci/train/trainer.h"
 
 namespace loci {
@@ -26,9 +28,9 @@ struct ExperimentOptions {
   std::filesystem::path cache;  // where prepared data may be kept
   bool resume = false;
   bool quiet = false;
-  std::vector<std::string> arms;   // of the recipe; empty: all
-  std::vector<int64_t> seeds;      // empty: the recipe's
-  double inference_seconds = 0.2;  // measured for each run in each of five rounds
+  std::vector<std::string> arms;  // of the recipe; empty: all
+  std::vector<int64_t> seeds;     // empty: the recipe's
+  double turn_seconds = 0.25;     // of each turn in which runs are timed: for inference, and for equal time
 };
 
 // Written last into the folder of a run that is finished: a summary of it alone, without the speed of inference.
@@ -64,7 +66,19 @@ class Experiment {
   void check_memory() const;
   RunSize size_of(const Arm& arm) const { return sizes_.at(arm.name); }
   RunSize whole_size_of(const RunConfig& config, std::map<std::string, int64_t>& data_bytes) const;
-  RunConfig resolve(const Place& place) const;
+  // A run's task and optimisers as its newest checkpoint left them, or new. The tables' working files go last.
+  struct OpenRun {
+    RunConfig config;
+    int threads;
+    std::optional<CheckpointReader> checkpoint;
+    WorkFolder work;
+    std::unique_ptr<Task> task;
+    std::unique_ptr<OptimizerSet> optimizers;
+    TrainerState state;
+  };
+  std::unique_ptr<OpenRun> open_run(const RunConfig& config, const std::filesystem::path& work, ProgressLine& progress);
+  RunConfig resolve(const Place& place, ProgressLine& progress);
+  int64_t steps_of_equal_time(const Place& place, ProgressLine& progress);
   Summary finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
   Summary run_one(const Place& place, size_t number, ProgressLine& progress);
   TaskInputs inputs_of(const RunConfig& config, const std::optional<CheckpointReader>& checkpoint,

@@ -14,6 +14,7 @@
 #include "loci/base/paths.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
+#include "loci/train/in_turns.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
 #include "loci/train/run_data.h"
@@ -108,12 +109,6 @@ nlohmann::json facts_of(const nlohmann::json& start) {
   return facts;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 // Units per second of forward passes in evaluation mode.
 double inference_speed(Task& task, bool bfloat16, double least_seconds) {
   const c10::InferenceMode no_gradient;
@@ -133,7 +128,7 @@ double inference_speed(Task& task, bool bfloat16, double least_seconds) {
 }  // namespace
 
 Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& progress) {
-  const RunConfig config = resolve(place);
+  const RunConfig config = resolve(place, progress);
   const fs::path folder = folder_of(config.arm, config.seed);
   const std::string label = fmt::format("[{}/{}] {} seed {}", number, places_.size(), config.arm, config.seed);
   RunDirectory run(folder, Config::write(config));
@@ -143,32 +138,22 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
     run_seconds_[arm_of_same_time(*place.arm).name] = result.runs.front().seconds;
     return result;
   }
-  const int threads = use_threads(config.train.threads);
+  const auto open = open_run(config, run.path() / "work", progress);
   RunSize size = size_of(*place.arm);
-  std::optional<CheckpointReader> checkpoint;
-  if (run.latest()) checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
-  const WorkFolder work(run.path() / "work");
-  TaskInputs inputs = inputs_of(config, checkpoint, progress);
-  inputs.tables = training_tables(work.path(), checkpoint.has_value());
-  const auto task = make_task(config, std::move(inputs));
-  size.parameters_dense = dense_parameters_of(*task, size);
-  OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(),
-                          static_cast<uint64_t>(config.seed));
-  TrainerState state;
-  if (checkpoint) {
-    if (const int before = checkpoint->member("threads", threads); before != threads) {
+  size.parameters_dense = dense_parameters_of(*open->task, size);
+  if (open->checkpoint) {
+    if (const int before = open->checkpoint->member("threads", open->threads); before != open->threads) {
       progress.finish(fmt::format("{}: {} threads now, {} before: the numbers may differ in the last bits", label,
-                                  threads, before));
+                                  open->threads, before));
     }
-    state = load_checkpoint(*checkpoint, *task, optimizers);
   }
   restart_peak_memory();
-  MetricsLog log = run.metrics(state.step);
-  const nlohmann::json start = start_line(config, size, *task, threads, state);
+  MetricsLog log = run.metrics(open->state.step);
+  const nlohmann::json start = start_line(config, size, *open->task, open->threads, open->state);
   log.write(start);
-  Trainer trainer(*task, optimizers, config.train, run, log, facts_of(start), progress, label);
+  Trainer trainer(*open->task, *open->optimizers, config.train, run, log, facts_of(start), progress, label);
   if (!told_pace_) trainer.on_pace([&](double seconds) { tell_pace(number - 1, seconds, progress); });
-  state = trainer.run(state);
+  const TrainerState state = trainer.run(open->state);
   run_seconds_[arm_of_same_time(*place.arm).name] = state.seconds;
   log.write({{"kind", "end"},
              {"step", state.step},
@@ -176,8 +161,8 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
              {"seconds", state.seconds},
              {"peak_memory_bytes", peak_resident_bytes()}});
   const std::string as_long_as = place.arm->equal_time ? place.arm->equal_time->to : "";
-  Summary result = result_of(config, as_long_as, size, *task, state);
-  result.runs.front().baselines = task->baselines(state.step);
+  Summary result = result_of(config, as_long_as, size, *open->task, state);
+  result.runs.front().baselines = open->task->baselines(state.step);
   write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
   const RunResult& run_result = result.runs.front();
   const Measure& first = result.measures.front();
@@ -187,6 +172,24 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   if (number < places_.size()) line += fmt::format("; {} of training left", format_seconds(seconds_from(number)));
   progress.finish(line);
   return result;
+}
+
+std::unique_ptr<Experiment::OpenRun> Experiment::open_run(const RunConfig& config, const fs::path& work,
+                                                          ProgressLine& progress) {
+  const fs::path folder = folder_of(config.arm, config.seed);
+  std::optional<CheckpointReader> checkpoint;
+  if (newest_step_folder(folder)) {
+    checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
+  }
+  std::unique_ptr<OpenRun> open(
+      new OpenRun{config, use_threads(config.train.threads), std::move(checkpoint), WorkFolder(work), {}, {}, {}});
+  TaskInputs inputs = inputs_of(config, open->checkpoint, progress);
+  inputs.tables = training_tables(open->work.path(), open->checkpoint.has_value());
+  open->task = make_task(config, std::move(inputs));
+  open->optimizers = std::make_unique<OptimizerSet>(open->task->dense_parameters(), config.optimizer,
+                                                    open->task->tables(), static_cast<uint64_t>(config.seed));
+  if (open->checkpoint) open->state = load_checkpoint(*open->checkpoint, *open->task, *open->optimizers);
+  return open;
 }
 
 // With the data that another run of this process opened, if its settings are the same: the folder may have changed
@@ -255,7 +258,7 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
     int64_t threads;
   };
   const auto load = [&](size_t i) {
-    const RunConfig config = resolve(places_[i]);
+    const RunConfig config = resolve(places_[i], progress);
     const std::optional<CheckpointReader> checkpoint = open_latest(folder_of(config.arm, config.seed), {});
     TaskInputs inputs = inputs_of(config, checkpoint, progress);
     inputs.tables = serving_tables(*checkpoint);
@@ -275,7 +278,7 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
       for (size_t i = 0; i < models.size(); ++i) {
         progress.show(fmt::format("measuring inference, round {}/{}", round + 1, kInferenceRounds));
         use_threads(models[i].threads);
-        speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16, options_.inference_seconds));
+        speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16, options_.turn_seconds));
       }
     }
     for (size_t i = 0; i < models.size(); ++i) results[begin + i].units_per_second_inference = median(speeds[i]);

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <set>
+#include <vector>
 
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
@@ -40,7 +43,7 @@ ExperimentOptions options_for(const fs::path& out) {
   ExperimentOptions options;
   options.out = out;
   options.quiet = true;
-  options.inference_seconds = 0.001;
+  options.turn_seconds = 0.001;
   return options;
 }
 
@@ -64,16 +67,27 @@ TEST(Experiment, RunsEveryArmAndSeed) {
   EXPECT_EQ(summary["runs"][5]["as_long_as"], "wide");
 }
 
-TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromTheOthers) {
+// An input of width 64 is made in 16 times the work of one of width 4.
+TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromPacesInTurns) {
   const TemporaryFolder folder;
-  Experiment(recipe(), options_for(folder / "out")).run();
-  for (const std::string seed : {"seed-0", "seed-1"}) {
-    const auto seconds = [&](const std::string& arm) {
-      return read_summary(folder / "out" / arm / seed / "result.json").runs.at(0).seconds;
-    };
-    const int64_t steps = std::max<int64_t>(1, std::llround(6 * seconds("wide") / seconds("base")));
-    EXPECT_EQ(read_run_config(folder / "out" / "timed" / seed / "config.toml", tiny_tasks()).train.steps, steps);
-  }
+  const fs::path out = folder / "out";
+  ExperimentOptions options = options_for(out);
+  options.arms = {"base", "wide"};
+  const Recipe slow_wide = recipe({"wide:model.width=64"});
+  Experiment(slow_wide, options).run();
+  const std::string before = read_text_file(out / "wide" / "seed-0" / "metrics.jsonl");
+  options.arms = {"timed"};
+  std::vector<int64_t> steps;
+  TinyPlan::hooks.before_step = [&steps](int64_t step) { steps.push_back(step); };
+  Experiment(slow_wide, options).run();
+  TinyPlan::hooks = {};
+  EXPECT_GT(read_run_config(out / "timed" / "seed-0" / "config.toml", tiny_tasks()).train.steps, 6);
+  EXPECT_EQ(read_text_file(out / "wide" / "seed-0" / "metrics.jsonl"), before);
+  ASSERT_GE(steps.size(), 24u);  // both: three, and nine turns of one at least
+  EXPECT_GE(*std::min_element(steps.begin(), steps.begin() + 24), 3);
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(out)) left.insert(entry.path().filename().string());
+  EXPECT_EQ(left, (std::set<std::string>{"base", "summary.json", "timed", "wide"}));
 }
 
 TEST(Experiment, FinishedRunsAreKeptAndBrokenOnesGoOn) {

@@ -8,7 +8,7 @@
 //   name = "memory"
 //   from = "base"                        optional: an earlier arm whose overrides come first
 //   set = {"model.layers" = 4}           overrides, as dotted keys or as tables ([arms.set.model.memory])
-//   equal_time = {to = "memory", of = "base"}   optional: steps = steps * seconds(to) / seconds(of), seed by seed
+//   equal_time = {to = "memory", of = "base"}   optional: the steps of `to` * pace(to) / pace(of), seed by seed
 //
 // Keys come in layers: the recipe, then each arm's overrides, then the settings of the command line; a later layer
 // wins. A key of an earlier layer that a later one leaves without an effect is dropped (optimizer.beta1 where an arm

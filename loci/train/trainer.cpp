@@ -64,7 +64,7 @@ TrainerState Trainer::run(TrainerState state) {
   bool saved = true;
   while (!over(state)) {
     const double begin = monotonic_seconds();
-    const StepResult result = train_step(state.step);
+    const StepResult result = train_step(task_, optimizers_, state.step, steps_, options_.accumulation, bfloat16_);
     state.seconds += monotonic_seconds() - begin;
     if (!result.good) {
       note_bad_step(state, result.loss);
@@ -101,29 +101,6 @@ void Trainer::stop(const TrainerState& state, int signal) {
   progress_.finish();
   throw Interrupted(
       signal, fmt::format("stopped after step {} and saved in {}; --resume goes on", state.step, run_.path().string()));
-}
-
-Trainer::StepResult Trainer::train_step(int64_t step) {
-  task_.before_step(step, optimizers_);
-  StepResult result;
-  for (int64_t micro = 0; micro < options_.accumulation; ++micro) {
-    at::Tensor loss;
-    {
-      const PrecisionGuard precision(bfloat16_);
-      loss = task_.loss(step, micro);
-    }
-    const double value = loss.item<double>();
-    result.loss += value / static_cast<double>(options_.accumulation);
-    if (!std::isfinite(value)) {
-      optimizers_.zero_gradients();
-      return result;
-    }
-    if (loss.requires_grad()) loss.backward();
-  }
-  const StepReport report = task_.update(step, steps_, optimizers_, static_cast<double>(options_.accumulation));
-  result.rate = report.rate;
-  result.good = !report.skipped;
-  return result;
 }
 
 std::string Trainer::last_checkpoint() const {

@@ -13,6 +13,7 @@
 #include "loci/train/run_directory.h"
 #include "loci/train/task.h"
 #include "loci/train/train_options.h"
+#include "loci/train/train_step.h"
 
 namespace loci {
 
@@ -33,12 +34,6 @@ class Trainer {
   TrainerState run(TrainerState state);
 
  private:
-  struct StepResult {
-    double loss = 0;
-    double rate = 0;
-    bool good = false;
-  };
-  StepResult train_step(int64_t step);
   bool over(const TrainerState& state) const;
   bool evaluation_due(const TrainerState& state) const;
   void stop_if_asked(TrainerState& state);  // after a signal: saves and throws Interrupted

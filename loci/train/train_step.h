@@ -1,0 +1,21 @@
+// One step of training of any task, as the trainer takes it.
+#pragma once
+
+#include <cstdint>
+
+#include "loci/optim/optimizer_set.h"
+#include "loci/train/task.h"
+
+namespace loci {
+
+struct StepResult {
+  double loss = 0;    // mean over the micro-batches
+  double rate = 0;    // of the dense optimiser
+  bool good = false;  // false: something was not finite, and nothing was updated
+};
+
+// Step `step` of `steps`: the losses of `accumulation` micro-batches, backward, and the update.
+StepResult train_step(Task& task, OptimizerSet& optimizers, int64_t step, int64_t steps, int64_t accumulation,
+                      bool bfloat16);
+
+}  // namespace loci
