@@ -51,9 +51,8 @@ def test_train_writes_runs_and_a_comparison(trained):
     assert summary["verdict"].startswith("At the same training time, memory is ")
     assert result.stdout.startswith(summary["verdict"] + "\nAt equal training tokens")
     assert re.search(r"^  loss  +what the model misses .* in nats per token; lower is better$", result.stdout, re.M)
-    seconds = {row["arm"]: row["seconds"] for row in runs}
-    steps = runs[2]["units"] / 64
-    assert steps == max(1, round(12 * seconds["memory"] / seconds["base"]))
+    assert runs[2]["units"] >= 64 and runs[2]["units"] % 64 == 0
+    assert "base-equal-time trained for as long as memory, by their paces in turns" in result.stdout
 
 
 def test_the_log_has_a_line_of_each_kind(trained):

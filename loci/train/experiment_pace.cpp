@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 constexpr int kPaceRounds = 9;
 constexpr int64_t kWarmSteps = 3;  // make caches and generated code
 
-// Trains on, without a log, evaluations and checkpoints.
+// Trains on past the last step, without a log, evaluations and checkpoints.
 class Pace {
  public:
   Pace(Task& task, OptimizerSet& optimizers, TrainOptions options, int64_t steps)
@@ -42,11 +42,8 @@ class Pace {
   }
 
  private:
-  // A task may do something once in the first half of a run (calibration), so the second half is repeated.
   void step() {
-    const int64_t half = steps_ / 2;
-    train_step(task_, optimizers_, half + done_ % (steps_ - half), steps_, options_.accumulation,
-               wants_bfloat16(options_.precision));
+    train_step(task_, optimizers_, steps_ + done_, steps_, options_.accumulation, wants_bfloat16(options_.precision));
     ++done_;
     if (options_.log_every > 0 && done_ % options_.log_every == 0) task_.training_measures(false);
   }
