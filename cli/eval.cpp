@@ -12,6 +12,8 @@
 #include "cli/output.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
+#include "loci/train/checkpoint.h"
+#include "loci/train/precision.h"
 
 namespace loci::cli {
 namespace {
@@ -21,6 +23,8 @@ struct EvalArguments {
   std::string data;
   std::filesystem::path cache;
   std::vector<int64_t> lengths;
+  bool by_context = false;
+  std::filesystem::path questions;
   bool json = false;
   bool quiet = false;
 };
@@ -42,10 +46,15 @@ void eval(const EvalArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
   ProgressLine progress(arguments.quiet);
   const Measured measured = measure(run, arguments.data, arguments.cache, progress);
-  const AccountOptions options{arguments.lengths, &progress};
+  AccountOptions options{.lengths = arguments.lengths, .questions = arguments.questions, .progress = &progress};
+  if (arguments.by_context) {
+    require_data(run.checkpoint, measured.task->data_key());
+    options.by_context = run.checkpoint.step();
+  }
   Account account;
   {
     const c10::InferenceMode no_gradient;
+    const PrecisionGuard precision(wants_bfloat16(run.config.train.precision));
     account = measured.task->account(measured.evaluation, options);
   }
   progress.finish();
@@ -69,12 +78,17 @@ void add_eval(CLI::App& program, Action& action) {
   verb->add_option("--lengths", arguments->lengths, "Lengths to measure at, for a task whose instances have a length")
       ->delimiter(',')
       ->check(whole_number(0));
+  verb->add_flag("--by-context", arguments->by_context,
+                 "Language models: the loss by how often training has shown the two tokens before");
+  verb->add_option("--questions", arguments->questions,
+                   "Language models: a file of lines PROMPT<tab>ANSWER; how many answers are right");
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");
   verb->footer(
       "Examples:\n  loci eval out/memory/seed-0 --data DIR\n"
       "  loci eval out/memory/seed-0/step-100 --data DIR --json\n"
+      "  loci eval out/memory/seed-0 --data DIR --by-context --questions capitals.tsv\n"
       "  loci eval out/main/seed-0 --lengths 5,10,20,50 --json     of a ram run");
   verb->callback([arguments, &action] { action = [arguments] { eval(*arguments); }; });
 }

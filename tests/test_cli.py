@@ -109,6 +109,24 @@ def test_eval_measures_what_training_measured(place, trained):
     assert json.loads(base.stdout)["details"]["memories"] == []
 
 
+def test_eval_by_context_and_with_questions(place, trained, tmp_path):
+    (tmp_path / "questions.tsv").write_text("the cat\t sat\nthe dog\t ran\n")
+    run = trained[0] / "memory" / "seed-0"
+    result = loci(place, "eval", run, "--data", place / "text", "--by-context",
+                  "--questions", tmp_path / "questions.tsv", "--json")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    account = json.loads(result.stdout)["account"]
+    classes = ["never", "once", "2 to 10", "11 to 100", "more"]
+    assert [row["seen"] for row in account["by_context"]] == [c for c in classes if c in str(account["by_context"])]
+    assert all(row["tokens"] > 0 for row in account["by_context"])
+    assert account["questions"]["questions"] == 2 and 0 <= account["questions"]["right"] <= 2
+    (tmp_path / "other").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "other" / f"{name}.txt").write_text(f"{name} other text of another folder\n" * 40)
+    other = loci(place, "eval", run, "--data", tmp_path / "other", "--by-context", "--quiet")
+    assert_refused(other, 3, "must have been trained on the data")
+
+
 def test_generate_repeats_itself_with_the_same_seed(place, trained):
     def text(seed, *more):
         result = loci(place, "generate", trained[0] / "memory" / "seed-0", "--prompt", "the cat", "--tokens", 40,

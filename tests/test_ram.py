@@ -269,3 +269,6 @@ def test_a_random_search_is_a_recipe_and_a_longer_one_only_adds_arms(tmp_path):
 def test_a_length_that_the_task_does_not_have(place):
     result = loci(place, "eval", place / "out", "--lengths", "0")
     assert_refused(result, 2, "lengths of access must be from 1 to 1000000", "got 0")
+    for option in (["--by-context"], ["--questions", "q.tsv"]):
+        result = loci(place, "eval", place / "out", *option, "--quiet")
+        assert_refused(result, 2, f"{option[0]}: RUN must be a language model, got another task")

@@ -135,6 +135,8 @@ TABLE = [
     ("eval DAMAGED --data DATA", 3, "config.toml"),
     ("eval RUN --data DATA --lengths 5", 2, "--lengths"),
     ("eval RUN --data DATA --lengths 99999999999999999999", 2, "--lengths"),
+    ("eval RUN --data DATA --questions NONE", 3, "No such file"),
+    ("eval RUN --data DATA --questions RECIPE", 3, "PROMPT, one tab, ANSWER"),
     ("generate RUN --seed -1", 2, "--seed: must be a whole number from 0, got -1"),
     ("generate RUN --seed 99999999999999999999", 2, "--seed"),
     ("generate RUN --seed 1e3", 2, "got 1e3"),

@@ -121,6 +121,10 @@ class LanguageModelTask : public Task {
   Batch training_batch(int64_t position) const;   // position = step * accumulation + micro
   Batch batch_with_rows(int64_t position) const;  // fetches the rows of n-grams that are in files
   NgramCounts counted_ngrams(int64_t order, int64_t steps) const;
+  // Of tokens [B, L]: nats for each target and whether it is the likeliest token, [B, L]; target < 0: 0.
+  std::pair<at::Tensor, at::Tensor> losses_of(const Batch& batch);
+  void add_loss_by_context(int64_t steps, Account& account);
+  void add_answers(const std::filesystem::path& questions, Account& account);
   TextLoss loss_of(const NgramCounts& counts) const;
   std::vector<int64_t> evaluated_batches() const;  // the validation batches that are measured
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;

@@ -130,17 +130,17 @@ RowCounters LanguageModelTask::row_state(const Table& table, int64_t since) {
   return state;
 }
 
-// Of the memories, as the evaluation counted their reads.
+// The memories as the evaluation counted their reads, and what was asked for.
 Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOptions& options) {
-  Account account = Task::account(evaluation, options);
+  refuse_lengths(options);
+  Account account;
   const auto value = [](const nlohmann::json& facts, const char* key) { return number_of(facts.at(key)); };
   for (const nlohmann::json& memory : evaluation.details.at("memories")) {
     account.text += fmt::format("memory in layer {}: usage {:.1f} %, as first {:.1f} %, KL {:.3f}, Gini {:.3f}\n",
                                 memory.at("layer").get<int64_t>(), 100 * value(memory, "usage"),
                                 100 * value(memory, "usage_at_1"), value(memory, "kl"), value(memory, "gini"));
   }
-  if (!evaluation.details.contains("ngrams")) return account;
-  for (const nlohmann::json& ngram : evaluation.details.at("ngrams")) {
+  for (const nlohmann::json& ngram : evaluation.details.value("ngrams", nlohmann::json::array())) {
     const auto layer = ngram.at("layer").get<int64_t>();
     account.text += fmt::format("n-grams {}: usage {:.1f} %, KL {:.3f}; rows shared",
                                 layer < 0 ? "at the embedding" : fmt::format("in layer {}", layer),
@@ -151,6 +151,8 @@ Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOp
     }
     account.text += "\n";
   }
+  if (options.by_context) add_loss_by_context(*options.by_context, account);
+  if (!options.questions.empty()) add_answers(options.questions, account);
   return account;
 }
 

@@ -252,6 +252,72 @@ TEST_F(LanguageModel, AnEvaluationTellsWhichNgramsShareRows) {
   EXPECT_NE(task->account(measured, {}).text.find("n-grams in layer 0: usage"), std::string::npos);
 }
 
+TEST_F(LanguageModel, LossByContextSumsUpToTheLossOfTheTokensWithTwoBefore) {
+  std::ofstream(folder_ / "0.txt") << std::string(3000, 'x') << "\nabcd";
+  std::ofstream(folder_ / "9.txt") << std::string(1500, 'x') << "\nmnop";
+  for (int i = 1; i < 6; ++i) std::filesystem::remove(folder_ / fmt::format("{}.txt", i));
+  const auto task = make(kWithNgrams);
+  const Evaluation measured = evaluate(*task, false);
+  const c10::InferenceMode no_gradient;
+  AccountOptions options;
+  options.by_context = 60;
+  const nlohmann::json classes = task->account(measured, options).json.at("by_context");
+  int64_t tokens = 0;
+  double nats = 0;
+  for (const nlohmann::json& c : classes) {
+    tokens += c.at("tokens").get<int64_t>();
+    nats += c.at("loss").get<double>() * c.at("tokens").get<double>();
+  }
+  EXPECT_EQ(classes.front().at("seen"), "never");
+  const int64_t never = classes.front().at("tokens");
+  EXPECT_TRUE(never >= 2 && never <= 6) << never;  // of the four letters that only one text has
+  EXPECT_GE(classes.back().at("tokens").get<int64_t>(), tokens * 9 / 10);
+  EXPECT_LT(classes.back().at("counted_trigrams").get<double>(), 0.1);
+  const int64_t all = measured.details["tokens"];
+  EXPECT_EQ(tokens, all - (all + 7) / 8);  // without the first of each window
+  EXPECT_NEAR(nats / static_cast<double>(tokens), measured.values[0], 0.05);
+}
+
+TEST_F(LanguageModel, QuestionsAreAnsweredByTheLikeliestTokens) {
+  const auto task = make();
+  auto* const model = dynamic_cast<TransformerLm*>(&task->module());
+  ASSERT_NE(model, nullptr);
+  const Evaluation measured = evaluate(*task, false);
+  const c10::InferenceMode no_gradient;
+  AccountOptions options;
+  options.questions = folder_ / "questions.tsv";
+  const auto ask = [&](const std::string& text) {
+    std::ofstream(options.questions) << text;
+    return task->account(measured, options).json.at("questions");
+  };
+  // What the untrained model itself says after "ab": two tokens, one by one.
+  model->eval();
+  at::Tensor tokens = at::tensor({256, 'a', 'b'}, at::kLong).unsqueeze(0);
+  std::string answer;
+  double nats = 0;
+  for (int i = 0; i < 2; ++i) {
+    const at::Tensor scores = model->TransformerLm::forward(tokens).select(1, -1);
+    const at::Tensor next = scores.argmax(-1, true);
+    nats -= scores.log_softmax(-1).max().item<double>() / 2;
+    answer += static_cast<char>(next.item<int64_t>());
+    tokens = at::cat({tokens, next}, 1);
+  }
+  model->train();
+  ASSERT_EQ(answer.find_first_of("\t\n\r"), std::string::npos);
+  const nlohmann::json right = ask("ab\t" + answer + "\r\n\n");
+  EXPECT_EQ(right.at("right"), 1);
+  EXPECT_NEAR(right.at("loss").get<double>(), nats, 1e-5);
+  const nlohmann::json both = ask("ab\t" + answer + "\nabc\tzz\n");
+  EXPECT_EQ(both.at("questions"), 2);
+  EXPECT_EQ(both.at("right"), 1);
+  expect_error(ExitCode::input, "questions.tsv:1: a line must be PROMPT, one tab, ANSWER, got no tab",
+               [&] { ask("no tab\n"); });
+  expect_error(ExitCode::input, "questions.tsv:2: a line must be PROMPT, one tab", [&] { ask("a\tb\na\tb\tc\n"); });
+  expect_error(ExitCode::input, "questions.tsv:1: a line must be PROMPT, one tab", [&] { ask("a\t\n"); });
+  expect_error(ExitCode::input, "at most 8 tokens", [&] { ask("abcdefg\thi\n"); });
+  expect_error(ExitCode::input, "must hold questions, got none", [&] { ask("\n"); });
+}
+
 TEST_F(LanguageModel, MistakesInTheModelAreToldBeforeTheDataIsRead) {
   expect_error(ExitCode::usage, "width", [&] { make({"model.width=7"}); });
   expect_error(ExitCode::usage, "memory.layers", [&] { make({"model.memory.layers=[3]"}); });

@@ -6,10 +6,22 @@
 
 namespace loci {
 
-Account Task::account(const Evaluation&, const AccountOptions& options) {
-  if (options.lengths.empty()) return {};
+void refuse_lengths(const AccountOptions& options) {
+  if (options.lengths.empty()) return;
   fail(ExitCode::usage, "--lengths", "RUN must be of a task whose instances have a length",
        fmt::format("{}", fmt::join(options.lengths, ",")));
+}
+
+void refuse_text_options(const AccountOptions& options) {
+  const char* const expected = "RUN must be a language model";
+  if (options.by_context) fail(ExitCode::usage, "--by-context", expected, "another task");
+  if (!options.questions.empty()) fail(ExitCode::usage, "--questions", expected, "another task");
+}
+
+Account Task::account(const Evaluation&, const AccountOptions& options) {
+  refuse_lengths(options);
+  refuse_text_options(options);
+  return {};
 }
 
 void TaskPlan::convert_tables(const std::string& dtype) {

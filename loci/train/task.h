@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,9 +38,15 @@ struct OpenedData {
 
 // What `loci eval` may ask of a task beyond its measures.
 struct AccountOptions {
-  std::vector<int64_t> lengths;  // of instances, for a task whose instances have a length
+  std::vector<int64_t> lengths;            // of instances, for a task whose instances have a length
+  std::optional<int64_t> by_context = {};  // steps of training, for a task of text: the loss by what they have shown
+  std::filesystem::path questions = {};    // a file of prompts and answers, for a task of text; or empty
   ProgressLine* progress = nullptr;
 };
+
+// Throws Error (usage) for what is asked of another kind of task.
+void refuse_lengths(const AccountOptions& options);
+void refuse_text_options(const AccountOptions& options);
 
 struct Account {
   std::string text;  // for people
@@ -65,8 +72,8 @@ class Task {
   virtual Evaluation evaluate() = 0;
   // What methods without a network reach after the data of the first `steps` steps, on what evaluate() measures.
   virtual std::vector<Baseline> baselines(int64_t steps) { return (void)steps, std::vector<Baseline>{}; }
-  // More than the measures, for `loci eval`, which has just made the evaluation. Throws Error (usage) for lengths when
-  // the task has none.
+  // More than the measures, for `loci eval`, which has just made the evaluation. Throws Error (usage) for options that
+  // are not of the task.
   virtual Account account(const Evaluation& evaluation, const AccountOptions& options);
   // One forward pass over validation data as inference does it; returns its units. Timed by the experiment.
   virtual int64_t infer(int64_t position) = 0;

@@ -103,6 +103,16 @@ const NgramCounts::History* NgramCounts::history_of(int64_t length, const Order&
   return std::equal(its.end() - length, its.end() - 1, gram.end() - length) ? &*found : nullptr;
 }
 
+int64_t NgramCounts::count_of(std::span<const int64_t> history) const {
+  const size_t length = orders_.size();
+  if (history.size() + 1 < length) return 0;
+  Gram gram = {};
+  std::copy_n(history.end() - static_cast<std::ptrdiff_t>(length - 1), length - 1,
+              gram.end() - static_cast<std::ptrdiff_t>(length));
+  const History* const found = history_of(static_cast<int64_t>(length), orders_.back(), gram);
+  return found == nullptr ? 0 : static_cast<int64_t>(found->total);
+}
+
 double NgramCounts::probability(std::span<const int64_t> history, int64_t token) const {
   const auto known = std::min(history.size(), orders_.size() - 1);
   Gram gram = {};

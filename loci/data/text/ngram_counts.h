@@ -30,6 +30,8 @@ class NgramCounts {
 
   // p(token | the last order - 1 tokens of the history, or all where it is shorter). After finish().
   double probability(std::span<const int64_t> history, int64_t token) const;
+  // How often the last order - 1 tokens of the history stood before a token; 0 for a shorter history.
+  int64_t count_of(std::span<const int64_t> history) const;
   // N-grams of the highest order with a count.
   int64_t distinct() const { return static_cast<int64_t>(orders_.back().grams.size()); }
 

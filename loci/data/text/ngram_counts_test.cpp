@@ -117,6 +117,15 @@ TEST(NgramCounts, SmallTextsGiveProbabilities) {
   }
 }
 
+TEST(NgramCounts, CountOfAHistoryIsHowOftenItStoodBeforeAToken) {
+  const NgramCounts counts = counted(3, 5, {{1, 2, 3, 1, 2, 4, 1, 2}});  // the last "1 2" stands before nothing
+  EXPECT_EQ(counts.count_of(Tokens{0, 1, 2}), 2);
+  EXPECT_EQ(counts.count_of(Tokens{2, 3}), 1);
+  EXPECT_EQ(counts.count_of(Tokens{2, 1}), 0);
+  EXPECT_EQ(counts.count_of(Tokens{2}), 0);
+  EXPECT_EQ(counted(1, 5, {{1, 2, 3}}).count_of({}), 3);
+}
+
 TEST(NgramCounts, RefusesTokensBeyondTheVocabulary) {
   NgramCounts counts(2, 3);
   const Tokens high = {0, 3}, low = {-1};
