@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <functional>
 #include <tuple>
 #include <utility>
@@ -297,6 +298,26 @@ Case row_update_case(const CaseSize& s) {
           [=] { row_update_definition(table, state, row, gradient, update); }};
 }
 
+// N-gram rows, K a token, with weight 1. Their popularity falls as 1 / rank: the most popular of N = 2^14 rows takes 7
+// % of the reads, and its gradient is a sum over 430 sources.
+Case row_step_case(int64_t T, int64_t N) {
+  constexpr int64_t K = 3, D = 128;
+  const Tensor rank = torch::rand({T, K}).mul(std::log(static_cast<double>(N))).exp().floor().to(torch::kLong) - 1;
+  const Tensor index = rank.clamp(0, N - 1).mul(0x9E3779B1).remainder(N);  // odd: scatters the ranks over the table
+  const Tensor table = torch::randn({N, D}), source = torch::randn({T, D});
+  const RowOrder order = row_order({index}, {torch::ones({T, K})});
+  const int64_t U = order.row.size(0);
+  const RowState state{torch::zeros({N, D}), torch::zeros({N, D}), torch::zeros({N}, torch::kInt), {}};
+  const RowUpdate update{.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+  return {"row_step",
+          fmt::format("references {} rows {} N {} D {} adam zipf", T * K, U, N, D),
+          Bound::gather,
+          count({T, K, D * 4 + 8}) + count({U, D * 4 * 6 + 16}),
+          0,
+          [=] { row_step(table, state, order, source, update); },
+          [=] { row_step_definition(table, state, order, source, update); }};
+}
+
 // Indices and weights come in; the counters of each row read, at most min(M, N) rows, are read and written.
 Case usage_add_case(const CaseSize& s) {
   const int64_t M = s.T * s.H * s.K;
@@ -367,6 +388,7 @@ const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
       {"row_order", for_training_sizes(row_order_case)},
       {"row_sum", for_training_sizes(row_sum_case)},
       {"row_update", for_training_sizes(row_update_case)},
+      {"row_step", [] { return std::vector<Case>{row_step_case(2048, 1 << 14), row_step_case(16384, 1 << 18)}; }},
       {"usage_add", for_all_sizes(usage_add_case)},
   };
   return all;
