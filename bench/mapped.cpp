@@ -43,10 +43,7 @@ class WorkFolder {
     if (mkdtemp(name.data()) == nullptr) fail_path(temporary_folder(), "it must be writable", errno, ExitCode::usage);
     path_ = name;
   }
-  ~WorkFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
+  ~WorkFolder() { (void)remove_working_folder(path_); }
   WorkFolder(const WorkFolder&) = delete;
   WorkFolder& operator=(const WorkFolder&) = delete;
   const fs::path& path() const { return path_; }

@@ -123,6 +123,22 @@ void make_folders(const fs::path& folder, ExitCode fault) {
   if (kind != PathKind::folder) fail_path(folder, expected, kind == PathKind::nothing ? ENOENT : ENOTDIR, fault);
 }
 
+std::error_code remove_working_folder(const fs::path& folder) {
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const int descriptor = open(entry->path().c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    struct stat status = {};
+    if (fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 1 && status.st_size > 0) {
+      (void)fallocate(descriptor, FALLOC_FL_ZERO_RANGE, 0, status.st_size);  // not every file system can
+    }
+    close(descriptor);
+  }
+  error.clear();
+  fs::remove_all(folder, error);
+  return error;
+}
+
 void sync_folder(const fs::path& folder) {
   const int descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) fail_path(folder, "the folder must be readable", errno);

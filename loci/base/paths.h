@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "loci/base/check.h"
@@ -50,6 +51,11 @@ std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folde
 
 // Makes the folder and those above it that are missing. Each new name is durable: the folder that holds it is synced.
 void make_folders(const std::filesystem::path& folder, ExitCode fault = ExitCode::input);
+
+// Removes a folder of working files and all in it; nothing there is no error. A file that was written here and there is
+// zeroed first, which joins its pieces: ext4 mounted with `discard` took 95 s to remove 256 MiB in which 20,000 pages
+// had been written, and 0.7 s in this way. A file with a second name keeps its bytes under that.
+std::error_code remove_working_folder(const std::filesystem::path& folder);
 
 // Makes names that were created, renamed or removed in the folder durable.
 void sync_folder(const std::filesystem::path& folder);

@@ -1,8 +1,11 @@
 #include "loci/base/paths.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -11,6 +14,7 @@
 #include <set>
 #include <string>
 
+#include "loci/base/durable_file.h"
 #include "tests/temporary_folder.h"
 
 namespace {
@@ -122,6 +126,28 @@ TEST(Paths, LacksOfTheMachineAreNoFaultsOfThePath) {
   EXPECT_EQ(exit_code_of(ENOENT, ExitCode::usage), ExitCode::usage);
   expect_error(ExitCode::resources, "out: the file must be writable, got No space left on device",
                [] { fail_path("out", "the file must be writable", ENOSPC); });
+}
+
+TEST(Paths, AWorkingFolderGoesWithItsFilesAndOnlyThose) {
+  const TemporaryFolder folder;
+  EXPECT_FALSE(remove_working_folder(folder / "none"));
+  std::filesystem::create_directories(folder / "work/below");
+  for (const char* name : {"work/table", "work/below/linked", "outside"}) std::ofstream(folder / name) << "bytes";
+  std::filesystem::create_hard_link(folder / "work/below/linked", folder / "second");
+  std::filesystem::create_symlink("../outside", folder / "work/link");
+  ASSERT_EQ(mkfifo((folder / "work/pipe").c_str(), 0600), 0);
+  const int table = open((folder / "work/table").c_str(), O_RDONLY | O_CLOEXEC);
+  EXPECT_FALSE(remove_working_folder(folder / "work"));
+  EXPECT_FALSE(path_exists(folder / "work"));
+  std::string byte = " ";
+  EXPECT_EQ(pread(table, byte.data(), 1, 0), 1);
+  close(table);
+  struct statfs system = {};
+  ASSERT_EQ(statfs(folder.path().c_str(), &system), 0);
+  if (system.f_type == EXT4_SUPER_MAGIC) {
+    EXPECT_EQ(byte, std::string(1, '\0'));  // zeroed, so in one piece
+  }
+  for (const char* name : {"second", "outside"}) EXPECT_EQ(read_text_file(folder / name), "bytes") << name;
 }
 
 }  // namespace

@@ -60,14 +60,12 @@ bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes) {
 }
 
 WorkFolder::WorkFolder(fs::path path) : path_(std::move(path)) {
-  std::error_code error;
-  fs::remove_all(path_, error);
+  const std::error_code error = remove_working_folder(path_);
   if (error) fail_path(path_, "what a killed process left must be removable", error.value());
 }
 
 WorkFolder::~WorkFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
+  (void)remove_working_folder(path_);
 }
 
 }  // namespace loci
