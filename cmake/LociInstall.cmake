@@ -7,8 +7,11 @@ set(loci_public_headers
   loci/base/check.h loci/base/checksum.h loci/base/config.h loci/base/config_fields.h loci/base/cpu_level.h
   loci/base/durable_file.h loci/base/mapped_file.h loci/base/paths.h loci/base/progress.h loci/base/ram_modules.h
   loci/base/random.h loci/base/random_sequence.h loci/base/stop_signal.h loci/base/utf8.h
-  loci/data/epoch_order.h loci/data/ram/curriculum.h loci/data/ram/ram_tape.h loci/data/ram/ram_tasks.h
-  loci/data/text/batches.h loci/data/text/text_folder.h loci/data/text/text_inventory.h loci/data/text/token_cache.h
+  loci/data/epoch_order.h loci/data/file_inventory.h loci/data/image/augment.h loci/data/image/idx_file.h
+  loci/data/image/image_batches.h loci/data/image/image_file.h loci/data/image/image_folder.h loci/data/image/image_set.h
+  loci/data/poses/pose_metrics.h loci/data/poses/pose_sequence.h loci/data/poses/rotation.h
+  loci/data/procedural/room_data.h loci/data/procedural/room_scene.h loci/data/ram/curriculum.h loci/data/ram/ram_tape.h loci/data/ram/ram_tasks.h
+  loci/data/text/batches.h loci/data/text/text_folder.h loci/data/text/token_cache.h
   loci/data/text/token_span.h loci/data/text/tokenizer.h
   loci/models/generate.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
   loci/models/vocabulary_loss.h

@@ -11,6 +11,7 @@
 #include "loci/base/durable_file.h"
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
+#include "loci/data/folder_files.h"
 #include "loci/train/table_home.h"
 
 namespace loci {

@@ -2,14 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
+#include <limits>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "loci/base/check.h"
 #include "loci/base/stop_signal.h"
+#include "loci/data/parallel_items.h"
 #include "loci/data/text/token_file.h"
 
 namespace loci {
@@ -46,7 +46,7 @@ class TextEncoder {
         total_bytes_(static_cast<double>(total_bytes)),
         writer_(writer),
         progress_(progress),
-        caches_(std::max(1u, std::thread::hardware_concurrency())) {}
+        caches_(item_threads(std::numeric_limits<int64_t>::max())) {}
 
   void run(const std::vector<TextFile>& files, uint64_t& tokens, uint64_t& bytes) {
     for (size_t begin = 0; begin < files.size();) {
@@ -77,27 +77,8 @@ class TextEncoder {
  private:
   std::vector<EncodedText> encode_wave(std::span<const TextFile> files) {
     std::vector<EncodedText> results(files.size());
-    std::vector<std::exception_ptr> errors(files.size());
-    std::atomic<size_t> next = 0;
-    const auto work = [&](Tokenizer::WordCache& cache, bool shows_progress) {
-      for (size_t i = next++; i < files.size(); i = next++) {
-        try {
-          encode_file(files[i], cache, shows_progress, results[i]);
-        } catch (...) {
-          errors[i] = std::current_exception();
-        }
-      }
-    };
-    {
-      std::vector<std::jthread> threads;
-      for (size_t t = 1; t < std::min(caches_.size(), files.size()); ++t) {
-        threads.emplace_back(work, std::ref(caches_[t]), false);
-      }
-      work(caches_[0], true);
-    }
-    for (const std::exception_ptr& error : errors) {
-      if (error) std::rethrow_exception(error);
-    }
+    parallel_items(std::ssize(files),
+                   [&](int64_t i, int64_t thread) { encode_file(files[i], caches_[thread], thread == 0, results[i]); });
     return results;
   }
 

@@ -2,7 +2,7 @@
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
 #include "loci/base/utf8.h"
-#include "loci/data/text/input_file.h"
+#include "loci/data/input_file.h"
 #include "loci/data/text/text_folder.h"
 
 namespace loci {

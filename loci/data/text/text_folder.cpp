@@ -1,20 +1,18 @@
 #include "loci/data/text/text_folder.h"
 
 #include <fmt/ranges.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <set>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/base/paths.h"
 #include "loci/base/utf8.h"
-#include "loci/data/text/input_file.h"
+#include "loci/data/folder_files.h"
+#include "loci/data/input_file.h"
 
 namespace loci {
 namespace {
@@ -23,13 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kSniffBytes = 64 << 10;
 constexpr uint64_t kBlockBytes = 64 << 10;
-
-std::string in_lower_case(std::string text) {
-  for (char& c : text) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return text;
-}
 
 // Adds one file to the list, or counts why not.
 void list_text_file(const fs::path& path, const std::string& name, TextFileList& list) {
@@ -53,43 +44,6 @@ void list_text_file(const fs::path& path, const std::string& name, TextFileList&
     list.files.push_back(std::move(found));
   }
 }
-
-class FolderWalk {
- public:
-  FolderWalk(const TextFolderOptions& options, TextFileList& list) : options_(options), list_(list) {}
-
-  void folder(const fs::path& path, const std::string& prefix) {
-    struct stat status = {};
-    if (stat(path.c_str(), &status) != 0 || !visited_.insert({status.st_dev, status.st_ino}).second) {
-      list_.links.add(prefix);
-      return;
-    }
-    for (const fs::path& entry : entries_of(path)) add(entry, prefix + entry.filename().string());
-  }
-
- private:
-  void add(const fs::path& path, const std::string& name) {
-    if (path.filename().string().starts_with('.')) {
-      list_.hidden.add(name);
-      return;
-    }
-    std::error_code error;
-    const fs::file_status status = fs::status(path, error);
-    if (fs::is_directory(status)) {
-      folder(path, name + "/");
-    } else if (!fs::is_regular_file(status)) {
-      list_.links.add(name);
-    } else if (!has_extension(path, options_.extensions)) {
-      list_.other_extension.add(name);
-    } else {
-      list_text_file(path, name, list_);
-    }
-  }
-
-  const TextFolderOptions& options_;
-  TextFileList& list_;
-  std::set<std::pair<dev_t, ino_t>> visited_;
-};
 
 // How many bytes of `text`, which a block begins with and which goes on in the file, belong to the block: all up to the
 // last line end, space or whole character.
@@ -158,23 +112,22 @@ void TextFolderOptions::fields(ConfigFields& f) {
   f.field("split_seed", split_seed, "seed that decides which files are held out", {.minimum = 0});
 }
 
-bool has_extension(const fs::path& path, const std::vector<std::string>& extensions) {
-  const std::string name = in_lower_case(path.filename().string());
-  return extensions.empty() || std::any_of(extensions.begin(), extensions.end(), [&name](const std::string& extension) {
-           const std::string dotted = in_lower_case(extension.starts_with('.') ? extension : '.' + extension);
-           return name.ends_with(dotted);
-         });
-}
-
 TextFileList list_text_files(const fs::path& path, const TextFolderOptions& options) {
   const PathKind kind = kind_of(path);
   if (kind == PathKind::nothing) fail_path(path, "the data must be a folder or a file", ENOENT);
   const bool folder = kind == PathKind::folder;
   TextFileList list;
   if (folder) {
-    FolderWalk(options, list).folder(path, "");
-    std::sort(list.files.begin(), list.files.end(),
-              [](const TextFile& a, const TextFile& b) { return a.name < b.name; });
+    FolderFiles found = folder_files(path);
+    list.hidden = std::move(found.hidden);
+    list.links = std::move(found.links);
+    for (const FolderFiles::File& file : found.files) {
+      if (has_extension(file.path, options.extensions)) {
+        list_text_file(file.path, file.name, list);
+      } else {
+        list.other_extension.add(file.name);
+      }
+    }
   } else {
     list_text_file(path, path.filename().string(), list);
   }

@@ -15,7 +15,7 @@
 
 #include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
-#include "loci/data/text/text_inventory.h"
+#include "loci/data/file_inventory.h"
 
 namespace loci {
 
@@ -51,10 +51,6 @@ struct TextFileList {
   CountedNames links;  // links to nowhere, folders that were visited already, devices
 };
 
-// Whether the name ends in one of the extensions, in upper or lower case, with or without their dot; any does when
-// there are none.
-bool has_extension(const std::filesystem::path& path, const std::vector<std::string>& extensions);
-
 // Throws Error (input) when the path is missing or unreadable, or holds no text.
 TextFileList list_text_files(const std::filesystem::path& path, const TextFolderOptions& options);
 
@@ -66,7 +62,7 @@ struct TextSplit {
   std::vector<TextFile> train;
   std::vector<TextFile> validation;
   CountedNames duplicates;  // files left out because an earlier one has the same bytes
-  TextInventory inventory;  // of the whole list
+  FileInventory inventory;  // of the whole list
 };
 
 // Reads every file. A file is for validation when XXH3-128(name, split_seed) falls under validation_share; neither part

@@ -302,12 +302,12 @@ TEST_F(TextFolderTest, TheInventoryHasWholeFilesHoweverTheyAreCut) {
   const std::string text(200000, 'x');
   write("large.txt", text);
   write("small.txt", "small");
-  const TextInventory cut = split_of(list_text_files(folder_, options_)).inventory;
+  const FileInventory cut = split_of(list_text_files(folder_, options_)).inventory;
   ASSERT_EQ(cut.files.size(), 2u);
   EXPECT_EQ(cut.files[0].name, "large.txt");
   EXPECT_EQ(cut.files[0].bytes, 200000u);
   write("other.txt", std::string(200000, 'y'));
-  const TextInventory whole = split_of(list_text_files(folder_, options_)).inventory;
+  const FileInventory whole = split_of(list_text_files(folder_, options_)).inventory;
   EXPECT_EQ(changes_between(cut, whole), "1 file added (other.txt)");
 }
 

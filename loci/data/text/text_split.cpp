@@ -1,15 +1,13 @@
 // Training and validation part of a list of text files (text_folder.h).
-#include <xxhash.h>
-
 #include <algorithm>
-#include <array>
 #include <set>
 
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
 #include "loci/base/config.h"
 #include "loci/base/stop_signal.h"
-#include "loci/data/text/input_file.h"
+#include "loci/data/held_out.h"
+#include "loci/data/input_file.h"
 #include "loci/data/text/text_folder.h"
 
 namespace loci {
@@ -18,7 +16,7 @@ namespace {
 constexpr uint64_t kHashedAtOnce = 1 << 20;
 
 // The list again, each file with its checksum; the inventory has the files as a whole.
-std::vector<TextFile> with_sums(const TextFileList& list, TextInventory& inventory, ProgressLine& progress) {
+std::vector<TextFile> with_sums(const TextFileList& list, FileInventory& inventory, ProgressLine& progress) {
   std::vector<TextFile> files = list.files;
   double total = 0;
   double done = 0;
@@ -30,7 +28,7 @@ std::vector<TextFile> with_sums(const TextFileList& list, TextInventory& invento
       fail(ExitCode::input, files[i].path.string(), "the file must stay as it is while it is read", "a shorter one");
     }
     Checksum whole;
-    TextInventory::File entry = {.name = name};
+    FileInventory::File entry = {.name = name};
     for (; i < files.size() && files[i].file == name; ++i) {
       Checksum sum;
       for (uint64_t at = files[i].begin; at < files[i].end; at += kHashedAtOnce) {
@@ -53,23 +51,19 @@ std::vector<TextFile> with_sums(const TextFileList& list, TextInventory& invento
 }  // namespace
 
 TextSplit split_text_files(const TextFileList& list, const TextFolderOptions& options, ProgressLine& progress) {
-  struct Ranked {
-    std::array<uint64_t, 2> hash;
-    const TextFile* file;
-  };
   TextSplit split;
   split.inventory.settings = Config::write(options);
   const std::vector<TextFile> files = with_sums(list, split.inventory, progress);
-  std::vector<Ranked> kept;
+  std::vector<const TextFile*> kept;
+  std::vector<std::string> names;
   std::set<std::string_view> seen;
   for (const TextFile& file : files) {
     if (!seen.insert(file.sum).second && !file.block) {
       split.duplicates.add(file.name);
       continue;
     }
-    const auto rank =
-        XXH3_128bits_withSeed(file.name.data(), file.name.size(), static_cast<uint64_t>(options.split_seed));
-    kept.push_back({{rank.high64, rank.low64}, &file});
+    kept.push_back(&file);
+    names.push_back(file.name);
   }
   if (kept.size() < 2) {
     fail(ExitCode::input, list.files.front().path.string(),
@@ -77,14 +71,8 @@ TextSplit split_text_files(const TextFileList& list, const TextFolderOptions& op
          split.duplicates.count > 0 ? fmt::format("one and {} copies", split.duplicates.count)
                                     : std::string("one that is shorter"));
   }
-  const auto by_hash = [](const Ranked& a, const Ranked& b) { return a.hash < b.hash; };
-  const TextFile* first = std::min_element(kept.begin(), kept.end(), by_hash)->file;
-  const TextFile* last = std::max_element(kept.begin(), kept.end(), by_hash)->file;
-  for (const Ranked& ranked : kept) {
-    const bool below = static_cast<double>(ranked.hash[0]) * 0x1p-64 < options.validation_share;
-    const bool validation = ranked.file == first || (below && ranked.file != last);
-    (validation ? split.validation : split.train).push_back(*ranked.file);
-  }
+  const std::vector<bool> validation = held_out(names, options.validation_share, options.split_seed);
+  for (size_t i = 0; i < kept.size(); ++i) (validation[i] ? split.validation : split.train).push_back(*kept[i]);
   return split;
 }
 

@@ -200,9 +200,9 @@ TokenData open_tokens(const fs::path& path, const TextFolderOptions& text_option
 
 std::string changes_of_data(std::string_view key_before, std::string_view key_now, const fs::path& cache_dir) {
   const CacheFolder cache(cache_dir);
-  const auto inventory = [&](std::string_view key) -> std::optional<TextInventory> {
+  const auto inventory = [&](std::string_view key) -> std::optional<FileInventory> {
     const auto saved = load_text(cache, inventory_file(key));
-    return saved ? TextInventory::load(*saved) : std::nullopt;
+    return saved ? FileInventory::load(*saved) : std::nullopt;
   };
   const auto before = inventory(key_before);
   const auto now = inventory(key_now);

@@ -1,6 +1,6 @@
 // Text files as two streams of tokens, prepared once and kept in a cache folder:
 //
-//   files-KEY.list        which texts the data holds (TextInventory), to say later what changed
+//   files-KEY.list        which texts the data holds (FileInventory), to say later what changed
 //   tokenizer-KEY.model   a learned tokenizer, of those texts and the tokenizer's options
 //   tokens-KEY.bin        both streams (token_file.h), of those texts and a tokenizer, whether learned or given
 //
@@ -32,7 +32,7 @@ struct TokenData {
   int64_t validation_bytes = 0;
   int64_t train_files = 0;  // or blocks of a single file
   int64_t validation_files = 0;
-  std::string key = {};                   // TextInventory::key(): equal for the same data
+  std::string key = {};                   // FileInventory::key(): equal for the same data
   std::vector<std::string> notices = {};  // what a user should know: files left out, bytes replaced, few tokens
 };
 

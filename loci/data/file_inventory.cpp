@@ -1,4 +1,4 @@
-#include "loci/data/text/text_inventory.h"
+#include "loci/data/file_inventory.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -26,7 +26,7 @@ std::optional<std::string> next_field(std::string_view& text) {
 }  // namespace
 
 // NUL ends each field, for it is the one byte that no name has.
-std::string TextInventory::save() const {
+std::string FileInventory::save() const {
   std::string text;
   const auto add = [&text](std::string_view field) { text.append(field).append(1, '\0'); };
   add(kInventoryStart);
@@ -39,9 +39,9 @@ std::string TextInventory::save() const {
   return text;
 }
 
-std::optional<TextInventory> TextInventory::load(std::string_view saved) {
+std::optional<FileInventory> FileInventory::load(std::string_view saved) {
   if (next_field(saved) != kInventoryStart) return std::nullopt;
-  TextInventory inventory;
+  FileInventory inventory;
   const auto settings = next_field(saved);
   if (!settings) return std::nullopt;
   inventory.settings = *settings;
@@ -58,7 +58,7 @@ std::optional<TextInventory> TextInventory::load(std::string_view saved) {
   return inventory;
 }
 
-std::string TextInventory::key() const {
+std::string FileInventory::key() const {
   uint64_t bytes = 0;
   for (const File& file : files) bytes += file.bytes;
   const std::string text = save();
@@ -66,11 +66,11 @@ std::string TextInventory::key() const {
                      checksum(std::as_bytes(std::span(text))));
 }
 
-std::string changes_between(const TextInventory& before, const TextInventory& now) {
-  std::map<std::string_view, const TextInventory::File*> known;
-  for (const TextInventory::File& file : before.files) known[file.name] = &file;
+std::string changes_between(const FileInventory& before, const FileInventory& now) {
+  std::map<std::string_view, const FileInventory::File*> known;
+  for (const FileInventory::File& file : before.files) known[file.name] = &file;
   CountedNames changed, added, missing;
-  for (const TextInventory::File& file : now.files) {
+  for (const FileInventory::File& file : now.files) {
     const auto found = known.find(file.name);
     if (found == known.end()) {
       added.add(file.name);

@@ -1,4 +1,4 @@
-#include "loci/data/text/text_inventory.h"
+#include "loci/data/file_inventory.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,11 +6,11 @@
 namespace loci {
 namespace {
 
-TEST(TextInventoryTest, LoadsWhatItSavedWhateverTheNames) {
-  const TextInventory inventory = {
+TEST(FileInventoryTest, LoadsWhatItSavedWhateverTheNames) {
+  const FileInventory inventory = {
       .settings = "split_seed = 0\n",
       .files = {{"a.txt", 3, "s"}, {"line\nend.txt", 5000000000, "t"}, {"\xFF.txt", 0, "u"}, {"1 2", 7, "v"}}};
-  const auto loaded = TextInventory::load(inventory.save());
+  const auto loaded = FileInventory::load(inventory.save());
   ASSERT_TRUE(loaded.has_value());
   EXPECT_EQ(loaded->settings, inventory.settings);
   EXPECT_EQ(loaded->files, inventory.files);
@@ -18,18 +18,18 @@ TEST(TextInventoryTest, LoadsWhatItSavedWhateverTheNames) {
   EXPECT_THAT(inventory.key(), testing::MatchesRegex("4 files, 5000000010 bytes, [0-9a-f]{32}"));
 }
 
-TEST(TextInventoryTest, RefusesWhatIsOfAnotherForm) {
-  const std::string saved = TextInventory{.settings = "", .files = {{"a", 1, "s"}}}.save();
+TEST(FileInventoryTest, RefusesWhatIsOfAnotherForm) {
+  const std::string saved = FileInventory{.settings = "", .files = {{"a", 1, "s"}}}.save();
   for (const std::string& bad : {std::string(), std::string("x"), saved.substr(0, saved.size() - 1), saved + "b",
                                  saved + std::string("b\0x\0s\0", 6), "x" + saved}) {
-    EXPECT_FALSE(TextInventory::load(bad).has_value()) << bad.size();
+    EXPECT_FALSE(FileInventory::load(bad).has_value()) << bad.size();
   }
 }
 
-TEST(TextInventoryTest, NamesWhatChanged) {
-  const TextInventory before = {.settings = "a", .files = {{"1", 1, "s"}, {"2", 2, "t"}, {"3", 3, "u"}}};
+TEST(FileInventoryTest, NamesWhatChanged) {
+  const FileInventory before = {.settings = "a", .files = {{"1", 1, "s"}, {"2", 2, "t"}, {"3", 3, "u"}}};
   EXPECT_EQ(changes_between(before, before), "");
-  TextInventory now = before;
+  FileInventory now = before;
   now.files = {{"1", 1, "s"}, {"2", 2, "other"}, {"4", 4, "v"}, {"5", 5, "w"}, {"6", 6, "x"}, {"7", 7, "y"}};
   EXPECT_EQ(changes_between(before, now), "1 file changed (2); 4 files added (4, 5, 6 ...); 1 file missing (3)");
   now = before;

@@ -9,7 +9,7 @@
 
 namespace loci {
 
-struct TextInventory {
+struct FileInventory {
   struct File {
     std::string name;  // relative to the folder
     uint64_t bytes = 0;
@@ -23,11 +23,11 @@ struct TextInventory {
   // save().
   std::string key() const;
   std::string save() const;
-  static std::optional<TextInventory> load(std::string_view saved);  // nothing when `saved` is of another form
+  static std::optional<FileInventory> load(std::string_view saved);  // nothing when `saved` is of another form
 };
 
 // "1 file changed (a.txt); 2 files added (b.txt, c.txt)". Empty when nothing did.
-std::string changes_between(const TextInventory& before, const TextInventory& now);
+std::string changes_between(const FileInventory& before, const FileInventory& now);
 
 // How many, and the first three by name.
 struct CountedNames {

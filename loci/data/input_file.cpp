@@ -1,4 +1,4 @@
-#include "loci/data/text/input_file.h"
+#include "loci/data/input_file.h"
 
 #include <unistd.h>
 

@@ -1,0 +1,46 @@
+// Images of a set as float input, [height, width, channels]: normalised by channel, and for training shifted and
+// mirrored at random.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "loci/base/config_fields.h"
+#include "loci/data/image/image_set.h"
+
+namespace loci {
+
+// output = (value / 255 - mean) / deviation
+struct ChannelScale {
+  std::vector<double> mean;       // [channels], of 0 .. 1
+  std::vector<double> deviation;  // [channels], above 0
+};
+
+// Of all pixels; of 100,000 images, drawn, where there are more. A channel of one value has deviation 1.
+// Throws Error (input) when the set is empty or a file is damaged.
+ChannelScale channel_scale(const ImageSet& images);
+
+struct AugmentOptions {
+  int64_t crop_padding = 4;  // shifts by up to so many pixels; what comes in is the channel's mean, 0 after scaling
+  bool mirror = true;        // half of the images, left to right
+  void fields(ConfigFields& f);
+};
+
+// Writes one image. `draw` numbers the uses of images in a run; shift and mirror are a pure function of seed and draw.
+class Augment {
+ public:
+  Augment(const ImageShape& shape, const ChannelScale& scale, const AugmentOptions& options, uint64_t seed);
+
+  void plain(const uint8_t* pixels, float* output) const;
+  void random(const uint8_t* pixels, uint64_t draw, float* output) const;
+
+ private:
+  void write(const uint8_t* pixels, int64_t down, int64_t right, bool mirrored, float* output) const;
+
+  ImageShape shape_;
+  std::vector<float> value_;  // [channels, 256]: what a byte becomes
+  AugmentOptions options_;
+  uint64_t seed_;
+};
+
+}  // namespace loci
