@@ -10,6 +10,7 @@
 #include "bench/cases.h"
 #include "bench/mapped.h"
 #include "bench/memory.h"
+#include "bench/memory_map.h"
 #include "bench/timing.h"
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
@@ -128,7 +129,7 @@ void check(const BenchOptions& options) {
 const std::vector<std::string>& bench_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all = bench::operator_names();
-    all.insert(all.begin(), {"memory", "mapped"});
+    all.insert(all.begin(), {"memory", "memory_map", "mapped"});
     return all;
   }();
   return names;
@@ -137,11 +138,16 @@ const std::vector<std::string>& bench_names() {
 int run_benchmarks(const BenchOptions& options, std::ostream& out) {
   check(options);
   std::vector<std::string> operators = options.names;
-  const bool with_memory = std::erase(operators, "memory") > 0, with_mapped = std::erase(operators, "mapped") > 0;
+  const bool with_memory = std::erase(operators, "memory") > 0, with_map = std::erase(operators, "memory_map") > 0,
+             with_mapped = std::erase(operators, "mapped") > 0;
   if (options.names.empty()) operators = bench::operator_names();
   if (with_memory) {
     const nlohmann::json report = bench::run_memory(options);
     out << (options.json ? report.dump(2) + "\n" : bench::memory_table(report));
+  }
+  if (with_map) {
+    const nlohmann::json report = bench::run_memory_map(options);
+    out << (options.json ? report.dump(2) + "\n" : bench::memory_map_table(report));
   }
   if (with_mapped) {
     const nlohmann::json report = bench::run_mapped(options);

@@ -17,7 +17,8 @@ TEST(Bench, RefusesAnUnknownOperator) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of memory, mapped, few_linear, "));
+    EXPECT_THAT(error.what(),
+                ::testing::HasSubstr("bench: the operator must be one of memory, memory_map, mapped, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }
@@ -56,6 +57,25 @@ TEST(Bench, ReportsTheMemoryBesideTheStockOne) {
   EXPECT_THAT(names, ::testing::ElementsAre("forward float32", "train float32", "search float32", "read float32",
                                             "update float32", "forward bfloat16", "train bfloat16", "read bfloat16",
                                             "update bfloat16", "decode float32", "decode bfloat16"));
+}
+
+TEST(Bench, ReportsTheMemoryOfAMapBesideTheStockOneAndAConvolution) {
+  std::ostringstream out;
+  const BenchOptions options{
+      .names = {"memory_map"}, .json = true, .repeats = 1, .rows = {256, 257}, .tokens = {65}, .widths = {8}};
+  ASSERT_EQ(run_benchmarks(options, out), 0);
+  const auto report = nlohmann::json::parse(out.str());
+  std::vector<std::string> names;
+  for (const auto& result : report["results"]) {
+    names.push_back(result["name"].get<std::string>() + " " + std::to_string(result["rows"].get<int>()));
+    EXPECT_EQ(result["tokens"], 128);  // whole images
+    EXPECT_DOUBLE_EQ(result["times_the_convolution"].get<double>(),
+                     result["ms"].get<double>() / result["convolution_ms"].get<double>());
+    EXPECT_EQ(result["ratio"].is_null(), result["rows"] == 257);  // the stock one has a square of rows
+    if (result["rows"] == 257) continue;
+    EXPECT_DOUBLE_EQ(result["ratio"].get<double>(), result["stock_ms"].get<double>() / result["ms"].get<double>());
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre("forward 256", "train 256", "forward 257", "train 257"));
 }
 
 TEST(Bench, ReportsRowsInFilesWithAndWithoutPrefetch) {

@@ -22,19 +22,27 @@ StockMemory::StockMemory(const Size& size) : size_(size) {
   };
   query_weight_ = drawn({features, size.width}, 1 / std::sqrt(size.width));
   query_bias_ = drawn({features}, 0);
-  norm_gain_ = torch::ones({w}).set_requires_grad(true);
-  norm_bias_ = drawn({w}, 0);
+  const int64_t normed = size.batch_norm ? features : w;
+  norm_gain_ = torch::ones({normed}).set_requires_grad(true);
+  norm_bias_ = drawn({normed}, 0);
+  running_mean_ = torch::zeros({normed});
+  running_variance_ = torch::ones({normed});
   keys_ = drawn({2 * size.heads, size.sub_keys, w}, 1 / std::sqrt(3.0 * static_cast<double>(w)));
   table_ = torch::empty({size.sub_keys * size.sub_keys, size.width});
   fill_rows(table_);
   table_.set_requires_grad(true);
 }
 
-Tensor StockMemory::forward(const Tensor& x) {
+Tensor StockMemory::forward(const Tensor& x, bool training) {
   const int64_t T = x.size(0), H = size_.heads, w = size_.key_width / 2;
-  Tensor query = torch::linear(x, query_weight_, query_bias_).view({T, 2, H, w});
-  query = torch::layer_norm(query, {w}, norm_gain_, norm_bias_).permute({1, 2, 0, 3});  // [2, H, T, w]
-  const auto [score, index] = search(query);
+  Tensor query = torch::linear(x, query_weight_, query_bias_);
+  if (size_.batch_norm) {
+    query = torch::batch_norm(query, norm_gain_, norm_bias_, running_mean_, running_variance_, training, 0.1, 1e-5,
+                              /*cudnn_enabled=*/false);
+  }
+  query = query.view({T, 2, H, w});
+  if (!size_.batch_norm) query = torch::layer_norm(query, {w}, norm_gain_, norm_bias_);
+  const auto [score, index] = search(query.permute({1, 2, 0, 3}));  // [2, H, T, w]
   return read(index, score.view({T, H, size_.top_k}).softmax(-1).view({T, -1}));
 }
 
@@ -59,29 +67,71 @@ Tensor StockMemory::read(const Tensor& index, const Tensor& weight) const {
 
 void StockMemory::train(const Tensor& x, const Tensor& grad) {
   forward(x).backward(grad);
-  for (const Tensor& parameter : {query_weight_, query_bias_, norm_gain_, norm_bias_, keys_, table_}) {
-    adam(parameter, parameter.grad());
-    parameter.mutable_grad().reset();
-  }
+  step();
+}
+
+void StockMemory::step() {
+  adam_.step({query_weight_, query_bias_, norm_gain_, norm_bias_, keys_, table_});
 }
 
 void StockMemory::update(const Tensor& index, const Tensor& weight, const Tensor& grad) {
   read(index, weight.detach()).backward(grad);
-  adam(table_, table_.grad());
-  table_.mutable_grad().reset();
+  adam_.step({table_});
 }
 
-void StockMemory::adam(const Tensor& parameter, const Tensor& grad) {
+StockSideMemory::StockSideMemory(const StockMemory::Size& size)
+    : memory_(size),
+      output_weight_((torch::randn({size.width, size.width}) / std::sqrt(size.width)).set_requires_grad(true)),
+      norm_gain_(torch::zeros({size.width}).set_requires_grad(true)),
+      norm_bias_(torch::zeros({size.width}).set_requires_grad(true)),
+      running_mean_(torch::zeros({size.width})),
+      running_variance_(torch::ones({size.width})) {}
+
+Tensor StockSideMemory::forward(const Tensor& x, bool training) {
+  const Tensor tokens = x.permute({0, 2, 3, 1});  // [B, height, width, C]
+  const Tensor read = memory_.forward(tokens.reshape({-1, x.size(1)}), training);
+  const Tensor y = torch::batch_norm(torch::linear(read, output_weight_), norm_gain_, norm_bias_, running_mean_,
+                                     running_variance_, training, 0.1, 1e-5, /*cudnn_enabled=*/false);
+  return x + y.view(tokens.sizes()).permute({0, 3, 1, 2});
+}
+
+void StockSideMemory::train(const Tensor& x, const Tensor& grad) {
+  forward(x, /*training=*/true).backward(grad);
+  x.mutable_grad().reset();
+  memory_.step();
+  adam_.step({output_weight_, norm_gain_, norm_bias_});
+}
+
+StockConvolution::StockConvolution(int64_t channels)
+    : weight_((torch::randn({channels, channels, 3, 3}) / std::sqrt(9 * channels))
+                  .contiguous(at::MemoryFormat::ChannelsLast)
+                  .set_requires_grad(true)) {}
+
+Tensor StockConvolution::forward(const Tensor& x) const {
+  return torch::conv2d(x, weight_, {}, 1, 1);
+}
+
+void StockConvolution::train(const Tensor& x, const Tensor& grad) {
+  forward(x).backward(grad);
+  x.mutable_grad().reset();
+  adam_.step({weight_});
+}
+
+void StockAdam::step(const std::vector<Tensor>& parameters) {
   const torch::NoGradGuard no_gradient;
-  auto found =
-      std::find_if(moments_.begin(), moments_.end(), [&](const auto& m) { return m.first.is_same(parameter); });
-  if (found == moments_.end()) {
-    moments_.emplace_back(parameter, Moments{at::zeros_like(parameter), at::zeros_like(parameter), at::zeros({})});
-    found = moments_.end() - 1;
+  for (const Tensor& parameter : parameters) {
+    auto found =
+        std::find_if(moments_.begin(), moments_.end(), [&](const auto& m) { return m.first.is_same(parameter); });
+    if (found == moments_.end()) {
+      moments_.emplace_back(parameter, Moments{at::zeros_like(parameter), at::zeros_like(parameter), at::zeros({})});
+      found = moments_.end() - 1;
+    }
+    Moments& m = found->second;
+    m.count += 1;
+    at::_fused_adam_({parameter}, {parameter.grad()}, {m.first}, {m.second}, {}, {m.count}, 1e-3, 0.9, 0.999, 0, 1e-8,
+                     false, false);
+    parameter.mutable_grad().reset();
   }
-  Moments& m = found->second;
-  m.count += 1;
-  at::_fused_adam_({parameter}, {grad}, {m.first}, {m.second}, {}, {m.count}, 1e-3, 0.9, 0.999, 0, 1e-8, false, false);
 }
 
 }  // namespace loci::bench

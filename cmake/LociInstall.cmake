@@ -16,11 +16,13 @@ set(loci_public_headers
   loci/models/generate.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
   loci/models/vocabulary_loss.h
   loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/initialise.h
-  loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/flat_key_memory.h
-  loci/nn/memory/memory_formula.h loci/nn/memory/memory_layer.h loci/nn/memory/memory_slot.h
+  loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/convolution_query_net.h
+  loci/nn/memory/flat_key_memory.h
+  loci/nn/memory/memory_formula.h loci/nn/memory/memory_layer.h loci/nn/memory/memory_map.h
+  loci/nn/memory/memory_slot.h
   loci/nn/memory/ngram_collisions.h loci/nn/memory/ngram_memory.h loci/nn/memory/ngram_rows.h
   loci/nn/memory/ngram_slot.h loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h
-  loci/nn/memory/query_net.h loci/nn/memory/table_layer.h
+  loci/nn/memory/query_net.h loci/nn/memory/side_memory.h loci/nn/memory/table_layer.h loci/nn/token_mask.h
   loci/ops/batch_norm/batch_norm.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
   loci/ops/ngram_hash/ngram_hash.h loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h

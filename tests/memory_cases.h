@@ -41,6 +41,7 @@ inline std::vector<MemoryCase> memory_cases() {
       {"no_norm", small_memory([](O& o) { o.query_norm = QueryNorm::none; })},
       {"rms", small_memory([](O& o) { o.query_norm = QueryNorm::rms; })},
       {"batch", small_memory([](O& o) { o.query_norm = QueryNorm::batch; })},
+      {"center", small_memory([](O& o) { o.query_norm = QueryNorm::center; })},
       {"unit_keys", small_memory([](O& o) { o.normalise_keys = true; })},
       {"relu", small_memory([](O& o) { o.weight = WeightFunction::relu; })},
       {"sigmoid", small_memory([](O& o) { o.weight = WeightFunction::sigmoid; })},

@@ -26,6 +26,7 @@ inline at::Tensor reference_query(const MemoryLayer& m, const at::Tensor& x) {
   if (o.query_norm == QueryNorm::layer || o.query_norm == QueryNorm::batch) {
     q = (q - q.mean(over, true)) / (q.var(over, /*unbiased=*/false, true) + 1e-5).sqrt() * m.norm.gain + m.norm.bias;
   }
+  if (o.query_norm == QueryNorm::center) q = q - q.detach().mean(0, true);
   if (o.query_norm == QueryNorm::rms) q = q / (q.pow(2).mean(over, true) + 1e-5).sqrt() * m.norm.gain;
   return q;
 }

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -9,9 +11,12 @@ def blocks(page: str) -> list[str]:
     return [part.split("```", 1)[0] for part in page.split("```cpp\n")[1:]]
 
 
-def test_the_page_shows_the_example_of_finetuning() -> None:
-    source = (ROOT / "examples/finetune_rows.cpp").read_text()
+@pytest.mark.parametrize(
+    ("example", "page"), [("finetune_rows", "product-key-memory"), ("side_memory", "vision-memory")]
+)
+def test_the_page_shows_the_example(example: str, page: str) -> None:
+    source = (ROOT / f"examples/{example}.cpp").read_text()
     begin = source.index("begins here.\n") + len("begins here.\n")
     lines = source[begin : source.index("  // The snippet ends here.")].splitlines()
     snippet = "\n".join(line.removeprefix("  ") for line in lines).strip() + "\n"
-    assert snippet in blocks((ROOT / "docs/product-key-memory.md").read_text())
+    assert snippet in blocks((ROOT / f"docs/{page}.md").read_text())

@@ -25,6 +25,7 @@ TEST(TransformerLmOptions, CountsParametersWithoutMakingThem) {
       o.memory.layer.normalise_keys = true;
       o.memory.layer.query_hidden = {5, 6};
     }));
+    all.push_back(small_model_with_memory(placement, [](auto& o) { o.memory.layer.query_norm = QueryNorm::center; }));
     all.push_back(small_model_with_memory(placement, [](auto& o) {
       o.memory.kind = MemoryKind::flat;
       o.memory.layer.query_norm = QueryNorm::rms;
@@ -69,7 +70,7 @@ TEST(TransformerLmOptions, ImpossibleOptionsAreRefused) {
       {"calibrate_at", [](auto& o) { o.memory.calibrate_at = 3, o.memory.layer.query_hidden = {4}; }},
       {"addressing",
        [](auto& o) { o.memory.kind = MemoryKind::flat, o.memory.layer.addressing = RowAddressing::modulo; }},
-      {"table's width", [](auto& o) { o.memory.value_width = 5; }},
+      {"memory.value_width", [](auto& o) { o.memory.value_width = 5; }},
   };
   for (const auto& [word, change] : bad) {
     try {

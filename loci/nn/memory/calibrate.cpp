@@ -143,7 +143,7 @@ void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOp
       keys.copy_(draw_keys(query.select(1, h).select(1, p), keys.size(0), options.seed, stream));
     }
   }
-  memory.table()->store().initialise_zero();
+  if (!options.keep_values) memory.table()->store().initialise_zero();
 }
 
 std::vector<Tensor> calibrated_parameters(const ProductKeyMemory& memory) {

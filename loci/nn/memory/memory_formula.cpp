@@ -2,11 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
 
 #include "loci/ops/batch_norm/batch_norm.h"
 #include "loci/ops/few_linear/few_linear.h"
@@ -17,34 +20,60 @@ namespace {
 
 using at::Tensor;
 
-constexpr double kQueryNormEpsilon = 1e-5;
 constexpr double kLeastLength = 1e-6;
 
-// q [T, H, 2, w], bfloat16 allowed: it is widened within the norm.
-Tensor batch_normalised(const Tensor& q, const QueryNormTensors& tensors, bool training) {
-  const auto type = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const auto features = [&](const Tensor& tensor) { return tensor.to(type).view(-1); };
-  const Tensor mean = features(tensors.running_mean), variance = features(tensors.running_variance);
-  const Tensor y = batch_norm(q.reshape({q.size(0), mean.numel()}), features(tensors.gain), features(tensors.bias),
-                              mean, variance, training, 0.1, kQueryNormEpsilon);
-  if (training && type != tensors.running_mean.scalar_type()) {
-    tensors.running_mean.copy_(mean.view_as(tensors.running_mean));
-    tensors.running_variance.copy_(variance.view_as(tensors.running_variance));
-  }
-  return y.view(q.sizes());
+at::ScalarType exact_type_of(const Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// The mean of the batch, of which the running statistics take their share: [H, 2, w] in `type`.
+Tensor batch_mean(const Tensor& q, const NormTensors& tensors, at::ScalarType type) {
+  const at::NoGradGuard constant;
+  const int64_t features = tensors.running_mean.numel();
+  const auto options = q.options().dtype(type);
+  const Tensor mean = at::zeros({features}, options), variance = at::ones({features}, options);
+  // With momentum 1 the operator leaves the batch's own statistics, in the same bits for any number of threads.
+  batch_norm(q.detach().reshape({q.size(0), features}), at::ones({features}, options), at::zeros({features}, options),
+             mean, variance, /*training=*/true, /*momentum=*/1, kNormEpsilon);
+  const auto move = [](const Tensor& running, const Tensor& batch) {
+    running.mul_(1 - kNormMomentum).add_(batch.view_as(running).to(running.scalar_type()), kNormMomentum);
+  };
+  move(tensors.running_mean, mean);
+  move(tensors.running_variance, variance);
+  return mean.view_as(tensors.running_mean);
+}
+
+Tensor centred(const Tensor& q, const NormTensors& tensors, bool training) {
+  const auto type = exact_type_of(q);
+  const bool of_batch = training && q.size(0) >= 2;
+  return q.to(type) - (of_batch ? batch_mean(q, tensors, type) : tensors.running_mean.to(type));
 }
 
 }  // namespace
 
-Tensor normalise_query(const Tensor& q, QueryNorm norm, const QueryNormTensors& tensors, bool training) {
+Tensor batch_normalised(const Tensor& x, const NormTensors& tensors, bool training) {
+  const auto type = exact_type_of(x);
+  const auto features = [&](const Tensor& tensor) { return tensor.to(type).view(-1); };
+  const Tensor mean = features(tensors.running_mean), variance = features(tensors.running_variance);
+  const Tensor y = batch_norm(x.reshape({x.size(0), mean.numel()}), features(tensors.gain), features(tensors.bias),
+                              mean, variance, training, kNormMomentum, kNormEpsilon);
+  if (training && type != tensors.running_mean.scalar_type()) {
+    tensors.running_mean.copy_(mean.view_as(tensors.running_mean));
+    tensors.running_variance.copy_(variance.view_as(tensors.running_variance));
+  }
+  return y.view(x.sizes());
+}
+
+Tensor normalise_query(const Tensor& q, QueryNorm norm, const NormTensors& tensors, bool training) {
   if (norm == QueryNorm::batch) return batch_normalised(q, tensors, training);
-  const Tensor exact = q.scalar_type() == at::kDouble ? q : q.to(at::kFloat);
+  if (norm == QueryNorm::center) return centred(q, tensors, training);
+  const Tensor exact = q.to(exact_type_of(q));
   const auto type = exact.scalar_type();
   switch (norm) {
     case QueryNorm::layer:
-      return half_norm(exact, tensors.gain.to(type), tensors.bias.to(type), kQueryNormEpsilon);
+      return half_norm(exact, tensors.gain.to(type), tensors.bias.to(type), kNormEpsilon);
     case QueryNorm::rms:
-      return half_norm(exact, tensors.gain.to(type), std::nullopt, kQueryNormEpsilon);
+      return half_norm(exact, tensors.gain.to(type), std::nullopt, kNormEpsilon);
     default:
       return exact;
   }

@@ -11,20 +11,37 @@
 
 namespace loci {
 
-enum class QueryNorm { none, layer, rms, batch };
+enum class QueryNorm { none, layer, rms, batch, center };
+// Whether a constant that is added to all queries has an effect: batch and center take it away again.
+constexpr bool keeps_constant(QueryNorm norm) {
+  return norm != QueryNorm::batch && norm != QueryNorm::center;
+}
+constexpr bool has_gain(QueryNorm norm) {
+  return norm != QueryNorm::none && norm != QueryNorm::center;
+}
 enum class WeightFunction { softmax, relu, sigmoid };
 enum class OutputMap { none, projection, swilu };
 
-// Parameters and running statistics of a query norm, [H, 2, w]; undefined where the norm has no use for them.
-struct QueryNormTensors {
+// How far running statistics move to those of a batch.
+constexpr double kNormMomentum = 0.1;
+constexpr double kNormEpsilon = 1e-5;
+
+// Parameters and running statistics of a norm, one entry a feature (of queries: [H, 2, w]); undefined where the norm
+// has no use for them.
+struct NormTensors {
   at::Tensor gain, bias;
-  at::Tensor running_mean, running_variance;  // of batch
+  at::Tensor running_mean, running_variance;  // of batch and center
 };
 
-// q [T, H, 2, w] in float32, float64 or (for batch alone) bfloat16 -> the same in float32 or float64. `layer` and `rms`
-// are over each half; `batch` is over the tokens in training, and moves the running statistics, which stand for them in
-// evaluation. The tensors of the norm may be of another floating type: they are taken in q's.
-at::Tensor normalise_query(const at::Tensor& q, QueryNorm norm, const QueryNormTensors& tensors, bool training);
+// q [T, H, 2, w] in float32, float64 or (for batch and center) bfloat16 -> the same in float32 or float64. `layer` and
+// `rms` are over each half; `batch` and `center` are over the tokens in training, and move the running statistics,
+// which stand for them in evaluation and where a batch has one token. `center` takes the mean away and nothing else;
+// the mean is a constant in backward. The tensors of the norm may be of another floating type: they are taken in q's.
+at::Tensor normalise_query(const at::Tensor& q, QueryNorm norm, const NormTensors& tensors, bool training);
+
+// Batch norm (ops/batch_norm) of the features of x [T, ...], all or none of which the norm's tensors have. Types as
+// in normalise_query.
+at::Tensor batch_normalised(const at::Tensor& x, const NormTensors& tensors, bool training);
 
 // x / |x| over the last dimension; a length below 1e-6 counts as 1e-6.
 at::Tensor unit_vectors(const at::Tensor& x);

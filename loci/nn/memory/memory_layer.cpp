@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/nn/dropout.h"
 #include "loci/nn/initialise.h"
+#include "loci/nn/token_mask.h"
 
 namespace loci {
 namespace {
@@ -23,8 +25,7 @@ using at::Tensor;
 // Autocast would cast the matrix products inside the search to bfloat16: scores, weights and rows' sums are float32.
 using AutocastOff = c10::impl::ExcludeDispatchKeyGuard;
 
-void check_layer_options(const std::string& who, const MemoryLayerOptions& o, const Table& table, int64_t addresses,
-                         bool own_net) {
+void check_layer_options(const std::string& who, const MemoryLayerOptions& o, int64_t addresses, bool own_net) {
   const auto refuse = [&](const std::string& expected, const std::string& got) {
     fail(ExitCode::usage, who, expected, got);
   };
@@ -42,10 +43,6 @@ void check_layer_options(const std::string& who, const MemoryLayerOptions& o, co
   }
   for (const int64_t hidden : o.query_hidden) {
     if (hidden < 1) refuse("query_hidden must be at least 1", std::to_string(hidden));
-  }
-  if (o.output == OutputMap::none && table.width() != o.width) {
-    refuse(fmt::format("the table's width must be {} (the layer's) without an output map", o.width),
-           std::to_string(table.width()));
   }
   if (o.row_offset < 0) refuse("row_offset must be at least 0", std::to_string(o.row_offset));
   for (const double share : {o.input_dropout, o.query_dropout, o.output_dropout}) {
@@ -72,9 +69,12 @@ void MemoryLayerOptions::fields(ConfigFields& f) {
           {.minimum = 0, .maximum = most});
   f.field("query_hidden", query_hidden, "widths of the hidden layers of the query net; none: one linear map",
           {.minimum = 1, .maximum = most});
-  f.choice(
-      "query_norm", query_norm, "normalisation of the queries",
-      {{"none", QueryNorm::none}, {"layer", QueryNorm::layer}, {"rms", QueryNorm::rms}, {"batch", QueryNorm::batch}});
+  f.choice("query_norm", query_norm, "normalisation of the queries",
+           {{"none", QueryNorm::none},
+            {"layer", QueryNorm::layer},
+            {"rms", QueryNorm::rms},
+            {"batch", QueryNorm::batch},
+            {"center", QueryNorm::center}});
   f.field("normalise_keys", normalise_keys, "unit queries and keys with a learned temperature for each head");
   f.choice(
       "weight", weight, "scores to weights",
@@ -99,7 +99,7 @@ MemoryLayer::MemoryLayer(const std::string& who, const std::string& name, Memory
       table_(std::move(table)),
       addresses_(addresses) {
   options_.key_width = resolved_key_width(options_, options_.width);
-  check_layer_options(who, options_, *table_, addresses_, /*own_net=*/query_net == nullptr);
+  check_layer_options(who, options_, addresses_, /*own_net=*/query_net == nullptr);
   if (options_.top_k == 1 && options_.weight == WeightFunction::softmax) {
     fmt::print(stderr,
                "{} {}: top_k = 1 with softmax gives the constant weight 1: keys and query net get no gradient\n", who,
@@ -107,7 +107,7 @@ MemoryLayer::MemoryLayer(const std::string& who, const std::string& name, Memory
   }
   use_ = table_->register_use();
   if (!query_net) {
-    const bool train_last_bias = options_.query_norm != QueryNorm::batch;
+    const bool train_last_bias = keeps_constant(options_.query_norm);
     query_net = std::make_shared<MlpQueryNet>(name, net_widths(options_), train_last_bias, seed);
   }
   register_module("query_net", query_net);
@@ -117,11 +117,10 @@ MemoryLayer::MemoryLayer(const std::string& who, const std::string& name, Memory
 
 void MemoryLayer::register_norm() {
   const std::vector<int64_t> features = {options_.heads, 2, half_width()};
-  if (options_.query_norm != QueryNorm::none) norm.gain = register_parameter("norm_gain", at::ones(features));
-  if (options_.query_norm == QueryNorm::layer || options_.query_norm == QueryNorm::batch) {
-    norm.bias = register_parameter("norm_bias", at::zeros(features));
-  }
-  if (options_.query_norm == QueryNorm::batch) {
+  const QueryNorm kind = options_.query_norm;
+  if (has_gain(kind)) norm.gain = register_parameter("norm_gain", at::ones(features));
+  if (has_gain(kind) && kind != QueryNorm::rms) norm.bias = register_parameter("norm_bias", at::zeros(features));
+  if (!keeps_constant(kind)) {
     norm.running_mean = register_buffer("running_mean", at::zeros(features));
     norm.running_variance = register_buffer("running_variance", at::ones(features));
   }
@@ -151,47 +150,65 @@ void MemoryLayer::zero_output_map() {
   output_map.weight.zero_();
 }
 
-Tensor MemoryLayer::flattened(const Tensor& x) const {
+MemoryLayer::Tokens MemoryLayer::tokens_of(const Tensor& x, const BlockContext& context) {
   TORCH_CHECK(x.dim() >= 1 && x.size(-1) == options_.width, name(), ": x must be [..., ", options_.width, "], got ",
               x.sizes());
   TORCH_CHECK(x.is_floating_point(), name(), ": x must be of a floating type, got ", x.scalar_type());
-  return x.reshape({x.numel() / options_.width, options_.width});
+  const int64_t all = x.numel() / options_.width;
+  const Tensor positions = valid_positions(name(), all, context);
+  const Tensor input = dropout(x.contiguous(), options_.input_dropout, is_training(), context);
+  return {take_tokens(input.view({all, options_.width}), positions), query_net->at_positions(input, positions),
+          positions, all};
 }
 
 Tensor MemoryLayer::forward(const Tensor& x, const BlockContext& context) {
-  const Tensor flat = flattened(x);
-  const Tensor positions = valid_positions(flat.size(0), context);
-  const Tensor input = dropout(take_tokens(flat, positions), options_.input_dropout, is_training(), context);
-  const Tensor rows = look_up(input, context).output;
-  Tensor y = map_output(rows, input, options_.output, output_map).to(x.scalar_type());
+  const Tokens tokens = tokens_of(x, context);
+  const Tensor rows = look_up(tokens, context).output;
+  Tensor y = map_output(rows, tokens.x, options_.output, output_map).to(x.scalar_type());
   y = dropout(y, options_.output_dropout, is_training(), context);
-  return put_tokens(y, positions, flat.size(0)).view(x.sizes());
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = y.size(1);
+  return put_tokens(y, tokens.positions, tokens.all).view(sizes);
 }
 
 MemoryReads MemoryLayer::read_with_indices(const Tensor& x, const BlockContext& context) {
-  const Tensor flat = flattened(x), valid = take_tokens(flat, valid_positions(flat.size(0), context));
-  return look_up(dropout(valid, options_.input_dropout, is_training(), context), context);
+  return look_up(tokens_of(x, context), context);
 }
 
 Tensor MemoryLayer::query(const Tensor& x) {
-  const int64_t tokens = x.size(0), features = options_.heads * options_.key_width;
-  const Tensor q = query_net->forward(x);
-  TORCH_CHECK(q.dim() == 2 && q.size(0) == tokens && q.size(1) == features, name(), ": the query net must give [",
-              tokens, ", ", features, "] (heads * key_width), got ", q.sizes());
-  const AutocastOff guard(c10::autocast_dispatch_keyset);
-  return normalise_query(q.view({tokens, options_.heads, 2, half_width()}), options_.query_norm, norm, is_training());
+  return normalised(query_net->at_positions(x, {}), x.numel() / x.size(-1));
 }
 
-MemoryReads MemoryLayer::look_up(const Tensor& x, const BlockContext& context) {
-  Tensor q = dropout(query(x), options_.query_dropout, is_training(), context);
+Tensor MemoryLayer::normalised(const Tensor& query, int64_t tokens) {
+  const int64_t features = options_.heads * options_.key_width;
+  TORCH_CHECK(query.dim() == 2 && query.size(0) == tokens && query.size(1) == features, name(),
+              ": the query net must give [", tokens, ", ", features, "] (heads * key_width), got ", query.sizes());
+  const AutocastOff guard(c10::autocast_dispatch_keyset);
+  const bool moves = is_training() && norm.running_mean.defined() && tokens >= 2;
+  const Tensor before = moves ? norm.running_mean.clone() : Tensor();
+  const Tensor result =
+      normalise_query(query.view({tokens, options_.heads, 2, half_width()}), options_.query_norm, norm, is_training());
+  if (moves) {
+    mean_shift_ = (norm.running_mean - before) / (norm.running_variance + kNormEpsilon).sqrt() / kNormMomentum;
+  }
+  return result;
+}
+
+double MemoryLayer::mean_distance() const {
+  if (!mean_shift_.defined()) return std::numeric_limits<double>::quiet_NaN();
+  return std::sqrt(mean_shift_.to(at::kDouble).square().mean().item<double>());
+}
+
+MemoryReads MemoryLayer::look_up(const Tokens& tokens, const BlockContext& context) {
+  const int64_t count = tokens.x.size(0), reads_of_token = options_.heads * options_.top_k;
+  Tensor q = dropout(normalised(tokens.query, count), options_.query_dropout, is_training(), context);
   const AutocastOff guard(c10::autocast_dispatch_keyset);
   if (options_.normalise_keys) q = unit_vectors(q);
   const auto [score, address] = search(q);
   const Tensor weight = weights_of(score, options_.weight).to(table_->sum_dtype());
   const Tensor index = rows_of(address);
   for (const TablePtr& table : tables()) table->prefetch(index);
-  const int64_t tokens = x.size(0), count = options_.heads * options_.top_k;
-  const Tensor output = read(x, index.view({tokens, count}), weight.view({tokens, count}));
+  const Tensor output = read(tokens.x, index.view({count, reads_of_token}), weight.view({count, reads_of_token}));
   const MemoryReads reads = {output, score, index, weight};
   tell_observers(reads);
   return reads;

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "loci/base/config_fields.h"
+#include "loci/nn/block_context.h"
 #include "loci/nn/memory/memory_formula.h"
 #include "loci/nn/memory/query_net.h"
 #include "loci/nn/memory/table_layer.h"
@@ -34,7 +35,7 @@ struct MemoryLayerOptions {
   QueryNorm query_norm = QueryNorm::layer;
   bool normalise_keys = false;  // qk-norm: unit halves and keys, a learned temperature per head
   WeightFunction weight = WeightFunction::softmax;
-  OutputMap output = OutputMap::none;  // none needs D = d
+  OutputMap output = OutputMap::none;  // none: the output has the table's width D
   int64_t row_offset = 0;              // row = (address + offset) mod R: rotates a shared table for each layer
   double input_dropout = 0;
   double query_dropout = 0;
@@ -47,13 +48,17 @@ int64_t resolved_key_width(const MemoryLayerOptions& options, int64_t width);
 
 class MemoryLayer : public TableLayer {
  public:
-  // x [..., d] -> [..., d], in x's dtype, whatever the types of parameters and table. Rows are summed in float32
-  // (float64 for a float64 table), autocast or not.
+  // x [..., d] -> [..., d] ([..., D] without an output map), in x's dtype, whatever the types of parameters and table.
+  // Rows are summed in float32 (float64 for a float64 table), autocast or not.
   at::Tensor forward(const at::Tensor& x, const BlockContext& context = {});
   // What forward() reads, before the output map.
   MemoryReads read_with_indices(const at::Tensor& x, const BlockContext& context = {});
-  // The normalised queries of x [T, d]: [T, H, 2, w], float32 or float64.
+  // The normalised queries of x [..., d]: [T, H, 2, w], float32 or float64.
   at::Tensor query(const at::Tensor& x);
+
+  // Of query norm batch or center, in the last training step: how far the batch's mean was from the running one, which
+  // stands for it in evaluation. Root mean square over the features, in running standard deviations; NaN before.
+  double mean_distance() const;
 
   const MemoryLayerOptions& options() const { return options_; }
   const TablePtr& table() const { return table_; }
@@ -64,7 +69,7 @@ class MemoryLayer : public TableLayer {
   // Parameters, public as in the framework's modules (calibrate.h and importers write them). Undefined where the
   // options have no use for them.
   std::shared_ptr<QueryNet> query_net;
-  QueryNormTensors norm;
+  NormTensors norm;
   at::Tensor temperature;  // [H], normalise_keys
   OutputMapTensors output_map;
 
@@ -87,8 +92,16 @@ class MemoryLayer : public TableLayer {
   FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(BlockContext())})
 
  private:
-  at::Tensor flattened(const at::Tensor& x) const;  // [T, d]
-  MemoryReads look_up(const at::Tensor& x, const BlockContext& context);
+  // The tokens that count, T' of T.
+  struct Tokens {
+    at::Tensor x;          // [T', d] after dropout
+    at::Tensor query;      // [T', H * 2w] as the query net gives them
+    at::Tensor positions;  // [T'], undefined: all
+    int64_t all;           // T
+  };
+  Tokens tokens_of(const at::Tensor& x, const BlockContext& context);
+  at::Tensor normalised(const at::Tensor& query, int64_t tokens);  // [tokens, H, 2, w]
+  MemoryReads look_up(const Tokens& tokens, const BlockContext& context);
   at::Tensor rows_of(const at::Tensor& address) const;
   void register_norm();
   void register_output_map(const std::string& name, uint64_t seed);
@@ -96,6 +109,7 @@ class MemoryLayer : public TableLayer {
   MemoryLayerOptions options_;
   TablePtr table_;
   int64_t addresses_ = 0, use_ = 0;
+  at::Tensor mean_shift_;  // [H, 2, w], what mean_distance() is of
 };
 
 }  // namespace loci

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <vector>
 
 #include "loci/base/progress.h"
@@ -15,6 +16,7 @@
 #include "loci/table/local_table.h"
 #include "loci/table/usage.h"
 #include "tests/memory_cases.h"
+#include "tests/memory_reference.h"
 
 namespace loci {
 namespace {
@@ -22,7 +24,8 @@ namespace {
 using at::Tensor;
 
 TEST(MemoryLayer, PaddingLeavesOutputGradientsAndStatisticsUnchanged) {
-  for (const QueryNorm norm : {QueryNorm::none, QueryNorm::layer, QueryNorm::rms, QueryNorm::batch}) {
+  for (const QueryNorm norm :
+       {QueryNorm::none, QueryNorm::layer, QueryNorm::rms, QueryNorm::batch, QueryNorm::center}) {
     for (const OutputMap map : {OutputMap::none, OutputMap::swilu}) {
       const MemoryCase c{"padded", small_memory([&](auto& o) { o.query_norm = norm, o.output = map; })};
       const auto padded = built_memory<ProductKeyMemory>(c), plain = built_memory<ProductKeyMemory>(c);
@@ -140,7 +143,8 @@ void expect_type_of_input(MemoryLayer& memory, at::ScalarType type) {
 
 // Parameters, input and tables may be of different types.
 TEST(MemoryLayer, TheOutputHasTheInputsTypeWhateverTheOthersAre) {
-  for (const QueryNorm norm : {QueryNorm::none, QueryNorm::layer, QueryNorm::rms, QueryNorm::batch}) {
+  for (const QueryNorm norm :
+       {QueryNorm::none, QueryNorm::layer, QueryNorm::rms, QueryNorm::batch, QueryNorm::center}) {
     for (const OutputMap map : {OutputMap::none, OutputMap::projection, OutputMap::swilu}) {
       const MemoryCase c{"types",
                          small_memory([&](auto& o) { o.query_norm = norm, o.output = map, o.normalise_keys = true; })};
@@ -173,6 +177,52 @@ TEST(MemoryLayer, RunningStatisticsOfAnotherTypeMoveToo) {
   memory->forward(torch::randn({50, 16}, at::kDouble) * 2 + 3);
   EXPECT_NEAR(memory->norm.running_mean.mean().item<double>(), 0.3, 0.05);
   EXPECT_NEAR(memory->norm.running_variance.mean().item<double>(), 0.9 + 0.1 * 4, 0.1);
+}
+
+TEST(MemoryLayer, CenterTakesAwayTheBatchsMeanInTrainingAndTheRunningOneOtherwise) {
+  const MemoryCase c{"center", small_memory([](auto& o) { o.query_norm = QueryNorm::center, o.width = 16; }), 14, 0,
+                     true};
+  const auto [table, memory] = built_memory<ProductKeyMemory>(c, at::kFloat);
+  const Tensor x = torch::randn({50, 16}) * 2 + 3;
+  const Tensor mean = x.mean(0), variance = x.var(0, /*unbiased=*/true);
+  EXPECT_TRUE(torch::allclose(memory->query(x).view({50, 16}), x - mean, 1e-5, 1e-6));
+  const Tensor running = memory->norm.running_mean.view(16).clone();
+  EXPECT_TRUE(torch::allclose(running, 0.1 * mean, 1e-5, 1e-6));
+  EXPECT_TRUE(torch::allclose(memory->norm.running_variance.view(16), 0.9 + 0.1 * variance, 1e-5, 1e-6));
+  // One token has no batch.
+  EXPECT_TRUE(torch::equal(memory->query(x.narrow(0, 0, 1)).view({1, 16}), x.narrow(0, 0, 1) - running));
+  memory->eval();
+  EXPECT_TRUE(torch::equal(memory->query(x).view({50, 16}), x - running));
+  EXPECT_TRUE(torch::equal(memory->norm.running_mean.view(16), running));
+  for (const auto& parameter : memory->named_parameters()) EXPECT_TRUE(parameter.key().starts_with("keys"));
+}
+
+TEST(MemoryLayer, MeanDistanceIsThatOfTheLastTrainingBatchFromTheRunningMean) {
+  for (const QueryNorm norm : {QueryNorm::batch, QueryNorm::center}) {
+    const MemoryCase c{"distance", small_memory([&](auto& o) { o.query_norm = norm, o.width = 16; }), 14, 0, true};
+    const auto [table, memory] = built_memory<ProductKeyMemory>(c);
+    EXPECT_TRUE(std::isnan(memory->mean_distance()));
+    const Tensor x = torch::randn({400, 16}, at::kDouble) + torch::randn({16}, at::kDouble);
+    memory->forward(x * 2);
+    const Tensor before = memory->norm.running_mean.clone();
+    memory->forward(x);
+    const Tensor distance =
+        (x.mean(0).view_as(before) - before) / (memory->norm.running_variance + kNormEpsilon).sqrt();
+    EXPECT_NEAR(memory->mean_distance(), distance.square().mean().sqrt().item<double>(), 1e-9);
+    for (int step = 0; step < 100; ++step) memory->forward(x);
+    EXPECT_LT(memory->mean_distance(), 1e-3);
+    memory->eval();
+    memory->forward(x * 3);
+    EXPECT_LT(memory->mean_distance(), 1e-3);
+  }
+}
+
+TEST(MemoryLayer, WithoutAnOutputMapTheOutputHasTheTablesWidth) {
+  const auto [table, memory] = built_memory<ProductKeyMemory>({"wide", small_memory(), 14, 9});
+  const Tensor x = torch::randn({3, 4, 6}, at::kDouble), y = memory->forward(x);
+  EXPECT_EQ(y.sizes(), (std::vector<int64_t>{3, 4, 9}));
+  const Tensor expected = reference_forward(*memory, x.view({12, 6}), table->store().values());
+  EXPECT_TRUE(torch::allclose(y.view({12, 9}), expected, 1e-10, 1e-11));
 }
 
 // So that a wrapper may require a gradient of every parameter.

@@ -103,6 +103,10 @@ void check_memory(const MemoryOptions& m, int64_t width, int64_t model_layers) {
   if (m.layer.width != 0 && m.layer.width != width) {
     refuse_slot(fmt::format("memory.width must be 0 or the model's {}", width), std::to_string(m.layer.width));
   }
+  if (m.layer.output == OutputMap::none && m.resolved_value_width(width) != width) {
+    refuse_slot(fmt::format("memory.value_width must be 0 or the model's {} without memory.output", width),
+                std::to_string(m.value_width));
+  }
   if (m.kind == MemoryKind::flat && m.layer.addressing != RowAddressing::mask) {
     refuse_slot("memory.addressing must be mask for kind flat", "modulo");
   }
@@ -136,9 +140,9 @@ MemoryCounts count_memory(const MemoryOptions& options, int64_t width) {
     inputs = hidden;
   }
   dense = plus(dense, times(inputs, features));
-  if (m.query_norm != QueryNorm::batch) dense = plus(dense, features);  // the last bias
-  if (m.query_norm != QueryNorm::none) dense = plus(dense, features);
-  if (m.query_norm == QueryNorm::layer || m.query_norm == QueryNorm::batch) dense = plus(dense, features);
+  if (keeps_constant(m.query_norm)) dense = plus(dense, features);  // the last bias
+  if (has_gain(m.query_norm)) dense = plus(dense, features);
+  if (has_gain(m.query_norm) && m.query_norm != QueryNorm::rms) dense = plus(dense, features);
   if (m.normalise_keys) dense = plus(dense, m.heads);
   const auto [n1, n2] = sub_keys_for(options.rows);
   const bool flat = options.kind == MemoryKind::flat;

@@ -17,6 +17,7 @@
 #include "loci/base/random.h"
 #include "loci/nn/initialise.h"
 #include "loci/nn/memory/memory_formula.h"
+#include "loci/nn/token_mask.h"
 #include "loci/ops/few_linear/few_linear.h"
 
 namespace loci {
@@ -111,7 +112,7 @@ Tensor NgramMemory::forward(const Tensor& x, const Tensor& rows, const BlockCont
   TORCH_CHECK(rows.sizes() == at::IntArrayRef({x.size(0), x.size(1), columns()}), name(), ": rows must be [", x.size(0),
               ", ", x.size(1), ", ", columns(), "], got ", rows.sizes());
   const int64_t tokens = x.size(0) * x.size(1);
-  const Tensor positions = valid_positions(tokens, context);
+  const Tensor positions = valid_positions(name(), tokens, context);
   const Tensor index = take_tokens(rows.reshape({tokens, columns()}), positions);
   Tensor y = injected(take_tokens(x.reshape({tokens, d}), positions), read(index));
   y = put_tokens(y.to(x.scalar_type()), positions, tokens).view(x.sizes());

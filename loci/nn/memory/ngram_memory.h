@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "loci/base/config_fields.h"
+#include "loci/nn/block_context.h"
 #include "loci/nn/memory/ngram_rows.h"
 #include "loci/nn/memory/table_layer.h"
 

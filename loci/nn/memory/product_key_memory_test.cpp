@@ -189,7 +189,6 @@ TEST(ProductKeyMemory, OptionsThatDoNotFitAreRefused) {
       {"query_hidden", [](O& o) { o.query_hidden = {3, 0}; }},
       {"row_offset", [](O& o) { o.row_offset = -1; }},
       {"dropout", [](O& o) { o.query_dropout = 1; }},
-      {"table's width", [](O& o) { o.width = 4; }},
   };
   auto table = std::make_shared<LocalTable>("values", 14, 6);
   for (const auto& [word, change] : bad) {

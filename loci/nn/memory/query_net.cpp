@@ -7,11 +7,16 @@
 
 #include "loci/nn/initialise.h"
 #include "loci/nn/memory/memory_formula.h"
+#include "loci/nn/token_mask.h"
 #include "loci/ops/few_linear/few_linear.h"
 
 namespace loci {
 
 using at::Tensor;
+
+Tensor QueryNet::at_positions(const Tensor& x, const Tensor& positions) {
+  return forward(take_tokens(x.reshape({x.numel() / x.size(-1), x.size(-1)}), positions));
+}
 
 MlpQueryNet::MlpQueryNet(const std::string& name, const std::vector<int64_t>& widths, bool train_last_bias,
                          uint64_t seed)

@@ -16,6 +16,9 @@ class QueryNet : public torch::nn::Module {
   using torch::nn::Module::Module;
   // x [T, d] -> [T, H * 2w], feature order (head, half, w). The memory normalises them.
   virtual at::Tensor forward(const at::Tensor& x) = 0;
+  // The queries [T', H * 2w] of the tokens of x [..., d] at `positions` [T'] (undefined: of all). A net whose queries
+  // depend on a token's neighbours overrides it; the others are given the tokens that count and nothing else.
+  virtual at::Tensor at_positions(const at::Tensor& x, const at::Tensor& positions);
 };
 
 // Linear maps with ReLU between them; a single one without hidden widths. Under autocast they run in its type,

@@ -1,7 +1,5 @@
 #include "loci/nn/memory/table_layer.h"
 
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
@@ -10,8 +8,6 @@
 #include "loci/nn/memory/table_archive.h"
 
 namespace loci {
-
-using at::Tensor;
 
 void TableLayer::add_observer(std::shared_ptr<ReadObserver> observer) {
   observers_.push_back(std::move(observer));
@@ -38,27 +34,6 @@ void TableLayer::save(torch::serialize::OutputArchive& archive) const {
 void TableLayer::load(torch::serialize::InputArchive& archive) {
   torch::nn::Module::load(archive);
   read_tables(archive, tables());
-}
-
-Tensor TableLayer::valid_positions(int64_t tokens, const BlockContext& context) const {
-  const Tensor& mask = context.token_mask;
-  if (!mask.defined()) return {};
-  TORCH_CHECK(mask.scalar_type() == at::kBool && mask.numel() == tokens, name(), ": token_mask must be bool with ",
-              tokens, " entries, one per token, got ", mask.scalar_type(), " ", mask.sizes());
-  Tensor positions = mask.reshape({tokens}).nonzero().squeeze(1);
-  if (positions.size(0) == tokens) return {};
-  return positions;
-}
-
-Tensor TableLayer::take_tokens(const Tensor& x, const Tensor& positions) {
-  return positions.defined() ? x.index_select(0, positions) : x;
-}
-
-Tensor TableLayer::put_tokens(const Tensor& y, const Tensor& positions, int64_t tokens) {
-  if (!positions.defined()) return y;
-  std::vector<int64_t> sizes = y.sizes().vec();
-  sizes[0] = tokens;
-  return at::zeros(sizes, y.options()).index_copy(0, positions, y);
 }
 
 ObserverScope::ObserverScope(TableLayer& layer, std::shared_ptr<ReadObserver> observer)

@@ -1,7 +1,5 @@
-// What all layers with tables share, whether they search their rows or know them: the tokens that count, observers of
-// the reads, and the rows in archives.
-//
-// Legend: T tokens (leading dimensions flattened), d width.
+// What all layers with tables share, whether they search their rows or know them: observers of the reads, and the rows
+// in archives.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -10,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "loci/nn/block_context.h"
 #include "loci/table/read_observer.h"
 #include "loci/table/table.h"
 
@@ -31,13 +28,6 @@ class TableLayer : public torch::nn::Module {
   // All tables that the layer reads.
   virtual std::vector<TablePtr> tables() const = 0;
   void tell_observers(const MemoryReads& reads) const;
-
-  // Positions [T'] of the tokens whose mask is true, among T; undefined: all are.
-  at::Tensor valid_positions(int64_t tokens, const BlockContext& context) const;
-  // The rows of x [T, ...] at these positions.
-  static at::Tensor take_tokens(const at::Tensor& x, const at::Tensor& positions);
-  // Their inverse: y [T', ...] at these positions of [T, ...], zeros elsewhere.
-  static at::Tensor put_tokens(const at::Tensor& y, const at::Tensor& positions, int64_t tokens);
 
  private:
   std::vector<std::shared_ptr<ReadObserver>> observers_;
