@@ -145,14 +145,15 @@ TEST(ImageSamplerTest, AnImagesLooksDoNotDependOnTheSizeOfBatches) {
   LabelledImages data;
   data.images = ImageSet({1, 4, 1}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   data.labels = {0, 1, 2};
-  const ImageSampler single(data, kIdentity, {}, 1, 3), triple(data, kIdentity, {}, 3, 3);
+  const AugmentOptions mirror = {.crop_padding = 0};
+  const ImageSampler single(data, kIdentity, mirror, 1, 3), triple(data, kIdentity, mirror, 3, 3);
   std::vector<float> one_by_one;
-  for (int64_t step = 0; step < 6; ++step) {
+  for (int64_t step = 0; step < 36; ++step) {
     const ImageBatch batch = image_batch(single, step, 0, 1, 4);
     one_by_one.insert(one_by_one.end(), batch.input.begin(), batch.input.end());
   }
   std::vector<float> at_once;
-  for (int64_t step = 0; step < 2; ++step) {
+  for (int64_t step = 0; step < 12; ++step) {
     const ImageBatch batch = image_batch(triple, step, 0, 3, 4);
     at_once.insert(at_once.end(), batch.input.begin(), batch.input.end());
   }

@@ -167,15 +167,20 @@ TEST(RoomPathTest, EveryFrameIsClearAndUpright) {
   }
 }
 
+// The camera of some paths has turned once around when they close.
 TEST(RoomPathTest, APathIsClosedAndSmooth) {
   const RoomScene scene(6);
-  const std::vector<Pose> path = room_path(scene, 6, 0, 2000);
-  for (size_t i = 0; i < path.size(); ++i) {
-    const Pose& next = path[(i + 1) % path.size()];
-    EXPECT_LT(distance_between(path[i].position, next.position), 0.06);
-    EXPECT_LT(degrees_between(path[i].rotation, next.rotation), 3);
+  std::set<Vector3> starts;
+  for (int64_t number = 0; number < 8; ++number) {
+    const std::vector<Pose> path = room_path(scene, 6, number, 2000);
+    starts.insert(path[0].position);
+    for (size_t i = 0; i < path.size(); ++i) {
+      const Pose& next = path[(i + 1) % path.size()];
+      EXPECT_LT(distance_between(path[i].position, next.position), 0.06);
+      EXPECT_LT(degrees_between(path[i].rotation, next.rotation), 3);
+    }
   }
-  EXPECT_NE(room_path(scene, 6, 1, 8)[0].position, room_path(scene, 6, 0, 8)[0].position);
+  EXPECT_EQ(starts.size(), 8u);
 }
 
 TEST(RoomDataTest, TheBytesAreThoseOfTheFramesOneByOne) {
