@@ -39,8 +39,7 @@ struct NormTensors {
 // the mean is a constant in backward. The tensors of the norm may be of another floating type: they are taken in q's.
 at::Tensor normalise_query(const at::Tensor& q, QueryNorm norm, const NormTensors& tensors, bool training);
 
-// Batch norm (ops/batch_norm) of the features of x [T, ...], all or none of which the norm's tensors have. Types as
-// in normalise_query.
+// Batch norm (ops/batch_norm) of x [T, ...] over T, each feature by itself. Types as in normalise_query.
 at::Tensor batch_normalised(const at::Tensor& x, const NormTensors& tensors, bool training);
 
 // x / |x| over the last dimension; a length below 1e-6 counts as 1e-6.
