@@ -1,5 +1,6 @@
 #include "loci/optim/dense_optimizer.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
@@ -95,16 +96,10 @@ class ParameterStates {
     }
   }
 
-  void clear(const at::Tensor& parameter, const at::Tensor& rows) {
+  void clear(const at::Tensor& parameter) {
     Entry& entry = of(parameter);
-    for (at::Tensor& moment : entry.moments) {
-      if (rows.defined()) {
-        moment.index_fill_(0, rows, 0);
-      } else {
-        moment.zero_();
-      }
-    }
-    if (!rows.defined()) entry.count.zero_();
+    for (at::Tensor& moment : entry.moments) moment.zero_();
+    entry.count.zero_();
   }
 
  private:
@@ -148,7 +143,12 @@ class AdamW final : public DenseOptimizer {
     }
     return named;
   }
-  void clear(const at::Tensor& parameter, const at::Tensor& rows) override { states_.clear(parameter, rows); }
+  void clear(const at::Tensor& parameter) override { states_.clear(parameter); }
+  void clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like) override {
+    const auto& moments = states_.of(parameter).moments;
+    reset_moment_rows(moments[0], rows);
+    reset_moment_rows(moments[1], rows, like);
+  }
 
  private:
   DenseOptimizerOptions options_;
@@ -180,7 +180,10 @@ class Sgd final : public DenseOptimizer {
     }
     return named;
   }
-  void clear(const at::Tensor& parameter, const at::Tensor& rows) override { states_.clear(parameter, rows); }
+  void clear(const at::Tensor& parameter) override { states_.clear(parameter); }
+  void clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor&) override {
+    for (const at::Tensor& velocity : states_.of(parameter).moments) reset_moment_rows(velocity, rows);
+  }
 
  private:
   DenseOptimizerOptions options_;
@@ -188,6 +191,22 @@ class Sgd final : public DenseOptimizer {
 };
 
 }  // namespace
+
+void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const at::Tensor& like) {
+  if (!moment.is_contiguous() || moment.dim() < 1) {
+    fail(ExitCode::bug, kDenseOptimizer, "a parameter whose rows begin anew must be contiguous",
+         c10::str(moment.sizes()));
+  }
+  const at::NoGradGuard no_grad;
+  at::Tensor all = moment.view({-1, moment.size(-1)});
+  at::Tensor mean = at::zeros({all.size(1)}, at::kDouble);
+  if (like.defined() && like.numel() > 0) {
+    const at::Tensor kept = all.index_select(0, like).to(at::kDouble);
+    for (int64_t row = 0; row < kept.size(0); ++row) mean.add_(kept[row]);
+    mean.div_(kept.size(0));
+  }
+  all.index_copy_(0, rows, mean.to(all.scalar_type()).expand({rows.numel(), -1}));
+}
 
 void DenseOptimizerOptions::fields(ConfigFields& f) {
   f.choice("kind", kind, "update rule of the dense parameters", {{"adamw", DenseRule::adamw}, {"sgd", DenseRule::sgd}});

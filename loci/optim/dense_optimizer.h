@@ -35,10 +35,18 @@ class DenseOptimizer {
   virtual void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) = 0;
   // State tensors by name ("NAME.moment1"), to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
-  // Forgets the state of a parameter, or of its rows ([U] int64, of the first dimension) where they are given; the
-  // count of a parameter's updates belongs to no row and then stays.
-  virtual void clear(const at::Tensor& parameter, const at::Tensor& rows = {}) = 0;
+  // Forgets the state of a parameter.
+  virtual void clear(const at::Tensor& parameter) = 0;
+  // Forgets the state of some of its rows, which begin anew: vectors of the last dimension, numbered `rows` [U] int64
+  // in row-major order of the others. First moments and velocities become 0. The count of updates is the whole
+  // parameter's and stays; with a second moment of 0 the next update would be 3 times the rate and more, so that
+  // becomes the mean over the rows `like` [V] int64, where they are given.
+  virtual void clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like) = 0;
 };
+
+// For rules: rows of a moment, contiguous as its parameter, become 0 or the mean over rows `like`. Same bits for any
+// thread count.
+void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const at::Tensor& like = {});
 
 enum class DenseRule { adamw, sgd };
 

@@ -128,8 +128,12 @@ std::vector<std::pair<std::string, at::Tensor>> OptimizerSet::state_of(bool with
   return named;
 }
 
-void OptimizerSet::clear_state(const at::Tensor& parameter, const at::Tensor& rows) {
-  rule_->clear(parameter, rows);
+void OptimizerSet::clear_state(const at::Tensor& parameter) {
+  rule_->clear(parameter);
+}
+
+void OptimizerSet::clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like) {
+  rule_->clear_rows(parameter, rows, like);
 }
 
 RowOptimizer& OptimizerSet::rows_of(const Table& table) {

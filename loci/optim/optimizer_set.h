@@ -42,8 +42,9 @@ class OptimizerSet {
   // Tensors by name, to save and to copy into: "dense.NAME.moment1", "table.NAME.count" ...
   std::vector<std::pair<std::string, at::Tensor>> state() const;
   std::vector<std::pair<std::string, at::Tensor>> state_beside_rows() const;  // without what each row has for itself
-  // Of one dense parameter, or of its rows ([U] int64): see DenseOptimizer::clear.
-  void clear_state(const at::Tensor& parameter, const at::Tensor& rows = {});
+  // Of one dense parameter, or of some of its rows: see DenseOptimizer::clear and clear_rows.
+  void clear_state(const at::Tensor& parameter);
+  void clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like = {});
   RowOptimizer& rows_of(const Table& table);
   const RowOptimizer& rows_of(const Table& table) const;
 

@@ -336,18 +336,38 @@ TEST(OptimizerSet, SumsGradientsOverRanksBeforeTheNormAndSkipsWhenOneRankMust) {
   EXPECT_TRUE(equal(rank.all(), before));
 }
 
-TEST(OptimizerSet, ClearsTheStateOfRowsAlone) {
-  const Model model;
-  OptimizerSet set = model.set();
-  model.backward(1);
-  set.step(0, 4);
-  set.clear_state(model.parameters[0], torch::tensor({2, 5}));
-  const Tensor moment1 = set.state()[0].second;  // [13, 7]
-  EXPECT_EQ(set.state()[0].first, "dense.p0.moment1");
-  for (int64_t row = 0; row < 13; ++row) {
-    EXPECT_EQ(moment1[row].count_nonzero().item<int64_t>() == 0, row == 2 || row == 5) << row;
+// Rows are vectors of the last dimension, whatever stands before it.
+TEST(OptimizerSet, RowsThatBeginAnewLoseTheirMomentsAndTakeTheSecondOfOthers) {
+  for (const DenseRule kind : {DenseRule::adamw, DenseRule::sgd}) {
+    const Tensor keys = torch::randn({2, 3, 4}).requires_grad_();
+    OptimizerSet set({{"keys", keys}}, {.kind = kind, .clip_norm = 0, .schedule = {}}, {}, 0);
+    for (int64_t step = 0; step < 3; ++step) {
+      keys.mutable_grad() = torch::randn({2, 3, 4});
+      set.step(step, 4);
+    }
+    const auto state = set.state();
+    std::vector<Tensor> before;
+    for (const auto& [name, tensor] : state) before.push_back(tensor.clone());
+    set.clear_rows(keys, torch::tensor({1, 4}), torch::tensor({0, 3}));
+    const auto rows = [](const Tensor& moment) { return moment.view({6, 4}); };
+    for (const int64_t row : {0, 2, 3, 5}) {
+      for (const size_t moment : {0, 1}) {
+        if (moment >= state.size()) continue;
+        EXPECT_TRUE(torch::equal(rows(state[moment].second)[row], rows(before[moment])[row])) << row;
+      }
+    }
+    for (const int64_t row : {1, 4}) {
+      EXPECT_EQ(rows(state[0].second)[row].count_nonzero().item<int64_t>(), 0);
+      if (kind == DenseRule::sgd) continue;
+      const Tensor mean = (rows(before[1])[0] + rows(before[1])[3]) / 2;
+      EXPECT_TRUE(torch::allclose(rows(state[1].second)[row], mean, 1e-6, 0));
+    }
+    if (kind == DenseRule::sgd) continue;
+    EXPECT_EQ(state[2].second.item<float>(), 3);  // the count belongs to no row
+    set.clear_rows(keys, torch::tensor({5}));
+    EXPECT_EQ(rows(state[1].second)[5].count_nonzero().item<int64_t>(), 0);
+    EXPECT_THROW(set.clear_rows(torch::zeros({1, 2}), torch::tensor({0})), Error);
   }
-  EXPECT_EQ(set.state()[2].second.item<float>(), 1);  // the count belongs to no row
 }
 
 TEST(OptimizerSet, ReadsTheKeysOfItsKindAlone) {

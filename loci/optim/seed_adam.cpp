@@ -109,17 +109,16 @@ std::vector<std::pair<std::string, at::Tensor>> SeedAdam::state() const {
   return {{"moment1", moment1_}, {"moment2", moment2_}, {"count", count_}};
 }
 
-void SeedAdam::clear(const at::Tensor& parameter, const at::Tensor& rows) {
+void SeedAdam::clear(const at::Tensor& parameter) {
   const int64_t seed = seed_of(parameter);
-  for (const at::Tensor& moment : {moment1_, moment2_}) {
-    at::Tensor of_seed = moment[seed];
-    if (rows.defined()) {
-      of_seed.index_fill_(0, rows, 0);
-    } else {
-      of_seed.zero_();
-    }
-  }
-  if (!rows.defined()) count_[seed].zero_();
+  for (const at::Tensor& moment : {moment1_, moment2_}) moment[seed].zero_();
+  count_[seed].zero_();
+}
+
+void SeedAdam::clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like) {
+  const int64_t seed = seed_of(parameter);
+  reset_moment_rows(moment1_[seed], rows);
+  reset_moment_rows(moment2_[seed], rows, like);
 }
 
 }  // namespace loci

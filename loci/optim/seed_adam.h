@@ -39,7 +39,9 @@ class SeedAdam final : public DenseOptimizer {
   int64_t updates(int64_t seed) const { return count_.const_data_ptr<int64_t>()[seed]; }
 
   std::vector<std::pair<std::string, at::Tensor>> state() const override;  // "moment1", "moment2" [S, P], "count" [S]
-  void clear(const at::Tensor& parameter, const at::Tensor& rows = {}) override;
+  void clear(const at::Tensor& parameter) override;
+  // The parameters of a seed are one row.
+  void clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like) override;
   const at::Tensor& moment1() const { return moment1_; }
   const at::Tensor& moment2() const { return moment2_; }
 
