@@ -25,11 +25,11 @@ def plan(place, *arguments):
 
 def test_the_page_of_keys_is_current(place):
     keys = loci(place, "train", "--keys").stdout
-    assert [task for task, _ in recipe_keys.blocks(keys)] == ["language_model", "ram"]
+    assert [task for task, _ in recipe_keys.blocks(keys)] == ["language_model", "ram", "random_labels"]
     assert pathlib.Path(recipe_keys.PAGE).read_text() == recipe_keys.page(keys), "run tools/recipe_keys.py"
 
 
-@pytest.mark.parametrize("task", ["language_model", "ram"])
+@pytest.mark.parametrize("task", ["language_model", "ram", "random_labels"])
 def test_the_keys_of_a_task_are_a_recipe(place, tmp_path, task):
     result = loci(place, "train", "--keys", task)
     assert result.returncode == 0, result.stderr
@@ -46,7 +46,7 @@ def test_the_keys_of_a_task_are_a_recipe(place, tmp_path, task):
 
 
 def test_keys_of_an_unknown_task(place):
-    assert_refused(loci(place, "train", "--keys", "vision"), 2, "one of language_model, ram, got vision")
+    assert_refused(loci(place, "train", "--keys", "vision"), 2, "one of language_model, ram, random_labels, got vision")
     assert_refused(loci(place, "train"), 2, "RECIPE is required")
 
 

@@ -41,7 +41,8 @@ struct TinyOptions {
   bool bad_evaluation = false;
   std::function<void()> before_evaluation;   // for signals
   std::function<void(int64_t)> before_step;  // for signals
-  std::function<void()> during_saving;       // for signals
+  std::function<std::vector<TaskEvent>(const StepMade&)> after_step;
+  std::function<void()> during_saving;  // for signals
   std::string data_key = "tiny";
 };
 
@@ -89,6 +90,9 @@ class TinyTask : public Task {
   }
   void before_step(int64_t step, OptimizerSet&) override {
     if (options_.before_step) options_.before_step(step);
+  }
+  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet&) override {
+    return options_.after_step ? options_.after_step(made) : std::vector<TaskEvent>{};
   }
   nlohmann::json training_measures(bool whole) override { return {{"hits", whole ? nlohmann::json(0.5) : nullptr}}; }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"0.reads", steps_seen_}}; }

@@ -1,7 +1,7 @@
 // What watches the reads of a memory: counters, backgrounds, windows for re-initialisation. A layer is given its
 // observers; a layer without observers counts nothing and holds nothing.
 //
-// Legend: T tokens, H heads, K top_k, D width of a row.
+// Legend: T tokens, H heads, K top_k, D width of a row, w width of half a query, n2 sub-keys of the second half.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,6 +14,9 @@ struct MemoryReads {
   at::Tensor score;   // [T, H, K]
   at::Tensor index;   // [T, H, K] rows
   at::Tensor weight;  // [T, H, K]
+  // Of memories that search, undefined for others:
+  at::Tensor address = {};  // [T, H, K] what the search found: i * n2 + j of a pair of sub-keys
+  at::Tensor query = {};    // [T, H, 2, w] as it was searched with
 };
 
 class ReadObserver {

@@ -160,6 +160,10 @@ std::pair<double, double> Usage::usage_and_kl() const {
   return {static_cast<double>(distinct) / n, kl};
 }
 
+int64_t Usage::count_since(int64_t step) const {
+  return std::ranges::count_if(all(), [step](const RowUsage& row) { return row.touched > step; });
+}
+
 std::vector<int64_t> Usage::touched_since(int64_t step) const {
   std::vector<int64_t> result;
   const std::span<const RowUsage> rows = all();

@@ -60,6 +60,8 @@ class Usage : public ReadObserver {
   const at::Tensor& state();
   // What `row` counts in the window; its date is of any step.
   RowUsage row(int64_t row) const;
+  // How many rows were read at `step` or later, whatever the window.
+  int64_t count_since(int64_t step) const;
   // Rows read at `step` or later, ascending.
   std::vector<int64_t> touched_since(int64_t step) const;
 

@@ -2,6 +2,7 @@
 
 #include "loci/tasks/language_model.h"
 #include "loci/tasks/ram_task.h"
+#include "loci/tasks/random_labels.h"
 
 namespace loci {
 
@@ -9,6 +10,7 @@ const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
       {"language_model", language_model_plan, {"generate"}},
       {"ram", ram_plan, {"program"}},
+      {"random_labels", random_labels_plan},
   };
   return tasks;
 }

@@ -3,7 +3,6 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,6 +20,12 @@ constexpr const char* kTokenizerFile = "tokenizer.model";
 
 Tokenizer load_tokenizer(const std::filesystem::path& file) {
   return Tokenizer::load(read_text_file(file), file.string());
+}
+
+std::vector<WatchedMemory> watched_memories(const TransformerLm& model) {
+  std::vector<WatchedMemory> memories;
+  for (const auto& [layer, memory] : model.memories()) memories.push_back({layer, memory});
+  return memories;
 }
 
 std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
@@ -80,15 +85,17 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
           plan.model_for(tokens_.tokenizer.vocabulary(), tokens_.tokenizer.end_of_text()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
-      trained_(counters()),
+      watch_(watched_memories(*model_)),
       progress_(inputs.progress),
-      counted_from_(at::zeros({1}, at::kLong)),
-      window_ended_(at::zeros({1}, at::kLong)),
       batches_([this](int64_t position) { return batch_with_rows(position); }) {
   if (model_->options().vocabulary < tokens_.tokenizer.vocabulary()) {
     fail(ExitCode::usage, "language_model",
          fmt::format("model.vocabulary must be 0 or at least the tokenizer's {}", tokens_.tokenizer.vocabulary()),
          fmt::to_string(model_->options().vocabulary));
+  }
+  const MemoryOptions& memory = model_->options().memory;
+  if (model_->options().has_memory && memory.has_reinitialise) {
+    watch_.reinitialise(memory.reinitialise, memory.row_deviation(model_->options().width), seed_);
   }
   for (int64_t token = 0; token < tokens_.tokenizer.vocabulary(); ++token) {
     token_bytes_.push_back(std::ssize(tokens_.tokenizer.bytes_of(static_cast<int32_t>(token))));
@@ -140,7 +147,7 @@ at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(static_cast<uint64_t>(position));
   BlockContext context;
   context.generator = at::detail::createCPUGenerator(dropout_seed);
-  const auto observed = observe(trained_);
+  const auto observed = watch_.observe();
   return model_->loss(batch.input, batch.target, context);
 }
 
@@ -207,22 +214,14 @@ int64_t LanguageModelTask::infer(int64_t position) {
   return units_per_micro_batch();
 }
 
-// The counters of a logged window stay until the next step, so that a checkpoint between them holds them.
 void LanguageModelTask::before_step(int64_t step, OptimizerSet& optimizers) {
-  if (window_ended_.item<int64_t>() != 0) {
-    counted_from_.fill_(step);
-    window_ended_.zero_();
-  }
-  for (const auto& [layer, memory, usage] : trained_) {
-    usage->begin_window(counted_from_.item<int64_t>());
-    usage->set_step(step);
-  }
+  watch_.before_step(step);
   const TransformerLmOptions& options = model_->options();
   if (options.has_memory && options.memory.calibrate_at == step) calibrate_memories(step, optimizers);
 }
 
-std::vector<std::pair<std::string, at::Tensor>> LanguageModelTask::extra_state() {
-  return {{"counted_from", counted_from_}, {"window_ended", window_ended_}};
+std::vector<TaskEvent> LanguageModelTask::after_step(const StepMade& made, OptimizerSet& optimizers) {
+  return watch_.after_step(made, optimizers);
 }
 
 std::vector<std::pair<std::string, std::string>> LanguageModelTask::files() {

@@ -15,6 +15,7 @@
 #include "loci/models/transformer_lm.h"
 #include "loci/nn/memory/ngram_collisions.h"
 #include "loci/table/usage.h"
+#include "loci/tasks/memory_watch.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/read_ahead.h"
 #include "loci/train/recipe.h"
@@ -83,9 +84,10 @@ class LanguageModelTask : public Task {
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   void before_step(int64_t step, OptimizerSet& optimizers) override;
-  nlohmann::json training_measures(bool whole) override;
-  RowCounters row_state(const Table& table, int64_t since) override;
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
+  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override;
+  nlohmann::json training_measures(bool whole) override { return watch_.training_measures(whole); }
+  RowCounters row_state(const Table& table, int64_t since) override { return watch_.row_state(table, since); }
+  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return watch_.extra_state(); }
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return tokens_.key; }
   std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
@@ -142,10 +144,8 @@ class LanguageModelTask : public Task {
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
-  std::vector<Counted> trained_;  // by the losses since the last logged step
-  ProgressLine* progress_;        // of evaluations and counting; or null
-  at::Tensor counted_from_;       // [1] int64: step at which that window began
-  at::Tensor window_ended_;       // [1] int64: the counters were logged and begin anew
+  MemoryWatch watch_;       // of the losses
+  ProgressLine* progress_;  // of evaluations and counting; or null
   ReadAhead<Batch> batches_;
 };
 

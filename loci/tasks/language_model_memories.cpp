@@ -1,28 +1,12 @@
 // What the task of a language model knows of its memories: counters of their reads, calibration, facts.
 #include <ATen/ops/cat.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "loci/base/random.h"
 #include "loci/nn/memory/calibrate.h"
 #include "loci/tasks/language_model.h"
 
 namespace loci {
 namespace {
-
-nlohmann::json facts_of(int64_t layer, const UsageMetrics& m) {
-  return {{"layer", layer},
-          {"usage", m.usage},
-          {"usage_at_1", m.usage_at_1},
-          {"kl", m.kl},
-          {"gini", m.gini},
-          {"rows_50", m.rows_50},
-          {"rows_90", m.rows_90},
-          {"rows_99", m.rows_99},
-          {"collision", m.collision},
-          {"never_touched", m.never_touched}};
-}
 
 nlohmann::json facts_of(int64_t layer, const UsageMetrics& m, const NgramCollisions& collisions) {
   nlohmann::json orders = nlohmann::json::array();
@@ -70,7 +54,7 @@ void LanguageModelTask::describe(const std::vector<Counted>& memories, const std
     const UsageMetrics metrics = counted.usage->metrics();
     usage += metrics.usage / count;
     kl += metrics.kl / count;
-    facts.push_back(facts_of(counted.layer, metrics));
+    facts.push_back(usage_facts(counted.layer, metrics));
   }
   evaluation.details["memories"] = facts;
   if (!memories.empty()) evaluation.values.insert(evaluation.values.end(), {usage, kl});
@@ -98,36 +82,8 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
     calibrate(memory, at::cat(inputs), options);
     for (const at::Tensor& parameter : calibrated_parameters(memory)) optimizers.clear_state(parameter);
     optimizers.rows_of(*memory.table()).clear_state();
-    trained_[i].usage->clear();
   }
-}
-
-// A window with fewer steps reads fewer rows: its numbers would say nothing.
-nlohmann::json LanguageModelTask::training_measures(bool whole) {
-  window_ended_.fill_(1);
-  if (trained_.empty()) return nlohmann::json::object();
-  if (!whole) return {{"usage", nullptr}, {"kl", nullptr}};
-  double usage = 0;
-  double kl = 0;
-  for (const Counted& counted : trained_) {
-    const auto [share, divergence] = counted.usage->usage_and_kl();
-    usage += share;
-    kl += divergence;
-  }
-  const auto count = static_cast<double>(trained_.size());
-  return {{"usage", usage / count}, {"kl", kl / count}};
-}
-
-RowCounters LanguageModelTask::row_state(const Table& table, int64_t since) {
-  RowCounters state;
-  for (const auto& [layer, memory, usage] : trained_) {
-    if (memory->table().get() != &table) continue;
-    state.tensors.emplace_back(fmt::format("usage.{}", layer), usage->state());
-    const std::vector<int64_t> before = std::move(state.changed), touched = usage->touched_since(since);
-    state.changed.clear();
-    std::set_union(before.begin(), before.end(), touched.begin(), touched.end(), std::back_inserter(state.changed));
-  }
-  return state;
+  watch_.restarted(step);
 }
 
 // The memories as the evaluation counted their reads, and what was asked for.

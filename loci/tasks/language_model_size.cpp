@@ -140,6 +140,11 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     const double counters = layers * static_cast<double>(memory.rows) * static_cast<double>(sizeof(RowUsage));
     size.counter_bytes = whole(counters);
     add_bytes(size.memory, "counters of rows", 2 * counters);
+    if (memory.has_reinitialise && memory.reinitialise.keys == KeyRule::query) {
+      const int64_t half = resolved_key_width(memory.layer, options.width) / 2;
+      add_bytes(size.memory, "sample of queries",
+                layers * static_cast<double>(QueryReservoir::bytes(1, half)) * static_cast<double>(memory.layer.heads));
+    }
   }
   if (options.has_ngram) {
     const NgramOptions& ngram = options.ngram;

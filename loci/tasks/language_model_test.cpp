@@ -177,6 +177,24 @@ TEST_F(LanguageModel, CountersOfALoggedWindowStayUntilTheNextStep) {
   EXPECT_EQ(reads(), 0);
 }
 
+TEST_F(LanguageModel, EveryHundredthStepMeasuresTheMemory) {
+  const auto task = make();
+  OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);
+  task->before_step(0, optimizers);
+  task->loss(0, 0);
+  EXPECT_TRUE(task->after_step({1, 200, 5.0}, optimizers).empty());
+  const std::vector<TaskEvent> events = task->after_step({100, 200, 5.0}, optimizers);
+  ASSERT_EQ(events.size(), 1u);
+  const nlohmann::json& line = events[0].line;
+  EXPECT_EQ(line["kind"], "memory");
+  EXPECT_EQ(line["layer"], 0);
+  EXPECT_EQ(line["used"], line["usage"]);
+  EXPECT_NEAR(line["expected"].get<double>(), 1, 1e-3);  // 4 * 8 * 2 * 3 reads of 25 rows
+  for (const char* key : {"usage_at_1", "gini", "rows_50", "rows_90", "rows_99", "age_p90", "sub_keys_alive"}) {
+    EXPECT_TRUE(line[key].is_number()) << key;
+  }
+}
+
 TEST_F(LanguageModel, RowStateNamesTheRowsReadSinceACheckpoint) {
   const auto task = make();
   OptimizerSet optimizers(task->dense_parameters(), {}, task->tables(), 3);

@@ -53,6 +53,19 @@ struct Account {
   nlohmann::json json = nlohmann::json::object();
 };
 
+// Where a run stands after a step.
+struct StepMade {
+  int64_t step = 0;   // how many are made
+  int64_t steps = 0;  // of the whole run
+  double loss = 0;    // of this one; NaN where it changed nothing
+};
+
+// Something that happened in a run: a line of the log, with its kind, and what people are told of it, if anything.
+struct TaskEvent {
+  nlohmann::json line;
+  std::string notice;
+};
+
 class Task {
  public:
   virtual ~Task() = default;
@@ -77,11 +90,15 @@ class Task {
   virtual Account account(const Evaluation& evaluation, const AccountOptions& options);
   // One forward pass over validation data as inference does it; returns its units. Timed by the experiment.
   virtual int64_t infer(int64_t position) = 0;
-  // Called before each step; may change parameters and clear optimiser state (calibration, re-initialisation).
+  // Called before each step; may change parameters and clear optimiser state (calibration).
   virtual void before_step(int64_t step, OptimizerSet& optimizers) { (void)step, (void)optimizers; }
   // The update from the gradients that backward left. A task whose loss has no gradient makes its own instead.
   virtual StepReport update(int64_t step, int64_t steps, OptimizerSet& optimizers, double divisor) {
     return optimizers.step(step, steps, divisor);
+  }
+  // Called after each step, skipped ones too; may change parameters and clear optimiser state (re-initialisation).
+  virtual std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) {
+    return (void)made, (void)optimizers, std::vector<TaskEvent>{};
   }
   // True when there is nothing left to learn: the run ends before its last step.
   virtual bool finished() const { return false; }

@@ -3,6 +3,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "loci/base/stop_signal.h"
@@ -65,6 +66,8 @@ TrainerState Trainer::run(TrainerState state) {
   while (!over(state)) {
     const double begin = monotonic_seconds();
     const StepResult result = train_step(task_, optimizers_, state.step, steps_, options_.accumulation, bfloat16_);
+    const std::vector<TaskEvent> events = task_.after_step(
+        {state.step + 1, steps_, result.good ? result.loss : std::numeric_limits<double>::quiet_NaN()}, optimizers_);
     state.seconds += monotonic_seconds() - begin;
     if (!result.good) {
       note_bad_step(state, result.loss);
@@ -75,6 +78,7 @@ TrainerState Trainer::run(TrainerState state) {
     }
     ++state.step;
     refuse_mostly_skipped(state);
+    tell(state, events);
     if (due(state.step, options_.log_every) || over(state)) log_step(state, result.rate);
     show(state, result);
     stop_if_asked(state);  // before an evaluation, for whoever sends a signal may wait for seconds only
@@ -135,6 +139,15 @@ void Trainer::refuse_mostly_skipped(const TrainerState& state) const {
   progress_.finish();
   fail(ExitCode::numbers, fmt::format("train {}", label_), "at least half of the steps must have finite numbers",
        fmt::format("{} of {} skipped ({})", state.all_skips, state.step, last_checkpoint()));
+}
+
+void Trainer::tell(const TrainerState& state, const std::vector<TaskEvent>& events) {
+  for (const TaskEvent& event : events) {
+    nlohmann::json line = event.line;
+    line["step"] = state.step;
+    log_.write(line);
+    if (!event.notice.empty()) progress_.finish(fmt::format("{}: step {}: {}", label_, state.step, event.notice));
+  }
 }
 
 void Trainer::log_step(TrainerState& state, double rate) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "loci/base/progress.h"
 #include "loci/optim/optimizer_set.h"
@@ -42,6 +43,7 @@ class Trainer {
   [[noreturn]] void fail_not_finite(const TrainerState& state, double loss, const std::string& after) const;
   void note_bad_step(TrainerState& state, double loss);
   void refuse_mostly_skipped(const TrainerState& state) const;
+  void tell(const TrainerState& state, const std::vector<TaskEvent>& events);
   void log_step(TrainerState& state, double rate);
   void evaluate_and_log(TrainerState& state);
   void save(TrainerState& state);

@@ -39,7 +39,8 @@ struct Setting {
 };
 
 // One process's part of a run: begins or goes on, as an experiment does.
-TrainerState train_in(const fs::path& folder, const Setting& setting, std::unique_ptr<TinyTask>* kept = nullptr) {
+TrainerState train_in(const fs::path& folder, const Setting& setting, std::unique_ptr<TinyTask>* kept = nullptr,
+                      bool quiet = true) {
   TaskInputs inputs;
   inputs.seed = setting.seed;
   inputs.batch = {setting.train.batch, setting.train.accumulation};
@@ -49,7 +50,7 @@ TrainerState train_in(const fs::path& folder, const Setting& setting, std::uniqu
   TrainerState state;
   if (run.latest()) state = load_checkpoint(open_latest(folder, {}), *task, optimizers);
   MetricsLog log = run.metrics(state.step);
-  ProgressLine progress(true);
+  ProgressLine progress(quiet);
   Trainer trainer(*task, optimizers, setting.train, run, log, {{"seed", setting.seed}}, progress, "tiny");
   state = trainer.run(state);
   if (kept != nullptr) *kept = std::move(task);
@@ -90,6 +91,34 @@ TEST(Trainer, TellsTheTaskThatTheLastWindowIsNotWhole) {
     if (line["kind"] != "train") continue;
     EXPECT_EQ(line["hits"].is_null(), line["step"] == 20) << line;
   }
+}
+
+TEST(Trainer, LogsWhatATaskTellsOfAStepAndShowsItsNotice) {
+  const TemporaryFolder folder;
+  Setting setting;
+  setting.task.bad_steps = {3};
+  setting.train.nan_policy = NanPolicy::skip;
+  std::vector<double> losses;
+  setting.task.after_step = [&](const StepMade& made) -> std::vector<TaskEvent> {
+    EXPECT_EQ(made.step, std::ssize(losses) + 1);
+    EXPECT_EQ(made.steps, 20);
+    losses.push_back(made.loss);
+    if (made.step != 6) return {};
+    return {{{{"kind", "found"}, {"rows", 5}}, ""}, {{{"kind", "found"}, {"rows", 6}}, "six rows"}};
+  };
+  testing::internal::CaptureStderr();
+  train_in(folder.path(), setting, nullptr, /*quiet=*/false);
+  const std::string shown = testing::internal::GetCapturedStderr();
+  EXPECT_NE(shown.find("tiny: step 6: six rows\n"), std::string::npos) << shown;
+  EXPECT_TRUE(std::isnan(losses.at(3)));
+  EXPECT_GT(losses.at(4), 0);
+  std::vector<nlohmann::json> found;
+  const auto log = log_of(folder.path());
+  for (const auto& line : log) {
+    if (line["kind"] == "found") found.push_back(line);
+  }
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[1], (nlohmann::json{{"kind", "found"}, {"rows", 6}, {"step", 6}}));
 }
 
 TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {

@@ -51,6 +51,23 @@ Tensor centred(const Tensor& q, const NormTensors& tensors, bool training) {
 
 }  // namespace
 
+const std::vector<std::pair<std::string, QueryNorm>>& query_norm_words() {
+  static const std::vector<std::pair<std::string, QueryNorm>> words = {
+      {"none", QueryNorm::none},
+      {"layer", QueryNorm::layer},
+      {"rms", QueryNorm::rms},
+      {"batch", QueryNorm::batch},
+      {"center", QueryNorm::center}};
+  return words;
+}
+
+std::string word_of(QueryNorm norm) {
+  for (const auto& [word, known] : query_norm_words()) {
+    if (known == norm) return word;
+  }
+  return "";
+}
+
 Tensor batch_normalised(const Tensor& x, const NormTensors& tensors, bool training) {
   const auto type = exact_type_of(x);
   const auto features = [&](const Tensor& tensor) { return tensor.to(type).view(-1); };

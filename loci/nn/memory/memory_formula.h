@@ -9,6 +9,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 namespace loci {
 
 enum class QueryNorm { none, layer, rms, batch, center };
@@ -19,6 +23,10 @@ constexpr bool keeps_constant(QueryNorm norm) {
 constexpr bool has_gain(QueryNorm norm) {
   return norm != QueryNorm::none && norm != QueryNorm::center;
 }
+// The norms with the words that configurations and messages call them by.
+const std::vector<std::pair<std::string, QueryNorm>>& query_norm_words();
+std::string word_of(QueryNorm norm);
+
 enum class WeightFunction { softmax, relu, sigmoid };
 enum class OutputMap { none, projection, swilu };
 

@@ -69,12 +69,7 @@ void MemoryLayerOptions::fields(ConfigFields& f) {
           {.minimum = 0, .maximum = most});
   f.field("query_hidden", query_hidden, "widths of the hidden layers of the query net; none: one linear map",
           {.minimum = 1, .maximum = most});
-  f.choice("query_norm", query_norm, "normalisation of the queries",
-           {{"none", QueryNorm::none},
-            {"layer", QueryNorm::layer},
-            {"rms", QueryNorm::rms},
-            {"batch", QueryNorm::batch},
-            {"center", QueryNorm::center}});
+  f.choice("query_norm", query_norm, "normalisation of the queries", query_norm_words());
   f.field("normalise_keys", normalise_keys, "unit queries and keys with a learned temperature for each head");
   f.choice(
       "weight", weight, "scores to weights",
@@ -209,7 +204,7 @@ MemoryReads MemoryLayer::look_up(const Tokens& tokens, const BlockContext& conte
   const Tensor index = rows_of(address);
   for (const TablePtr& table : tables()) table->prefetch(index);
   const Tensor output = read(tokens.x, index.view({count, reads_of_token}), weight.view({count, reads_of_token}));
-  const MemoryReads reads = {output, score, index, weight};
+  const MemoryReads reads = {output, score, index, weight, address, q};
   tell_observers(reads);
   return reads;
 }

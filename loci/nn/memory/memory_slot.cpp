@@ -68,7 +68,13 @@ void MemoryOptions::fields(ConfigFields& f) {
     f.field("calibrate_tokens", calibrate_tokens, "tokens whose inputs are used to calibrate",
             {.minimum = 2, .maximum = int64_t{1} << 32});
   });
+  f.optional_section("reinitialise", has_reinitialise, reinitialise);
   layer.fields(f);
+}
+
+double MemoryOptions::row_deviation(int64_t width) const {
+  if (start == MemoryStart::zero_values || calibrate_at >= 0) return 0;
+  return 1 / std::sqrt(static_cast<double>(resolved_value_width(width)));
 }
 
 c10::ScalarType TableOptions::value_type() const {
@@ -112,6 +118,13 @@ void check_memory(const MemoryOptions& m, int64_t width, int64_t model_layers) {
   }
   if (m.start == MemoryStart::zero_output && m.layer.output == OutputMap::none) {
     refuse_slot("memory.output must be projection or swilu for start zero_output", "none");
+  }
+  if (m.has_reinitialise) {
+    if (m.kind != MemoryKind::product_key) {
+      refuse_slot("memory.kind must be product_key with [model.memory.reinitialise]",
+                  m.kind == MemoryKind::flat ? "flat" : "peer");
+    }
+    m.reinitialise.check("memory.reinitialise");
   }
   if (m.calibrate_at < 0) return;
   if (m.kind == MemoryKind::flat || !m.layer.query_hidden.empty()) {

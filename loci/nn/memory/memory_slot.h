@@ -11,6 +11,7 @@
 #include "loci/base/config.h"
 #include "loci/nn/memory/memory_layer.h"
 #include "loci/nn/memory/product_key_memory.h"
+#include "loci/nn/memory/reinitialise.h"
 #include "loci/table/table_maker.h"
 
 namespace loci {
@@ -47,10 +48,14 @@ struct MemoryOptions : TableOptions {
   MemoryStart start = MemoryStart::normal;
   int64_t calibrate_at = -1;  // step at which each memory starts again from its inputs; -1: never
   int64_t calibrate_tokens = 8192;
+  bool has_reinitialise = false;
+  ReinitialiseOptions reinitialise;
   ProductKeyMemoryOptions layer;  // its fields stand directly in [model.memory]
   void fields(ConfigFields& f);
 
   int64_t resolved_value_width(int64_t width) const { return value_width == 0 ? width : value_width; }
+  // Rows start as N(0, row_deviation^2) in a model of this width: 0 where start or calibration makes them zero.
+  double row_deviation(int64_t width) const;
   // Numbers of the layers with a memory, ascending, in a model of so many. Throws Error (usage).
   std::vector<int64_t> layers_of(int64_t model_layers) const;
 };

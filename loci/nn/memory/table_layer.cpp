@@ -22,7 +22,9 @@ void TableLayer::remove_observer(const ReadObserver* observer) {
 void TableLayer::tell_observers(const MemoryReads& reads) const {
   // Within a backward pass the forward pass runs again, for activation checkpointing: its reads were told before.
   if (observers_.empty() || torch::autograd::get_current_graph_task_id() != -1) return;
-  const MemoryReads told = {reads.output.detach(), reads.score.detach(), reads.index, reads.weight.detach()};
+  const MemoryReads told = {reads.output.detach(), reads.score.detach(),
+                            reads.index,           reads.weight.detach(),
+                            reads.address,         reads.query.defined() ? reads.query.detach() : at::Tensor()};
   for (const auto& observer : observers_) observer->reads(told);
 }
 

@@ -1,0 +1,36 @@
+// How often each sub-key of a product-key memory is part of what the search finds, for each head and half.
+//
+// Legend: T tokens, H heads, K top_k, n1, n2 sub-keys of the halves.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "loci/nn/memory/product_key_memory.h"
+#include "loci/table/read_observer.h"
+
+namespace loci {
+
+class SubKeyCounts : public ReadObserver {
+ public:
+  explicit SubKeyCounts(const ProductKeyMemory& memory);
+  void reads(const MemoryReads& reads) override;  // on the CPU
+
+  // [H, n1 + n2] int64: of each head the first half's, then the second's. To save and to copy into.
+  const at::Tensor& state() const { return counts_; }
+  std::span<const int64_t> of(int64_t head, int64_t half) const;
+  int64_t heads() const { return counts_.size(0); }
+  int64_t sub_keys(int64_t half) const { return half == 0 ? n1_ : n2_; }
+  void clear();
+
+ private:
+  int64_t n1_, n2_;
+  at::Tensor counts_;
+};
+
+// A sub-key is dead in a half that was read when it has less than this share of an even part of the reads.
+constexpr double kDeadShare = 0.1;
+// Share of all sub-keys that are not dead.
+double alive_share(const SubKeyCounts& counts, double bar = kDeadShare);
+
+}  // namespace loci

@@ -1,0 +1,199 @@
+#include "loci/tasks/memory_watch.h"
+
+#include <ATen/ops/zeros.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "loci/base/check.h"
+
+namespace loci {
+
+nlohmann::json usage_facts(int64_t layer, const UsageMetrics& m) {
+  return {{"layer", layer},
+          {"usage", m.usage},
+          {"usage_at_1", m.usage_at_1},
+          {"kl", m.kl},
+          {"kl_reads", m.kl_reads},
+          {"gini", m.gini},
+          {"rows_50", m.rows_50},
+          {"rows_90", m.rows_90},
+          {"rows_99", m.rows_99},
+          {"collision", m.collision},
+          {"never_touched", m.never_touched}};
+}
+
+// Of one memory.
+class MemoryWatch::Counters : public ReadObserver {
+ public:
+  struct Check {
+    int64_t from = 0;  // the step that it counts from
+    int64_t reads = 0;
+    UsageAlarm alarm = {};
+  };
+
+  explicit Counters(const WatchedMemory& watched)
+      : layer(watched.layer),
+        memory(watched.memory),
+        usage(watched.memory->table()->rows()),
+        check_state(at::zeros({4}, at::kLong)) {
+    if (const auto* keys = dynamic_cast<const ProductKeyMemory*>(memory.get())) {
+      sub_keys = std::make_unique<SubKeyCounts>(*keys);
+    }
+  }
+
+  void reads(const MemoryReads& reads) override {
+    usage.reads(reads);
+    if (sub_keys) sub_keys->reads(reads);
+    Check now = check();
+    now.reads += reads.index.numel();
+    set_check(now);
+  }
+  Check check() const {
+    const auto* const s = check_state.const_data_ptr<int64_t>();
+    return {s[0], s[1], {static_cast<UsageLevel>(s[2]), s[3]}};
+  }
+  void set_check(const Check& check) const {
+    auto* const s = check_state.mutable_data_ptr<int64_t>();
+    s[0] = check.from;
+    s[1] = check.reads;
+    s[2] = static_cast<int64_t>(check.alarm.level);
+    s[3] = check.alarm.low_checks;
+  }
+  void begin_check(int64_t step, const UsageAlarm& alarm) const {
+    set_check({step, 0, alarm});
+    if (sub_keys) sub_keys->clear();
+  }
+
+  int64_t layer;
+  std::shared_ptr<MemoryLayer> memory;
+  Usage usage;
+  std::unique_ptr<SubKeyCounts> sub_keys;  // none for other kinds of keys
+  at::Tensor check_state;                  // of a Check, so that checkpoints hold it
+};
+
+MemoryWatch::MemoryWatch(const std::vector<WatchedMemory>& memories)
+    : counted_from_(at::zeros({1}, at::kLong)), window_ended_(at::zeros({1}, at::kLong)) {
+  for (const WatchedMemory& memory : memories) memories_.push_back(std::make_shared<Counters>(memory));
+}
+
+void MemoryWatch::reinitialise(const ReinitialiseOptions& options, double row_deviation, uint64_t seed) {
+  std::vector<RenewedMemory> renewed;
+  for (const auto& counters : memories_) {
+    auto memory = std::dynamic_pointer_cast<ProductKeyMemory>(counters->memory);
+    if (!memory) fail(ExitCode::bug, "MemoryWatch", "memories must have product keys to be reinitialised", "others");
+    renewed.push_back({counters->layer, memory, &counters->usage});
+  }
+  reinitialisation_ = std::make_unique<Reinitialisation>(renewed, options, row_deviation, seed);
+}
+
+std::deque<ObserverScope> MemoryWatch::observe() const {
+  std::deque<ObserverScope> scopes;
+  for (const auto& counters : memories_) scopes.emplace_back(*counters->memory, counters);
+  if (reinitialisation_) reinitialisation_->observe(scopes);
+  return scopes;
+}
+
+// The counters of a logged window stay until the next step, so that a checkpoint between them holds them.
+void MemoryWatch::before_step(int64_t step) {
+  if (window_ended_.item<int64_t>() != 0) {
+    counted_from_.fill_(step);
+    window_ended_.zero_();
+  }
+  for (const auto& counters : memories_) {
+    counters->usage.begin_window(counted_from_.item<int64_t>());
+    counters->usage.set_step(step);
+  }
+}
+
+std::vector<TaskEvent> MemoryWatch::after_step(const StepMade& made, OptimizerSet& optimizers) {
+  std::vector<TaskEvent> events;
+  if (made.step % kUsageCheck == 0) {
+    for (const auto& counters : memories_) events.push_back(check_usage(*counters, made.step));
+  }
+  if (reinitialisation_) reinitialisation_->after_step(made, optimizers, events);
+  return events;
+}
+
+TaskEvent MemoryWatch::check_usage(const Counters& counters, int64_t step) const {
+  Counters::Check check = counters.check();
+  const int64_t rows = counters.usage.rows();
+  const double used = static_cast<double>(counters.usage.count_since(check.from)) / static_cast<double>(rows);
+  const double expected = expected_usage(check.reads, rows);
+  const UsageLevel before = check.alarm.level;
+  check.alarm.check(used, expected);
+
+  const UsageMetrics metrics = counters.usage.metrics();
+  TaskEvent event;
+  event.line = usage_facts(counters.layer, metrics);
+  const char* const levels[] = {"well", "few", "collapsed"};
+  event.line.update({{"kind", "memory"},
+                     {"steps", step - check.from},
+                     {"used", used},
+                     {"expected", expected},
+                     {"level", levels[static_cast<int64_t>(check.alarm.level)]},
+                     {"age_median", metrics.staleness_median},
+                     {"age_p90", metrics.staleness_p90}});
+  if (counters.sub_keys) event.line["sub_keys_alive"] = alive_share(*counters.sub_keys);
+  if (check.alarm.level != before && check.alarm.level != UsageLevel::well) {
+    event.notice = fmt::format("{}{}: {:.1f} % of rows used, {:.0f} % expected; query norm is {}",
+                               memories_.size() > 1 ? fmt::format("layer {}: ", counters.layer) : "",
+                               check.alarm.level == UsageLevel::collapsed ? "memory collapsed" : "memory uses few rows",
+                               100 * used, 100 * expected, word_of(counters.memory->options().query_norm));
+  }
+  counters.begin_check(step, check.alarm);
+  return event;
+}
+
+nlohmann::json MemoryWatch::training_measures(bool whole) {
+  window_ended_.fill_(1);
+  if (empty()) return nlohmann::json::object();
+  if (!whole) return {{"usage", nullptr}, {"kl", nullptr}};
+  double usage = 0;
+  double kl = 0;
+  for (const auto& counters : memories_) {
+    const auto [share, divergence] = counters->usage.usage_and_kl();
+    usage += share;
+    kl += divergence;
+  }
+  const auto count = static_cast<double>(memories_.size());
+  return {{"usage", usage / count}, {"kl", kl / count}};
+}
+
+void MemoryWatch::restarted(int64_t step) {
+  for (const auto& counters : memories_) {
+    counters->usage.clear();
+    counters->begin_check(step, {});
+  }
+  if (reinitialisation_) reinitialisation_->restart(step);
+}
+
+RowCounters MemoryWatch::row_state(const Table& table, int64_t since) const {
+  RowCounters state;
+  for (const auto& counters : memories_) {
+    if (counters->memory->table().get() != &table) continue;
+    state.tensors.emplace_back(fmt::format("usage.{}", counters->layer), counters->usage.state());
+    const std::vector<int64_t> before = std::move(state.changed), touched = counters->usage.touched_since(since);
+    state.changed.clear();
+    std::set_union(before.begin(), before.end(), touched.begin(), touched.end(), std::back_inserter(state.changed));
+  }
+  return state;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> MemoryWatch::extra_state() const {
+  std::vector<std::pair<std::string, at::Tensor>> state = {{"counted_from", counted_from_},
+                                                           {"window_ended", window_ended_}};
+  for (const auto& counters : memories_) {
+    state.emplace_back(fmt::format("usage_check.{}", counters->layer), counters->check_state);
+    if (counters->sub_keys) {
+      state.emplace_back(fmt::format("sub_keys.{}", counters->layer), counters->sub_keys->state());
+    }
+  }
+  if (reinitialisation_) {
+    for (const auto& part : reinitialisation_->extra_state()) state.push_back(part);
+  }
+  return state;
+}
+
+}  // namespace loci
