@@ -52,12 +52,11 @@ Tensor centred(const Tensor& q, const NormTensors& tensors, bool training) {
 }  // namespace
 
 const std::vector<std::pair<std::string, QueryNorm>>& query_norm_words() {
-  static const std::vector<std::pair<std::string, QueryNorm>> words = {
-      {"none", QueryNorm::none},
-      {"layer", QueryNorm::layer},
-      {"rms", QueryNorm::rms},
-      {"batch", QueryNorm::batch},
-      {"center", QueryNorm::center}};
+  static const std::vector<std::pair<std::string, QueryNorm>> words = {{"none", QueryNorm::none},
+                                                                       {"layer", QueryNorm::layer},
+                                                                       {"rms", QueryNorm::rms},
+                                                                       {"batch", QueryNorm::batch},
+                                                                       {"center", QueryNorm::center}};
   return words;
 }
 
