@@ -43,8 +43,10 @@ class Pace {
 
  private:
   void step() {
-    train_step(task_, optimizers_, steps_ + done_, steps_, options_.accumulation, wants_bfloat16(options_.precision));
+    const StepResult result = train_step(task_, optimizers_, steps_ + done_, steps_, options_.accumulation,
+                                         wants_bfloat16(options_.precision));
     ++done_;
+    task_.after_step({steps_ + done_, steps_, result.loss}, optimizers_);
     if (options_.log_every > 0 && done_ % options_.log_every == 0) task_.training_measures(false);
   }
 
