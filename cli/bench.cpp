@@ -23,16 +23,15 @@ void add_bench(CLI::App& program, Action& action) {
       ->check(CLI::IsMember(bench_names()).description(""));
   verb->add_option("--repeats", options->repeats, "Repeats of each case, of which the median is shown (default: 7)")
       ->check(whole_number(1, std::numeric_limits<int>::max()));
-  verb->add_option("--rows", options->rows,
-                   "For memory, memory_map and mapped: rows of the table (default for memory: 262144 1048576; for "
-                   "memory_map: 4096; for mapped: 512 MiB of values)")
+  verb->add_option(
+          "--rows", options->rows,
+          "Rows of the table (default for memory: 262144 1048576; memory_map: 4096; mapped: 512 MiB of values)")
       ->check(positive);
   verb->add_option("--tokens", options->tokens,
                    "For memory and memory_map: tokens at once (default: 4096 512 1; for memory_map: 8192)")
       ->check(positive);
   verb->add_option("--width", options->widths,
-                   "For memory: the model's width (default: 512); for memory_map: channels (default: 64); for mapped: "
-                   "width of a row (default: 2048 64)")
+                   "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64)")
       ->check(positive);
   verb->add_flag_function(
       "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; }, "For memory: no bfloat16 rows");
