@@ -22,7 +22,8 @@ set(loci_public_headers
   loci/nn/memory/memory_slot.h
   loci/nn/memory/ngram_collisions.h loci/nn/memory/ngram_memory.h loci/nn/memory/ngram_rows.h
   loci/nn/memory/ngram_slot.h loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h
-  loci/nn/memory/query_net.h loci/nn/memory/side_memory.h loci/nn/memory/table_layer.h loci/nn/token_mask.h
+  loci/nn/memory/query_net.h loci/nn/memory/query_reservoir.h loci/nn/memory/reinitialise.h
+  loci/nn/memory/side_memory.h loci/nn/memory/sub_key_counts.h loci/nn/memory/table_layer.h loci/nn/token_mask.h
   loci/ops/batch_norm/batch_norm.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
   loci/ops/ngram_hash/ngram_hash.h loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
@@ -37,9 +38,9 @@ set(loci_public_headers
   loci/table/held_table.h loci/table/local_table.h loci/table/mapped_table.h loci/table/mapped_tensor.h
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
-  loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h
-  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/language_model.h loci/tasks/ram_evaluation.h
-  loci/tasks/ram_seeds.h loci/tasks/ram_task.h
+  loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
+  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/language_model.h loci/tasks/memory_watch.h loci/tasks/ram_evaluation.h
+  loci/tasks/ram_seeds.h loci/tasks/reinitialisation.h loci/tasks/ram_task.h
   loci/train/checkpoint.h loci/train/checkpoint_folder.h loci/train/comparison.h loci/train/experiment.h
   loci/train/measure.h loci/train/memory_check.h loci/train/metrics_log.h loci/train/precision.h
   loci/train/read_ahead.h loci/train/recipe.h loci/train/run_directory.h loci/train/summary.h
