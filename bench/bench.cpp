@@ -13,7 +13,6 @@
 #include "bench/memory_map.h"
 #include "bench/timing.h"
 #include "loci/base/check.h"
-#include "loci/base/cpu_level.h"
 
 namespace loci {
 namespace {
@@ -77,14 +76,6 @@ void print_table(const nlohmann::json& report, std::ostream& out) {
   }
 }
 
-nlohmann::json machine_json(const Machine& machine) {
-  return {{"level", name_of(cpu_level())},
-          {"threads", torch::get_num_threads()},
-          {"copy_bytes_per_second", machine.copy},
-          {"gather_bytes_per_second", machine.gather},
-          {"product_operations_per_second", machine.product}};
-}
-
 nlohmann::json run_operators(const std::vector<std::string>& names, int repeats) {
   nlohmann::json results = nlohmann::json::array();
   Machine machine{};
@@ -100,8 +91,18 @@ nlohmann::json run_operators(const std::vector<std::string>& names, int repeats)
     machine = bench::machine_of(timing);
     for (const Case& c : cases) results.push_back(result_of(c, timing, machine));
   }
-  return {{"machine", machine_json(machine)}, {"repeats", repeats}, {"results", results}};
+  return {{"machine", bench::machine_json(machine)}, {"repeats", repeats}, {"results", results}};
 }
+
+// What is measured beside the operators.
+struct Whole {
+  const char* name;
+  nlohmann::json (*run)(const BenchOptions&);
+  std::string (*text)(const nlohmann::json& report);
+};
+constexpr Whole kWholes[] = {{"memory", bench::run_memory, bench::memory_table},
+                             {"memory_map", bench::run_memory_map, bench::memory_map_table},
+                             {"mapped", bench::run_mapped, bench::mapped_text}};
 
 void check(const BenchOptions& options) {
   const auto& known = bench_names();
@@ -128,8 +129,10 @@ void check(const BenchOptions& options) {
 
 const std::vector<std::string>& bench_names() {
   static const std::vector<std::string> names = [] {
-    std::vector<std::string> all = bench::operator_names();
-    all.insert(all.begin(), {"memory", "memory_map", "mapped"});
+    std::vector<std::string> all;
+    for (const Whole& whole : kWholes) all.emplace_back(whole.name);
+    const std::vector<std::string> operators = bench::operator_names();
+    all.insert(all.end(), operators.begin(), operators.end());
     return all;
   }();
   return names;
@@ -138,20 +141,11 @@ const std::vector<std::string>& bench_names() {
 int run_benchmarks(const BenchOptions& options, std::ostream& out) {
   check(options);
   std::vector<std::string> operators = options.names;
-  const bool with_memory = std::erase(operators, "memory") > 0, with_map = std::erase(operators, "memory_map") > 0,
-             with_mapped = std::erase(operators, "mapped") > 0;
-  if (options.names.empty()) operators = bench::operator_names();
-  if (with_memory) {
-    const nlohmann::json report = bench::run_memory(options);
-    out << (options.json ? report.dump(2) + "\n" : bench::memory_table(report));
-  }
-  if (with_map) {
-    const nlohmann::json report = bench::run_memory_map(options);
-    out << (options.json ? report.dump(2) + "\n" : bench::memory_map_table(report));
-  }
-  if (with_mapped) {
-    const nlohmann::json report = bench::run_mapped(options);
-    out << (options.json ? report.dump(2) + "\n" : bench::mapped_text(report));
+  if (operators.empty()) operators = bench::operator_names();
+  for (const Whole& whole : kWholes) {
+    if (std::erase(operators, whole.name) == 0) continue;
+    const nlohmann::json report = whole.run(options);
+    out << (options.json ? report.dump(2) + "\n" : whole.text(report));
   }
   if (!operators.empty()) {
     const nlohmann::json report = run_operators(operators, options.repeats);

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
-#include <cmath>
 #include <functional>
 #include <tuple>
 #include <utility>
 
+#include "bench/row_cases.h"
 #include "loci/ops/batch_norm/batch_norm.h"
 #include "loci/ops/batch_norm/batch_norm_definition.h"
 #include "loci/ops/few_linear/few_linear.h"
@@ -20,19 +20,8 @@
 #include "loci/ops/product_key_select/product_key_select.h"
 #include "loci/ops/product_key_select/product_key_select_cpu.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
-#include "loci/ops/row_order/row_order.h"
-#include "loci/ops/row_order/row_order_definition.h"
-#include "loci/ops/row_sum/row_sum.h"
-#include "loci/ops/row_sum/row_sum_definition.h"
-#include "loci/ops/row_update/row_update.h"
-#include "loci/ops/row_update/row_update_definition.h"
-#include "loci/ops/table_read/table_project.h"
-#include "loci/ops/table_read/table_read.h"
-#include "loci/ops/table_read/table_read_definition.h"
-#include "loci/ops/usage_add/usage_add.h"
-#include "loci/ops/usage_add/usage_add_definition.h"
 
-// Legend: T tokens, H heads, w width of half a query, n sub-keys of a half, K top_k, N rows, D width.
+// Legend: case_size.h.
 
 namespace loci::bench {
 namespace {
@@ -40,25 +29,12 @@ namespace {
 using torch::Tensor;
 
 // A layer of a small language model, one of a large one, and one token of generation.
-struct CaseSize {
-  int64_t T, H, n, w, K, N, D;
-};
 const std::vector<CaseSize> kSizes = {
     {2048, 4, 128, 64, 16, 1 << 14, 128}, {4096, 4, 512, 128, 32, 1 << 18, 256}, {1, 4, 512, 128, 32, 1 << 18, 256}};
 
 std::string search_size(const CaseSize& s) {
   return fmt::format("T {} H {} n {} w {} K {}", s.T, s.H, s.n, s.w, s.K);
 }
-std::string read_size(const CaseSize& s, const char* type) {
-  return fmt::format("T {} K {} N {} D {} {}", s.T, s.H * s.K, s.N, s.D, type);
-}
-
-double count(std::initializer_list<int64_t> factors) {
-  double product = 1;
-  for (int64_t factor : factors) product *= static_cast<double>(factor);
-  return product;
-}
-
 // The linear maps of decoding.
 Case few_linear_case(int64_t T, int64_t d, int64_t O) {
   const Tensor x = torch::randn({T, d}), weight = torch::randn({O, d});
@@ -222,114 +198,6 @@ Case search_backward_case(const CaseSize& s) {
           0,
           [=] { product_key_search_backward(grad, index, in.query, in.keys1, in.keys2); },
           [=] { search_backward_definition(grad, index, in.query, in.keys1, in.keys2); }};
-}
-
-struct ReadInputs {
-  Tensor table, index, weight, grad;
-  double bytes;  // of the rows, the indices, the weights and the sums
-  ReadInputs(const CaseSize& s, torch::ScalarType type)
-      : table(torch::randn({s.N, s.D}).to(type)),
-        index(torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong)),
-        weight(torch::randn({s.T, s.H * s.K})),
-        grad(torch::randn({s.T, s.D})),
-        bytes(count({s.T, s.H * s.K, s.D * table.element_size() + 12}) + count({s.T, s.D, 4})) {}
-};
-
-Case read_case(const CaseSize& s, torch::ScalarType type, const char* name) {
-  const ReadInputs in(s, type);
-  return {"read",
-          read_size(s, name),
-          Bound::gather,
-          in.bytes,
-          0,
-          [=] { table_read(in.table, in.index, in.weight); },
-          [=] { table_read_definition(in.table, in.index, in.weight); }};
-}
-
-Case project_case(const CaseSize& s) {
-  const ReadInputs in(s, torch::kFloat);
-  return {"project",
-          read_size(s, "float32"),
-          Bound::gather,
-          in.bytes,
-          0,
-          [=] { table_project(in.table, in.index, in.grad); },
-          [=] { table_project_definition(in.table, in.index, in.grad); }};
-}
-
-Case row_order_case(const CaseSize& s) {
-  const Tensor index = torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong), weight = torch::randn({s.T, s.H * s.K});
-  return {"row_order",
-          fmt::format("references {} N {}", s.T * s.H * s.K, s.N),
-          Bound::stream,
-          count({s.T, s.H * s.K, 68}),
-          0,
-          [=] { row_order({index}, {weight}); },
-          [=] { row_order_definition({index}, {weight}); }};
-}
-
-Case row_sum_case(const CaseSize& s) {
-  const RowOrder order =
-      row_order({torch::randint(s.N, {s.T, s.H * s.K}, torch::kLong)}, {torch::randn({s.T, s.H * s.K})});
-  const int64_t M = order.source.size(0), U = order.row.size(0);
-  const Tensor source = torch::randn({s.T, s.D});
-  return {"row_sum",
-          fmt::format("references {} rows {} D {}", M, U, s.D),
-          Bound::gather,
-          count({M, s.D * 4 + 8}) + count({U, s.D * 4 + 8}),
-          0,
-          [=] { row_sum(order, source); },
-          [=] { row_sum_definition(order, source); }};
-}
-
-// Lazy Adam on as many rows as a step touches: rows and both moments are read and written, gradients read.
-Case row_update_case(const CaseSize& s) {
-  const int64_t U = std::min(s.N, s.T * s.H * s.K / 4);
-  const Tensor table = torch::randn({s.N, s.D}), gradient = torch::randn({U, s.D});
-  const Tensor row = std::get<0>(torch::randperm(s.N, torch::kLong).narrow(0, 0, U).sort());
-  const RowState state{torch::zeros({s.N, s.D}), torch::zeros({s.N, s.D}), torch::zeros({s.N}, torch::kInt), {}};
-  const RowUpdate update{.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
-  return {"row_update",
-          fmt::format("rows {} N {} D {} adam", U, s.N, s.D),
-          Bound::gather,
-          count({U, s.D * 4 * 7 + 16}),
-          0,
-          [=] { row_update(table, state, row, gradient, update); },
-          [=] { row_update_definition(table, state, row, gradient, update); }};
-}
-
-// N-gram rows, K a token, with weight 1. Their popularity falls as 1 / rank: the most popular of N = 2^14 rows takes 7
-// % of the reads, and its gradient is a sum over 430 sources.
-Case row_step_case(int64_t T, int64_t N) {
-  constexpr int64_t K = 3, D = 128;
-  const Tensor rank = torch::rand({T, K}).mul(std::log(static_cast<double>(N))).exp().floor().to(torch::kLong) - 1;
-  const Tensor index = rank.clamp(0, N - 1).mul(0x9E3779B1).remainder(N);  // odd: scatters the ranks over the table
-  const Tensor table = torch::randn({N, D}), source = torch::randn({T, D});
-  const RowOrder order = row_order({index}, {torch::ones({T, K})});
-  const int64_t U = order.row.size(0);
-  const RowState state{torch::zeros({N, D}), torch::zeros({N, D}), torch::zeros({N}, torch::kInt), {}};
-  const RowUpdate update{.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
-  return {"row_step",
-          fmt::format("references {} rows {} N {} D {} adam zipf", T * K, U, N, D),
-          Bound::gather,
-          count({T, K, D * 4 + 8}) + count({U, D * 4 * 6 + 16}),
-          0,
-          [=] { row_step(table, state, order, source, update); },
-          [=] { row_step_definition(table, state, order, source, update); }};
-}
-
-// Indices and weights come in; the counters of each row read, at most min(M, N) rows, are read and written.
-Case usage_add_case(const CaseSize& s) {
-  const int64_t M = s.T * s.H * s.K;
-  const Tensor counters = torch::zeros({s.N, 3}, torch::kInt);
-  const Tensor index = torch::randint(s.N, {s.T, s.H, s.K}, torch::kLong), weight = torch::rand({s.T, s.H, s.K});
-  return {"usage_add",
-          fmt::format("references {} N {}", M, s.N),
-          Bound::gather,
-          count({M, 12}) + count({std::min(M, s.N), 24}),
-          0,
-          [=] { usage_add(counters, index, weight, 0, 0); },
-          [=] { usage_add_definition(counters, index, weight, 0, 0); }};
 }
 
 using MakeCases = std::function<std::vector<Case>()>;

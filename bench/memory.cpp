@@ -8,7 +8,6 @@
 #include "bench/stock_memory.h"
 #include "bench/timing.h"
 #include "loci/base/check.h"
-#include "loci/base/cpu_level.h"
 #include "loci/base/progress.h"
 #include "loci/nn/memory/product_key_memory.h"
 #include "loci/ops/product_key_search/product_key_search.h"
@@ -212,11 +211,7 @@ void measure(const Size& size, const BenchOptions& options, nlohmann::json& repo
   if (options.stock && stock_fits(size)) add_stock(timing, names, size, *layer);
   timing.run();
   const Machine machine = machine_of(timing);
-  report["machine"] = {{"level", name_of(cpu_level())},
-                       {"threads", torch::get_num_threads()},
-                       {"copy_bytes_per_second", machine.copy},
-                       {"gather_bytes_per_second", machine.gather},
-                       {"product_operations_per_second", machine.product}};
+  report["machine"] = machine_json(machine);
   for (const std::string& name : names) {
     const std::vector<double> seconds = timing.seconds(name);
     const double median = timing.median(name), us = 1e6 / static_cast<double>(size.tokens);
@@ -265,10 +260,6 @@ std::vector<Size> sizes_of(const BenchOptions& options) {
   return sizes;
 }
 
-std::string number(const nlohmann::json& value, const char* format) {
-  return value.is_null() ? "-" : fmt::format(fmt::runtime(format), value.get<double>());
-}
-
 }  // namespace
 
 nlohmann::json run_memory(const BenchOptions& options) {
@@ -298,7 +289,7 @@ std::string memory_table(const nlohmann::json& report) {
         r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(), r["width"].get<int64_t>(),
         r["dtype"].get<std::string>(), r["us_per_token"].get<double>(),
         fmt::format("{:.2f} .. {:.2f}", r["us_per_token_least"].get<double>(), r["us_per_token_most"].get<double>()),
-        number(r["stock_us_per_token"], "{:.2f}"), number(r["ratio"], "{:.1f}x"),
+        number_or_dash(r["stock_us_per_token"], "{:.2f}"), number_or_dash(r["ratio"], "{:.1f}x"),
         r["estimate_us_per_token"].get<double>(), r["share_of_bound"].get<double>() * 100,
         r["us_per_distinct_row"].get<double>());
   }

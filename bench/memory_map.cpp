@@ -5,7 +5,6 @@
 
 #include "bench/stock_memory.h"
 #include "bench/timing.h"
-#include "loci/base/cpu_level.h"
 #include "loci/nn/memory/side_memory.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/local_table.h"
@@ -117,10 +116,7 @@ void measure_map(const MapSize& size, const BenchOptions& options, nlohmann::jso
   timing.run();
 
   const Machine machine = machine_of(timing);
-  report["machine"] = {{"level", name_of(cpu_level())},
-                       {"threads", torch::get_num_threads()},
-                       {"copy_bytes_per_second", machine.copy},
-                       {"product_operations_per_second", machine.product}};
+  report["machine"] = machine_json(machine);
   for (const std::string name : {"forward", "train"}) {
     const std::vector<double> seconds = timing.seconds(name);
     const double median = timing.median(name), other = timing.median("convolution " + name);
@@ -147,10 +143,6 @@ void measure_map(const MapSize& size, const BenchOptions& options, nlohmann::jso
     }
     report["results"].push_back(std::move(row));
   }
-}
-
-std::string cell(const nlohmann::json& value, const char* format) {
-  return value.is_null() ? "-" : fmt::format(fmt::runtime(format), value.get<double>());
 }
 
 }  // namespace
@@ -186,13 +178,13 @@ std::string memory_map_table(const nlohmann::json& report) {
                       "rows", "tokens", "width", "ms", "least .. most", "stock", "ratio", "3x3 conv", "times", "MB",
                       "estimate", "share");
   for (const auto& r : report["results"]) {
-    text += fmt::format("{:<8} {:>8} {:>7} {:>6} {:>8.2f} {:>17} {:>9} {:>6} {:>9} {:>6} {:>7.0f} {:>9.2f} {:>5.0f}%\n",
-                        r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(),
-                        r["width"].get<int64_t>(), r["ms"].get<double>(),
-                        fmt::format("{:.2f} .. {:.2f}", r["ms_least"].get<double>(), r["ms_most"].get<double>()),
-                        cell(r["stock_ms"], "{:.2f}"), cell(r["ratio"], "{:.1f}x"), cell(r["convolution_ms"], "{:.2f}"),
-                        cell(r["times_the_convolution"], "{:.1f}x"), r["bytes"].get<double>() / 1e6,
-                        r["estimate_ms"].get<double>(), r["share_of_bound"].get<double>() * 100);
+    text += fmt::format(
+        "{:<8} {:>8} {:>7} {:>6} {:>8.2f} {:>17} {:>9} {:>6} {:>9} {:>6} {:>7.0f} {:>9.2f} {:>5.0f}%\n",
+        r["name"].get<std::string>(), r["rows"].get<int64_t>(), r["tokens"].get<int64_t>(), r["width"].get<int64_t>(),
+        r["ms"].get<double>(), fmt::format("{:.2f} .. {:.2f}", r["ms_least"].get<double>(), r["ms_most"].get<double>()),
+        number_or_dash(r["stock_ms"], "{:.2f}"), number_or_dash(r["ratio"], "{:.1f}x"),
+        number_or_dash(r["convolution_ms"], "{:.2f}"), number_or_dash(r["times_the_convolution"], "{:.1f}x"),
+        r["bytes"].get<double>() / 1e6, r["estimate_ms"].get<double>(), r["share_of_bound"].get<double>() * 100);
   }
   return text + "\n";
 }

@@ -2,11 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <optional>
 
+#include "loci/base/cpu_level.h"
 #include "loci/table/page_memory.h"
 
 namespace loci::bench {
@@ -112,6 +114,18 @@ void add_machine(Timing& timing, int64_t row_bytes, int64_t table_bytes) {
 Machine machine_of(const Timing& timing) {
   return {2.0 * 4 * kCopyWords / timing.median("machine copy"), kGathered / timing.median("machine gather"),
           2.0 * kProductWidth * kProductWidth * kProductWidth / timing.median("machine product")};
+}
+
+nlohmann::json machine_json(const Machine& machine) {
+  return {{"level", name_of(cpu_level())},
+          {"threads", torch::get_num_threads()},
+          {"copy_bytes_per_second", machine.copy},
+          {"gather_bytes_per_second", machine.gather},
+          {"product_operations_per_second", machine.product}};
+}
+
+std::string number_or_dash(const nlohmann::json& value, const char* format) {
+  return value.is_null() ? "-" : fmt::format(fmt::runtime(format), value.get<double>());
 }
 
 }  // namespace loci::bench

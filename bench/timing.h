@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,11 @@ struct Machine {
 };
 void add_machine(Timing& timing, int64_t row_bytes, int64_t table_bytes);
 Machine machine_of(const Timing& timing);
+// With the level and the threads, as reports have it.
+nlohmann::json machine_json(const Machine& machine);
+
+// A number of a report in a table; "-" for null.
+std::string number_or_dash(const nlohmann::json& value, const char* format);
 
 // What bounds a case, and so which of the machine's speeds its estimate is made from.
 enum class Bound { stream, gather, products };
