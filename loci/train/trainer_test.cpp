@@ -7,55 +7,20 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/stop_signal.h"
 #include "loci/train/tensor_file.h"
 #include "tests/temporary_folder.h"
-#include "tests/tiny_task.h"
+#include "tests/tiny_run.h"
 
 namespace loci {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Setting {
-  TinyOptions task;
-  TrainOptions train;
-  DenseOptimizerOptions optimizer;
-  uint64_t seed = 1;
-
-  Setting() {
-    train.steps = 20;
-    train.batch = 4;
-    train.log_every = 3;
-    train.precision = "float32";
-  }
-};
-
-// One process's part of a run: begins or goes on, as an experiment does.
-TrainerState train_in(const fs::path& folder, const Setting& setting, std::unique_ptr<TinyTask>* kept = nullptr,
-                      bool quiet = true) {
-  TaskInputs inputs;
-  inputs.seed = setting.seed;
-  inputs.batch = {setting.train.batch, setting.train.accumulation};
-  auto task = std::make_unique<TinyTask>(setting.task, inputs);
-  OptimizerSet optimizers(task->dense_parameters(), setting.optimizer, task->tables(), setting.seed);
-  RunDirectory run(folder, "task = \"tiny\"\n");
-  TrainerState state;
-  if (run.latest()) state = load_checkpoint(open_latest(folder, {}), *task, optimizers);
-  MetricsLog log = run.metrics(state.step);
-  ProgressLine progress(quiet);
-  Trainer trainer(*task, optimizers, setting.train, run, log, {{"seed", setting.seed}}, progress, "tiny");
-  state = trainer.run(state);
-  if (kept != nullptr) *kept = std::move(task);
-  return state;
-}
 
 std::map<std::string, std::string> tensor_bytes(const fs::path& folder) {
   std::map<std::string, std::string> bytes;
@@ -86,7 +51,7 @@ void expect_interrupted(const std::function<void()>& action) {
 
 TEST(Trainer, TellsTheTaskThatTheLastWindowIsNotWhole) {
   const TemporaryFolder folder;
-  train_in(folder.path(), Setting());  // 20 steps, a line every 3
+  train_in(folder.path(), TinyRun());  // 20 steps, a line every 3
   for (const auto& line : log_of(folder.path())) {
     if (line["kind"] != "train") continue;
     EXPECT_EQ(line["hits"].is_null(), line["step"] == 20) << line;
@@ -95,7 +60,7 @@ TEST(Trainer, TellsTheTaskThatTheLastWindowIsNotWhole) {
 
 TEST(Trainer, LogsWhatATaskTellsOfAStepAndShowsItsNotice) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.task.bad_steps = {3};
   setting.train.nan_policy = NanPolicy::skip;
   std::vector<double> losses;
@@ -123,7 +88,7 @@ TEST(Trainer, LogsWhatATaskTellsOfAStepAndShowsItsNotice) {
 
 TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.steps = 300;
   setting.train.evaluate_every = 299;
   const TrainerState state = train_in(folder / "run", setting);
@@ -144,11 +109,11 @@ TEST(Trainer, LearnsAndEvaluatesAtTheEnd) {
 
 TEST(Trainer, AStoppedRunGoesOnWithTheSameBitsAndTheSameLog) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.evaluate_every = 5;
   train_in(folder / "whole", setting);
   for (const auto& [stop_at, signal] : std::map<int64_t, int>{{0, SIGTERM}, {7, SIGINT}, {13, SIGTERM}, {19, SIGINT}}) {
-    Setting stopped = setting;
+    TinyRun stopped = setting;
     stopped.task.before_step = [stop_at = stop_at, signal = signal](int64_t step) {
       if (step == stop_at) raise(signal);
     };
@@ -168,11 +133,11 @@ TEST(Trainer, AStoppedRunGoesOnWithTheSameBitsAndTheSameLog) {
 TEST(Trainer, AStoppedRunWithAChannelsLastFilterGoesOnWithTheSameBits) {
   for (const DenseRule kind : {DenseRule::adamw, DenseRule::sgd}) {
     const TemporaryFolder folder;
-    Setting setting;
+    TinyRun setting;
     setting.task.has_filter = true;
     setting.optimizer.kind = kind;
     train_in(folder / "whole", setting);
-    Setting stopped = setting;
+    TinyRun stopped = setting;
     stopped.task.before_step = [](int64_t step) {
       if (step == 7) raise(SIGTERM);
     };
@@ -200,12 +165,12 @@ TEST(Trainer, AStoppedRunWithAChannelsLastFilterGoesOnWithTheSameBits) {
 // A signal asks for seconds, an evaluation may take minutes: it is made up for when the run goes on.
 TEST(Trainer, ASignalSavesBeforeAnEvaluationThatIsDue) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.evaluate_every = 5;
   train_in(folder / "whole", setting);
   // After steps 5, 10 and the last; with how many evaluations before it, those made up for among them.
   for (const auto& [stop_at, wanted] : std::map<int64_t, int>{{4, 0}, {9, 1}, {19, 2}}) {
-    Setting stopped = setting;
+    TinyRun stopped = setting;
     stopped.task.before_step = [stop_at = stop_at](int64_t step) {
       if (step == stop_at) raise(SIGTERM);
     };
@@ -223,7 +188,7 @@ TEST(Trainer, ASignalSavesBeforeAnEvaluationThatIsDue) {
 // It has been announced that the run stops: the next one must not begin.
 TEST(Trainer, ASignalWhileTheLastCheckpointIsSavedIsNotLost) {
   const TemporaryFolder folder;
-  Setting stopped;
+  TinyRun stopped;
   stopped.task.during_saving = [] { raise(SIGTERM); };
   expect_interrupted([&] { train_in(folder / "run", stopped); });
   EXPECT_EQ(open_latest(folder / "run", {}).step(), 20);
@@ -231,10 +196,10 @@ TEST(Trainer, ASignalWhileTheLastCheckpointIsSavedIsNotLost) {
 
 TEST(Trainer, ASignalEndsAnEvaluationThatHeedsIt) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.evaluate_every = 5;
   train_in(folder / "whole", setting);
-  Setting stopped = setting;
+  TinyRun stopped = setting;
   stopped.task.before_evaluation = [] {
     raise(SIGINT);
     StopSignal::check("stopped while it was evaluated");
@@ -248,7 +213,7 @@ TEST(Trainer, ASignalEndsAnEvaluationThatHeedsIt) {
 // A hand-edited checkpoint.
 TEST(Trainer, AStateBeyondTheLastStepIsOver) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   train_in(folder / "run", setting);
   setting.train.steps = 12;
   EXPECT_EQ(train_in(folder / "run", setting).step, 20);
@@ -256,7 +221,7 @@ TEST(Trainer, AStateBeyondTheLastStepIsOver) {
 
 TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.steps = 3;
   std::unique_ptr<TinyTask> whole, halves;
   train_in(folder / "whole", setting, &whole);
@@ -271,7 +236,7 @@ TEST(Trainer, AccumulatedMicroBatchesAreOneBatch) {
 
 TEST(Trainer, NanStopsTheRunAndKeepsTheLastCheckpoint) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.checkpoint_every = 4;
   setting.task.bad_steps = {6};
   expect_error(ExitCode::numbers, "loss must be finite, got nan at step 6", [&] { train_in(folder / "run", setting); });
@@ -280,7 +245,7 @@ TEST(Trainer, NanStopsTheRunAndKeepsTheLastCheckpoint) {
 
 TEST(Trainer, NanIsSkippedByPolicyUntilItComesTooOften) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.nan_policy = NanPolicy::skip;
   setting.train.most_skips = 2;
   setting.task.bad_steps = {2, 3, 9, 10};
@@ -291,7 +256,7 @@ TEST(Trainer, NanIsSkippedByPolicyUntilItComesTooOften) {
 
 TEST(Trainer, ARunThatSkipsMostOfItsStepsFailsWhateverMostSkipsAllows) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.nan_policy = NanPolicy::skip;
   setting.train.most_skips = 1000;
   for (int64_t step = 1; step <= 10; ++step) setting.task.bad_steps.insert(step);
@@ -306,11 +271,11 @@ TEST(Trainer, ARunThatSkipsMostOfItsStepsFailsWhateverMostSkipsAllows) {
 
 TEST(Trainer, SkipsAreCountedOverInterruptions) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.nan_policy = NanPolicy::skip;
   setting.train.most_skips = 1000;
   for (int64_t step = 0; step < 11; ++step) setting.task.bad_steps.insert(step);
-  Setting stopped = setting;
+  TinyRun stopped = setting;
   stopped.task.before_step = [](int64_t step) {
     if (step == 12) raise(SIGTERM);
   };
@@ -320,7 +285,7 @@ TEST(Trainer, SkipsAreCountedOverInterruptions) {
 
 TEST(Trainer, ALastEvaluationThatIsNotFiniteFailsUnderEitherPolicy) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.task.bad_evaluation = true;
   setting.train.evaluate_every = 5;
   expect_error(ExitCode::numbers, "got inf at step 5", [&] { train_in(folder / "stop", setting); });
@@ -330,7 +295,7 @@ TEST(Trainer, ALastEvaluationThatIsNotFiniteFailsUnderEitherPolicy) {
 
 TEST(Trainer, ASkippedStepChangesNothing) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.steps = 2;
   setting.train.nan_policy = NanPolicy::skip;
   setting.task.bad_steps = {1};
@@ -345,75 +310,13 @@ TEST(Trainer, ASkippedStepChangesNothing) {
 
 TEST(Trainer, OldCheckpointsGo) {
   const TemporaryFolder folder;
-  Setting setting;
+  TinyRun setting;
   setting.train.checkpoint_every = 2;
   setting.train.keep_last = 3;
   train_in(folder / "run", setting);
   for (int step = 1; step <= 20; ++step) {
     EXPECT_EQ(fs::exists(folder / "run" / fmt::format("step-{}", step)), step % 2 == 0 && step > 14) << step;
   }
-}
-
-TEST(Checkpoint, OtherModelsAndOtherDataAreRefused) {
-  const TemporaryFolder folder;
-  Setting setting;
-  train_in(folder / "run", setting);
-  Setting other = setting;
-  other.task.rows = 33;
-  expect_error(ExitCode::input, "must be F32 [33, 4], got F32 [32, 4]", [&] { train_in(folder / "run", other); });
-  other = setting;
-  other.task.width = 5;
-  expect_error(ExitCode::input, "weight must be F32 [5, 5]", [&] { train_in(folder / "run", other); });
-  other = setting;
-  other.task.data_key = "others";
-  expect_error(ExitCode::input, "must have been trained on the data \"others\", got \"tiny\"",
-               [&] { train_in(folder / "run", other); });
-}
-
-// A manifest changed by hand, with the sum of what it says now.
-void rewrite_manifest(const fs::path& step, const std::function<void(nlohmann::json&)>& change) {
-  nlohmann::json manifest = nlohmann::json::parse(read_text_file(step / "manifest.json"));
-  manifest.erase("sum");
-  change(manifest);
-  std::string body = manifest.dump(2);
-  body.resize(body.size() - 2);  // "\n}"
-  const std::string sum = checksum(std::as_bytes(std::span(body.data(), body.size())));
-  write_file_durably(step / "manifest.json", body + ",\n  \"sum\": \"" + sum + "\"\n}\n");
-}
-
-TEST(Checkpoint, ManifestsOfWrongTypesAreRefused) {
-  const TemporaryFolder folder;
-  Setting setting;
-  setting.train.steps = 1;
-  const std::vector<std::pair<std::string, nlohmann::json>> changes = {
-      {"step", "nine"},  {"files", {1}}, {"files", {{"model.safetensors", 3}}},
-      {"data", {1, 2}},  {"trainer", 7}, {"trainer", {{"seconds", "x"}}},
-      {"tables", {1, 2}}};
-  for (const auto& [name, value] : changes) {
-    fs::remove_all(folder / "run");
-    train_in(folder / "run", setting);
-    rewrite_manifest(*newest_step_folder(folder / "run"), [&](nlohmann::json& manifest) { manifest[name] = value; });
-    expect_error(ExitCode::input, "anifest", [&] { train_in(folder / "run", setting); });
-  }
-}
-
-TEST(Checkpoint, EveryFlippedByteIsFound) {
-  const TemporaryFolder folder;
-  Setting setting;
-  setting.train.steps = 1;
-  setting.task.rows = 2;
-  train_in(folder / "run", setting);
-  const fs::path step = *newest_step_folder(folder / "run");
-  for (const auto& entry : fs::directory_iterator(step)) {
-    const std::string good = read_text_file(entry.path());
-    for (size_t i = 0; i < good.size(); ++i) {
-      std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
-      file.seekp(static_cast<std::streamoff>(i)).put(static_cast<char>(good[i] ^ 1)).flush();
-      EXPECT_THROW(CheckpointReader{step}, Error) << entry.path() << " byte " << i;
-      file.seekp(static_cast<std::streamoff>(i)).put(good[i]).flush();
-    }
-  }
-  EXPECT_NO_THROW(CheckpointReader{step});
 }
 
 }  // namespace
