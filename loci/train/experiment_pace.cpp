@@ -14,10 +14,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kPaceRounds = 9;
+constexpr int kPaceRounds = 10;    // even: each goes first in half of them
 constexpr int64_t kWarmSteps = 3;  // make caches and generated code
 
-// Trains on past the last step, without a log, evaluations and checkpoints.
+// Trains on past the last of `steps` steps, without a log, evaluations and checkpoints.
 class Pace {
  public:
   Pace(Task& task, OptimizerSet& optimizers, TrainOptions options, int64_t steps)
@@ -82,20 +82,18 @@ RunConfig Experiment::resolve(const Place& place, ProgressLine& progress) {
 // nothing of that is kept.
 int64_t Experiment::steps_of_equal_time(const Place& place, ProgressLine& progress) {
   const auto& [to, of] = *place.arm->equal_time;
-  const int64_t units = finished_result(to, place.seed, place.arm->name).runs.front().units;
-  finished_result(of, place.seed, place.arm->name);
+  for (const std::string& arm : {to, of}) finished_result(arm, place.seed, place.arm->name);
   progress.show(fmt::format("timing {} and {} in turns", to, of));
   const auto open = [&](const std::string& arm) {
     const fs::path work = options_.out / fmt::format("pace-{}-seed-{}-{}", place.arm->name, place.seed, arm);
     return open_run(recipe_.run(recipe_.arm(arm), place.seed), work, progress);
   };
-  const auto pace = [](OpenRun& run) { return Pace(*run.task, *run.optimizers, run.config.train, run.config.steps()); };
+  const auto pace = [](OpenRun& run) { return Pace(*run.task, *run.optimizers, run.config.train, run.state.step); };
   const auto run_to = open(to), run_of = open(of);
   Pace pace_to = pace(*run_to), pace_of = pace(*run_of);
   const double ratio = ratio_in_turns([&] { return pace_to.turn(options_.turn_seconds); },
                                       [&] { return pace_of.turn(options_.turn_seconds); }, kPaceRounds);
-  const double steps = static_cast<double>(units) / static_cast<double>(run_to->config.size().units_per_step);
-  return std::max<int64_t>(1, std::llround(steps * ratio));
+  return std::max<int64_t>(1, std::llround(static_cast<double>(run_to->state.step) * ratio));
 }
 
 }  // namespace loci

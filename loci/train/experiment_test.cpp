@@ -83,11 +83,32 @@ TEST(Experiment, AnArmOfEqualTimeGetsItsStepsFromPacesInTurns) {
   TinyPlan::hooks = {};
   EXPECT_GT(read_run_config(out / "timed" / "seed-0" / "config.toml", tiny_tasks()).train.steps, 6);
   EXPECT_EQ(read_text_file(out / "wide" / "seed-0" / "metrics.jsonl"), before);
-  ASSERT_GE(steps.size(), 24u);                                        // both: three, and nine turns of one at least
-  EXPECT_GE(*std::min_element(steps.begin(), steps.begin() + 24), 6);  // past the last
+  ASSERT_GE(steps.size(), 26u);                                        // both: three, and ten turns of one at least
+  EXPECT_GE(*std::min_element(steps.begin(), steps.begin() + 26), 6);  // past the last
   std::set<std::string> left;
   for (const auto& entry : fs::directory_iterator(out)) left.insert(entry.path().filename().string());
   EXPECT_EQ(left, (std::set<std::string>{"base", "summary.json", "timed", "wide"}));
+}
+
+// A run of equal time has other steps than its recipe says. What counts steps must not go back.
+TEST(Experiment, ThePaceOfAnArmOfEqualTimeGoesOnFromItsOwnLastStep) {
+  const TemporaryFolder folder;
+  const std::string text =
+      std::string(kText) + "[[arms]]\nname = \"again\"\nequal_time = {to = \"timed\", of = \"timed\"}";
+  const Recipe twice = read_recipe(Config::from_text(text, "recipe.toml"), {"wide:model.width=64"}, tiny_tasks());
+  ExperimentOptions options = options_for(folder / "out");
+  options.seeds = {0};
+  options.arms = {"base", "wide", "timed"};
+  Experiment(twice, options).run();
+  const int64_t last = read_run_config(folder / "out/timed/seed-0/config.toml", tiny_tasks()).train.steps;
+  ASSERT_GT(last, 6);
+  std::vector<int64_t> steps;
+  TinyPlan::hooks.before_step = [&steps](int64_t step) { steps.push_back(step); };
+  options.arms = {"again"};
+  Experiment(twice, options).run();
+  TinyPlan::hooks = {};
+  ASSERT_GE(steps.size(), 26u);
+  EXPECT_GE(*std::min_element(steps.begin(), steps.begin() + 26), last);
 }
 
 TEST(Experiment, FinishedRunsAreKeptAndBrokenOnesGoOn) {
