@@ -1,8 +1,10 @@
-// Legend: B windows of a micro-batch, L positions of a window.
+// Legend: B windows of a micro-batch, L positions of a window, V vocabulary.
 #include "loci/tasks/language_model.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +13,8 @@
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
 #include "loci/data/folder_files.h"
+#include "loci/models/vocabulary_loss.h"
+#include "loci/nn/evaluation_scope.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -195,6 +199,22 @@ Evaluation LanguageModelTask::evaluate() {
   Evaluation result{{text.per_token(), text.bits_per_byte()}, {{"tokens", text.tokens}}};
   describe(memories, ngrams, result);
   return result;
+}
+
+std::pair<at::Tensor, at::Tensor> LanguageModelTask::losses_of(const Batch& batch) {
+  const EvaluationScope evaluation(*model_);
+  const int64_t logits = batch.input.size(1) * model_->options().vocabulary;  // of a window
+  const int64_t at_once = std::max<int64_t>(1, vocabulary_loss_logits(model_->options().vocabulary) / logits);
+  std::vector<at::Tensor> nats, likeliest;
+  for (int64_t begin = 0; begin < batch.input.size(0); begin += at_once) {
+    const int64_t end = std::min(begin + at_once, batch.input.size(0));
+    const at::Tensor target = batch.target.slice(0, begin, end);
+    const at::Tensor scores = model_->forward(batch.input.slice(0, begin, end));  // [B, L, V]
+    const at::Tensor chosen = target.clamp_min(0).unsqueeze(-1);
+    nats.push_back(at::log_softmax(scores, -1).gather(-1, chosen).squeeze(-1).neg().mul(target.ge(0)));
+    likeliest.push_back(scores.argmax(-1).eq(target));
+  }
+  return {at::cat(nats), at::cat(likeliest)};
 }
 
 std::vector<Measure> LanguageModelTask::measures() const {

@@ -120,10 +120,12 @@ class LanguageModelTask : public Task {
   // Writes what was counted into an evaluation.
   static void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
                        Evaluation& evaluation);
-  Batch training_batch(int64_t position) const;   // position = step * accumulation + micro
-  Batch batch_with_rows(int64_t position) const;  // fetches the rows of n-grams that are in files
+  Batch training_batch(int64_t position) const;              // position = step * accumulation + micro
+  Batch batch_with_rows(int64_t position) const;             // fetches the rows of n-grams that are in files
+  static constexpr int64_t kMostCounted = int64_t{1} << 23;  // tokens: 250 MB while they are sorted
+  int64_t tokens_in(int64_t steps) const { return steps * batch_.accumulation * units_per_micro_batch(); }
   NgramCounts counted_ngrams(int64_t order, int64_t steps) const;
-  // Of tokens [B, L]: nats for each target and whether it is the likeliest token, [B, L]; target < 0: 0.
+  // Of tokens [B, L]: nats of each target (0 where it is < 0) and whether it is the likeliest token, [B, L].
   std::pair<at::Tensor, at::Tensor> losses_of(const Batch& batch);
   void add_loss_by_context(int64_t steps, Account& account);
   void add_answers(const std::filesystem::path& questions, Account& account);

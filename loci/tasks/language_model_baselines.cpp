@@ -11,14 +11,13 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kMostCounted = int64_t{1} << 23;  // tokens: 250 MB while they are sorted
 constexpr const char* kMeaning = "no network: counted on the same tokens, modified Kneser-Ney smoothing";
 constexpr const char* kStoppedCounting = "stopped while n-grams were counted";
 
 }  // namespace
 
 std::vector<Baseline> LanguageModelTask::baselines(int64_t steps) {
-  const int64_t tokens = steps * batch_.accumulation * units_per_micro_batch();
+  const int64_t tokens = tokens_in(steps);
   if (tokens > kMostCounted) {
     if (progress_ != nullptr) {
       progress_->finish(fmt::format("n-grams are not counted: the run has {} tokens, more than {}",

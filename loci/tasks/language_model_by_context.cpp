@@ -1,9 +1,4 @@
 // Where a language model is good: its loss by how often training has shown the two tokens before a target.
-//
-// Legend: B windows, L positions of a window, V vocabulary.
-#include <ATen/ops/cat.h>
-#include <ATen/ops/log_softmax.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -11,8 +6,6 @@
 
 #include "loci/base/stop_signal.h"
 #include "loci/data/text/ngram_counts.h"
-#include "loci/models/vocabulary_loss.h"
-#include "loci/nn/evaluation_scope.h"
 #include "loci/tasks/language_model.h"
 
 namespace loci {
@@ -27,29 +20,19 @@ struct ContextClass {
 
 }  // namespace
 
-std::pair<at::Tensor, at::Tensor> LanguageModelTask::losses_of(const Batch& batch) {
-  const EvaluationScope evaluation(*model_);
-  const int64_t logits = batch.input.size(1) * model_->options().vocabulary;  // of a window
-  const int64_t at_once = std::max<int64_t>(1, vocabulary_loss_logits(model_->options().vocabulary) / logits);
-  std::vector<at::Tensor> nats, likeliest;
-  for (int64_t begin = 0; begin < batch.input.size(0); begin += at_once) {
-    const int64_t end = std::min(begin + at_once, batch.input.size(0));
-    const at::Tensor target = batch.target.slice(0, begin, end);
-    const at::Tensor scores = model_->forward(batch.input.slice(0, begin, end));  // [B, L, V]
-    const at::Tensor chosen = target.clamp_min(0).unsqueeze(-1);
-    nats.push_back(at::log_softmax(scores, -1).gather(-1, chosen).squeeze(-1).neg().mul(target.ge(0)));
-    likeliest.push_back(scores.argmax(-1).eq(target));
-  }
-  return {at::cat(nats), at::cat(likeliest)};
-}
-
 void LanguageModelTask::add_loss_by_context(int64_t steps, Account& account) {
+  if (const int64_t tokens = tokens_in(steps); tokens > kMostCounted) {
+    fail(ExitCode::usage, "--by-context",
+         fmt::format("RUN must have at most {} training tokens, which are counted", format_count(kMostCounted)),
+         format_count(static_cast<double>(tokens)));
+  }
   const NgramCounts counts = counted_ngrams(3, steps);
   std::array<ContextClass, 5> classes = {{{"never", 0}, {"once", 1}, {"2 to 10", 10}, {"11 to 100", 100}, {"more", 0}}};
   for (const int64_t index : evaluated_batches()) {
     StopSignal::check("stopped while the model was evaluated");
     const Batch batch = validation_batch(index);
-    const at::Tensor nats = losses_of(batch).first;
+    const at::Tensor losses = losses_of(batch).first.to(at::kDouble).contiguous();
+    const auto* const nats = losses.const_data_ptr<double>();
     const auto* const input = batch.input.const_data_ptr<int64_t>();
     const auto* const target = batch.target.const_data_ptr<int64_t>();
     for (int64_t t = 0; t < batch.input.numel(); ++t) {
@@ -59,7 +42,7 @@ void LanguageModelTask::add_loss_by_context(int64_t steps, Account& account) {
       const int64_t count = counts.count_of(history);
       auto* const found =
           std::find_if(classes.begin(), classes.end() - 1, [&](const auto& c) { return count <= c.most; });
-      found->nats += nats.view({-1})[t].item<double>();
+      found->nats += nats[t];
       found->counted_nats -= std::log(counts.probability(history, target[t]));
       ++found->tokens;
     }

@@ -293,6 +293,9 @@ TEST_F(LanguageModel, LossByContextSumsUpToTheLossOfTheTokensWithTwoBefore) {
   EXPECT_LT(classes.back().at("counted_trigrams").get<double>(), 0.1);
   const int64_t all = measured.details["tokens"];
   EXPECT_EQ(tokens, all - (all + 7) / 8);  // without the first of each window
+  options.by_context = int64_t{1} << 30;
+  expect_error(ExitCode::usage, "--by-context: RUN must have at most 8.4 M training tokens",
+               [&] { task->account(measured, options); });
   EXPECT_NEAR(nats / static_cast<double>(tokens), measured.values[0], 0.05);
 }
 
