@@ -149,24 +149,6 @@ def test_inspect_lists_tensors_of_a_run_and_of_a_file(place, trained):
     assert file.returncode == 0 and "embedding" in file.stdout and "[257, 16]" in file.stdout
 
 
-def test_doctor_knows_the_machine(place):
-    facts = json.loads(loci(place, "doctor", "--json").stdout)
-    assert facts["torch"].startswith("2.") and facts["threads"] >= 1
-    assert len(facts["openmp"]) == 1
-    assert "level" in loci(place, "doctor").stdout
-
-
-def test_doctor_counts_openmp_runtimes(place, tmp_path):
-    (tmp_path / "empty.c").write_text("int loci_test_symbol;\n")
-    library = tmp_path / "libiomp5.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "empty.c"], check=True)
-    result = loci(place, "doctor", "--json", variables={"LD_PRELOAD": str(library)})
-    assert result.returncode == 0, result.stderr
-    facts = json.loads(result.stdout)
-    assert len(facts["openmp"]) == 2 and str(library) in facts["openmp"]
-    assert any("several OpenMP runtimes" in line for line in facts["wrong"])
-
-
 def test_version(place):
     assert re.match(r"loci \d+\.\d+\.\d+ ", loci(place, "--version").stdout)
 
