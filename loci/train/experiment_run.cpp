@@ -11,6 +11,7 @@
 
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
+#include "loci/base/median.h"
 #include "loci/base/paths.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
@@ -281,7 +282,7 @@ void Experiment::measure_inference(std::vector<RunResult>& results, ProgressLine
         speeds[i].push_back(inference_speed(*models[i].task, models[i].bfloat16, options_.turn_seconds));
       }
     }
-    for (size_t i = 0; i < models.size(); ++i) results[begin + i].units_per_second_inference = median(speeds[i]);
+    for (size_t i = 0; i < models.size(); ++i) results[begin + i].units_per_second_inference = median_of(speeds[i]);
   }
 }
 

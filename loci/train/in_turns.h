@@ -2,12 +2,8 @@
 #pragma once
 
 #include <functional>
-#include <vector>
 
 namespace loci {
-
-// values: not empty.
-double median(std::vector<double> values);
 
 // The median over `rounds` of a() / b(), where each call measures anew, such as seconds per step over a few steps.
 // Which of both goes first alternates, so that a steady drift of the machine cancels.

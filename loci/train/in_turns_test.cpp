@@ -5,11 +5,6 @@
 namespace loci {
 namespace {
 
-TEST(InTurns, MedianOfOddAndEvenCounts) {
-  EXPECT_EQ(median({3, 1, 2}), 2);
-  EXPECT_EQ(median({4, 1, 2, 3}), 2.5);
-}
-
 TEST(InTurns, AMachineThatChangesItsSpeedKeepsTheRatio) {
   int measured = 0;
   double slowness = 1;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "loci/base/check.h"
+#include "loci/base/median.h"
 #include "loci/data/parallel_items.h"
 
 namespace loci {
@@ -55,13 +56,6 @@ void check_known(std::span<const int64_t> known) {
 }
 
 }  // namespace
-
-double median_of(std::vector<double> values) {
-  if (values.empty()) fail(ExitCode::bug, "median_of", "there must be a value", "none");
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 PoseErrors pose_errors(std::span<const Pose> predicted, std::span<const Pose> truth) {
   if (predicted.size() != truth.size() || truth.empty()) {

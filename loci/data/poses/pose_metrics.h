@@ -22,9 +22,6 @@ struct PoseErrors {
 // Of as many predictions as truths, at least one. Throws Error (numbers) for a prediction that is not finite.
 PoseErrors pose_errors(std::span<const Pose> predicted, std::span<const Pose> truth);
 
-// The mean of the two middle values where their number is even. At least one value.
-double median_of(std::vector<double> values);
-
 // Medians of the three coordinates; the rotation of those given that has the least sum of angles to the others (of an
 // even sample of 2,000 where there are more). The best constant answer, nearly.
 Pose median_pose(std::span<const Pose> poses);
