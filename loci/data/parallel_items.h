@@ -17,8 +17,9 @@ inline int64_t item_threads(int64_t items) {
   return std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, std::max<int64_t>(1, items));
 }
 
-// work(item, thread) for each item 0 .. items-1, thread 0 being the caller. After an error no item is begun, and that
-// of the first item that failed is thrown: which one does not depend on the threads.
+// Calls work(item, thread) once for each item 0 .. items-1. `thread` is below item_threads(items), two threads never
+// have the same number, and the caller has 0. After an error no further item is begun. Items are begun in order, so the
+// lowest item that fails is always among those that were begun: its error is the one thrown, for any number of threads.
 template <class Work>
 void parallel_items(int64_t items, const Work& work) {
   std::atomic<int64_t> next = 0;
