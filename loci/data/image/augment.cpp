@@ -5,35 +5,49 @@
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
+#include "loci/data/parallel_items.h"
 
 namespace loci {
 namespace {
 
 constexpr int64_t kMostImagesOfScale = 100000;
 
+// Of bytes and of their squares. Exact in 64 bits, so that the result does not depend on the threads.
+struct ChannelSums {
+  std::vector<uint64_t> sum, squares;  // [channels]
+};
+
 }  // namespace
 
-// Sums of bytes and of their squares are exact in 64 bits, so that the order of images is of no importance.
 ChannelScale channel_scale(const ImageSet& images) {
   if (images.size() < 1) fail(ExitCode::input, "channel_scale", "there must be an image", "none");
   const int64_t channels = images.shape().channels, sample = std::min(images.size(), kMostImagesOfScale);
-  std::vector<uint64_t> sum(channels), squares(channels);
-  std::vector<uint8_t> pixels(static_cast<size_t>(images.shape().bytes()));
+  const std::vector<uint64_t> zeros(static_cast<size_t>(channels));
+  std::vector<ChannelSums> of_thread(static_cast<size_t>(item_threads(sample)), {zeros, zeros});
   const CounterPermutation drawn(static_cast<uint64_t>(images.size()), 0, stream_of("channel scale"));
-  for (int64_t i = 0; i < sample; ++i) {
+  parallel_items(sample, [&](int64_t i, int64_t thread) {
+    std::vector<uint8_t> pixels(static_cast<size_t>(images.shape().bytes()));
     images.read(sample == images.size() ? i : static_cast<int64_t>(drawn(static_cast<uint64_t>(i))), pixels.data());
-    for (size_t at = 0; at < pixels.size();) {
-      for (int64_t c = 0; c < channels; ++c, ++at) {
-        sum[c] += pixels[at];
-        squares[c] += uint64_t{pixels[at]} * pixels[at];
+    for (int64_t c = 0; c < channels; ++c) {
+      uint64_t sum = 0, squares = 0;
+      for (size_t at = c; at < pixels.size(); at += channels) {
+        sum += pixels[at];
+        squares += uint64_t{pixels[at]} * pixels[at];
       }
+      of_thread[thread].sum[c] += sum;
+      of_thread[thread].squares[c] += squares;
     }
-  }
+  });
   const double count = static_cast<double>(sample * images.shape().bytes() / channels);
   ChannelScale scale;
   for (int64_t c = 0; c < channels; ++c) {
-    const double mean = static_cast<double>(sum[c]) / count / 255;
-    const double variance = static_cast<double>(squares[c]) / count / (255 * 255) - mean * mean;
+    uint64_t sum = 0, squares = 0;
+    for (const ChannelSums& sums : of_thread) {
+      sum += sums.sum[c];
+      squares += sums.squares[c];
+    }
+    const double mean = static_cast<double>(sum) / count / 255;
+    const double variance = static_cast<double>(squares) / count / (255 * 255) - mean * mean;
     scale.mean.push_back(mean);
     scale.deviation.push_back(variance > 1e-12 ? std::sqrt(variance) : 1);
   }
@@ -69,14 +83,14 @@ void Augment::plain(const uint8_t* pixels, float* output) const {
 
 void Augment::random(const uint8_t* pixels, uint64_t draw, float* output) const {
   const auto shift = [&](const char* stream) {
-    const auto places = static_cast<uint64_t>(2 * options_.crop_padding + 1);
-    return static_cast<int64_t>(CounterRandom(seed_, stream).below(draw, places)) - options_.crop_padding;
+    const auto shifts = static_cast<uint64_t>(2 * options_.crop_padding + 1);
+    return static_cast<int64_t>(CounterRandom(seed_, stream).below(draw, shifts)) - options_.crop_padding;
   };
   const bool mirrored = options_.mirror && CounterRandom(seed_, "image mirror").below(draw, 2) == 1;
   write(pixels, shift("image shift down"), shift("image shift right"), mirrored, output);
 }
 
-// Output pixel (y, x) is input pixel (y + down, x + right), of the mirrored image where it is mirrored.
+// Output pixel (y, x) is input pixel (y + down, x + right); the input is mirrored first where `mirrored`.
 void Augment::write(const uint8_t* pixels, int64_t down, int64_t right, bool mirrored, float* output) const {
   const int64_t H = shape_.height, W = shape_.width, C = shape_.channels;
   for (int64_t y = 0; y < H; ++y) {

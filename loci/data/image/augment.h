@@ -16,12 +16,12 @@ struct ChannelScale {
   std::vector<double> deviation;  // [channels], above 0
 };
 
-// Of all pixels; of 100,000 images, drawn, where there are more. A channel of one value has deviation 1.
+// Of all images, or of a random sample of 100,000 where there are more. A channel of one value has deviation 1.
 // Throws Error (input) when the set is empty or a file is damaged.
 ChannelScale channel_scale(const ImageSet& images);
 
 struct AugmentOptions {
-  int64_t crop_padding = 4;  // shifts by up to so many pixels; what comes in is the channel's mean, 0 after scaling
+  int64_t crop_padding = 4;  // largest shift in pixels; pixels from outside the image become 0, the mean
   bool mirror = true;        // half of the images, left to right
   void fields(ConfigFields& f);
 };

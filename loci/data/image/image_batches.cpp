@@ -53,7 +53,7 @@ void ImageSampler::fill(int64_t step, int64_t micro, float* input, int64_t* labe
   for (int64_t b = 0; b < batch_; ++b) {
     const EpochOrder::Visit visit = order_.at(begin + b);
     data_.images.read(visit.item, pixels.data());
-    // By epoch and item, so that an image's looks do not depend on the size of batches.
+    // By epoch and item, so that the augmentation does not depend on the size of batches.
     const uint64_t draw =
         static_cast<uint64_t>(visit.epoch) * static_cast<uint64_t>(order_.items()) + static_cast<uint64_t>(visit.item);
     augment_.random(pixels.data(), draw, input + b * bytes);

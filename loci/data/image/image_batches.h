@@ -20,7 +20,7 @@ class ImageSampler {
                uint64_t seed, int64_t micro_batches = 1);
 
   void fill(int64_t step, int64_t micro, float* input, int64_t* label) const;
-  // The same images by number, for what has other targets than labels.
+  // The numbers of the same images, for targets other than labels.
   std::vector<int64_t> items(int64_t step, int64_t micro) const;
 
  private:

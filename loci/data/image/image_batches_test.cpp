@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -55,6 +56,15 @@ TEST(AugmentTest, TheScaleIsMeanAndDeviationOfTheChannels) {
   for (const double bad : {0.0, -1.0, std::nan("")}) {
     expect_error(ExitCode::usage, "deviation above 0", [&] { Augment({1, 1, 1}, {{0}, {bad}}, {}, 1); });
   }
+}
+
+// The first half is black and the second white, so that a sample of neighbours would have another mean.
+TEST(AugmentTest, TheScaleOfManyImagesIsThatOfARandomSample) {
+  std::vector<uint8_t> pixels(400000);
+  std::fill(pixels.begin() + 200000, pixels.end(), uint8_t{255});
+  const ChannelScale scale = channel_scale(ImageSet({1, 2, 1}, pixels));
+  EXPECT_NEAR(scale.mean[0], 0.5, 0.008);  // 5 deviations of a mean of 100,000
+  EXPECT_NEAR(scale.deviation[0], 0.5, 0.001);
 }
 
 // Each output is the input shifted and perhaps mirrored, with 0 where nothing was; each case comes as often as others.
@@ -141,7 +151,7 @@ TEST(ImageSamplerTest, IsAFunctionOfSeedStepAndMicroOnAnyThread) {
   EXPECT_NE(image_batch(other, 0, 0, 3, 48), forward[0]);
 }
 
-TEST(ImageSamplerTest, AnImagesLooksDoNotDependOnTheSizeOfBatches) {
+TEST(ImageSamplerTest, AugmentationDoesNotDependOnTheSizeOfBatches) {
   LabelledImages data;
   data.images = ImageSet({1, 4, 1}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   data.labels = {0, 1, 2};
