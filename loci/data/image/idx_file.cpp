@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int64_t kMostIdxSides = 4;
 constexpr uint8_t kIdxUnsignedByte = 0x08;
-constexpr int64_t kMostGrowth = 1032;  // of deflate: a file cannot hold more than so many times its bytes
+constexpr int64_t kMostGrowth = 1032;  // the largest ratio that deflate can reach
 
 // zlib reads plain files as they are.
 class IdxReader {
@@ -44,7 +45,7 @@ class IdxReader {
       count -= read;
     }
   }
-  // Reading on also checks the sum at the end of a gzip file.
+  // Reading past the values also makes zlib check the sum at the end of a gzip file.
   void expect_end() {
     uint8_t more = 0;
     const int read = gzread(file_, &more, 1);
@@ -54,7 +55,7 @@ class IdxReader {
   int64_t most_values() const { return gzdirect(file_) ? bytes_ : bytes_ * kMostGrowth; }
 
  private:
-  // The end of a cut file reads as an end, with an error that only gzerror() tells.
+  // A truncated file gives 0 bytes as a whole one does at its end; only gzerror() tells them apart.
   void check_state(int read) const {
     int error = Z_OK;
     const char* message = gzerror(file_, &error);
@@ -150,6 +151,7 @@ bool is_idx_folder(const std::filesystem::path& folder) {
 }
 
 ImageClasses load_idx_folder(const std::filesystem::path& folder, const ImageFolderOptions& options) {
+  check_image_size(options.image);
   ImageClasses result;
   IdxPart train = read_idx_part(folder, "train", result.inventory);
   IdxPart test = read_idx_part(folder, "t10k", result.inventory);

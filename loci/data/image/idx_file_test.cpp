@@ -84,7 +84,7 @@ TEST_F(IdxFileTest, SidesBeyondWhatTheFileCanHoldAreRefusedBeforehand) {
   expect_refused(idx_bytes({100000}, "a"), "values, which the file can hold, got 100000");
 }
 
-TEST_F(IdxFileTest, NoPartOfAGzipFileIsRead) {
+TEST_F(IdxFileTest, ATruncatedGzipFileIsRefused) {
   put_gzip(folder_ / "whole", idx_bytes({50}, std::string(50, 'x')));
   const std::string whole = [&] {
     std::ifstream file(folder_ / "whole", std::ios::binary);
@@ -118,6 +118,9 @@ TEST_F(IdxFileTest, AFolderOfFourFilesIsClassesOfImages) {
   small.test.images.read(0, rgb.data());
   EXPECT_THAT(rgb, ElementsAre(6, 6, 6));
   EXPECT_NE(small.inventory.key(), found.inventory.key());
+  options_.image.size = {2};
+  expect_error(ExitCode::usage, "size: it must be empty or [height, width]",
+               [&] { load_idx_folder(folder_.path(), options_); });
 }
 
 TEST_F(IdxFileTest, FilesThatDoNotBelongTogetherAreNamed) {

@@ -17,7 +17,7 @@ enum class PixelKind {
   grey_alpha,
   rgb,
   rgb_alpha,
-  cmyk,           // 255: all of the ink
+  cmyk,           // 255: full ink
   cmyk_inverted,  // 255: no ink, as Adobe writes it
 };
 int64_t channels_of(PixelKind kind);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -24,6 +23,8 @@ uint8_t luminance(const std::array<uint8_t, 3>& rgb) {
   return static_cast<uint8_t>((19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 32768) >> 16);
 }
 
+// The decoders leave this to their callers: libjpeg has no conversion from CMYK, and libpng blends in linear light
+// where a file names its gamma, so that equal pixels of two files would differ.
 std::array<uint8_t, 3> rgb_of(PixelKind kind, const uint8_t* p) {
   switch (kind) {
     case PixelKind::grey:
@@ -35,12 +36,11 @@ std::array<uint8_t, 3> rgb_of(PixelKind kind, const uint8_t* p) {
     case PixelKind::rgb:
       return {p[0], p[1], p[2]};
     case PixelKind::rgb_alpha:
+    case PixelKind::cmyk_inverted:
       return {rounded_product(p[0], p[3]), rounded_product(p[1], p[3]), rounded_product(p[2], p[3])};
     case PixelKind::cmyk:
       return {rounded_product(255 - p[0], 255 - p[3]), rounded_product(255 - p[1], 255 - p[3]),
               rounded_product(255 - p[2], 255 - p[3])};
-    case PixelKind::cmyk_inverted:
-      return {rounded_product(p[0], p[3]), rounded_product(p[1], p[3]), rounded_product(p[2], p[3])};
   }
   return {};
 }
@@ -97,7 +97,7 @@ CodedImage decode_any(std::span<const std::byte> file, std::string_view who, con
     if (header.height < 1 || header.width < 1 || header.height * header.width > options.maximum_pixels) {
       fail(ExitCode::input, who,
            fmt::format("the image must have 1 to {} pixels (maximum_pixels)", options.maximum_pixels),
-           fmt::format("{} x {}", header.width, header.height));
+           fmt::format("{} x {}", header.height, header.width));
     }
     return pixels;
   };

@@ -140,7 +140,7 @@ TEST(ImageFileTest, AMalformedOrientationIsNone) {
   }
 }
 
-TEST(ImageFileTest, NoPartOfAFileIsAnImage) {
+TEST(ImageFileTest, ATruncatedFileIsRefused) {
   const Image image = noise_image(9, 7);
   const std::string rows(image.pixels.begin(), image.pixels.end());
   for (const std::string& file :
@@ -179,11 +179,11 @@ TEST(ImageFileTest, ABombIsRefusedByItsHeader) {
   const size_t frame = jpeg.find("\xFF\xC0");
   jpeg.replace(frame + 5, 4, "\xFF\x00\xFF\x00", 4);
   expect_refused_image(jpeg, "the image must have 1 to 1048576 pixels (maximum_pixels), got 65280 x 65280");
-  PngForm form = {.width = 5000, .height = 5000, .color_type = PNG_COLOR_TYPE_GRAY, .depth = 1};
-  const std::string png = png_bytes(form, std::string(625 * 5000, '\0'));
+  PngForm form = {.width = 5000, .height = 4000, .color_type = PNG_COLOR_TYPE_GRAY, .depth = 1};
+  const std::string png = png_bytes(form, std::string(625 * 4000, '\0'));
   EXPECT_LT(png.size(), 10000u);
-  expect_refused_image(png, "the image must have 1 to 1048576 pixels (maximum_pixels), got 5000 x 5000");
-  EXPECT_EQ(decoded(png, ImageColor::grey, 25000000).shape, (ImageShape{5000, 5000, 1}));
+  expect_refused_image(png, "the image must have 1 to 1048576 pixels (maximum_pixels), got 4000 x 5000");
+  EXPECT_EQ(decoded(png, ImageColor::grey, 20000000).shape, (ImageShape{4000, 5000, 1}));
 }
 
 TEST(ImageFileTest, AJpegThatRepeatsAScanIsRefused) {
@@ -202,9 +202,19 @@ TEST(ImageFileTest, APngIsWrittenAsItIs) {
     const Image again = read_image(folder / "a.png", {channels == 1 ? ImageColor::grey : ImageColor::rgb});
     EXPECT_EQ(again.shape, image.shape);
     EXPECT_EQ(again.pixels, image.pixels);
+    const std::string file = read_image_file(folder / "a.png", {});
+    EXPECT_TRUE(file.ends_with(std::string_view("\0\0\0\0IEND\xAE\x42\x60\x82", 12))) << "nothing follows the image";
   }
   expect_error(ExitCode::usage, "a.png", [&] { write_png(folder / "none" / "a.png", noise_image(1, 1)); });
-  expect_error(ExitCode::bug, "the image must hold 6 bytes", [] { write_png("a.png", {{1, 2, 3}, Pixels(5)}); });
+  const std::string unwritten = folder / "unwritten.png";
+  expect_error(ExitCode::bug, "the image must hold 6 bytes, at least one, got 5",
+               [&] { write_png(unwritten, {{1, 2, 3}, Pixels(5)}); });
+  expect_error(ExitCode::bug, "the image must hold 0 bytes, at least one, got 0", [&] { write_png(unwritten, {}); });
+  for (const int64_t channels : {2, 4}) {
+    expect_error(ExitCode::bug, "the image must have 1 or 3 channels",
+                 [&] { write_png(unwritten, noise_image(2, 2, channels)); });
+  }
+  EXPECT_FALSE(std::filesystem::exists(unwritten));
 }
 
 TEST(ImageFileTest, ErrorsNameTheFile) {
@@ -242,7 +252,7 @@ TEST(ResizeTest, ALongSideIsCutAroundItsCentre) {
   EXPECT_THAT(resized(image, 1, 1).pixels, ElementsAre(3));
   EXPECT_THAT(resized(image, 1, 3).pixels, ElementsAre(2, 3, 4));
   EXPECT_THAT(resized({{4, 1, 1}, {10, 20, 30, 40}}, 2, 1).pixels, ElementsAre(20, 30));
-  expect_error(ExitCode::usage, "height and width must be at least 1", [&] { resized(image, 0, 1); });
+  expect_error(ExitCode::usage, "height and width must be at least 1, got 0 x 1", [&] { resized(image, 0, 1); });
 }
 
 }  // namespace

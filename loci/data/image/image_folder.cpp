@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <map>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -36,7 +37,7 @@ std::pair<std::string, std::string> first_folder(const std::string& name) {
 struct ListedImages {
   ImagesOfClass all;   // of the folder as CLASS/IMAGE
   ClassSplit split;    // of the folder as train/CLASS/IMAGE and test/CLASS/IMAGE
-  CountedNames other;  // no images by their names
+  CountedNames other;  // files that are not an image of a class
   CountedNames hidden, links;
 };
 
@@ -61,10 +62,10 @@ ListedImages list_images(const std::filesystem::path& folder) {
   return list;
 }
 
-std::vector<std::string> classes_without(const ImagesOfClass& all, const ImagesOfClass& others) {
-  std::vector<std::string> missing;
+CountedNames missing_classes(const ImagesOfClass& all, const ImagesOfClass& others) {
+  CountedNames missing;
   for (const auto& [name, images] : all) {
-    if (!others.contains(name)) missing.push_back(name);
+    if (!others.contains(name)) missing.add(name);
   }
   return missing;
 }
@@ -72,12 +73,10 @@ std::vector<std::string> classes_without(const ImagesOfClass& all, const ImagesO
 void check_same_classes(const std::filesystem::path& folder, const ClassSplit& split) {
   for (const auto& [part, all, others] :
        {std::tuple(kTest, &split.train, &split.test), std::tuple(kTrain, &split.test, &split.train)}) {
-    const std::vector<std::string> missing = classes_without(*all, *others);
-    if (missing.empty()) continue;
-    CountedNames named;
-    for (const std::string& name : missing) named.add(name);
+    const CountedNames missing = missing_classes(*all, *others);
+    if (missing.count == 0) continue;
     fail(ExitCode::input, (folder / part).string(), "train and test must hold images of the same classes",
-         fmt::format("none of {}", named.text()));
+         fmt::format("none of {}", missing.text()));
   }
 }
 
@@ -162,7 +161,6 @@ ImageClasses load_image_folder(const std::filesystem::path& folder, const ImageF
   const PathKind kind = kind_of(folder);
   if (kind == PathKind::nothing) fail_path(folder, "the images must be a folder", ENOENT);
   if (kind != PathKind::folder) fail(ExitCode::input, folder.string(), "the images must be a folder", "a file");
-  check_image_size(options.image);
   if (is_idx_folder(folder)) return load_idx_folder(folder, options);
   ListedImages list = list_images(folder);
   const ClassSplit split = split_images(folder, list, options);

@@ -39,8 +39,8 @@ const std::vector<std::string>& image_extensions();  // .jpg, .jpeg, .png
 // The options that decide what is read and how it is split, as TOML: a part of the data's key.
 std::string image_settings(ImageFolderOptions options);
 
-// Reads every file. Throws Error (input) for what is no such folder, and for the first file that is no image or of
-// another size.
+// Reads every file. Throws Error (input) for a folder of another form, and for the first file that is not an image or
+// that has another size.
 ImageClasses load_image_folder(const std::filesystem::path& folder, const ImageFolderOptions& options,
                                ProgressLine& progress);
 

@@ -116,6 +116,9 @@ void write_png(const std::filesystem::path& path, const Image& image) {
   header.width = static_cast<png_uint_32>(image.shape.width);
   header.height = static_cast<png_uint_32>(image.shape.height);
   header.format = image.shape.channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
+  if (image.shape.channels != 1 && image.shape.channels != 3) {
+    fail(ExitCode::bug, "write_png", "the image must have 1 or 3 channels", fmt::to_string(image.shape.channels));
+  }
   if (std::ssize(image.pixels) != image.shape.bytes() || image.pixels.empty()) {
     fail(ExitCode::bug, "write_png", fmt::format("the image must hold {} bytes, at least one", image.shape.bytes()),
          fmt::to_string(image.pixels.size()));

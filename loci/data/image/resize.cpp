@@ -1,4 +1,5 @@
-// Scaling of images (image_file.h).
+// Scaling of images (image_file.h). libjpeg scales by eighths only and libpng not at all; the antialiased interpolation
+// of torch is out of reach, because data sets are built and tested without torch.
 #include <algorithm>
 #include <cmath>
 
@@ -39,7 +40,7 @@ std::vector<ResizeTaps> resize_taps(int64_t input, int64_t count, double begin, 
 
 Image resized(const Image& image, int64_t height, int64_t width) {
   if (height < 1 || width < 1) {
-    fail(ExitCode::usage, "resized", "height and width must be at least 1", fmt::format("{} x {}", width, height));
+    fail(ExitCode::usage, "resized", "height and width must be at least 1", fmt::format("{} x {}", height, width));
   }
   if (image.shape.height == height && image.shape.width == width) return image;
   const int64_t C = image.shape.channels, W = image.shape.width;

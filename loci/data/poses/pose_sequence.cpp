@@ -75,7 +75,7 @@ class PoseLine {
   std::vector<double> values_;
 };
 
-// The frames of the folder itself, by name. Names of different lengths sort as no one expects: frame-10 before frame-9.
+// The frames of the folder itself, by name. With names of different lengths, frame-10 would come before frame-9.
 std::vector<ImageSource> frame_sources(const std::filesystem::path& folder, std::vector<std::string>& notices) {
   const FolderFiles found = folder_files(folder);
   std::vector<ImageSource> frames;
@@ -155,7 +155,8 @@ PoseSplit split_poses(int64_t frames, const PoseSplitOptions& options) {
     bool test = false, near = false;
     for (size_t i = 0; i < blocks.size(); i += 2) {
       test = test || (frame >= blocks[i] && frame <= blocks[i + 1]);
-      near = near || (frame >= blocks[i] - options.margin && frame <= blocks[i + 1] + options.margin);
+      // Differences of frames: a sum with the margin could overflow.
+      near = near || (blocks[i] - frame <= options.margin && frame - blocks[i + 1] <= options.margin);
     }
     if (test) split.test.push_back(frame);
     if (!near) split.train.push_back(frame);

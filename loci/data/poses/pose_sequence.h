@@ -1,4 +1,4 @@
-// A camera's way as images and poses: a folder of frames, in the order of their names, and poses.txt with one line of
+// A camera's path as images and poses: a folder of frames, in the order of their names, and poses.txt with one line of
 // 16 numbers for each, the rows of the 4 x 4 matrix from camera to world (the form of 7-Scenes). docs/data.md has the
 // rules for users.
 #pragma once
@@ -29,14 +29,14 @@ struct PoseSequence {
   std::vector<std::string> notices;  // what was left out
 };
 
-// Throws Error (input) for a folder that is none, and for the first file that is broken.
+// Throws Error (input) for a missing folder and for the first damaged file.
 PoseSequence load_pose_sequence(const std::filesystem::path& folder, const ImageOptions& options,
                                 ProgressLine& progress);
 
 // Frames that follow each other are nearly the same, so that training and test are blocks of time, never drawn.
 struct PoseSplitOptions {
   std::vector<int64_t> test_blocks;  // first, last, first, last ...; none: the frames from 70 % to 85 %
-  int64_t margin = 0;                // frames beside a test block that are in neither part; 30 is strict at 30 Hz
+  int64_t margin = 0;                // frames on each side of a test block that are in neither part
   void fields(ConfigFields& f);
 };
 struct PoseSplit {

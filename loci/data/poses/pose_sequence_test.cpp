@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "loci/base/check.h"
@@ -133,6 +134,8 @@ TEST(PoseSplitTest, BlocksMustBeAscendingRangesOfTheFrames) {
   }
   expect_error(ExitCode::usage, "they must leave frames to train on", [] { split_poses(10, {.test_blocks = {0, 9}}); });
   expect_error(ExitCode::usage, "none of 10 with a margin of 7", [] { split_poses(10, {{}, 7}); });
+  expect_error(ExitCode::usage, "none of 10 with a margin of 9223372036854775807",
+               [] { split_poses(10, {{}, std::numeric_limits<int64_t>::max()}); });
   expect_error(ExitCode::usage, "ascending pairs", [] { split_poses(1, {}); });
 }
 

@@ -23,7 +23,7 @@ constexpr int kMostKnotChanges = 20000;
 
 using Knots = std::array<double, kKnots>;
 
-// A closed Catmull-Rom spline at `at`, 0 .. kKnots. Each round adds `turn`, which is 0 but for angles.
+// A closed Catmull-Rom spline at `at`, 0 .. kKnots. Each round adds `turn`, which only angles have.
 double spline(const Knots& knots, double at, double turn = 0) {
   const auto whole = static_cast<int64_t>(std::floor(at));
   const double t = at - static_cast<double>(whole);
@@ -39,8 +39,8 @@ double spline_time(int64_t frame, int64_t frames) {
   return static_cast<double>(frame) * static_cast<double>(kKnots) / static_cast<double>(frames);
 }
 
-// The points of a path, changed one after another until every frame is clear. A random path through so many things
-// hardly ever is.
+// The points of a path, replaced one after another until every frame has its clearance: a path that is drawn once
+// almost always hits something.
 class PathPoints {
  public:
   PathPoints(const RoomScene& scene, RandomSequence& random, int64_t frames)
@@ -171,6 +171,8 @@ RoomData make_room_data(const RoomDataOptions& options, ProgressLine& progress) 
   const int64_t paths = checked_sum("room", "train_paths + test_paths", options.train_paths, options.test_paths);
   const int64_t count = checked_product("room", "paths x frames", paths, options.frames);
   const ImageShape shape = {options.height, options.width, 3};
+  std::vector<uint8_t> pixels(
+      static_cast<size_t>(checked_product("room", "bytes of all images", count, shape.bytes())));
   RoomData data;
   for (int64_t path = 0; path < paths; ++path) {
     const std::vector<Pose> poses = room_path(scene, seed, path, options.frames);
@@ -180,8 +182,6 @@ RoomData make_room_data(const RoomDataOptions& options, ProgressLine& progress) 
       (path < options.train_paths ? data.split.train : data.split.test).push_back(frame);
     }
   }
-  std::vector<uint8_t> pixels(
-      static_cast<size_t>(checked_product("room", "bytes of all images", count, shape.bytes())));
   std::atomic<int64_t> done = 0;
   parallel_items(count, [&](int64_t i, int64_t thread) {
     StopSignal::check("stopped while the room was rendered");

@@ -138,7 +138,7 @@ TEST(RoomSceneTest, NoiseHasItsDeviationAndItsKey) {
   EXPECT_NEAR(std::sqrt(squares / count) / 255, 0.02, 0.001);
 }
 
-TEST(RoomSceneTest, TheCameraMustBeInTheFree) {
+TEST(RoomSceneTest, TheCameraMustBeInFreeSpace) {
   const RoomScene scene(5);
   Pose pose;
   pose.position = {-1, 1, 1};
