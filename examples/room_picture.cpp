@@ -1,6 +1,7 @@
 // A picture of the procedural room (loci/data/procedural/room_scene.h): four views along a camera path, as PNG.
 //   room_picture OUT.png [SEED]
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -10,7 +11,7 @@
 #include "loci/data/procedural/room_data.h"
 
 int main(int argc, char** argv) {
-  if (argc < 2 || argc > 3) return std::fprintf(stderr, "OUT.png [SEED]\n"), 2;
+  if (argc < 2 || argc > 3) return std::fprintf(stderr, "usage: room_picture OUT.png [SEED]\n"), 2;
   const uint64_t seed = argc == 3 ? std::strtoull(argv[2], nullptr, 10) : 0;
   try {
     const loci::RoomScene scene(seed);

@@ -1,4 +1,4 @@
-// Which texts a data folder held: to know whether it is the same data, and to say what changed when it is not.
+// Which files a data folder held: to know whether it is the same data, and to say what changed when it is not.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct FileInventory {
   std::string settings;     // those that decide what is read and how it is split, as TOML
   std::vector<File> files;  // by name
 
-  // "12 files, 3456 bytes, 0123...": equal for equal texts, names and settings alone. The last word is the checksum of
-  // save().
+  // "12 files, 3456 bytes, 0123...": equal for equal contents, names and settings alone. The last word is the checksum
+  // of save().
   std::string key() const;
   std::string save() const;
   static std::optional<FileInventory> load(std::string_view saved);  // nothing when `saved` is of another form

@@ -58,8 +58,7 @@ class FolderWalk {
 FolderFiles folder_files(const std::filesystem::path& folder) {
   FolderFiles found;
   FolderWalk(found).folder(folder, "");
-  std::sort(found.files.begin(), found.files.end(),
-            [](const FolderFiles::File& a, const FolderFiles::File& b) { return a.name < b.name; });
+  std::ranges::sort(found.files, {}, &FolderFiles::File::name);
   return found;
 }
 

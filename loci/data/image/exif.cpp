@@ -14,7 +14,7 @@ class TiffBlock {
  public:
   explicit TiffBlock(std::span<const uint8_t> bytes) : bytes_(bytes), little_(!bytes.empty() && bytes[0] == 'I') {}
 
-  // 0 behind the end.
+  // 0 for a number that is not wholly in the block.
   uint32_t number(size_t at, size_t size) const {
     if (at > bytes_.size() || size > bytes_.size() - at) return 0;
     uint32_t value = 0;
