@@ -15,25 +15,19 @@
 #include "loci/models/transformer_lm.h"
 #include "loci/table/row_store.h"
 #include "tests/op_harness.h"
+#include "tests/small_model.h"
 
 namespace loci::transformer_lm_ngram_test {
 namespace {
 
 using at::Tensor;
 
-constexpr int64_t kVocabulary = 23, kEnd = 5;
+constexpr int64_t kVocabulary = 23, kEnd = 5;  // the vocabulary of small_model()
 
 using Change = std::function<void(TransformerLmOptions&)>;
 
 TransformerLmOptions plain() {
-  TransformerLmOptions options;
-  options.vocabulary = kVocabulary;
-  options.end_of_text = kEnd;
-  options.layers = 2;
-  options.width = 16;
-  options.heads = 2;
-  options.context = 14;
-  return options;
+  return small_model([](auto& o) { o.end_of_text = kEnd, o.context = 14; });
 }
 
 TransformerLmOptions with_ngrams(const Change& change) {
@@ -47,9 +41,6 @@ TransformerLmOptions with_ngrams(const Change& change) {
 void add_memory(TransformerLmOptions& o) {
   o.has_memory = true;
   o.memory.layers = {0, -1};
-  o.memory.rows = 50;
-  o.memory.layer.heads = 2;
-  o.memory.layer.top_k = 4;
 }
 
 const std::map<std::string, Change> kKinds = {{"sum", [](auto&) {}},

@@ -6,26 +6,17 @@
 #include <torch/torch.h>
 
 #include "loci/base/check.h"
-#include "loci/table/local_table.h"
 #include "loci/table/usage.h"
+#include "tests/memory_cases.h"
 
 namespace loci {
 namespace {
 
 using at::Tensor;
 
-struct CalibratedLayer {
-  std::shared_ptr<LocalTable> table;
-  std::shared_ptr<ProductKeyMemory> memory;
-};
-
-CalibratedLayer make_layer(QueryNorm norm, int64_t rows = 4096, int64_t key_width = 16) {
-  ProductKeyMemoryOptions options;
-  options.width = 32;
-  options.heads = 2;
-  options.top_k = 8;
-  options.key_width = key_width;
-  options.query_norm = norm;
+BuiltMemory<ProductKeyMemory> make_layer(QueryNorm norm, int64_t rows = 4096, int64_t key_width = 16) {
+  const ProductKeyMemoryOptions options =
+      small_memory([&](auto& o) { o.width = 32, o.top_k = 8, o.key_width = key_width, o.query_norm = norm; });
   auto table = std::make_shared<LocalTable>("values", rows, 32);
   table->store().initialise_normal(1, 1);
   return {table, std::make_shared<ProductKeyMemory>("memory", options, table, 3)};

@@ -8,8 +8,8 @@
 
 #include <numeric>
 
-#include "loci/table/local_table.h"
 #include "loci/table/row_store.h"
+#include "tests/memory_cases.h"
 
 namespace loci {
 namespace {
@@ -25,12 +25,10 @@ constexpr int64_t kSubKeys = 8, kRowsOfTable = kSubKeys * kSubKeys;
 struct TrainedMemory {
   explicit TrainedMemory(int64_t top_k = 2, int64_t heads = 2) {
     torch::manual_seed(1);
-    ProductKeyMemoryOptions options;
-    options.width = 6;
-    options.heads = heads;
-    options.top_k = top_k;
-    options.key_width = 8;
-    options.weight = top_k == 1 ? WeightFunction::sigmoid : WeightFunction::softmax;
+    const ProductKeyMemoryOptions options = small_memory([&](auto& o) {
+      o.heads = heads, o.top_k = top_k;
+      if (top_k == 1) o.weight = WeightFunction::sigmoid;
+    });
     table = std::make_shared<LocalTable>("values", kRowsOfTable, 6);
     table->store().initialise_normal(1, 1);
     memory = std::make_shared<ProductKeyMemory>("memory", options, table, 7);

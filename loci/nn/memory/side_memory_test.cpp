@@ -5,10 +5,8 @@
 #include <gmock/gmock.h>
 #include <torch/torch.h>
 
-#include <functional>
-
 #include "loci/base/check.h"
-#include "loci/table/local_table.h"
+#include "tests/feature_maps.h"
 #include "tests/op_harness.h"
 #include "tests/row_gradient.h"
 #include "tests/temporary_folder.h"
@@ -20,24 +18,10 @@ using at::Tensor;
 
 constexpr int64_t kChannels = 6, kRowWidth = 9, kRows = 49;
 
-struct Side {
-  std::shared_ptr<LocalTable> table;
-  std::shared_ptr<SideMemory> memory;
-};
+using Side = BuiltMemory<SideMemory>;
 
-Side make_side(at::ScalarType type = at::kFloat, double spread = 1,
-               const std::function<void(MemoryMapOptions&)>& change = {}) {
-  MemoryMapOptions options;
-  options.width = kChannels;
-  options.heads = 2;
-  options.top_k = 4;
-  options.key_width = 8;
-  if (change) change(options);
-  auto table = std::make_shared<LocalTable>("values", kRows, kRowWidth, LocalTableOptions{.dtype = type});
-  if (spread > 0) table->store().initialise_normal(1, spread);
-  auto memory = std::make_shared<SideMemory>("side", options, table, 7);
-  memory->to(type);
-  return {table, memory};
+Side make_side(at::ScalarType type = at::kFloat, double deviation = 1, const MapChange& change = {}) {
+  return built_on_table<SideMemory>("side", small_map_options(kChannels, change), kRows, kRowWidth, type, deviation);
 }
 
 TEST(SideMemory, InsertedIntoATrainedNetworkItLeavesTheOutputBitIdentical) {
@@ -109,7 +93,7 @@ TEST(SideMemory, TheFirstStepMovesTheScaleTheSecondEverything) {
 }
 
 TEST(SideMemory, RowsOfZeroUnderAScaleOfZeroAreRefusedInTraining) {
-  const Side side = make_side(at::kFloat, /*spread=*/0);
+  const Side side = make_side(at::kFloat, /*deviation=*/0);
   const Tensor x = torch::randn({2, kChannels, 3, 3});
   try {
     side.memory->forward(x);
