@@ -194,7 +194,7 @@ class Sgd final : public DenseOptimizer {
 
 void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const at::Tensor& like) {
   if (!moment.is_contiguous() || moment.dim() < 1) {
-    fail(ExitCode::bug, kDenseOptimizer, "a parameter whose rows begin anew must be contiguous",
+    fail(ExitCode::bug, kDenseOptimizer, "a parameter must be contiguous for its rows to be cleared",
          c10::str(moment.sizes()));
   }
   const at::NoGradGuard no_grad;

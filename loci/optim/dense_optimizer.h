@@ -37,15 +37,15 @@ class DenseOptimizer {
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
   // Forgets the state of a parameter.
   virtual void clear(const at::Tensor& parameter) = 0;
-  // Forgets the state of some of its rows, which begin anew: vectors of the last dimension, numbered `rows` [U] int64
-  // in row-major order of the others. First moments and velocities become 0. The count of updates is the whole
-  // parameter's and stays; with a second moment of 0 the next update would be 3 times the rate and more, so that
-  // becomes the mean over the rows `like` [V] int64, where they are given.
+  // Forgets the state of some of its rows, whose values were replaced. A row is a vector of the last dimension; `rows`
+  // [U] int64 numbers them in row-major order of the other dimensions. First moments and velocities become 0. Second
+  // moments become the mean over the rows `like` [V] int64, 0 where they are not given. (The count of updates is that
+  // of the whole parameter and stays: a second moment of 0 makes the next update 3 times the rate and more.)
   virtual void clear_rows(const at::Tensor& parameter, const at::Tensor& rows, const at::Tensor& like) = 0;
 };
 
-// For rules: rows of a moment, contiguous as its parameter, become 0 or the mean over rows `like`. Same bits for any
-// thread count.
+// For rules: sets rows of a moment, which must be contiguous, to 0 or to the mean over the rows `like`. Same bits for
+// any thread count.
 void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const at::Tensor& like = {});
 
 enum class DenseRule { adamw, sgd };

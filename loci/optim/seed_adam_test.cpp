@@ -103,8 +103,10 @@ TEST(SeedAdam, ClearsASeed) {
   SeedAdam rule(model.parameters, {0, 1}, {});
   model.train(rule, {0, 1}, 2);
   rule.clear_rows(rule.of(1), torch::tensor({0}), {});
-  EXPECT_EQ(rule.moment1()[1].count_nonzero().item<int64_t>(), 0);
-  EXPECT_NE(rule.moment1()[0].count_nonzero().item<int64_t>(), 0);
+  for (const Tensor& moment : {rule.moment1(), rule.moment2()}) {
+    EXPECT_EQ(moment[1].count_nonzero().item<int64_t>(), 0);
+    EXPECT_NE(moment[0].count_nonzero().item<int64_t>(), 0);
+  }
   EXPECT_EQ(rule.updates(1), 2);
   rule.clear(rule.of(1));
   EXPECT_EQ(rule.moment2()[1].count_nonzero().item<int64_t>(), 0);
