@@ -136,7 +136,7 @@ TaskEvent MemoryWatch::check_usage(const Counters& counters, int64_t step) const
                      {"age_median", metrics.staleness_median},
                      {"age_p90", metrics.staleness_p90}});
   if (counters.sub_keys) event.line["sub_keys_alive"] = alive_share(*counters.sub_keys);
-  if (check.alarm.level != before && check.alarm.level != UsageLevel::well) {
+  if (check.alarm.level > before) {
     event.notice = fmt::format("{}{}: {:.1f} % of rows used, {:.0f} % expected; query norm is {}",
                                memories_.size() > 1 ? fmt::format("layer {}: ", counters.layer) : "",
                                check.alarm.level == UsageLevel::collapsed ? "memory collapsed" : "memory uses few rows",

@@ -1,5 +1,5 @@
-// What tasks know of their memories while they train: what is read, whether a memory has collapsed; and what they do
-// about dead keys.
+// Watches the memories of a task while it trains: counts what they read, gives the alarm for a memory that has
+// collapsed, and re-initialises dead keys.
 //
 // Legend: H heads, n1, n2 sub-keys of the halves.
 #pragma once
@@ -34,19 +34,19 @@ class MemoryWatch {
   static constexpr int64_t kUsageCheck = 100;  // steps
 
   explicit MemoryWatch(const std::vector<WatchedMemory>& memories);
-  // Dead sub-keys and unread rows are drawn anew, of memories that must be product-key memories. Rows start as
+  // Redraws dead sub-keys and unread rows from now on. All memories must be product-key memories. Rows start as
   // N(0, row_deviation^2).
   void reinitialise(const ReinitialiseOptions& options, double row_deviation, uint64_t seed);
 
   bool empty() const { return memories_.empty(); }
-  // The memories' reads are counted until the end of what it returns: during a loss.
+  // Counts the memories' reads for as long as the result lives: during a loss.
   std::deque<ObserverScope> observe() const;
   void before_step(int64_t step);
   std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers);
-  // Usage and KL since the last call, means over the memories. A window that is not whole reads fewer rows: its numbers
-  // would say nothing.
+  // Usage and KL since the last call, means over the memories. Null for a window that is not whole: it reads fewer
+  // rows, so that its numbers cannot be compared.
   nlohmann::json training_measures(bool whole);
-  // After the memories were started anew before `step`: what they read before says nothing.
+  // Forgets all reads: the memories were initialised again before `step`.
   void restarted(int64_t step);
 
   RowCounters row_state(const Table& table, int64_t since) const;
@@ -59,7 +59,7 @@ class MemoryWatch {
   std::vector<std::shared_ptr<Counters>> memories_;
   std::unique_ptr<Reinitialisation> reinitialisation_;  // or none
   at::Tensor counted_from_;  // [1] int64: step at which the window of training_measures() began
-  at::Tensor window_ended_;  // [1] int64: the counters were logged and begin anew
+  at::Tensor window_ended_;  // [1] int64: not 0 once training_measures() has logged the window
 };
 
 }  // namespace loci

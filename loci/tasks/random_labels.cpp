@@ -20,10 +20,9 @@ namespace loci {
 namespace {
 
 constexpr int64_t kClasses = 64, kVectorWidth = 64;
-constexpr double kRowDeviation = 0.125;  // 1 / sqrt(d)
-constexpr int64_t kEvaluated = 512;      // vectors at once
+constexpr int64_t kEvaluated = 512;  // vectors at once
 
-// What the memory slot of other models would say of this memory.
+// The memory as the memory slot of a model, so that it is counted and made as in other models.
 MemoryOptions memory_slot_of(const RandomLabelsModelOptions& model) {
   MemoryOptions slot;
   slot.rows = model.rows;
@@ -133,12 +132,10 @@ class RandomLabels::Model : public torch::nn::Module {
     if (options.kind == RandomLabelsModelKind::mlp) {
       widths = {kVectorWidth, options.hidden, kClasses};
     } else {
-      const ProductKeyMemoryOptions layer = memory_slot_of(options).layer;
-      memory = register_module(
-          "memory", std::make_shared<ProductKeyMemory>("memory", layer,
-                                                       make({"memory.values", options.rows, kVectorWidth, at::kFloat,
-                                                             TableHome::memory, kRowDeviation, seed}),
-                                                       seed));
+      std::vector<TablePtr> tables;
+      memory = std::dynamic_pointer_cast<ProductKeyMemory>(
+          make_memory(memory_slot_of(options), "", kVectorWidth, seed, make, tables));
+      register_module("memory", memory);
       if (options.start == RandomLabelsStart::dead) kill_sub_keys();
     }
     last = register_module("last", std::make_shared<MlpQueryNet>("last", widths, true, seed));
@@ -166,7 +163,9 @@ RandomLabels::RandomLabels(const RandomLabelsPlan& plan, const TaskInputs& input
   std::vector<WatchedMemory> watched;
   if (model_->memory) watched.push_back({0, model_->memory});
   watch_ = std::make_unique<MemoryWatch>(watched);
-  if (plan.model.has_reinitialise) watch_->reinitialise(plan.model.reinitialise, kRowDeviation, seed_);
+  if (plan.model.has_reinitialise) {
+    watch_->reinitialise(plan.model.reinitialise, memory_slot_of(plan.model).row_deviation(kVectorWidth), seed_);
+  }
 
   const CounterRandom mean(seed_, "random_labels.mean"), noise(seed_, "random_labels.noise"),
       label(seed_, "random_labels.label");
@@ -247,7 +246,7 @@ Evaluation RandomLabels::evaluate() {
 
 int64_t RandomLabels::infer(int64_t position) {
   const int64_t count = std::min(kEvaluated, plan_.data.vectors);
-  const int64_t parts = std::max<int64_t>(1, plan_.data.vectors / count);
+  const int64_t parts = plan_.data.vectors / count;
   model_->forward(vectors_.narrow(0, position % parts * count, count));
   return count;
 }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <numeric>
 
 namespace loci {
@@ -89,27 +88,33 @@ void Reinitialisation::after_step(const StepMade& made, OptimizerSet& optimizers
   const ReinitialiseEvent event{state[0], state[1], state[2], seed_, row_deviation_};
   if (made.step - event.begin < options_.window) return;
   if (static_cast<double>(made.step) < options_.until * static_cast<double>(made.steps)) {
-    std::map<const Table*, std::vector<const Window*>> by_table;
-    for (const auto& window : windows_) by_table[window->renewed.memory->table().get()].push_back(window.get());
-    for (const auto& window : windows_) {
-      const auto found = by_table.find(window->renewed.memory->table().get());
-      if (found == by_table.end()) continue;  // with an earlier layer of its table
-      std::vector<CountedLayer> layers;
-      for (const Window* of_table : found->second) {
-        layers.push_back({of_table->name, of_table->renewed.memory.get(), of_table->sub_keys.get(),
-                          of_table->renewed.usage, of_table->queries.get()});
-      }
-      const Reinitialised done = reinitialise(layers, event, options_, optimizers);
-      for (size_t i = 0; i < layers.size(); ++i) {
-        events.push_back(event_of(*found->second[i], event, done.redrawn[i], done.refreshed));
-      }
-      by_table.erase(found);
-    }
+    redraw(event, optimizers, events);
     losses[kDue] = static_cast<double>(made.step + std::min(kLossAfter, options_.window));
     losses[kBefore] = mean_of_losses(losses);
     losses[kNumber] = static_cast<double>(event.number);
   }
   begin_window(made.step, event.begin);
+}
+
+// The layers that share a table are re-initialised together.
+void Reinitialisation::redraw(const ReinitialiseEvent& event, OptimizerSet& optimizers,
+                              std::vector<TaskEvent>& events) const {
+  for (const auto& first : windows_) {
+    std::vector<const Window*> sharing;
+    std::vector<CountedLayer> layers;
+    for (const auto& window : windows_) {
+      const RenewedMemory& renewed = window->renewed;
+      if (renewed.memory->table() != first->renewed.memory->table()) continue;
+      sharing.push_back(window.get());
+      layers.push_back(
+          {window->name, renewed.memory.get(), window->sub_keys.get(), renewed.usage, window->queries.get()});
+    }
+    if (sharing.front() != first.get()) continue;  // done with the first layer of its table
+    const Reinitialised done = reinitialise(layers, event, options_, optimizers);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      events.push_back(event_of(*sharing[i], event, done.redrawn[i], done.refreshed));
+    }
+  }
 }
 
 TaskEvent Reinitialisation::event_of(const Window& window, const ReinitialiseEvent& event, int64_t redrawn,

@@ -1,5 +1,5 @@
-// Re-initialisation of a task's memories (nn/memory/reinitialise.h) at the end of each window of steps: what the window
-// counts, what the log and checkpoints hold of it.
+// Re-initialises a task's memories (nn/memory/reinitialise.h) at the end of each window of steps. Holds the counters of
+// the window, and gives the log its events and checkpoints its state.
 #pragma once
 
 #include <deque>
@@ -13,7 +13,7 @@
 
 namespace loci {
 
-// A memory and the dates of its rows' reads, which its owner keeps.
+// A memory, and the counters with the dates of its rows' reads, which whoever re-initialises it counts anyway.
 struct RenewedMemory {
   int64_t layer;
   std::shared_ptr<ProductKeyMemory> memory;
@@ -38,6 +38,7 @@ class Reinitialisation {
  private:
   struct Window;
   void begin_window(int64_t begin, int64_t begin_before);
+  void redraw(const ReinitialiseEvent& event, OptimizerSet& optimizers, std::vector<TaskEvent>& events) const;
   TaskEvent event_of(const Window& window, const ReinitialiseEvent& event, int64_t redrawn, int64_t refreshed) const;
 
   ReinitialiseOptions options_;

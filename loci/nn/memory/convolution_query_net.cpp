@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <optional>
 
 #include "loci/base/check.h"
 #include "loci/nn/initialise.h"

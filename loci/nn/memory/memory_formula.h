@@ -16,12 +16,15 @@
 namespace loci {
 
 enum class QueryNorm { none, layer, rms, batch, center };
-// Whether a constant that is added to all queries has an effect: batch and center take it away again.
+// Whether a constant that is added to all queries has an effect: batch and center subtract it again.
 constexpr bool keeps_constant(QueryNorm norm) {
   return norm != QueryNorm::batch && norm != QueryNorm::center;
 }
 constexpr bool has_gain(QueryNorm norm) {
   return norm != QueryNorm::none && norm != QueryNorm::center;
+}
+constexpr bool has_bias(QueryNorm norm) {
+  return norm == QueryNorm::layer || norm == QueryNorm::batch;
 }
 // The norms with the words that configurations and messages call them by.
 const std::vector<std::pair<std::string, QueryNorm>>& query_norm_words();

@@ -114,7 +114,7 @@ void MemoryLayer::register_norm() {
   const std::vector<int64_t> features = {options_.heads, 2, half_width()};
   const QueryNorm kind = options_.query_norm;
   if (has_gain(kind)) norm.gain = register_parameter("norm_gain", at::ones(features));
-  if (has_gain(kind) && kind != QueryNorm::rms) norm.bias = register_parameter("norm_bias", at::zeros(features));
+  if (has_bias(kind)) norm.bias = register_parameter("norm_bias", at::zeros(features));
   if (!keeps_constant(kind)) {
     norm.running_mean = register_buffer("running_mean", at::zeros(features));
     norm.running_variance = register_buffer("running_variance", at::ones(features));

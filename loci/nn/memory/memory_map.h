@@ -10,7 +10,7 @@
 // without a copy: with the default kernel of 1 the query is one matrix product on a view. A contiguous map is
 // transposed once each way. The numbers are the same bits.
 //
-// In a network (y the place's output):
+// Placements in a network:
 //   side            y = x + batch_norm(W_o M(x))      side_memory.h; in place of residual blocks too
 //   3x3 convolution y = M(x), or W_o M(x)             a MemoryMap between the norms of its block
 //   head            y = M(pooled x)                   dimensions 0: one query an image

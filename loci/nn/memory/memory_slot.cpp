@@ -155,7 +155,7 @@ MemoryCounts count_memory(const MemoryOptions& options, int64_t width) {
   dense = plus(dense, times(inputs, features));
   if (keeps_constant(m.query_norm)) dense = plus(dense, features);  // the last bias
   if (has_gain(m.query_norm)) dense = plus(dense, features);
-  if (has_gain(m.query_norm) && m.query_norm != QueryNorm::rms) dense = plus(dense, features);
+  if (has_bias(m.query_norm)) dense = plus(dense, features);
   if (m.normalise_keys) dense = plus(dense, m.heads);
   const auto [n1, n2] = sub_keys_for(options.rows);
   const bool flat = options.kind == MemoryKind::flat;

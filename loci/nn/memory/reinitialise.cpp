@@ -8,7 +8,6 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -27,17 +26,12 @@ struct RedrawnHalf {
   std::vector<int64_t> parent;  // by sub-key; itself where it was not split off another
 };
 
-double least_count(std::span<const int64_t> counts, double dead_below) {
-  const auto sum = std::accumulate(counts.begin(), counts.end(), int64_t{0});
-  return dead_below * static_cast<double>(sum) / static_cast<double>(counts.size());
-}
-
 // The keys [n, w] of a head and half in double, with what the rules ask of the live ones.
 class HalfKeys {
  public:
   HalfKeys(const Tensor& keys, std::span<const int64_t> counts, double dead_below)
       : values_(keys.detach().to(at::kDouble).contiguous()), w_(keys.size(1)) {
-    const double least = least_count(counts, dead_below);
+    const double least = least_live_count(counts, dead_below);
     for (size_t i = 0; i < counts.size(); ++i) {
       if (static_cast<double>(counts[i]) >= least) live.push_back(static_cast<int64_t>(i));
     }
@@ -277,7 +271,7 @@ void ReinitialiseOptions::check(const std::string& section) const {
 }
 
 std::vector<int64_t> dead_sub_keys(std::span<const int64_t> counts, double dead_below, double most_redrawn) {
-  const double least = least_count(counts, dead_below);
+  const double least = least_live_count(counts, dead_below);
   std::vector<int64_t> dead;
   for (size_t i = 0; i < counts.size(); ++i) {
     if (static_cast<double>(counts[i]) < least) dead.push_back(static_cast<int64_t>(i));

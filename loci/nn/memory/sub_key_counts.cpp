@@ -85,13 +85,17 @@ void SubKeyCounts::clear() {
   counts_.zero_();
 }
 
-double alive_share(const SubKeyCounts& counts, double bar) {
+double least_live_count(std::span<const int64_t> counts, double dead_below) {
+  const auto sum = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  return dead_below * static_cast<double>(sum) / static_cast<double>(counts.size());
+}
+
+double alive_share(const SubKeyCounts& counts) {
   int64_t alive = 0, all = 0;
   for (int64_t h = 0; h < counts.heads(); ++h) {
     for (int64_t p = 0; p < 2; ++p) {
       const std::span<const int64_t> of = counts.of(h, p);
-      const auto sum = std::accumulate(of.begin(), of.end(), int64_t{0});
-      const double least = bar * static_cast<double>(sum) / static_cast<double>(of.size());
+      const double least = least_live_count(of, kDeadShare);
       for (const int64_t count : of) alive += static_cast<double>(count) >= least;
       all += std::ssize(of);
     }

@@ -28,9 +28,12 @@ class SubKeyCounts : public ReadObserver {
   at::Tensor counts_;
 };
 
-// A sub-key is dead in a half that was read when it has less than this share of an even part of the reads.
+// A sub-key is dead when it was read less often than this share of the mean over its half.
 constexpr double kDeadShare = 0.1;
-// Share of all sub-keys that are not dead.
-double alive_share(const SubKeyCounts& counts, double bar = kDeadShare);
+// The least count of a sub-key that is not dead, with a share of one's own. 0 in a half that was not read: none is
+// dead.
+double least_live_count(std::span<const int64_t> counts, double dead_below);
+// Share of all sub-keys that are not dead by kDeadShare.
+double alive_share(const SubKeyCounts& counts);
 
 }  // namespace loci
