@@ -36,8 +36,9 @@ struct TinyModule : torch::nn::Module {
 struct TinyOptions {
   int64_t width = 4;
   int64_t rows = 32;
-  bool has_filter = false;      // a convolution too
-  std::set<int64_t> bad_steps;  // the loss is NaN
+  bool has_filter = false;          // a convolution too
+  std::set<int64_t> bad_steps;      // the loss is NaN
+  std::set<int64_t> bad_gradients;  // the loss is 0, its gradient NaN
   bool bad_evaluation = false;
   std::function<void()> before_evaluation;   // for signals
   std::function<void(int64_t)> before_step;  // for signals
@@ -75,6 +76,7 @@ class TinyTask : public Task {
     if (options_.bad_steps.count(step) > 0) {
       return module_.weight.sum() * std::numeric_limits<double>::quiet_NaN();
     }
+    if (options_.bad_gradients.count(step) > 0) return (module_.weight.sum() * 0).sqrt();
     steps_seen_ += 1;
     return loss_of(step * inputs_.batch.batch + micro * inputs_.batch.per_micro_batch(), "train");
   }

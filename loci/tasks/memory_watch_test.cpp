@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
+#include <limits>
 #include <map>
 
-#include "loci/table/local_table.h"
 #include "loci/table/row_store.h"
+#include "tests/memory_cases.h"
 
 namespace loci {
 namespace {
@@ -20,14 +22,8 @@ struct WatchedLayer {
 };
 
 WatchedLayer watched_layer(int64_t rows, QueryNorm norm = QueryNorm::none) {
-  ProductKeyMemoryOptions options;
-  options.width = 6;
-  options.heads = 2;
-  options.top_k = 3;
-  options.key_width = 8;
-  options.query_norm = norm;
-  auto memory =
-      std::make_shared<ProductKeyMemory>("memory", options, std::make_shared<LocalTable>("values", rows, 6), 7);
+  auto memory = std::make_shared<ProductKeyMemory>("memory", small_memory([&](auto& o) { o.query_norm = norm; }),
+                                                   std::make_shared<LocalTable>("values", rows, 6), 7);
   auto watch = std::make_unique<MemoryWatch>(std::vector<WatchedMemory>{{3, memory}});
   std::vector<NamedParameter> keys = {{"keys1", memory->keys1}, {"keys2", memory->keys2}};
   return {
@@ -76,6 +72,39 @@ TEST(MemoryWatch, TellsOnceThatAMemoryHasCollapsed) {
   }
 }
 
+// A memory that recovers in part is logged; what people are told is bad news alone.
+TEST(MemoryWatch, TellsOfALevelThatFellAndNotOfOneThatRose) {
+  const WatchedLayer layer = watched_layer(400);
+  const Tensor alike = torch::ones({4, 6});
+  torch::manual_seed(4);
+  const Tensor spread = torch::randn({20, 6});  // at most 120 rows of 400
+  EXPECT_TRUE(watched_steps(layer, 0, 200, alike).at(1).notice.starts_with("memory collapsed: "));
+  const auto risen = watched_steps(layer, 200, 300, spread);
+  EXPECT_EQ(risen.at(0).line["level"], "few");
+  EXPECT_EQ(risen[0].notice, "");
+  const auto fallen = watched_steps(layer, 300, 500, alike);
+  EXPECT_EQ(fallen.at(0).line["level"], "few");
+  EXPECT_EQ(fallen[0].notice, "");
+  EXPECT_TRUE(fallen.at(1).notice.starts_with("memory collapsed: ")) << fallen[1].notice;
+  EXPECT_GT(risen[0].line["sub_keys_alive"].get<double>(), 0.4);
+  EXPECT_LT(fallen[0].line["sub_keys_alive"].get<double>(), 0.2);  // of this check's reads alone
+}
+
+TEST(MemoryWatch, ANoticeNamesItsLayerWhereThereAreSeveral) {
+  const WatchedLayer one = watched_layer(400);
+  MemoryWatch watch({{3, one.memory}, {5, one.memory}});
+  std::vector<TaskEvent> events;
+  for (int64_t step = 0; step < 100; ++step) {
+    watch.before_step(step);
+    const auto observed = watch.observe();
+    one.memory->forward(torch::ones({4, 6}));
+    for (TaskEvent& event : watch.after_step({step + 1, 1000, 1.0}, *one.optimizers)) events.push_back(event);
+  }
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_TRUE(events[0].notice.starts_with("layer 3: memory uses few rows: ")) << events[0].notice;
+  EXPECT_TRUE(events[1].notice.starts_with("layer 5: memory uses few rows: ")) << events[1].notice;
+}
+
 TEST(MemoryWatch, EvenReadsAndTooFewReadsAreNoAlarm) {
   torch::manual_seed(1);
   const WatchedLayer even = watched_layer(16, QueryNorm::batch), few = watched_layer(250'000);
@@ -90,6 +119,17 @@ TEST(MemoryWatch, EvenReadsAndTooFewReadsAreNoAlarm) {
       EXPECT_LT(event.line["used"].get<double>(), 0.003);
     }
   }
+}
+
+TEST(MemoryWatch, TrainingMeasuresAreOfTheReadsSinceTheLastOnes) {
+  const WatchedLayer layer = watched_layer(400);
+  torch::manual_seed(4);
+  watched_steps(layer, 0, 10, torch::randn({50, 6}));
+  const double spread = layer.watch->training_measures(true)["usage"];
+  watched_steps(layer, 10, 20, torch::ones({4, 6}));
+  const double alike = layer.watch->training_measures(true)["usage"];
+  EXPECT_GT(spread, 0.1);
+  EXPECT_LE(alike, 6.0 / 400);
 }
 
 TEST(MemoryWatch, ARestartedMemoryIsMeasuredFromThere) {
@@ -183,6 +223,81 @@ TEST(MemoryWatch, RedrawsAtTheEndOfEachWindowUntilItsShareOfTheSteps) {
   }
   EXPECT_EQ(steps["reinitialise"], (std::vector<int64_t>{40, 60}));  // 80 is no longer below 0.8 of 100
   EXPECT_EQ(steps["reinitialise_loss"], (std::vector<int64_t>{40, 60, 80}));
+}
+
+std::vector<TaskEvent> reinitialise_events(std::vector<TaskEvent> events) {
+  std::erase_if(events, [](const TaskEvent& event) { return event.line["kind"] != "reinitialise"; });
+  return events;
+}
+
+// Reads of the window before would keep its sub-keys alive, and its queries would become keys.
+TEST(MemoryWatch, AWindowOfReinitialisationCountsItsOwnReadsAlone) {
+  const WatchedLayer layer = renewed_layer(KeyRule::query);
+  torch::manual_seed(4);
+  watched_steps(layer, 0, 20, torch::randn({50, 6}));
+  const Tensor before = layer.memory->keys1.detach().clone();
+  const Tensor alike = torch::ones({4, 6});
+  const auto events = reinitialise_events(watched_steps(layer, 20, 40, alike));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].line["redrawn"], 20);
+  const Tensor after = layer.memory->keys1.detach();
+  const Tensor query = layer.memory->read_with_indices(alike).query[0].select(1, 0).unsqueeze(1);  // [H, 1, w]
+  const Tensor redrawn = (after != before).any(2);                                                 // [H, n1]
+  EXPECT_EQ(redrawn.sum().item<int64_t>(), 10);
+  const Tensor parallel = at::cosine_similarity(after, query, 2);
+  EXPECT_GT(parallel.masked_select(redrawn).min().item<float>(), 0.9999F);
+}
+
+TEST(MemoryWatch, ARowThatIsNotReadAgainIsRefreshedOnce) {
+  const WatchedLayer layer = renewed_layer(KeyRule::fresh);
+  watched_steps(layer, 0, 20, torch::ones({4, 6}));
+  std::vector<int64_t> refreshed;
+  for (const auto& event : reinitialise_events(watched_steps(layer, 20, 80, torch::ones({0, 6})))) {
+    refreshed.push_back(event.line["refreshed"]);
+  }
+  ASSERT_EQ(refreshed.size(), 3u);
+  EXPECT_GT(refreshed[0], 0);
+  EXPECT_EQ(refreshed[1], 0);
+  EXPECT_EQ(refreshed[2], 0);
+}
+
+TEST(MemoryWatch, ARestartBeginsAWindowOfReinitialisation) {
+  const WatchedLayer layer = renewed_layer(KeyRule::fresh);
+  watched_steps(layer, 0, 15, torch::ones({4, 6}));
+  layer.watch->restarted(15);
+  EXPECT_EQ(reinitialise_events(watched_steps(layer, 15, 34, torch::ones({4, 6}))).size(), 0u);
+  EXPECT_EQ(reinitialise_events(watched_steps(layer, 34, 35, torch::ones({4, 6}))).size(), 1u);
+}
+
+TEST(MemoryWatch, LayersOfOneTableAreReinitialisedTogether) {
+  const WatchedLayer one = watched_layer(400);
+  MemoryWatch watch({{3, one.memory}, {5, one.memory}});
+  watch.reinitialise({.keys = KeyRule::fresh, .window = 20, .until = 0.8}, 0.5, 11);
+  {
+    const auto observed = watch.observe();
+    one.memory->forward(torch::ones({4, 6}));
+  }
+  const auto events = watch.after_step({20, 1000, 1.0}, *one.optimizers);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].line["layer"], 3);
+  EXPECT_EQ(events[1].line["layer"], 5);
+}
+
+// Step s has loss s; step 15 changed nothing.
+TEST(MemoryWatch, LogsTheLossBeforeAndAfterAReinitialisation) {
+  const WatchedLayer layer = renewed_layer(KeyRule::fresh);
+  std::map<std::string, std::vector<nlohmann::json>> lines;
+  for (int64_t made = 1; made <= 40; ++made) {
+    const double loss = made == 15 ? std::numeric_limits<double>::quiet_NaN() : static_cast<double>(made);
+    for (const auto& event : layer.watch->after_step({made, 100, loss}, *layer.optimizers)) {
+      lines[event.line["kind"]].push_back(event.line);
+    }
+  }
+  ASSERT_EQ(lines["reinitialise_loss"].size(), 1u);
+  const nlohmann::json& line = lines["reinitialise_loss"][0];
+  EXPECT_EQ(line["event"], 0);
+  EXPECT_EQ(line["loss_before"], 15);   // mean of 10 .. 20 without 15
+  EXPECT_EQ(line["loss_after"], 35.5);  // mean of 31 .. 40
 }
 
 TEST(MemoryWatch, ARunResumedInsideAWindowOfReinitialisationHasTheSameBits) {

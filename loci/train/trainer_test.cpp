@@ -62,6 +62,7 @@ TEST(Trainer, LogsWhatATaskTellsOfAStepAndShowsItsNotice) {
   const TemporaryFolder folder;
   TinyRun setting;
   setting.task.bad_steps = {3};
+  setting.task.bad_gradients = {8};
   setting.train.nan_policy = NanPolicy::skip;
   std::vector<double> losses;
   setting.task.after_step = [&](const StepMade& made) -> std::vector<TaskEvent> {
@@ -75,8 +76,10 @@ TEST(Trainer, LogsWhatATaskTellsOfAStepAndShowsItsNotice) {
   train_in(folder.path(), setting, nullptr, /*quiet=*/false);
   const std::string shown = testing::internal::GetCapturedStderr();
   EXPECT_NE(shown.find("tiny: step 6: six rows\n"), std::string::npos) << shown;
+  EXPECT_EQ(shown.find("tiny: step 6: \n"), std::string::npos) << "an empty notice: " << shown;
   EXPECT_TRUE(std::isnan(losses.at(3)));
   EXPECT_GT(losses.at(4), 0);
+  EXPECT_TRUE(std::isnan(losses.at(8))) << "a skipped step";
   std::vector<nlohmann::json> found;
   const auto log = log_of(folder.path());
   for (const auto& line : log) {
