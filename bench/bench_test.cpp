@@ -17,8 +17,9 @@ TEST(Bench, RefusesAnUnknownOperator) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(error.what(),
-                ::testing::HasSubstr("bench: the operator must be one of memory, memory_map, mapped, few_linear, "));
+    EXPECT_THAT(
+        error.what(),
+        ::testing::HasSubstr("bench: the operator must be one of memory, memory_map, resnet, mapped, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }
@@ -76,6 +77,21 @@ TEST(Bench, ReportsTheMemoryOfAMapBesideTheStockOneAndAConvolution) {
     EXPECT_DOUBLE_EQ(result["ratio"].get<double>(), result["stock_ms"].get<double>() / result["ms"].get<double>());
   }
   EXPECT_THAT(names, ::testing::ElementsAre("forward 256", "train 256", "forward 257", "train 257"));
+}
+
+TEST(Bench, ReportsAStepOfANetworkWithAndWithoutAMemory) {
+  std::ostringstream out;
+  const BenchOptions options{.names = {"resnet"}, .json = true, .repeats = 1, .rows = {256}, .bfloat16 = false};
+  ASSERT_EQ(run_benchmarks(options, out), 0);
+  const auto report = nlohmann::json::parse(out.str());
+  std::vector<std::string> names;
+  for (const auto& result : report["results"]) {
+    names.push_back(result["name"].get<std::string>());
+    EXPECT_DOUBLE_EQ(result["times_plain"].get<double>(),
+                     result["ms"].get<double>() / report["results"][0]["ms"].get<double>());
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre("plain", "side"));
+  EXPECT_EQ(report["results"][0]["multiply_adds"], 40'551'040);
 }
 
 TEST(Bench, ReportsRowsInFilesWithAndWithoutPrefetch) {

@@ -25,7 +25,7 @@ void add_bench(CLI::App& program, Action& action) {
       ->check(whole_number(1, std::numeric_limits<int>::max()));
   verb->add_option(
           "--rows", options->rows,
-          "Rows of the table (default for memory: 262144 1048576; memory_map: 4096; mapped: 512 MiB of values)")
+          "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of values)")
       ->check(positive);
   verb->add_option("--tokens", options->tokens,
                    "For memory and memory_map: tokens at once (default: 4096 512 1; for memory_map: 8192)")
@@ -34,7 +34,8 @@ void add_bench(CLI::App& program, Action& action) {
                    "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64)")
       ->check(positive);
   verb->add_flag_function(
-      "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; }, "For memory: no bfloat16 rows");
+      "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; },
+      "For memory: no bfloat16 rows; for resnet: no autocast");
   verb->add_flag_function(
       "--no-stock", [options](int64_t) { options->stock = false; },
       "For memory and memory_map: without stock LibTorch");

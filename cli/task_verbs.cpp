@@ -10,7 +10,8 @@ namespace loci::cli {
 
 void add_task_verbs(CLI::App& program, Action& action) {
   using Add = void (*)(CLI::App&, Action&);
-  static const std::map<std::string, Add> verbs = {{"generate", add_generate}, {"program", add_program}};
+  static const std::map<std::string, Add> verbs = {
+      {"generate", add_generate}, {"predict", add_predict}, {"program", add_program}};
   std::map<std::string, Add> left = verbs;  // two tasks may share a verb
   for (const TaskKind& kind : all_tasks()) {
     for (const std::string& name : kind.verbs) {

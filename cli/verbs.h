@@ -19,6 +19,7 @@ void add_bench(CLI::App& program, Action& action);  // with LOCI_BENCH
 
 // Verbs of tasks: which task has which stands in tasks/all.cpp.
 void add_generate(CLI::App& program, Action& action);
+void add_predict(CLI::App& program, Action& action);
 void add_program(CLI::App& program, Action& action);
 // Adds those that a task has. Throws Error (bug) for one that the command line does not know.
 void add_task_verbs(CLI::App& program, Action& action);

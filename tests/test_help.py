@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 from command_line import LOCI, RECIPE, loci, write_text
+from test_images import RECIPE as IMAGE_RECIPE
+from test_images import write_images
 from test_ram import RECIPE as RAM_RECIPE
 
 
@@ -46,6 +48,11 @@ def walk(tmp_path_factory):
         result = loci(folder, *arguments, cwd=folder)
         assert result.returncode == 0, result.stderr
     (folder / "ram/main").rename(folder / "out/main")
+    write_images(folder / "photos")
+    (folder / "images.toml").write_text(IMAGE_RECIPE)
+    result = loci(folder, "train", "images.toml", "--data", "photos", "--out", "images", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "images/main").rename(folder / "out/side")
     return folder
 
 

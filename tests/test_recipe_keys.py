@@ -25,11 +25,16 @@ def plan(place, *arguments):
 
 def test_the_page_of_keys_is_current(place):
     keys = loci(place, "train", "--keys").stdout
-    assert [task for task, _ in recipe_keys.blocks(keys)] == ["language_model", "ram", "random_labels"]
+    assert [task for task, _ in recipe_keys.blocks(keys)] == [
+        "image_classification",
+        "language_model",
+        "ram",
+        "random_labels",
+    ]
     assert pathlib.Path(recipe_keys.PAGE).read_text() == recipe_keys.page(keys), "run tools/recipe_keys.py"
 
 
-@pytest.mark.parametrize("task", ["language_model", "ram", "random_labels"])
+@pytest.mark.parametrize("task", ["image_classification", "language_model", "ram", "random_labels"])
 def test_the_keys_of_a_task_are_a_recipe(place, tmp_path, task):
     result = loci(place, "train", "--keys", task)
     assert result.returncode == 0, result.stderr
@@ -46,7 +51,11 @@ def test_the_keys_of_a_task_are_a_recipe(place, tmp_path, task):
 
 
 def test_keys_of_an_unknown_task(place):
-    assert_refused(loci(place, "train", "--keys", "vision"), 2, "one of language_model, ram, random_labels, got vision")
+    assert_refused(
+        loci(place, "train", "--keys", "vision"),
+        2,
+        "one of image_classification, language_model, ram, random_labels, got vision",
+    )
     assert_refused(loci(place, "train"), 2, "RECIPE is required")
 
 

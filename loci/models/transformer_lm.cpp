@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/models/load_state.h"
 #include "loci/models/transformer_lm_options.h"
 #include "loci/models/vocabulary_loss.h"
 #include "loci/nn/dropout.h"
@@ -269,27 +270,9 @@ std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
 }
 
 void TransformerLm::load(const std::map<std::string, Tensor>& state) {
-  const at::NoGradGuard guard;
-  std::map<std::string, Tensor> own;
-  for (const auto& parameter : named_parameters()) own.emplace(parameter.key(), parameter.value());
-  for (const auto& buffer : named_buffers()) own.emplace(buffer.key(), buffer.value());
-  const auto refuse = [](const std::string& expected, const std::string& got) {
-    fail(ExitCode::input, "TransformerLm", expected, got);
-  };
-  for (const auto& [name, value] : state) {
-    const auto found = own.find(name);
-    if (found == own.end()) refuse("every name must belong to the model", name);
-    if (found->second.sizes() != value.sizes()) {
-      refuse(fmt::format("{} must be {}", name, c10::str(found->second.sizes())), c10::str(value.sizes()));
-    }
-  }
-  for (const auto& [name, value] : own) {
-    const bool of_memory = name.find(".memory") != std::string::npos || name.find(".ngram.") != std::string::npos;
-    if (state.count(name) == 0 && !of_memory) {
-      refuse(fmt::format("{} must be given (only names of memories may be missing)", name), "none");
-    }
-  }
-  for (const auto& [name, value] : state) own.at(name).copy_(value);
+  load_state("TransformerLm", *this, state, [](const std::string& name) {
+    return name.find(".memory") != std::string::npos || name.find(".ngram.") != std::string::npos;
+  });
 }
 
 }  // namespace loci

@@ -1,5 +1,6 @@
 #include "loci/tasks/all.h"
 
+#include "loci/tasks/image_classification.h"
 #include "loci/tasks/language_model.h"
 #include "loci/tasks/ram_task.h"
 #include "loci/tasks/random_labels.h"
@@ -8,6 +9,7 @@ namespace loci {
 
 const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
+      {"image_classification", image_classification_plan, {"predict"}},
       {"language_model", language_model_plan, {"generate"}},
       {"ram", ram_plan, {"program"}},
       {"random_labels", random_labels_plan},

@@ -86,6 +86,7 @@ nlohmann::json Experiment::plan() const {
                             {"precision", wants_bfloat16(arm->config.train.precision) ? "bfloat16" : "float32"},
                             {"memory", memory_json(size.memory)},
                             {"memory_text", memory_text(size.memory)}};
+    if (size.multiply_adds > 0) facts["multiply_adds"] = size.multiply_adds;
     if (!size.disk.empty()) {
       facts["disk"] = memory_json(size.disk);
       facts["disk_text"] = memory_text(size.disk);
@@ -109,12 +110,14 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
                                   ? fmt::format("as long as {}", arm["equal_time"]["to"].get<std::string>())
                                   : fmt::format("{} steps of {} {}", arm["steps"].get<int64_t>(),
                                                 arm["units_per_step"].get<int64_t>(), arm["unit"].get<std::string>());
-    const double table = arm["parameters_table"].get<double>();
-    text += wrapped(fmt::format("  {}: {} dense parameters{}; {}; {}, {}", arm["arm"].get<std::string>(),
-                                format_count(arm["parameters_dense"].get<double>()),
-                                table > 0 ? fmt::format(", {} in tables", format_count(table)) : "", steps,
-                                threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
-                    4);
+    const double table = arm["parameters_table"].get<double>(), operations = arm.value("multiply_adds", 0.0);
+    text +=
+        wrapped(fmt::format("  {}: {} dense parameters{}{}; {}; {}, {}", arm["arm"].get<std::string>(),
+                            format_count(arm["parameters_dense"].get<double>()),
+                            table > 0 ? fmt::format(", {} in tables", format_count(table)) : "",
+                            operations > 0 ? fmt::format(", {} multiply-adds forward", format_count(operations)) : "",
+                            steps, threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
+                4);
     text += wrapped(fmt::format("    memory: {}", arm["memory_text"].get<std::string>()), 6);
     if (arm.contains("disk_text")) text += wrapped(fmt::format("    disk: {}", arm["disk_text"].get<std::string>()), 6);
   }

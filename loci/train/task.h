@@ -140,6 +140,7 @@ struct RunSize {
   int64_t parameters_table = 0;
   int64_t units_per_step = 0;
   MemoryEstimate memory;
+  int64_t multiply_adds = 0;  // of one unit, forward; 0: not counted
   MemoryEstimate disk = {};   // working files of tables that are mapped
   int64_t counter_bytes = 0;  // what an evaluation counts of rows, at most
 };

@@ -1,0 +1,178 @@
+// Legend: B batch, c channels of a stage.
+#include "loci/models/resnet.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/batch_norm.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <torch/nn/modules/container/modulelist.h>
+
+#include <cmath>
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/models/load_state.h"
+#include "loci/nn/initialise.h"
+#include "loci/nn/memory/side_memory.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+constexpr at::MemoryFormat kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+double he_deviation(int64_t inputs) {
+  return std::sqrt(2.0 / static_cast<double>(inputs));
+}
+
+}  // namespace
+
+// 3x3, "same" padding, no bias.
+struct Resnet::Convolution : torch::nn::Module {
+  Convolution(const std::string& name, int64_t inputs, int64_t outputs, int64_t step, uint64_t seed)
+      : Module("Convolution"), stride(step) {
+    const Tensor start = normal_start(seed, name + ".weight", {outputs, inputs, 3, 3}, he_deviation(9 * inputs));
+    weight = register_parameter("weight", start.contiguous(kChannelsLast));
+  }
+  Tensor forward(const Tensor& x) const { return at::conv2d(x, weight, {}, stride, /*padding=*/1); }
+
+  Tensor weight;  // [outputs, inputs, 3, 3]
+  int64_t stride;
+};
+
+struct Resnet::Norm : torch::nn::Module {
+  explicit Norm(int64_t channels) : Module("Norm") {
+    weight = register_parameter("weight", at::ones({channels}));
+    bias = register_parameter("bias", at::zeros({channels}));
+    running_mean = register_buffer("running_mean", at::zeros({channels}));
+    running_var = register_buffer("running_var", at::ones({channels}));
+  }
+  Tensor forward(const Tensor& x) const {
+    return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kNormMomentum, kNormEpsilon,
+                          /*cudnn_enabled=*/false);
+  }
+
+  Tensor weight, bias, running_mean, running_var;  // [c]
+};
+
+struct Resnet::Linear : torch::nn::Module {
+  Linear(int64_t inputs, int64_t outputs, uint64_t seed) : Module("Linear") {
+    weight = register_parameter("weight", normal_start(seed, "linear.weight", {outputs, inputs}, he_deviation(inputs)));
+    bias = register_parameter("bias", at::zeros({outputs}));
+  }
+
+  Tensor weight, bias;  // [classes, c], [classes]
+};
+
+struct Resnet::Block : torch::nn::Module {
+  Block() : Module("Block") {}
+
+  // The norms' outputs are nobody else's, so that sum and relu are done in place.
+  Tensor forward(const Tensor& x) const {
+    const Tensor y = bn1->forward(conv1->forward(x)).relu_();
+    const Tensor output = bn2->forward(map ? map->forward(y) : conv2->forward(y)).add_(shortcut(x)).relu_();
+    return side ? side->forward(output) : output;
+  }
+  Tensor shortcut(const Tensor& x) const {
+    if (conv1->stride == 1) return x;
+    const int64_t added = conv1->weight.size(0) - conv1->weight.size(1), before = added / 2;
+    return at::constant_pad_nd(x.slice(2, 0, c10::nullopt, 2).slice(3, 0, c10::nullopt, 2),
+                               {0, 0, 0, 0, before, added - before});
+  }
+
+  std::shared_ptr<Convolution> conv1, conv2;  // conv2: none where a memory is in its place
+  std::shared_ptr<Norm> bn1, bn2;
+  std::shared_ptr<MemoryMap> map;    // in the place of conv2
+  std::shared_ptr<SideMemory> side;  // after the block
+};
+
+Resnet::Resnet(ResnetOptions options, uint64_t seed, const TableMaker& tables)
+    : torch::nn::Module("Resnet"), options_(std::move(options)) {
+  check_resnet_options(options_);
+  stem_ = register_module("conv1",
+                          std::make_shared<Convolution>("conv1", options_.channels, options_.width, /*step=*/1, seed));
+  stem_norm_ = register_module("bn1", std::make_shared<Norm>(options_.width));
+  const auto counts = options_.blocks();
+  for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
+    const std::string name = fmt::format("layer{}", stage + 1);
+    torch::nn::ModuleList list;
+    for (int64_t number = 0; number < counts[static_cast<size_t>(stage)]; ++number) {
+      blocks_.push_back(make_block(fmt::format("{}.{}", name, number), stage, number, seed, tables));
+      list->push_back(blocks_.back());
+    }
+    register_module(name, list.ptr());
+  }
+  linear_ = register_module(
+      "linear", std::make_shared<Linear>(options_.stage_channels(ResnetOptions::kStages - 1), options_.classes, seed));
+}
+
+std::shared_ptr<Resnet::Block> Resnet::make_block(const std::string& name, int64_t stage, int64_t number, uint64_t seed,
+                                                  const TableMaker& tables) {
+  const int64_t channels = options_.stage_channels(stage);
+  const bool reduces = stage > 0 && number == 0;
+  const bool has_memory =
+      options_.has_memory && options_.memory.stage == stage + 1 && options_.memory_block() == number;
+  auto block = std::make_shared<Block>();
+  block->conv1 =
+      block->register_module("conv1", std::make_shared<Convolution>(name + ".conv1", reduces ? channels / 2 : channels,
+                                                                    channels, reduces ? 2 : 1, seed));
+  block->bn1 = block->register_module("bn1", std::make_shared<Norm>(channels));
+  if (!has_memory || options_.memory.placement != ResnetPlacement::replace3x3) {
+    block->conv2 =
+        block->register_module("conv2", std::make_shared<Convolution>(name + ".conv2", channels, channels, 1, seed));
+  }
+  block->bn2 = block->register_module("bn2", std::make_shared<Norm>(channels));
+  if (has_memory) add_memory(*block, name + ".memory", channels, seed, tables);
+  return block;
+}
+
+void Resnet::add_memory(Block& block, const std::string& name, int64_t channels, uint64_t seed,
+                        const TableMaker& tables) {
+  const ResnetMemoryOptions& m = options_.memory;
+  const TablePtr table =
+      tables({name + ".values", m.rows, channels, at::kFloat, TableHome::memory, m.row_deviation(channels), seed});
+  if (m.placement == ResnetPlacement::replace3x3) {
+    block.map = block.register_module("memory", std::make_shared<MemoryMap>(name, m.map(channels), table, seed));
+  } else {
+    block.side = block.register_module("memory", std::make_shared<SideMemory>(name, m.map(channels), table, seed));
+  }
+  memory_ = (block.side ? block.side->map : block.map)->memory;
+  memory_layer_ = std::ssize(blocks_);
+  if (!m.frozen_keys) return;
+  for (Tensor keys : {memory_->keys1, memory_->keys2}) keys.set_requires_grad(false);
+}
+
+Tensor Resnet::forward(const Tensor& images) {
+  TORCH_CHECK(images.dim() == 4 && images.size(1) == options_.channels, "Resnet: images must be [B, ",
+              options_.channels, ", height, width], got ", images.sizes());
+  // A map of one channel has either layout, and the convolution may choose the other.
+  Tensor x = stem_->forward(images.contiguous(kChannelsLast)).contiguous(kChannelsLast);
+  x = stem_norm_->forward(x).relu_();
+  for (const auto& block : blocks_) x = block->forward(x);
+  const Tensor logits = at::linear(x.mean(at::IntArrayRef{2, 3}), linear_->weight, linear_->bias);
+  return logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
+}
+
+std::vector<NamedParameter> Resnet::dense_parameters() {
+  std::vector<NamedParameter> result;
+  for (const auto& parameter : named_parameters()) {
+    if (!parameter.value().requires_grad()) continue;  // frozen keys
+    // Weights are matrices or kernels; norms have one or three dimensions, keys three.
+    const int64_t dimensions = parameter.value().dim();
+    result.push_back(
+        {.name = parameter.key(), .value = parameter.value(), .decay = dimensions == 2 || dimensions == 4});
+  }
+  return result;
+}
+
+void Resnet::load(const std::map<std::string, Tensor>& state) {
+  std::map<std::string, Tensor> own = state;
+  std::erase_if(own, [](const auto& entry) { return entry.first.ends_with(".num_batches_tracked"); });
+  load_state("Resnet", *this, own, [](const std::string& name) { return name.find(".memory.") != std::string::npos; });
+}
+
+}  // namespace loci

@@ -1,0 +1,76 @@
+// The residual network for small images of He, Zhang, Ren and Sun 2016 ("Deep Residual Learning for Image Recognition",
+// section 4.2): ResNet-20, 32, 44, 56, with a product-key memory in one of its stages if the options say so.
+//
+// Legend: B batch, C channels of the images, c channels of a stage, n blocks of a stage.
+//
+//   x = relu(bn1(conv1(images)))                               3x3, width channels          [B, c, height, width]
+//   three stages, layer1 .. layer3, of n blocks with 1, 2 and 4 times as many channels; the first convolution of layer2
+//   and of layer3 has stride 2:
+//     block(x) = relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))
+//     shortcut(x) = x, or every second position of x between zero channels, as many before as after
+//   logits = linear(mean of x over positions)                                               [B, classes]
+//
+//   side, replace_block   block's output x becomes x + batch_norm(W_o M(x))    side_memory.h
+//   replace3x3            M in the place of conv2                              memory_map.h
+//
+// Maps are channels last from the first convolution on, whatever the images are; the memory reads and writes them
+// without a copy. Names of parameters and buffers are those of akamaster/pytorch_resnet_cifar10 (conv1.weight,
+// layer2.0.bn1.running_mean, linear.bias), the memory's begin with that of its block: layer3.2.memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "loci/models/resnet_options.h"
+#include "loci/nn/memory/product_key_memory.h"
+#include "loci/optim/dense_optimizer.h"
+#include "loci/table/table_maker.h"
+
+namespace loci {
+
+class Resnet : public torch::nn::Module {
+ public:
+  // Parameters come by counter from (seed, name, position): weights N(0, 2 / inputs) (He et al. 2015), the linear bias
+  // 0. Throws Error (usage) for impossible options.
+  Resnet(ResnetOptions options, uint64_t seed, const TableMaker& tables = make_local_table);
+
+  // images [B, C, height, width] -> logits [B, classes], float32 or float64, under autocast too.
+  at::Tensor forward(const at::Tensor& images);
+
+  const ResnetOptions& options() const { return options_; }
+  // Those that are trained. Weights decay; norms and keys do not.
+  std::vector<NamedParameter> dense_parameters();
+  // The memory, or none; and the number of its block among all blocks, from 0.
+  const std::shared_ptr<ProductKeyMemory>& memory() const { return memory_; }
+  int64_t memory_layer() const { return memory_layer_; }
+
+  // Copies parameters and buffers of a trained model, by name. Those of the memory may be missing: a network without
+  // one goes on with a `side` memory, at first with the same output. num_batches_tracked is left out. Throws Error
+  // (input) for names that are unknown or missing, and for other shapes.
+  void load(const std::map<std::string, at::Tensor>& state);
+
+ private:
+  struct Convolution;
+  struct Norm;
+  struct Linear;
+  struct Block;
+  std::shared_ptr<Block> make_block(const std::string& name, int64_t stage, int64_t number, uint64_t seed,
+                                    const TableMaker& tables);
+  void add_memory(Block& block, const std::string& name, int64_t channels, uint64_t seed, const TableMaker& tables);
+
+  ResnetOptions options_;
+  std::shared_ptr<Convolution> stem_;
+  std::shared_ptr<Norm> stem_norm_;
+  std::vector<std::shared_ptr<Block>> blocks_;  // of all stages
+  std::shared_ptr<Linear> linear_;
+  std::shared_ptr<ProductKeyMemory> memory_;
+  int64_t memory_layer_ = -1;
+};
+
+}  // namespace loci

@@ -1,0 +1,231 @@
+// Legend: n blocks of a stage, C channels, H heads, Dk key width, n1, n2 sub-keys of the halves.
+#include "loci/models/resnet_options.h"
+
+#include <cmath>
+#include <string>
+
+#include "loci/base/check.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kKernel = 9;  // 3x3
+
+[[noreturn]] void refuse_resnet(const std::string& expected, const std::string& got) {
+  fail(ExitCode::usage, "model", expected, got);
+}
+
+int64_t times(int64_t a, int64_t b) {
+  return checked_product("model", "its size", a, b);
+}
+
+int64_t plus(int64_t a, int64_t b) {
+  return checked_sum("model", "its size", a, b);
+}
+
+// Residual blocks of a stage before a memory replaces some.
+int64_t planned_blocks(const ResnetOptions& options, size_t stage) {
+  return (options.depth - 2) / 6 + options.extra_blocks[stage];
+}
+
+// A stage as products see it: each of its positions costs `weights` multiply-adds in convolutions, but the first
+// block's first convolution has fewer inputs.
+struct StageWeights {
+  int64_t first = 0;   // of the first block's first convolution
+  int64_t others = 0;  // of all others together
+  int64_t norms = 0;   // parameters
+  int64_t all() const { return plus(first, others); }
+};
+
+StageWeights stage_weights(const ResnetOptions& o, int64_t stage) {
+  const int64_t channels = o.stage_channels(stage), inputs = stage == 0 ? channels : channels / 2;
+  const int64_t blocks = o.blocks()[static_cast<size_t>(stage)];
+  int64_t others = 2 * blocks - 1;
+  if (o.has_memory && o.memory.placement == ResnetPlacement::replace3x3 && o.memory.stage == stage + 1) --others;
+  return {kKernel * inputs * channels, times(kKernel * channels * channels, others), times(4 * channels, blocks)};
+}
+
+bool has_output_map(const ResnetMemoryOptions& m) {
+  return m.placement != ResnetPlacement::replace3x3;
+}
+
+// Weights of the query's convolutions, each a multiply-add of every position.
+int64_t query_weights(const ResnetMemoryOptions& m, int64_t channels) {
+  int64_t weights = 0, inputs = channels;
+  for (size_t i = 0; i < m.query_kernels.size(); ++i) {
+    const int64_t outputs = i < m.query_hidden.size() ? m.query_hidden[i] : times(m.heads, m.key_width);
+    weights = plus(weights, times(times(m.query_kernels[i] * m.query_kernels[i], inputs), outputs));
+    inputs = outputs;
+  }
+  return weights;
+}
+
+int64_t key_weights(const ResnetMemoryOptions& m) {
+  const auto [n1, n2] = sub_keys_for(m.rows);
+  return times(times(m.heads, m.key_width / 2), n1 + n2);
+}
+
+int64_t memory_parameters(const ResnetMemoryOptions& m, int64_t channels) {
+  const int64_t features = times(m.heads, m.key_width);
+  int64_t dense = plus(query_weights(m, channels), key_weights(m));
+  for (const int64_t hidden : m.query_hidden) dense = plus(dense, 2 * hidden);  // norms
+  if (keeps_constant(m.query_norm)) dense = plus(dense, features);              // the last bias
+  if (has_gain(m.query_norm)) dense = plus(dense, features);
+  if (has_gain(m.query_norm) && m.query_norm != QueryNorm::rms) dense = plus(dense, features);
+  if (has_output_map(m)) dense = plus(dense, channels * channels + 2 * channels);
+  return dense;
+}
+
+int64_t memory_multiply_adds(const ResnetMemoryOptions& m, int64_t channels) {
+  const int64_t read = times(times(m.heads, m.top_k), channels);
+  const int64_t output = has_output_map(m) ? channels * channels : 0;
+  return plus(plus(query_weights(m, channels), key_weights(m)), plus(read, output));
+}
+
+void check_query_kernels(const ResnetMemoryOptions& m) {
+  for (const int64_t kernel : m.query_kernels) {
+    if (kernel < 1 || kernel % 2 == 0) refuse_resnet("memory.query_kernels must be odd", std::to_string(kernel));
+  }
+  if (m.query_kernels.size() != m.query_hidden.size() + 1) {
+    refuse_resnet(fmt::format("memory.query_kernels must be one more than the {} query_hidden", m.query_hidden.size()),
+                  std::to_string(m.query_kernels.size()));
+  }
+}
+
+void check_resnet_memory(const ResnetOptions& o) {
+  const ResnetMemoryOptions& m = o.memory;
+  if (m.stage < 1 || m.stage > ResnetOptions::kStages) {
+    refuse_resnet(fmt::format("memory.stage must be within 1 .. {}", ResnetOptions::kStages), std::to_string(m.stage));
+  }
+  const int64_t blocks = planned_blocks(o, static_cast<size_t>(m.stage - 1));
+  if (m.placement == ResnetPlacement::replace_block) {
+    if (m.blocks < 1 || m.blocks >= blocks) {
+      refuse_resnet(fmt::format("memory.blocks must be within 1 .. {} (a stage keeps its first)", blocks - 1),
+                    std::to_string(m.blocks));
+    }
+  } else if (m.block < -blocks || m.block >= blocks) {
+    refuse_resnet(fmt::format("memory.block must be within {} .. {}", -blocks, blocks - 1), std::to_string(m.block));
+  }
+  if (m.top_k > m.rows) {
+    refuse_resnet(fmt::format("memory.top_k must be at most memory.rows = {}", m.rows), std::to_string(m.top_k));
+  }
+  if (m.key_width % 2 != 0) refuse_resnet("memory.key_width must be even", std::to_string(m.key_width));
+  check_query_kernels(m);
+  if (!m.has_reinitialise) return;
+  if (m.frozen_keys) refuse_resnet("memory.frozen_keys must be false with [model.memory.reinitialise]", "true");
+  m.reinitialise.check("memory.reinitialise");
+}
+
+}  // namespace
+
+void ResnetMemoryOptions::fields(ConfigFields& f) {
+  using Placement = ResnetPlacement;
+  constexpr int64_t most = 1 << 16;
+  f.choice<Placement>(
+      "placement", placement, "after a block, in place of a block's second convolution, or of a stage's last blocks",
+      {{"side", Placement::side}, {"replace3x3", Placement::replace3x3}, {"replace_block", Placement::replace_block}});
+  f.field("stage", stage, "stage of the network", {.minimum = 1, .maximum = ResnetOptions::kStages});
+  f.when(placement != Placement::replace_block, "model.memory.placement is not \"replace_block\"",
+         [&] { f.field("block", block, "block of the stage, from 0; negative numbers count from the end"); });
+  f.when(placement == Placement::replace_block, "model.memory.placement is \"replace_block\"", [&] {
+    f.field("blocks", blocks, "how many of the stage's last blocks it replaces", {.minimum = 1, .maximum = most});
+  });
+  f.field("rows", rows, "rows of the table", {.minimum = 1, .maximum = int64_t{1} << 40});
+  f.field("heads", heads, "independent searches of a position", {.minimum = 1, .maximum = most});
+  f.field("top_k", top_k, "rows that a head reads", {.minimum = 1, .maximum = most});
+  f.field("key_width", key_width, "width of a whole key, even", {.minimum = 2, .maximum = most});
+  f.field("query_kernels", query_kernels, "odd edges of the query's convolutions", {.minimum = 1, .maximum = 63});
+  f.field("query_hidden", query_hidden, "channels between the query's convolutions", {.minimum = 1, .maximum = most});
+  f.choice("query_norm", query_norm, "normalisation of the queries", query_norm_words());
+  f.field("frozen_keys", frozen_keys, "keys stay as they were drawn (a control)");
+  f.optional_section("reinitialise", has_reinitialise, reinitialise);
+}
+
+MemoryMapOptions ResnetMemoryOptions::map(int64_t channels) const {
+  MemoryMapOptions options;
+  options.width = channels;
+  options.heads = heads;
+  options.top_k = top_k;
+  options.key_width = key_width;
+  options.query_kernels = query_kernels;
+  options.query_hidden = query_hidden;
+  options.query_norm = query_norm;
+  return options;
+}
+
+double ResnetMemoryOptions::row_deviation(int64_t channels) const {
+  return 1 / std::sqrt(static_cast<double>(channels));
+}
+
+void ResnetOptions::fields(ConfigFields& f) {
+  f.field("depth", depth, "layers, 6 n + 2: n residual blocks in each of three stages",
+          {.minimum = 8, .maximum = 2000});
+  f.field("width", width, "channels of the first stage", {.minimum = 1, .maximum = 1024});
+  f.field("extra_blocks", extra_blocks, "residual blocks of each stage in addition", {.minimum = 0, .maximum = 300});
+  f.optional_section("memory", has_memory, memory);
+}
+
+std::array<int64_t, ResnetOptions::kStages> ResnetOptions::blocks() const {
+  std::array<int64_t, kStages> result = {};
+  for (size_t stage = 0; stage < result.size(); ++stage) result[stage] = planned_blocks(*this, stage);
+  if (has_memory && memory.placement == ResnetPlacement::replace_block) {
+    result[static_cast<size_t>(memory.stage - 1)] -= memory.blocks;
+  }
+  return result;
+}
+
+int64_t ResnetOptions::memory_block() const {
+  const int64_t count = blocks()[static_cast<size_t>(memory.stage - 1)];
+  if (memory.placement == ResnetPlacement::replace_block) return count - 1;
+  return memory.block < 0 ? memory.block + count : memory.block;
+}
+
+void check_resnet_options(const ResnetOptions& o) {
+  if (o.depth < 8 || (o.depth - 2) % 6 != 0) {
+    refuse_resnet("depth must be 6 n + 2 (8, 14, 20, 32, 56 ...)", std::to_string(o.depth));
+  }
+  if (o.width < 1) refuse_resnet("width must be at least 1", std::to_string(o.width));
+  if (o.classes < 1) refuse_resnet("classes must be at least 1", std::to_string(o.classes));
+  if (o.channels < 1) refuse_resnet("channels must be at least 1", std::to_string(o.channels));
+  if (std::ssize(o.extra_blocks) != ResnetOptions::kStages) {
+    refuse_resnet(fmt::format("extra_blocks must be {} numbers", ResnetOptions::kStages),
+                  std::to_string(o.extra_blocks.size()));
+  }
+  if (o.has_memory) check_resnet_memory(o);
+}
+
+std::pair<int64_t, int64_t> count_resnet_parameters(const ResnetOptions& o) {
+  check_resnet_options(o);
+  int64_t dense = plus(times(kKernel * o.channels, o.width), 2 * o.width), table = 0;
+  for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
+    const StageWeights weights = stage_weights(o, stage);
+    dense = plus(dense, plus(weights.all(), weights.norms));
+  }
+  const int64_t features = o.stage_channels(ResnetOptions::kStages - 1);
+  dense = plus(dense, times(features + 1, o.classes));
+  if (o.has_memory) {
+    const int64_t channels = o.stage_channels(o.memory.stage - 1);
+    dense = plus(dense, memory_parameters(o.memory, channels));
+    table = times(o.memory.rows, channels);
+  }
+  return {dense, table};
+}
+
+int64_t resnet_multiply_adds(const ResnetOptions& o, int64_t height, int64_t width) {
+  check_resnet_options(o);
+  int64_t sum = times(times(height, width), kKernel * o.channels * o.width);
+  for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
+    if (stage > 0) {
+      height = (height + 1) / 2;
+      width = (width + 1) / 2;
+    }
+    int64_t of_position = stage_weights(o, stage).all();
+    if (o.has_memory && o.memory.stage == stage + 1) {
+      of_position = plus(of_position, memory_multiply_adds(o.memory, o.stage_channels(stage)));
+    }
+    sum = plus(sum, times(times(height, width), of_position));
+  }
+  return plus(sum, times(o.stage_channels(ResnetOptions::kStages - 1), o.classes));
+}
+
+}  // namespace loci

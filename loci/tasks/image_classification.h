@@ -1,0 +1,126 @@
+// Classification of small images by a residual network, with or without a memory in one of its stages (the task for
+// which Karimov et al. 2021, "CNN with large memory layers", claim a gain; docs/vision-memory.md).
+//
+// Legend: B images of a micro-batch, C channels.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loci/data/image/augment.h"
+#include "loci/data/image/image_batches.h"
+#include "loci/data/image/image_folder.h"
+#include "loci/models/resnet.h"
+#include "loci/tasks/memory_watch.h"
+#include "loci/train/checkpoint_folder.h"
+#include "loci/train/read_ahead.h"
+#include "loci/train/recipe.h"
+#include "loci/train/task.h"
+
+namespace loci {
+
+// [data]
+struct ImageClassificationData {
+  ImageFolderOptions folder;
+  AugmentOptions augment;
+  int64_t train_images = 0;  // spread over the classes; 0: all
+  void fields(ConfigFields& f);
+};
+
+class ImageClassificationPlan : public TaskPlan {
+ public:
+  void fields(ConfigFields& f) override;
+  void check() const override;
+  std::string unit() const override { return "images"; }
+  // Of as many classes as CIFAR-10 has, and, without data.size, of images as large.
+  RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
+  std::string data_settings() const override;
+  std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
+
+  ResnetOptions model_for(int64_t classes) const;
+
+  ImageClassificationData data;
+  ResnetOptions model;
+};
+
+std::unique_ptr<TaskPlan> image_classification_plan();
+
+// What a network's input is. A run's checkpoints keep it, so that other images are read as those that it was trained
+// on.
+struct ImageInput {
+  std::vector<std::string> classes;  // by label, printable
+  ImageShape shape;
+  ChannelScale scale;
+
+  std::string save() const;  // JSON
+  // Throws Error (input) for what is no such file.
+  static ImageInput load(const std::filesystem::path& path);
+};
+
+struct OpenedImages : OpenedData {
+  ImageClasses data;
+  ImageInput input;
+};
+
+class ImageClassification : public Task {
+ public:
+  ImageClassification(const ImageClassificationPlan& plan, const TaskInputs& inputs);
+
+  torch::nn::Module& module() override { return *model_; }
+  std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
+  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
+  at::Tensor loss(int64_t step, int64_t micro) override;
+  std::string unit() const override { return plan_.unit(); }
+  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
+  std::vector<Measure> measures() const override;
+  Evaluation evaluate() override;
+  Account account(const Evaluation& evaluation, const AccountOptions& options) override;
+  int64_t infer(int64_t position) override;
+  void before_step(int64_t step, OptimizerSet&) override { watch_->before_step(step); }
+  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override {
+    return watch_->after_step(made, optimizers);
+  }
+  nlohmann::json training_measures(bool whole) override;
+  RowCounters row_state(const Table& table, int64_t since) override { return watch_->row_state(table, since); }
+  std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
+  std::vector<std::pair<std::string, std::string>> files() override;
+  std::string data_key() const override { return opened_->data.inventory.key(); }
+  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
+  nlohmann::json data_facts() const override;
+
+ private:
+  struct Batch {
+    at::Tensor images;  // [B, C, height, width], channels last
+    at::Tensor labels;  // [B] int64
+  };
+  Batch empty_batch(int64_t images) const;
+  Batch training_batch(int64_t position) const;  // position = step * accumulation + micro
+  Batch test_batch(int64_t index) const;
+
+  ImageClassificationPlan plan_;
+  BatchShape batch_;
+  RowOptimizerOptions rows_;
+  std::shared_ptr<const OpenedImages> opened_;
+  ImageInput input_;
+  std::shared_ptr<Resnet> model_;
+  ImageSampler sampler_;
+  ImageSequence test_;
+  std::unique_ptr<MemoryWatch> watch_;  // of no memory without one
+  at::Tensor right_;                    // [2] int64: training images classified well, and all, since the last log
+  ProgressLine* progress_;              // of evaluations; or null
+  ReadAhead<Batch> batches_;
+};
+
+// A checkpoint's network alone, for use without data.
+struct LoadedImageClassifier {
+  std::shared_ptr<Resnet> model;  // in evaluation mode
+  ImageInput input;
+  ImageOptions images;  // how they are read
+};
+// Throws Error (usage) when the run is of another task, (input) when the checkpoint is broken.
+LoadedImageClassifier load_image_classifier(const RunConfig& config, const CheckpointReader& checkpoint);
+
+}  // namespace loci

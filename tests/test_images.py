@@ -1,0 +1,183 @@
+"""Image classification from outside: training on a folder, resuming, predicting, and what is refused."""
+
+import json
+import random
+import shutil
+import struct
+import zlib
+
+import pytest
+from command_line import assert_refused, loci, newest, run_of, settings, tensors_of
+
+RECIPE = """
+task = "image_classification"
+[data]
+crop_padding = 1
+mirror = false
+[model]
+depth = 8
+width = 4
+[model.memory]
+rows = 64
+heads = 2
+top_k = 4
+key_width = 8
+[train]
+steps = 40
+batch = 8
+threads = 1
+precision = "float32"
+log_every = 10
+checkpoint_every = 10
+[optimizer]
+kind = "sgd"
+learning_rate = 0.1
+momentum = 0.9
+weight_decay = 1e-4
+[optimizer.schedule]
+warmup = 0
+"""
+
+
+def png(rows, edge):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def half(draw, side, edge=8):
+    """Noise, brighter in its left or right half."""
+    bright = range(edge // 2) if side == "left" else range(edge // 2, edge)
+    return png(
+        [bytes(draw.randrange(60) + (150 if x in bright else 30) for x in range(edge) for _ in range(3))
+         for _ in range(edge)],
+        edge,
+    )  # fmt: skip
+
+
+def write_images(folder):
+    draw = random.Random(0)
+    for part, count in (("train", 12), ("test", 6)):
+        for side in ("left", "right"):
+            (folder / part / side).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                (folder / part / side / f"{i:02}.png").write_bytes(half(draw, side))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A trained run (out) and its images."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "recipe.toml").write_text(RECIPE)
+    write_images(folder / "images")
+    result = train(folder, folder / "out")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def train(place, out, *more, data=None):
+    return loci(place, "train", place / "recipe.toml", "--data", data or place / "images", "--out", out, *more)
+
+
+def test_the_plan_says_what_an_image_costs(place):
+    result = loci(place, "train", place / "recipe.toml", "--dry-run", "--json", "--set", "data.size=[8,8]")
+    (arm,) = json.loads(result.stdout)["arms"]
+    assert arm["unit"] == "images" and arm["multiply_adds"] > 10_000
+    result = loci(place, "train", place / "recipe.toml", "--dry-run")
+    assert "multiply-adds forward" in result.stderr + result.stdout
+
+
+def test_the_log_has_what_training_shows(place):
+    lines = [json.loads(line) for line in (run_of(place / "out") / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert trained[-1]["train_accuracy"] > 0.9 > trained[0]["train_accuracy"]
+    assert 0 < trained[-1]["usage"] <= 1 and trained[-1]["kl"] >= 0
+    (last,) = [line for line in lines if line["kind"] == "evaluation"][-1:]
+    assert last["measures"]["accuracy"] > 0.9 and last["details"]["images"] == 12
+
+
+def test_eval_measures_the_same(place):
+    result = loci(place, "eval", place / "out", "--data", place / "images")
+    assert result.returncode == 0, result.stderr
+    assert "12 test images" in result.stdout and "memory at block 2: usage" in result.stdout
+
+
+def test_a_run_goes_on_with_the_same_bits(place, tmp_path):
+    (tmp_path / "out").mkdir()
+    shutil.copytree(place / "out" / "main", tmp_path / "out" / "main")
+    run = run_of(tmp_path / "out")
+    shutil.rmtree(newest(run))
+    (run / "latest").write_text("step-30")
+    (run / "result.json").unlink()
+    result = train(place, tmp_path / "out", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert newest(run).name == "step-40"
+    assert tensors_of(run) == tensors_of(run_of(place / "out"))
+
+
+def test_predict_names_the_class_of_each_image(place):
+    folder = place / "images" / "test"
+    (folder / "notes.txt").write_text("no image")
+    result = loci(place, "predict", place / "out", "--images", folder)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 12 and lines[0][0] == "left/00.png"
+    right = sum(line[0].startswith(line[1] + "/") for line in lines)
+    assert right >= 11
+    assert all(50 <= float(line[2]) <= 100 and line[3] == "%" for line in lines)
+
+    images = json.loads(loci(place, "predict", place / "out", "--images", folder, "--json").stdout)["images"]
+    assert [image["file"] for image in images] == [line[0] for line in lines]
+    assert [image["class"] for image in images] == [line[1] for line in lines]
+    assert all(0.5 <= image["probability"] <= 1 for image in images)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), ["bad.png"]),
+        (b"", ["bad.png"]),
+        (half(random.Random(1), "left")[:60], ["bad.png"]),
+        (half(random.Random(1), "left", edge=9), ["9 x 9"]),
+    ],
+    ids=["garbage", "empty", "truncated", "other size"],
+)
+def test_predict_refuses_bad_images(place, tmp_path, content, words):
+    (tmp_path / "bad.png").write_bytes(content)
+    assert_refused(loci(place, "predict", place / "out", "--images", tmp_path), 3, *words)
+
+
+def test_predict_refuses_what_is_no_folder_of_images(place, tmp_path):
+    def predict(images):
+        return loci(place, "predict", place / "out", "--images", images)
+
+    assert_refused(predict(tmp_path), 3, "the folder must hold images")
+    assert_refused(predict(tmp_path / "none"), 3, "--images must be a folder, got nothing there")
+    assert_refused(predict(place / "recipe.toml"), 3, "--images must be a folder, got a file")
+    assert_refused(loci(place, "predict", place / "out"), 2, "--images")
+
+
+def test_data_that_do_not_fit_are_refused(place, tmp_path):
+    data = tmp_path / "images"
+    shutil.copytree(place / "images", data)
+    (data / "test" / "right").rename(data / "test" / "up")
+    assert_refused(train(place, tmp_path / "out", data=data), 3, "images of the same classes", "none of right")
+    shutil.rmtree(data / "test")
+    shutil.rmtree(data / "train")
+    assert_refused(train(place, tmp_path / "out", data=data), 3, "must hold images in class folders")
+    assert_refused(
+        train(place, tmp_path / "out", *settings("data.train_images=25")), 2, "at most the folder's 24, got 25"
+    )
+
+
+def test_eval_refuses_other_classes(place, tmp_path):
+    data = tmp_path / "images"
+    shutil.copytree(place / "images", data)
+    for part in ("train", "test"):
+        (data / part / "right").rename(data / part / "up")
+    assert_refused(
+        loci(place, "eval", place / "out", "--data", data), 3, "the classes must be the 2 of the run, got up"
+    )
