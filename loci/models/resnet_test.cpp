@@ -1,11 +1,13 @@
 #include "loci/models/resnet.h"
 
 #include <ATen/autocast_mode.h>
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -242,6 +244,34 @@ TEST(Resnet, LoadRefusesWhatIsOfAnotherNetwork) {
   state = plain;
   state["linear.bias"] = torch::zeros({4});
   refused("linear.bias must be [3], got [4]", small_resnet(), state);
+}
+
+// Of the maps that norms and memories receive: how many there were, how many of them were not channels last.
+int64_t seen_maps = 0, other_maps = 0;
+
+std::unique_ptr<at::ObserverContext> look_at_maps(const at::RecordFunction& function) {
+  const std::string name = function.name();
+  if (name != "aten::batch_norm") return nullptr;
+  const Tensor& map = function.inputs()[0].toTensor();
+  if (map.dim() == 4) {
+    ++seen_maps;
+    if (!map.is_contiguous(at::MemoryFormat::ChannelsLast)) ++other_maps;
+  }
+  return nullptr;
+}
+
+TEST(Resnet, MapsAreChannelsLastFromTheFirstConvolutionOn) {
+  for (const int64_t channels : {1, 3}) {
+    ResnetOptions options = small_resnet();
+    options.channels = channels;
+    Resnet model(options, 0);
+    seen_maps = other_maps = 0;
+    const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(look_at_maps).needsInputs(true));
+    model.forward(torch::randn({2, channels, 9, 9}));
+    at::removeCallback(handle);
+    EXPECT_EQ(seen_maps, 13);
+    EXPECT_EQ(other_maps, 0) << channels;
+  }
 }
 
 TEST(Resnet, TheLayoutOfTheImagesMakesNoDifference) {
