@@ -178,11 +178,10 @@ int64_t refresh_rows(std::span<const CountedLayer> layers, const ReinitialiseEve
   const Table& table = *layers.front().memory->table();
   RowStore& store = layers.front().memory->table()->store();
   const double deviation = options.values == ValueRule::zero ? 0 : event.row_deviation;
-  const bool never_read_too = event.number == 0 && deviation != event.row_deviation;
   std::vector<int64_t> rows;
   for (int64_t row = 0; row < table.rows(); ++row) {
     const int64_t last = last_touched(layers, row);
-    if (last <= event.begin && (last > event.begin_before || (last == 0 && never_read_too))) rows.push_back(row);
+    if (last <= event.begin && last > event.begin_before) rows.push_back(row);
   }
   const CounterRandom random(event.seed, fmt::format("reinitialise.{}.rows.{}", table.name(), event.number));
   write_redrawn(store, optimizers.rows_of(table), rows, [&](const Tensor& index) {

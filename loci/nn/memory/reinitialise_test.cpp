@@ -182,6 +182,19 @@ TEST(Reinitialise, LiveKeysAreThoseAboveTheBarWhateverTheCap) {
   }
 }
 
+// What nothing ever read is as it starts and is not written, in the first event too.
+TEST(Reinitialise, RowsThatWereNeverReadStayAsTheyStart) {
+  for (const ValueRule rule : {ValueRule::fresh, ValueRule::zero}) {
+    const TrainedMemory trained;
+    trained.usage->state().slice(0, 0, 20).zero_();
+    const auto before = trained.all();
+    trained.table->store().clear_changed_rows();
+    EXPECT_EQ(trained.run({.values = rule}, {.number = 0, .begin = 5, .row_deviation = 0.5}).refreshed, 0);
+    EXPECT_TRUE(trained.table->store().changed_rows().rows().empty());
+    EXPECT_TRUE(trained.table->store().values().equal(before[2]));
+  }
+}
+
 // Rows 0 .. 9 were read before the window alone, rows 10 .. 19 never, the others in it.
 TEST(Reinitialise, RowsThatTheWindowDidNotReadBeginAnewOnce) {
   for (const ValueRule rule : {ValueRule::fresh, ValueRule::zero, ValueRule::keep}) {
