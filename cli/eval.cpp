@@ -25,6 +25,7 @@ struct EvalArguments {
   std::vector<int64_t> lengths;
   bool by_context = false;
   std::filesystem::path questions;
+  bool places = false;
   bool json = false;
   bool quiet = false;
 };
@@ -46,7 +47,10 @@ void eval(const EvalArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
   ProgressLine progress(arguments.quiet);
   const Measured measured = measure(run, arguments.data, arguments.cache, progress);
-  AccountOptions options{.lengths = arguments.lengths, .questions = arguments.questions, .progress = &progress};
+  AccountOptions options{.lengths = arguments.lengths,
+                         .questions = arguments.questions,
+                         .places = arguments.places,
+                         .progress = &progress};
   if (arguments.by_context) {
     require_data(run.checkpoint, measured.task->data_key());
     options.by_context = run.checkpoint.step();
@@ -82,6 +86,8 @@ void add_eval(CLI::App& program, Action& action) {
                  "Language models: the loss by how often training has shown the two tokens before");
   verb->add_option("--questions", arguments->questions,
                    "Language models: a file of lines PROMPT<tab>ANSWER; how many answers are right");
+  verb->add_flag("--places", arguments->places,
+                 "Relocalisation with a memory: whether frames taken near each other read the same rows");
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");

@@ -1,10 +1,12 @@
-// loci predict: the classes that a trained network gives to images.
+// loci predict: what a trained network makes of images: classes, poses of the camera, or reconstructions as PNG.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/softmax.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,6 +21,8 @@
 #include "loci/base/stop_signal.h"
 #include "loci/data/folder_files.h"
 #include "loci/tasks/image_classification.h"
+#include "loci/tasks/reconstruction.h"
+#include "loci/tasks/relocalisation.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
@@ -31,15 +35,19 @@ constexpr int64_t kPredictedAtOnce = 64;  // images
 struct PredictArguments {
   std::string run;
   std::string images;
+  std::string out;  // folder of reconstructions
   bool json = false;
   bool quiet = false;
 };
 
+// What is said of an image: columns for people, an object for programs.
 struct Prediction {
-  std::string file;  // relative to the folder
-  std::string label;
-  double probability = 0;
+  std::vector<std::string> columns;
+  nlohmann::json json;
 };
+
+// Of a batch [B, C, height, width] that begins with the `first`-th image of the folder.
+using PredictBatch = std::function<std::vector<Prediction>(const at::Tensor& images, size_t first)>;
 
 std::vector<ImageSource> images_in(const std::filesystem::path& folder) {
   if (const PathKind kind = kind_of(folder); kind != PathKind::folder) {
@@ -58,67 +66,142 @@ std::vector<ImageSource> images_in(const std::filesystem::path& folder) {
   return images;
 }
 
-LabelledImages load_images(const LoadedImageClassifier& loaded, const std::vector<ImageSource>& sources,
-                           ProgressLine& progress) {
-  ImageLoader loader(loaded.images, progress);
+LabelledImages load_images(const ImageOptions& options, const ImageShape& wanted,
+                           const std::vector<ImageSource>& sources, ProgressLine& progress) {
+  ImageLoader loader(options, progress);
   LabelledImages result{loader.load(sources), std::vector<int64_t>(sources.size(), 0)};  // labels are of no use
-  const ImageShape &wanted = loaded.input.shape, &got = result.images.shape();
+  const ImageShape& got = result.images.shape();
   if (got == wanted) return result;
   fail(ExitCode::input, sources[0].path.string(),
        fmt::format("images must be {} x {} as those of the run", wanted.height, wanted.width),
        fmt::format("{} x {}", got.height, got.width));
 }
 
+// What a kind of network needs besides itself.
+struct PredictInputs {
+  const RunArgument& run;
+  const std::vector<ImageSource>& sources;
+  ProgressLine& progress;
+  uint64_t seed() const { return static_cast<uint64_t>(run.config.seed); }
+};
+
+// `loaded`: a network with what its input is and how images are read. Each prediction gets its file's name.
+template <class Loaded>
+std::vector<Prediction> predict_images(const PredictInputs& inputs, const Loaded& loaded, const PredictBatch& batch) {
+  const std::vector<ImageSource>& sources = inputs.sources;
+  const LabelledImages images = load_images(loaded.images, loaded.input.shape, sources, inputs.progress);
+  const PixelInput& input = loaded.input;
+  const ImageShape& shape = input.shape;
+  const ImageSequence batches(images, input.scale, kPredictedAtOnce);
+  std::vector<Prediction> predictions;
+  for (int64_t index = 0; index < batches.batches(); ++index) {
+    StopSignal::check("stopped while images were predicted");
+    inputs.progress.show(fmt::format("predicting: {} of {} images", predictions.size(), sources.size()));
+    const at::Tensor pixels = at::empty({kPredictedAtOnce, shape.height, shape.width, shape.channels}, at::kFloat);
+    std::vector<int64_t> labels(kPredictedAtOnce);
+    const int64_t count = batches.fill(index, pixels.mutable_data_ptr<float>(), labels.data());
+    for (Prediction& made : batch(pixels.narrow(0, 0, count).permute({0, 3, 1, 2}), predictions.size())) {
+      const std::string& name = sources[predictions.size()].name;
+      made.columns.insert(made.columns.begin(), printable(name));
+      made.json["file"] = name;
+      predictions.push_back(std::move(made));
+    }
+  }
+  inputs.progress.finish();
+  return predictions;
+}
+
+std::vector<Prediction> predict_classes(const PredictInputs& inputs, const ImageClassificationPlan& plan) {
+  const LoadedImageClassifier loaded = load_image_classifier(plan, inputs.seed(), inputs.run.checkpoint);
+  return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t) {
+    const auto [probability, label] = at::softmax(loaded.model->forward(batch), 1).max(1);
+    std::vector<Prediction> found;
+    for (int64_t i = 0; i < batch.size(0); ++i) {
+      const std::string& name = loaded.input.classes[static_cast<size_t>(label[i].item<int64_t>())];
+      const auto share = probability[i].item<double>();
+      found.push_back({{name, fmt::format("{:5.1f} %", 100 * share)}, {{"class", name}, {"probability", share}}});
+    }
+    return found;
+  });
+}
+
+// Each image's reconstruction as a PNG of the same name under `out`.
+std::vector<Prediction> predict_reconstructions(const PredictInputs& inputs, const ReconstructionPlan& plan,
+                                                const std::filesystem::path& out) {
+  const LoadedAutoencoder loaded = load_autoencoder(plan, inputs.seed(), inputs.run.checkpoint);
+  return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t first) {
+    const at::Tensor output = loaded.model->forward(batch).images.clamp(0, 1);
+    const at::Tensor error = (output - pixels_of(batch, loaded.input.scale)).square().mean(at::IntArrayRef{1, 2, 3});
+    const std::vector<Image> images = images_of(output);
+    std::vector<Prediction> found;
+    for (size_t i = 0; i < images.size(); ++i) {
+      const std::filesystem::path file =
+          (out / inputs.sources[first + i].name).replace_extension(".png").lexically_normal();
+      make_folders(file.parent_path());
+      write_png(file, images[i]);
+      const double psnr = -10 * std::log10(error[static_cast<int64_t>(i)].item<double>());
+      found.push_back({{printable(file.string()), fmt::format("{:5.2f} dB", psnr)},
+                       {{"reconstruction", file.string()}, {"psnr", psnr}}});
+    }
+    return found;
+  });
+}
+
+std::vector<Prediction> predict_poses(const PredictInputs& inputs, const RelocalisationPlan& plan) {
+  const LoadedPosenet loaded = load_posenet(plan, inputs.seed(), inputs.run.checkpoint);
+  return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t) {
+    const PosePrediction output = loaded.model->forward(batch);
+    std::vector<Prediction> found;
+    for (const Pose& pose : loaded.model->loss().poses(output.position, output.rotation)) {
+      const auto& [x, y, z] = pose.position;
+      const Quaternion& q = pose.rotation;
+      found.push_back({{fmt::format("{:8.3f} {:8.3f} {:8.3f} m", x, y, z),
+                        fmt::format("{:7.4f} {:7.4f} {:7.4f} {:7.4f}", q.w, q.x, q.y, q.z)},
+                       {{"position", pose.position}, {"rotation", {q.w, q.x, q.y, q.z}}}});
+    }
+    return found;
+  });
+}
+
 std::vector<Prediction> predict(const PredictArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
   require_verb(run, "predict");
+  const TaskPlan* plan = run.config.plan.get();
+  const auto* reconstruction = dynamic_cast<const ReconstructionPlan*>(plan);
+  if ((reconstruction == nullptr) != arguments.out.empty()) {
+    fail(ExitCode::usage, "predict",
+         fmt::format("--out must {}be given for a run of {}", reconstruction != nullptr ? "" : "not ", run.config.task),
+         arguments.out.empty() ? "none" : arguments.out);
+  }
   const std::vector<ImageSource> sources = images_in(arguments.images);
   require_memory("predict", memory_of_parameters(run.config.size()));
   use_threads(run.config.train.threads);
   ProgressLine progress(arguments.quiet);
-  const LoadedImageClassifier loaded = load_image_classifier(run.config, run.checkpoint);
-  const LabelledImages images = load_images(loaded, sources, progress);
-  const ImageShape& shape = loaded.input.shape;
-  const ImageSequence batches(images, loaded.input.scale, kPredictedAtOnce);
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(wants_bfloat16(run.config.train.precision));
-  std::vector<Prediction> predictions;
-  for (int64_t index = 0; index < batches.batches(); ++index) {
-    StopSignal::check("stopped while images were classified");
-    progress.show(fmt::format("predicting: {} of {} images", predictions.size(), sources.size()));
-    const at::Tensor pixels = at::empty({kPredictedAtOnce, shape.height, shape.width, shape.channels}, at::kFloat);
-    std::vector<int64_t> labels(kPredictedAtOnce);
-    const int64_t count = batches.fill(index, pixels.mutable_data_ptr<float>(), labels.data());
-    const at::Tensor logits = loaded.model->forward(pixels.narrow(0, 0, count).permute({0, 3, 1, 2}));
-    const auto [probability, label] = at::softmax(logits, 1).max(1);
-    for (int64_t i = 0; i < count; ++i) {
-      predictions.push_back({sources[predictions.size()].name,
-                             loaded.input.classes[static_cast<size_t>(label[i].item<int64_t>())],
-                             probability[i].item<double>()});
-    }
-  }
-  progress.finish();
-  return predictions;
+  const PredictInputs inputs{run, sources, progress};
+  if (reconstruction != nullptr) return predict_reconstructions(inputs, *reconstruction, arguments.out);
+  if (const auto* poses = dynamic_cast<const RelocalisationPlan*>(plan)) return predict_poses(inputs, *poses);
+  return predict_classes(inputs, dynamic_cast<const ImageClassificationPlan&>(*plan));
 }
 
 void print_predictions(const PredictArguments& arguments) {
   const std::vector<Prediction> predictions = predict(arguments);
   if (arguments.json) {
     nlohmann::json images = nlohmann::json::array();
-    for (const Prediction& p : predictions) {
-      images.push_back({{"file", p.file}, {"class", p.label}, {"probability", p.probability}});
-    }
+    for (const Prediction& p : predictions) images.push_back(p.json);
     return print_json({{"images", images}});
   }
-  size_t file_width = 0, label_width = 0;
+  std::vector<size_t> widths;
   for (const Prediction& p : predictions) {
-    file_width = std::max(file_width, printable(p.file).size());
-    label_width = std::max(label_width, p.label.size());
+    widths.resize(p.columns.size());
+    for (size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], p.columns[i].size());
   }
   std::string text;
   for (const Prediction& p : predictions) {
-    text += fmt::format("{:{}}  {:{}}  {:5.1f} %\n", printable(p.file), file_width, p.label, label_width,
-                        100 * p.probability);
+    std::string line;
+    for (size_t i = 0; i < widths.size(); ++i) line += fmt::format("{:{}}  ", p.columns[i], widths[i]);
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
   print(text);
 }
@@ -126,16 +209,19 @@ void print_predictions(const PredictArguments& arguments) {
 }  // namespace
 
 void add_predict(CLI::App& program, Action& action) {
-  auto* verb = program.add_subcommand("predict", "Classify images with a trained network");
+  auto* verb =
+      program.add_subcommand("predict", "Classes, camera poses or reconstructions of images, by a trained network");
   auto arguments = std::make_shared<PredictArguments>();
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
   verb->add_option("--images", arguments->images, "Folder with images: .jpg, .jpeg, .png, also in its subfolders")
       ->required();
-  verb->add_flag("--json", arguments->json, "Print JSON: file, class and probability of each image");
+  verb->add_option("--out", arguments->out, "Folder that reconstructions are written to, as PNG of the images' names");
+  verb->add_flag("--json", arguments->json, "Print JSON: an object for each image");
   verb->add_flag("--quiet", arguments->quiet, "No progress");
   verb->footer(
       "Examples:\n  loci predict out/side/seed-0 --images photos\n"
-      "  loci predict out/side/seed-0/step-40 --images photos --json");
+      "  loci predict out/side/seed-0/step-40 --images photos --json\n"
+      "  loci predict out/vq/seed-0 --images photos --out reconstructions");
   verb->callback([arguments, &action] { action = [arguments] { print_predictions(*arguments); }; });
 }
 

@@ -9,11 +9,12 @@ set(loci_public_headers
   loci/base/random.h loci/base/random_sequence.h loci/base/stop_signal.h loci/base/utf8.h
   loci/data/epoch_order.h loci/data/file_inventory.h loci/data/image/augment.h loci/data/image/idx_file.h
   loci/data/image/image_batches.h loci/data/image/image_file.h loci/data/image/image_folder.h loci/data/image/image_set.h
-  loci/data/poses/pose_metrics.h loci/data/poses/pose_sequence.h loci/data/poses/rotation.h
+  loci/data/poses/pose_metrics.h loci/data/poses/pose_sequence.h loci/data/poses/rotation.h loci/data/poses/spatial_correlation.h
   loci/data/procedural/room_data.h loci/data/procedural/room_scene.h loci/data/ram/curriculum.h loci/data/ram/ram_tape.h loci/data/ram/ram_tasks.h
   loci/data/text/batches.h loci/data/text/text_folder.h loci/data/text/token_cache.h
   loci/data/text/token_span.h loci/data/text/tokenizer.h
-  loci/models/generate.h loci/models/load_state.h loci/models/resnet.h loci/models/resnet_options.h
+  loci/models/autoencoder.h loci/models/generate.h loci/models/load_state.h loci/models/map_memory_options.h
+  loci/models/pose_loss.h loci/models/posenet.h loci/models/resnet.h loci/models/resnet_options.h
   loci/models/transformer_lm.h loci/models/transformer_lm_options.h
   loci/models/vocabulary_loss.h
   loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/initialise.h
@@ -24,7 +25,8 @@ set(loci_public_headers
   loci/nn/memory/ngram_collisions.h loci/nn/memory/ngram_memory.h loci/nn/memory/ngram_rows.h
   loci/nn/memory/ngram_slot.h loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h
   loci/nn/memory/query_net.h loci/nn/memory/query_reservoir.h loci/nn/memory/reinitialise.h
-  loci/nn/memory/side_memory.h loci/nn/memory/sub_key_counts.h loci/nn/memory/table_layer.h loci/nn/token_mask.h
+  loci/nn/memory/side_memory.h loci/nn/memory/sub_key_counts.h loci/nn/memory/table_layer.h
+  loci/nn/memory/vector_quantiser.h loci/nn/token_mask.h
   loci/ops/batch_norm/batch_norm.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
   loci/ops/ngram_hash/ngram_hash.h loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
@@ -40,7 +42,7 @@ set(loci_public_headers
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
   loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
-  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/language_model.h loci/tasks/memory_watch.h loci/tasks/ram_evaluation.h
+  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h loci/tasks/language_model.h loci/tasks/memory_watch.h loci/tasks/ram_evaluation.h
   loci/tasks/ram_seeds.h loci/tasks/reinitialisation.h loci/tasks/ram_task.h
   loci/train/checkpoint.h loci/train/checkpoint_folder.h loci/train/comparison.h loci/train/experiment.h
   loci/train/measure.h loci/train/memory_check.h loci/train/metrics_log.h loci/train/precision.h

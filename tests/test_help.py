@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from command_line import LOCI, RECIPE, loci, write_text
 from test_images import RECIPE as IMAGE_RECIPE
-from test_images import write_images
+from test_images import RECONSTRUCTION, write_images
 from test_ram import RECIPE as RAM_RECIPE
 
 
@@ -49,10 +49,11 @@ def walk(tmp_path_factory):
         assert result.returncode == 0, result.stderr
     (folder / "ram/main").rename(folder / "out/main")
     write_images(folder / "photos")
-    (folder / "images.toml").write_text(IMAGE_RECIPE)
-    result = loci(folder, "train", "images.toml", "--data", "photos", "--out", "images", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    (folder / "images/main").rename(folder / "out/side")
+    for name, text in (("side", IMAGE_RECIPE), ("vq", RECONSTRUCTION)):
+        (folder / "images.toml").write_text(text)
+        result = loci(folder, "train", "images.toml", "--data", "photos", "--out", name, cwd=folder)
+        assert result.returncode == 0, result.stderr
+        (folder / name / "main").rename(folder / "out" / name)
     return folder
 
 

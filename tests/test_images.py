@@ -38,6 +38,21 @@ weight_decay = 1e-4
 warmup = 0
 """
 
+RECONSTRUCTION = """
+task = "reconstruction"
+[model]
+width = 4
+[model.quantiser]
+codes = 16
+[train]
+steps = 20
+batch = 8
+threads = 1
+precision = "float32"
+[optimizer]
+learning_rate = 1e-2
+"""
+
 
 def png(rows, edge):
     def chunk(name, data):
@@ -181,3 +196,76 @@ def test_eval_refuses_other_classes(place, tmp_path):
     assert_refused(
         loci(place, "eval", place / "out", "--data", data), 3, "the classes must be the 2 of the run, got up"
     )
+
+
+def test_predict_writes_reconstructions(place, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECONSTRUCTION)
+    result = loci(place, "train", tmp_path / "recipe.toml", "--data", place / "images", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    images, out = place / "images" / "test" / "left", tmp_path / "made"
+    run = tmp_path / "out"
+    result = loci(place, "predict", run, "--images", images, "--out", out, "--json")
+    assert result.returncode == 0, result.stderr
+    made = json.loads(result.stdout)["images"]
+    assert [image["file"] for image in made] == sorted(path.name for path in images.iterdir())
+    for image in made:
+        file = out / image["file"]
+        assert image["reconstruction"] == str(file) and file.read_bytes().startswith(b"\x89PNG")
+        assert 3 < image["psnr"] < 60
+    assert_refused(loci(place, "predict", run, "--images", images), 2, "--out must be given")
+    assert_refused(
+        loci(place, "predict", place / "out", "--images", images, "--out", out), 2, "--out must not be given"
+    )
+    (tmp_path / "file").write_text("")
+    assert_refused(loci(place, "predict", run, "--images", images, "--out", tmp_path / "file"), 3, "file")
+
+
+POSES = """
+task = "relocalisation"
+[data]
+kind = "room"
+width = 24
+height = 16
+train_paths = 1
+test_paths = 1
+frames = 210
+[model]
+width = 4
+head_width = 16
+[model.memory]
+rows = 64
+heads = 2
+top_k = 4
+key_width = 8
+[train]
+steps = 20
+batch = 16
+threads = 1
+precision = "float32"
+[optimizer]
+learning_rate = 1e-2
+"""
+
+
+def test_poses_are_learned_measured_and_predicted(place, tmp_path):
+    (tmp_path / "recipe.toml").write_text(POSES)
+    result = loci(place, "train", tmp_path / "recipe.toml", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "nearest image" in result.stdout and "degrees" in result.stdout
+    result = loci(place, "eval", tmp_path / "out", "--places", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["measures"]["metres"] > 0 and found["details"]["train"]["metres"] > 0
+    account = found["account"]
+    assert len(account["positions"]) == len(account["paths"]) == 420
+    for name in ("memory", "untrained", "clusters"):
+        assert 0 < account[name]["overlap_p"] <= 1
+    text = loci(place, "eval", tmp_path / "out", "--places").stdout
+    assert "Rows and places" in text and "untrained" in text
+    assert_refused(loci(place, "eval", place / "out", "--data", place / "images", "--places"), 2, "--places")
+
+    draw = random.Random(2)
+    images = tmp_path / "frames"
+    images.mkdir()
+    (images / "wrong.png").write_bytes(half(draw, "left"))
+    assert_refused(loci(place, "predict", tmp_path / "out", "--images", images), 3, "16 x 24", "8 x 8")

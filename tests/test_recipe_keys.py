@@ -11,6 +11,8 @@ from command_line import RECIPE, ROOT, assert_refused, loci, make_place, train
 sys.path.insert(0, str(ROOT / "tools"))
 import recipe_keys
 
+TASKS = ["image_classification", "language_model", "ram", "random_labels", "reconstruction", "relocalisation"]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -25,16 +27,11 @@ def plan(place, *arguments):
 
 def test_the_page_of_keys_is_current(place):
     keys = loci(place, "train", "--keys").stdout
-    assert [task for task, _ in recipe_keys.blocks(keys)] == [
-        "image_classification",
-        "language_model",
-        "ram",
-        "random_labels",
-    ]
+    assert [task for task, _ in recipe_keys.blocks(keys)] == TASKS
     assert pathlib.Path(recipe_keys.PAGE).read_text() == recipe_keys.page(keys), "run tools/recipe_keys.py"
 
 
-@pytest.mark.parametrize("task", ["image_classification", "language_model", "ram", "random_labels"])
+@pytest.mark.parametrize("task", TASKS)
 def test_the_keys_of_a_task_are_a_recipe(place, tmp_path, task):
     result = loci(place, "train", "--keys", task)
     assert result.returncode == 0, result.stderr
@@ -54,7 +51,7 @@ def test_keys_of_an_unknown_task(place):
     assert_refused(
         loci(place, "train", "--keys", "vision"),
         2,
-        "one of image_classification, language_model, ram, random_labels, got vision",
+        "one of image_classification, language_model, ram, random_labels, reconstruction, relocalisation, got vision",
     )
     assert_refused(loci(place, "train"), 2, "RECIPE is required")
 

@@ -106,6 +106,7 @@ Resnet::Resnet(ResnetOptions options, uint64_t seed, const TableMaker& tables)
     }
     register_module(name, list.ptr());
   }
+  if (options_.classes == 0) return;
   linear_ = register_module(
       "linear", std::make_shared<Linear>(options_.stage_channels(ResnetOptions::kStages - 1), options_.classes, seed));
 }
@@ -153,7 +154,8 @@ Tensor Resnet::forward(const Tensor& images) {
   Tensor x = stem_->forward(images.contiguous(kChannelsLast)).contiguous(kChannelsLast);
   x = stem_norm_->forward(x).relu_();
   for (const auto& block : blocks_) x = block->forward(x);
-  const Tensor logits = at::linear(x.mean(at::IntArrayRef{2, 3}), linear_->weight, linear_->bias);
+  const Tensor mean = x.mean(at::IntArrayRef{2, 3});
+  const Tensor logits = linear_ ? at::linear(mean, linear_->weight, linear_->bias) : mean;
   return logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
 }
 

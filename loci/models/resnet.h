@@ -40,7 +40,8 @@ class Resnet : public torch::nn::Module {
   // 0. Throws Error (usage) for impossible options.
   Resnet(ResnetOptions options, uint64_t seed, const TableMaker& tables = make_local_table);
 
-  // images [B, C, height, width] -> logits [B, classes], float32 or float64, under autocast too.
+  // images [B, C, height, width] -> logits [B, classes], float32 or float64, under autocast too. Without classes the
+  // mean of x over positions, [B, 4 width].
   at::Tensor forward(const at::Tensor& images);
 
   const ResnetOptions& options() const { return options_; }
@@ -68,7 +69,7 @@ class Resnet : public torch::nn::Module {
   std::shared_ptr<Convolution> stem_;
   std::shared_ptr<Norm> stem_norm_;
   std::vector<std::shared_ptr<Block>> blocks_;  // of all stages
-  std::shared_ptr<Linear> linear_;
+  std::shared_ptr<Linear> linear_;              // none without classes
   std::shared_ptr<ProductKeyMemory> memory_;
   int64_t memory_layer_ = -1;
 };

@@ -1,7 +1,6 @@
-// Legend: n blocks of a stage, C channels, H heads, Dk key width, n1, n2 sub-keys of the halves.
+// Legend: n blocks of a stage.
 #include "loci/models/resnet_options.h"
 
-#include <cmath>
 #include <string>
 
 #include "loci/base/check.h"
@@ -49,47 +48,9 @@ bool has_output_map(const ResnetMemoryOptions& m) {
   return m.placement != ResnetPlacement::replace3x3;
 }
 
-// Weights of the query's convolutions, each a multiply-add of every position.
-int64_t query_weights(const ResnetMemoryOptions& m, int64_t channels) {
-  int64_t weights = 0, inputs = channels;
-  for (size_t i = 0; i < m.query_kernels.size(); ++i) {
-    const int64_t outputs = i < m.query_hidden.size() ? m.query_hidden[i] : times(m.heads, m.key_width);
-    weights = plus(weights, times(times(m.query_kernels[i] * m.query_kernels[i], inputs), outputs));
-    inputs = outputs;
-  }
-  return weights;
-}
-
-int64_t key_weights(const ResnetMemoryOptions& m) {
-  const auto [n1, n2] = sub_keys_for(m.rows);
-  return times(times(m.heads, m.key_width / 2), n1 + n2);
-}
-
-int64_t memory_parameters(const ResnetMemoryOptions& m, int64_t channels) {
-  const int64_t features = times(m.heads, m.key_width);
-  int64_t dense = plus(query_weights(m, channels), key_weights(m));
-  for (const int64_t hidden : m.query_hidden) dense = plus(dense, 2 * hidden);  // norms
-  if (keeps_constant(m.query_norm)) dense = plus(dense, features);              // the last bias
-  if (has_gain(m.query_norm)) dense = plus(dense, features);
-  if (has_gain(m.query_norm) && m.query_norm != QueryNorm::rms) dense = plus(dense, features);
-  if (has_output_map(m)) dense = plus(dense, channels * channels + 2 * channels);
-  return dense;
-}
-
+// Of one position, with the map after the rows.
 int64_t memory_multiply_adds(const ResnetMemoryOptions& m, int64_t channels) {
-  const int64_t read = times(times(m.heads, m.top_k), channels);
-  const int64_t output = has_output_map(m) ? channels * channels : 0;
-  return plus(plus(query_weights(m, channels), key_weights(m)), plus(read, output));
-}
-
-void check_query_kernels(const ResnetMemoryOptions& m) {
-  for (const int64_t kernel : m.query_kernels) {
-    if (kernel < 1 || kernel % 2 == 0) refuse_resnet("memory.query_kernels must be odd", std::to_string(kernel));
-  }
-  if (m.query_kernels.size() != m.query_hidden.size() + 1) {
-    refuse_resnet(fmt::format("memory.query_kernels must be one more than the {} query_hidden", m.query_hidden.size()),
-                  std::to_string(m.query_kernels.size()));
-  }
+  return plus(m.multiply_adds(channels, channels), has_output_map(m) ? channels * channels : 0);
 }
 
 void check_resnet_memory(const ResnetOptions& o) {
@@ -106,14 +67,7 @@ void check_resnet_memory(const ResnetOptions& o) {
   } else if (m.block < -blocks || m.block >= blocks) {
     refuse_resnet(fmt::format("memory.block must be within {} .. {}", -blocks, blocks - 1), std::to_string(m.block));
   }
-  if (m.top_k > m.rows) {
-    refuse_resnet(fmt::format("memory.top_k must be at most memory.rows = {}", m.rows), std::to_string(m.top_k));
-  }
-  if (m.key_width % 2 != 0) refuse_resnet("memory.key_width must be even", std::to_string(m.key_width));
-  check_query_kernels(m);
-  if (!m.has_reinitialise) return;
-  if (m.frozen_keys) refuse_resnet("memory.frozen_keys must be false with [model.memory.reinitialise]", "true");
-  m.reinitialise.check("memory.reinitialise");
+  m.check();
 }
 
 }  // namespace
@@ -130,31 +84,7 @@ void ResnetMemoryOptions::fields(ConfigFields& f) {
   f.when(placement == Placement::replace_block, "model.memory.placement is \"replace_block\"", [&] {
     f.field("blocks", blocks, "how many of the stage's last blocks it replaces", {.minimum = 1, .maximum = most});
   });
-  f.field("rows", rows, "rows of the table", {.minimum = 1, .maximum = int64_t{1} << 40});
-  f.field("heads", heads, "independent searches of a position", {.minimum = 1, .maximum = most});
-  f.field("top_k", top_k, "rows that a head reads", {.minimum = 1, .maximum = most});
-  f.field("key_width", key_width, "width of a whole key, even", {.minimum = 2, .maximum = most});
-  f.field("query_kernels", query_kernels, "odd edges of the query's convolutions", {.minimum = 1, .maximum = 63});
-  f.field("query_hidden", query_hidden, "channels between the query's convolutions", {.minimum = 1, .maximum = most});
-  f.choice("query_norm", query_norm, "normalisation of the queries", query_norm_words());
-  f.field("frozen_keys", frozen_keys, "keys stay as they were drawn (a control)");
-  f.optional_section("reinitialise", has_reinitialise, reinitialise);
-}
-
-MemoryMapOptions ResnetMemoryOptions::map(int64_t channels) const {
-  MemoryMapOptions options;
-  options.width = channels;
-  options.heads = heads;
-  options.top_k = top_k;
-  options.key_width = key_width;
-  options.query_kernels = query_kernels;
-  options.query_hidden = query_hidden;
-  options.query_norm = query_norm;
-  return options;
-}
-
-double ResnetMemoryOptions::row_deviation(int64_t channels) const {
-  return 1 / std::sqrt(static_cast<double>(channels));
+  MapMemoryOptions::fields(f);
 }
 
 void ResnetOptions::fields(ConfigFields& f) {
@@ -185,7 +115,7 @@ void check_resnet_options(const ResnetOptions& o) {
     refuse_resnet("depth must be 6 n + 2 (8, 14, 20, 32, 56 ...)", std::to_string(o.depth));
   }
   if (o.width < 1) refuse_resnet("width must be at least 1", std::to_string(o.width));
-  if (o.classes < 1) refuse_resnet("classes must be at least 1", std::to_string(o.classes));
+  if (o.classes < 0) refuse_resnet("classes must be at least 0", std::to_string(o.classes));
   if (o.channels < 1) refuse_resnet("channels must be at least 1", std::to_string(o.channels));
   if (std::ssize(o.extra_blocks) != ResnetOptions::kStages) {
     refuse_resnet(fmt::format("extra_blocks must be {} numbers", ResnetOptions::kStages),
@@ -205,7 +135,8 @@ std::pair<int64_t, int64_t> count_resnet_parameters(const ResnetOptions& o) {
   dense = plus(dense, times(features + 1, o.classes));
   if (o.has_memory) {
     const int64_t channels = o.stage_channels(o.memory.stage - 1);
-    dense = plus(dense, memory_parameters(o.memory, channels));
+    dense = plus(
+        dense, plus(o.memory.parameters(channels), has_output_map(o.memory) ? channels * channels + 2 * channels : 0));
     table = times(o.memory.rows, channels);
   }
   return {dense, table};
@@ -226,6 +157,17 @@ int64_t resnet_multiply_adds(const ResnetOptions& o, int64_t height, int64_t wid
     sum = plus(sum, times(times(height, width), of_position));
   }
   return plus(sum, times(o.stage_channels(ResnetOptions::kStages - 1), o.classes));
+}
+
+double resnet_kept_numbers(const ResnetOptions& options, int64_t height, int64_t width) {
+  double positions = static_cast<double>(height) * static_cast<double>(width);
+  double numbers = positions * static_cast<double>(options.channels + 2 * options.width);
+  const auto blocks = options.blocks();
+  for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
+    if (stage > 0) positions /= 4;
+    numbers += positions * 5 * static_cast<double>(options.stage_channels(stage) * blocks[static_cast<size_t>(stage)]);
+  }
+  return numbers;
 }
 
 }  // namespace loci

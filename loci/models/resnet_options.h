@@ -7,8 +7,7 @@
 #include <vector>
 
 #include "loci/base/config_fields.h"
-#include "loci/nn/memory/memory_map.h"
-#include "loci/nn/memory/reinitialise.h"
+#include "loci/models/map_memory_options.h"
 
 namespace loci {
 
@@ -16,28 +15,13 @@ namespace loci {
 // replace_block: the last blocks of a stage make room for one side memory.
 enum class ResnetPlacement { side, replace3x3, replace_block };
 
-// [model.memory]
-struct ResnetMemoryOptions {
+// [model.memory]; rows are as wide as the stage has channels.
+struct ResnetMemoryOptions : MapMemoryOptions {
   ResnetPlacement placement = ResnetPlacement::side;
   int64_t stage = 3;   // 1 .. 3
   int64_t block = -1;  // side, replace3x3: of the stage, from 0; negative counts from the end
   int64_t blocks = 1;  // replace_block: how many of the stage's last blocks
-  int64_t rows = 4096;
-  int64_t heads = 4;
-  int64_t top_k = 16;
-  int64_t key_width = 64;
-  std::vector<int64_t> query_kernels = {1};
-  std::vector<int64_t> query_hidden;
-  QueryNorm query_norm = QueryNorm::batch;
-  bool frozen_keys = false;  // keys stay as they were drawn
-  bool has_reinitialise = false;
-  ReinitialiseOptions reinitialise;
   void fields(ConfigFields& f);
-
-  // On maps of so many channels, with rows as wide.
-  MemoryMapOptions map(int64_t channels) const;
-  // Rows start as N(0, row_deviation^2).
-  double row_deviation(int64_t channels) const;
 };
 
 // [model]
@@ -45,7 +29,7 @@ struct ResnetOptions {
   static constexpr int64_t kStages = 3;
   int64_t depth = 20;    // 6 n + 2: n blocks of two convolutions in each stage, the stem, the linear layer
   int64_t width = 16;    // channels of the first stage; twice and four times as many in the others
-  int64_t classes = 0;   // no field: the data has them
+  int64_t classes = 0;   // no field: the data has them. 0: no linear layer, the output is the mean of x
   int64_t channels = 3;  // of the images; no field
   std::vector<int64_t> extra_blocks = {0, 0, 0};  // by stage, in addition to n
   bool has_memory = false;
@@ -68,5 +52,7 @@ std::pair<int64_t, int64_t> count_resnet_parameters(const ResnetOptions& options
 // sum of rows and W_o. Norms, sums and the choice of the best sub-keys are not counted. Throws Error (usage) for counts
 // beyond int64.
 int64_t resnet_multiply_adds(const ResnetOptions& options, int64_t height, int64_t width);
+// Numbers that backward keeps of an image, without the memory: outputs of convolutions and norms, each block's sum.
+double resnet_kept_numbers(const ResnetOptions& options, int64_t height, int64_t width);
 
 }  // namespace loci

@@ -326,7 +326,7 @@ TEST(Resnet, RefusesOptionsThatDoNotFit) {
   ResnetOptions huge = small_resnet_with(ResnetPlacement::side);
   huge.memory.heads = huge.memory.key_width = 1 << 16;
   huge.memory.rows = int64_t{1} << 62;
-  expect_error(ExitCode::usage, "model: its size must fit 63 bits", [&] { count_resnet_parameters(huge); });
+  expect_error(ExitCode::usage, "model: its memory's size must fit 63 bits", [&] { count_resnet_parameters(huge); });
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include "loci/tasks/language_model.h"
 #include "loci/tasks/ram_task.h"
 #include "loci/tasks/random_labels.h"
+#include "loci/tasks/reconstruction.h"
+#include "loci/tasks/relocalisation.h"
 
 namespace loci {
 
@@ -13,6 +15,8 @@ const std::vector<TaskKind>& all_tasks() {
       {"language_model", language_model_plan, {"generate"}},
       {"ram", ram_plan, {"program"}},
       {"random_labels", random_labels_plan},
+      {"reconstruction", reconstruction_plan, {"predict"}},
+      {"relocalisation", relocalisation_plan, {"predict"}},
   };
   return tasks;
 }

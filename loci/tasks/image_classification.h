@@ -4,31 +4,19 @@
 // Legend: B images of a micro-batch, C channels.
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "loci/data/image/augment.h"
-#include "loci/data/image/image_batches.h"
-#include "loci/data/image/image_folder.h"
 #include "loci/models/resnet.h"
+#include "loci/tasks/image_data.h"
 #include "loci/tasks/memory_watch.h"
 #include "loci/train/checkpoint_folder.h"
-#include "loci/train/read_ahead.h"
 #include "loci/train/recipe.h"
 #include "loci/train/task.h"
 
 namespace loci {
-
-// [data]
-struct ImageClassificationData {
-  ImageFolderOptions folder;
-  AugmentOptions augment;
-  int64_t train_images = 0;  // spread over the classes; 0: all
-  void fields(ConfigFields& f);
-};
 
 class ImageClassificationPlan : public TaskPlan {
  public:
@@ -42,28 +30,11 @@ class ImageClassificationPlan : public TaskPlan {
 
   ResnetOptions model_for(int64_t classes) const;
 
-  ImageClassificationData data;
+  ImageTaskData data;
   ResnetOptions model;
 };
 
 std::unique_ptr<TaskPlan> image_classification_plan();
-
-// What a network's input is. A run's checkpoints keep it, so that other images are read as those that it was trained
-// on.
-struct ImageInput {
-  std::vector<std::string> classes;  // by label, printable
-  ImageShape shape;
-  ChannelScale scale;
-
-  std::string save() const;  // JSON
-  // Throws Error (input) for what is no such file.
-  static ImageInput load(const std::filesystem::path& path);
-};
-
-struct OpenedImages : OpenedData {
-  ImageClasses data;
-  ImageInput input;
-};
 
 class ImageClassification : public Task {
  public:
@@ -89,29 +60,19 @@ class ImageClassification : public Task {
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return opened_->data.inventory.key(); }
   std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
-  nlohmann::json data_facts() const override;
+  nlohmann::json data_facts() const override { return opened_->facts(); }
 
  private:
-  struct Batch {
-    at::Tensor images;  // [B, C, height, width], channels last
-    at::Tensor labels;  // [B] int64
-  };
-  Batch empty_batch(int64_t images) const;
-  Batch training_batch(int64_t position) const;  // position = step * accumulation + micro
-  Batch test_batch(int64_t index) const;
-
   ImageClassificationPlan plan_;
   BatchShape batch_;
   RowOptimizerOptions rows_;
   std::shared_ptr<const OpenedImages> opened_;
   ImageInput input_;
   std::shared_ptr<Resnet> model_;
-  ImageSampler sampler_;
-  ImageSequence test_;
+  ImageFeed feed_;
   std::unique_ptr<MemoryWatch> watch_;  // of no memory without one
   at::Tensor right_;                    // [2] int64: training images classified well, and all, since the last log
   ProgressLine* progress_;              // of evaluations; or null
-  ReadAhead<Batch> batches_;
 };
 
 // A checkpoint's network alone, for use without data.
@@ -120,7 +81,8 @@ struct LoadedImageClassifier {
   ImageInput input;
   ImageOptions images;  // how they are read
 };
-// Throws Error (usage) when the run is of another task, (input) when the checkpoint is broken.
-LoadedImageClassifier load_image_classifier(const RunConfig& config, const CheckpointReader& checkpoint);
+// Throws Error (input) when the checkpoint is broken.
+LoadedImageClassifier load_image_classifier(const ImageClassificationPlan& plan, uint64_t seed,
+                                            const CheckpointReader& checkpoint);
 
 }  // namespace loci

@@ -265,7 +265,8 @@ TEST_F(ImageTask, AClassifierIsLoadedWithoutData) {
   const auto optimizers = optimizers_of(*task);
   train(*task, *optimizers, 0, 2, 2);
   const CheckpointReader checkpoint(checkpoint_of(*task, *optimizers, 2));
-  const LoadedImageClassifier loaded = load_image_classifier(*config_, checkpoint);
+  const LoadedImageClassifier loaded =
+      load_image_classifier(dynamic_cast<const ImageClassificationPlan&>(*config_->plan), 3, checkpoint);
   EXPECT_EQ(loaded.input.classes, (std::vector<std::string>{"class-0", "class-1", "class-2"}));
   const torch::NoGradGuard guard;
   const at::Tensor images = torch::randn({4, 3, 8, 8});
@@ -287,7 +288,7 @@ TEST_F(ImageTask, TheInputOfARunIsReadWithCare) {
     std::string bad = good;
     bad.replace(bad.find(from), std::string(from).size(), to);
     write(bad);
-    expect_error(ExitCode::input, "the file must say classes, size and scale of a run's images",
+    expect_error(ExitCode::input, "the file must say what a run's images are: classes, size, scale",
                  [&] { ImageInput::load(path); });
   }
 }

@@ -89,6 +89,7 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
 // The memories as the evaluation counted their reads, and what was asked for.
 Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOptions& options) {
   refuse_lengths(options);
+  refuse_places(options);
   Account account;
   const auto value = [](const nlohmann::json& facts, const char* key) { return number_of(facts.at(key)); };
   for (const nlohmann::json& memory : evaluation.details.at("memories")) {

@@ -18,7 +18,12 @@ void refuse_text_options(const AccountOptions& options) {
   if (!options.questions.empty()) fail(ExitCode::usage, "--questions", expected, "another task");
 }
 
+void refuse_places(const AccountOptions& options) {
+  if (options.places) fail(ExitCode::usage, "--places", "RUN must be of relocalisation with a memory", "another");
+}
+
 Account Task::account(const Evaluation&, const AccountOptions& options) {
+  refuse_places(options);
   refuse_lengths(options);
   refuse_text_options(options);
   return {};

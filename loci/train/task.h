@@ -41,12 +41,14 @@ struct AccountOptions {
   std::vector<int64_t> lengths;            // of instances, for a task whose instances have a length
   std::optional<int64_t> by_context = {};  // steps of training, for a task of text: the loss by what they have shown
   std::filesystem::path questions = {};    // a file of prompts and answers, for a task of text; or empty
+  bool places = false;                     // for a task of poses: whether rows are tied to places
   ProgressLine* progress = nullptr;
 };
 
 // Throws Error (usage) for what is asked of another kind of task.
 void refuse_lengths(const AccountOptions& options);
 void refuse_text_options(const AccountOptions& options);
+void refuse_places(const AccountOptions& options);
 
 struct Account {
   std::string text;  // for people

@@ -60,6 +60,12 @@ const std::vector<std::pair<std::string, QueryNorm>>& query_norm_words() {
   return words;
 }
 
+const std::vector<std::pair<std::string, WeightFunction>>& weight_function_words() {
+  static const std::vector<std::pair<std::string, WeightFunction>> words = {
+      {"softmax", WeightFunction::softmax}, {"relu", WeightFunction::relu}, {"sigmoid", WeightFunction::sigmoid}};
+  return words;
+}
+
 std::string word_of(QueryNorm norm) {
   for (const auto& [word, known] : query_norm_words()) {
     if (known == norm) return word;

@@ -31,6 +31,7 @@ const std::vector<std::pair<std::string, QueryNorm>>& query_norm_words();
 std::string word_of(QueryNorm norm);
 
 enum class WeightFunction { softmax, relu, sigmoid };
+const std::vector<std::pair<std::string, WeightFunction>>& weight_function_words();
 enum class OutputMap { none, projection, swilu };
 
 // How far running statistics move to those of a batch.

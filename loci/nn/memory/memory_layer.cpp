@@ -71,9 +71,7 @@ void MemoryLayerOptions::fields(ConfigFields& f) {
           {.minimum = 1, .maximum = most});
   f.choice("query_norm", query_norm, "normalisation of the queries", query_norm_words());
   f.field("normalise_keys", normalise_keys, "unit queries and keys with a learned temperature for each head");
-  f.choice(
-      "weight", weight, "scores to weights",
-      {{"softmax", WeightFunction::softmax}, {"relu", WeightFunction::relu}, {"sigmoid", WeightFunction::sigmoid}});
+  f.choice("weight", weight, "scores to weights", weight_function_words());
   f.choice("output", output, "map from the sum of rows to the model's width",
            {{"none", OutputMap::none}, {"projection", OutputMap::projection}, {"swilu", OutputMap::swilu}});
   f.field("row_offset", row_offset, "added to every address before it is wrapped around", {.minimum = 0});

@@ -1,0 +1,204 @@
+#include "loci/tasks/relocalisation.h"
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <fstream>
+
+#include "loci/table/row_store.h"
+#include "loci/tasks/all.h"
+#include "loci/train/checkpoint.h"
+#include "loci/train/train_step.h"
+#include "loci/train/trainer.h"
+#include "tests/temporary_folder.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRoomRecipe = R"(
+task = "relocalisation"
+[data]
+kind = "room"
+width = 24
+height = 18
+train_paths = 4
+test_paths = 1
+frames = 60
+[model]
+width = 8
+head_width = 64
+dropout = 0
+[train]
+batch = 24
+precision = "float32"
+[optimizer]
+learning_rate = 5e-3
+weight_decay = 0
+[optimizer.schedule]
+warmup = 0
+[table_optimizer]
+learning_rate = 5e-3
+)";
+const std::vector<std::string> kHead = {"main:model.memory.rows=256", "main:model.memory.heads=4",
+                                        "main:model.memory.top_k=8", "main:model.memory.key_width=16"};
+
+class RelocalisationTest : public testing::Test {
+ protected:
+  // One thread: these networks are too small for more.
+  RelocalisationTest() : threads_before_(at::get_num_threads()) { at::set_num_threads(1); }
+  ~RelocalisationTest() override { at::set_num_threads(threads_before_); }
+
+  std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& data = {},
+                             const fs::path& checkpoint = {}, std::shared_ptr<const OpenedData> opened = nullptr) {
+    config_ =
+        std::make_unique<RunConfig>(read_recipe(Config::from_text(kRoomRecipe), settings, all_tasks()).arms[0].config);
+    config_->plan->check();
+    TaskInputs inputs;
+    inputs.data = data;
+    inputs.opened = std::move(opened);
+    inputs.checkpoint = checkpoint;
+    inputs.seed = 3;
+    inputs.batch = config_->batch();
+    inputs.rows = config_->table_optimizer;
+    inputs.progress = &progress_;
+    return config_->plan->make(inputs);
+  }
+  std::unique_ptr<OptimizerSet> optimizers_of(Task& task) const {
+    return std::make_unique<OptimizerSet>(task.dense_parameters(), config_->optimizer, task.tables(), 3);
+  }
+  static void train(Task& task, OptimizerSet& optimizers, int64_t from, int64_t to, int64_t steps) {
+    task.module().train();
+    for (int64_t step = from; step < to; ++step) {
+      const StepResult made = train_step(task, optimizers, step, steps, 1, false);
+      ASSERT_TRUE(made.good);
+      task.after_step({step + 1, steps, made.loss}, optimizers);
+    }
+  }
+
+  int threads_before_;
+  TemporaryFolder runs_;
+  ProgressLine progress_{true};
+  std::unique_ptr<RunConfig> config_;
+};
+
+// On a path that no training path follows.
+TEST_F(RelocalisationTest, BothHeadsBeatTheConstantPose) {
+  std::shared_ptr<const OpenedData> opened;
+  for (const auto& settings : {std::vector<std::string>{}, kHead}) {
+    const auto task = make(settings, {}, {}, opened);
+    opened = task->opened_data();
+    const auto optimizers = optimizers_of(*task);
+    train(*task, *optimizers, 0, 200, 200);
+    const Evaluation evaluation = evaluate(*task, false);
+    const std::vector<Baseline> baselines = task->baselines(200);
+    ASSERT_EQ(baselines.size(), 3u);
+    EXPECT_EQ(baselines[0].name, "constant");
+    EXPECT_LT(evaluation.values[0], 0.92 * baselines[0].measures.at("metres"));
+    EXPECT_LT(evaluation.values[1], 0.4 * baselines[0].measures.at("degrees"));
+    EXPECT_LT(baselines[2].measures.at("metres"), evaluation.values[0]) << "the oracle";
+    EXPECT_LT(evaluation.details.at("train").at("metres").get<double>(), evaluation.values[0]);
+    EXPECT_EQ(evaluation.details.at("images"), 60);
+    EXPECT_EQ(task->measures().size(), evaluation.values.size());
+  }
+}
+
+TEST_F(RelocalisationTest, LossIsAFunctionOfStepAndSeed) {
+  const auto task = make({"model.dropout=0.5"});
+  task->module().train();
+  const double first = task->loss(0, 0).item<double>();
+  EXPECT_NE(first, task->loss(7, 0).item<double>());
+  const double later = task->loss(7, 0).item<double>();
+  EXPECT_EQ(make({"model.dropout=0.5"}, {}, {}, task->opened_data())->loss(7, 0).item<double>(), later);
+}
+
+TEST_F(RelocalisationTest, GoesOnBitForBit) {
+  std::vector<std::string> settings = kHead;
+  settings.emplace_back("model.dropout=0.5");
+  const auto whole = make(settings);
+  const auto whole_optimizers = optimizers_of(*whole);
+  train(*whole, *whole_optimizers, 0, 12, 12);
+  const auto half = make(settings, {}, {}, whole->opened_data());
+  const auto half_optimizers = optimizers_of(*half);
+  train(*half, *half_optimizers, 0, 6, 12);
+  const RunDirectory run(runs_ / "run", "task = \"relocalisation\"\n");
+  TrainerState state;
+  state.step = 6;
+  save_checkpoint(run, *half, *half_optimizers, state, {{"seed", 3}}, 2);
+  const fs::path checkpoint = *run.latest();
+  const auto resumed = make(settings, {}, checkpoint, whole->opened_data());
+  const auto resumed_optimizers = optimizers_of(*resumed);
+  load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
+  train(*resumed, *resumed_optimizers, 6, 12, 12);
+  EXPECT_EQ(evaluate(*resumed, false).values, evaluate(*whole, false).values);
+
+  // The network alone, without the room.
+  const LoadedPosenet loaded =
+      load_posenet(dynamic_cast<const RelocalisationPlan&>(*config_->plan), 3, CheckpointReader(checkpoint));
+  EXPECT_EQ(loaded.input.shape.height, 18);
+  EXPECT_EQ(loaded.model->options().head_width, 64);
+}
+
+TEST_F(RelocalisationTest, ThePlannedSizesAreThoseOfTheModel) {
+  std::shared_ptr<const OpenedData> opened;
+  for (const auto& settings : {std::vector<std::string>{}, kHead}) {
+    const auto task = make(settings, {}, {}, opened);
+    opened = task->opened_data();
+    int64_t dense = 0;
+    for (const NamedParameter& parameter : task->dense_parameters()) dense += parameter.value.numel();
+    EXPECT_EQ(config_->size().parameters_dense, dense);
+    EXPECT_EQ(config_->size().parameters_table, settings.empty() ? 0 : 256 * 64);
+    EXPECT_EQ(evaluate(*task, false).details.at("multiply_adds"), config_->size().multiply_adds);
+  }
+}
+
+TEST_F(RelocalisationTest, AFolderOfFramesIsADataSet) {
+  TemporaryFolder folder;
+  std::ofstream poses(folder / "poses.txt");
+  for (int i = 0; i < 40; ++i) {
+    write_png(folder / fmt::format("frame-{:02}.png", i),
+              {{16, 24, 3}, std::vector<uint8_t>(16 * 24 * 3, static_cast<uint8_t>(5 * i))});
+    poses << fmt::format("1 0 0 {} 0 1 0 0 0 0 1 2 0 0 0 1\n", 0.1 * i);
+  }
+  poses.close();
+  const std::vector<std::string> settings = {"data.kind=sequence"};
+  std::string recipe = kRoomRecipe;
+  const size_t begin = recipe.find("kind = \"room\""), end = recipe.find("[model]");
+  recipe.replace(begin, end - begin, "kind = \"sequence\"\ntest_blocks = [30, 39]\n");
+  config_ = std::make_unique<RunConfig>(read_recipe(Config::from_text(recipe), {}, all_tasks()).arms[0].config);
+  TaskInputs inputs;
+  inputs.data = folder.path();
+  inputs.seed = 3;
+  inputs.batch = config_->batch();
+  inputs.rows = config_->table_optimizer;
+  inputs.progress = &progress_;
+  EXPECT_TRUE(config_->plan->needs_data());
+  const auto task = config_->plan->make(inputs);
+  EXPECT_EQ(task->data_facts().at("training images"), 30);
+  EXPECT_EQ(task->data_facts().at("test images"), 10);
+  EXPECT_NE(task->data_key().find("test_blocks = [30, 39]"), std::string::npos) << task->data_key();
+  // Before training every prediction is near the median of training, x = 1.45; the test is at 3 to 3.9.
+  EXPECT_NEAR(evaluate(*task, false).values[0], 2, 0.2);
+  EXPECT_EQ(task->infer(0), 10);
+  make();
+  EXPECT_FALSE(config_->plan->needs_data());
+}
+
+TEST_F(RelocalisationTest, RowsAndPlacesAreForMemories) {
+  AccountOptions places;
+  places.places = true;
+  const auto plain = make();
+  const Evaluation evaluation = evaluate(*plain, false);
+  expect_error(ExitCode::usage, "--places: RUN must be of relocalisation with a memory",
+               [&] { plain->account(evaluation, places); });
+  expect_error(ExitCode::usage, "--lengths", [&] { plain->account(evaluation, {.lengths = {3}}); });
+  EXPECT_NE(plain->account(evaluation, {}).text.find("training frames:"), std::string::npos);
+  const auto task = make(kHead, {}, {}, plain->opened_data());
+  expect_error(ExitCode::usage, "a path must have at least 201 frames",
+               [&] { task->account(evaluate(*task, false), places); });
+}
+
+}  // namespace
+}  // namespace loci
