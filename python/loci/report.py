@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from loci import figures, provenance, ram
+from loci import figures, places, provenance, ram
 from loci.comparison import comparison
 from loci.runs import Experiment, ReportError, Run, printable, read_experiment
+from loci.watch import watch_figure, watched
 
 EXIT_USAGE = 2
 EXIT_INPUT = 3
@@ -152,6 +153,7 @@ def write_page(out: Path, text: str) -> None:
 def page(experiments: list[Experiment], runs: list[Run]) -> str:
     names = ", ".join(printable(experiment.path.resolve().name) for experiment in experiments)
     machines = [ram_sections(run) for run in runs if ram.is_ram(run)]  # first, for they may add notes
+    plans = [plan_section(run) for run in runs]
     sections = [
         *(comparison_section(group, runs) for group in by_task(experiments)),
         notes(runs),
@@ -163,6 +165,12 @@ def page(experiments: list[Experiment], runs: list[Run]) -> str:
             "Usage is the share of a table's rows that are read; the KL divergence says how far the weights on the "
             "rows are from even (0: every row carries the same, ln(rows): one row carries all).",
         ),
+        section(
+            "Windows of training",
+            pair([(watch_figure(runs), "rows read in windows of steps")]),
+            html.escape(watched(runs)),
+        ),
+        *plans,
         section(
             "Rows read in training",
             slots(runs),
@@ -249,6 +257,25 @@ def ram_sections(run: Run) -> str:
                 "green: first and second operand; orange: new registers.",
             ),
         )
+    )
+
+
+def plan_section(run: Run) -> str:
+    """Whether rows are tied to places, of a run that has places.json."""
+    found = places.read_places(run)
+    if found is None:
+        return ""
+    heads = ("overlap", "p", "information", "p", "rows", "spread", "below half", "found")
+    rows = "".join(
+        f"<tr><td>{name}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for name, cells in places.statistics(found)
+    )
+    table = f"<table><tr><th></th>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}</table>"
+    plan = scrolling(places.plan_figure(found), "floor plan")
+    return section(
+        f"Rows and places of {html.escape(run.title)}",
+        f'<div class="wide">{table}</div>\n{plan}',
+        "Camera positions from above, metres: grey all frames, coloured those that read the row, brighter for more.",
     )
 
 

@@ -51,6 +51,8 @@ class Run:
     start: Record = field(default_factory=dict)
     train: list[Record] = field(default_factory=list)
     evaluations: list[Record] = field(default_factory=list)
+    windows: list[Record] = field(default_factory=list)  # kind "memory": what the memories read in a hundred steps
+    events: list[Record] = field(default_factory=list)  # kind "reinitialise"
     end: Record | None = None
     reads: dict[str, Counts] = field(default_factory=dict)
     config: str = ""
@@ -219,6 +221,10 @@ def read_run(path: Path) -> Run:
                 run.train.append(record)
             case "evaluation":
                 run.evaluations.append(record)
+            case "memory":
+                run.windows.append(record)
+            case "reinitialise":
+                run.events.append(record)
             case "end":
                 run.end = record
     config = path / "config.toml"
