@@ -115,10 +115,13 @@ void check(const BenchOptions& options) {
   }
   if (options.repeats < 1)
     fail(ExitCode::usage, "bench", "repeats must be at least 1", fmt::to_string(options.repeats));
+  static constexpr int64_t most = int64_t{1} << 40;  // so that sizes are far from overflow
   const auto need = [](const char* what, const std::vector<int64_t>& values, int64_t least, int64_t step) {
     for (const int64_t value : values) {
-      if (value >= least && value % step == 0) continue;
-      fail(ExitCode::usage, "bench", fmt::format("--{} must be at least {} and a multiple of {}", what, least, step),
+      if (value >= least && value <= most && value % step == 0) continue;
+      fail(ExitCode::usage, "bench",
+           fmt::format("--{} must be from {} to {}{}", what, least, most,
+                       step == 1 ? "" : fmt::format(" and a multiple of {}", step)),
            fmt::to_string(value));
     }
   };

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -116,7 +117,9 @@ TEST(Bench, RefusesImpossibleSizes) {
   std::ostringstream out;
   for (const BenchOptions& options :
        {BenchOptions{.names = {"memory"}, .rows = {0}}, BenchOptions{.names = {"memory"}, .rows = {31}},
-        BenchOptions{.names = {"memory"}, .tokens = {-1}}, BenchOptions{.names = {"memory"}, .widths = {7}}}) {
+        BenchOptions{.names = {"memory"}, .tokens = {-1}},
+        BenchOptions{.names = {"memory"}, .tokens = {std::numeric_limits<int64_t>::max()}},
+        BenchOptions{.names = {"memory"}, .widths = {7}}}) {
     try {
       run_benchmarks(options, out);
       FAIL();
@@ -125,12 +128,19 @@ TEST(Bench, RefusesImpossibleSizes) {
       EXPECT_THAT(error.what(), ::testing::StartsWith("bench: "));
     }
   }
-  try {
-    run_benchmarks({.names = {"memory"}, .rows = {1024, int64_t{1} << 40}}, out);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::resources);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("rows and moments must fit into the memory that is free"));
+  const int64_t absurd = int64_t{1} << 40;
+  for (const BenchOptions& options : std::vector<BenchOptions>{{.names = {"memory"}, .rows = {absurd}},
+                                                               {.names = {"memory"}, .tokens = {absurd}},
+                                                               {.names = {"memory_map"}, .tokens = {absurd}},
+                                                               {.names = {"memory_map"}, .rows = {absurd}},
+                                                               {.names = {"resnet"}, .rows = {absurd}}}) {
+    try {
+      run_benchmarks(options, out);
+      ADD_FAILURE() << options.names[0];
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::resources);
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("must fit into the memory that is free"));
+    }
   }
 }
 

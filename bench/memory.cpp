@@ -8,7 +8,6 @@
 #include "bench/stock_memory.h"
 #include "bench/timing.h"
 #include "loci/base/check.h"
-#include "loci/base/progress.h"
 #include "loci/nn/memory/product_key_memory.h"
 #include "loci/ops/product_key_search/product_key_search.h"
 #include "loci/optim/optimizer_set.h"
@@ -139,14 +138,15 @@ bool stock_fits(const Size& size) {
          size.sub_keys() >= kTopK;
 }
 
-// Rows and their two moments, whose huge pages all come in where rows are drawn evenly; the stock memory's the same.
+// Rows and their two moments, whose huge pages all come in where rows are drawn evenly; the stock memory's the same;
+// and of each token inputs, queries, scores and reads.
 void check_memory(const Size& size, bool stock) {
   const double each = static_cast<double>(size.element() + 8) + (stock && stock_fits(size) ? 16 : 0);
-  const double needed = product({size.rows, size.width}) * each, available = static_cast<double>(available_bytes());
-  if (needed <= available) return;
-  fail(ExitCode::resources, "bench",
-       fmt::format("rows and moments must fit into the memory that is free, {}", format_bytes(available)),
-       fmt::format("{} for {} rows of {} in {}", format_bytes(needed), size.rows, size.width, size.dtype_name()));
+  const double numbers = static_cast<double>(6 * size.width + 4 * kHeads * size.key_width() +
+                                             2 * kHeads * size.sub_keys() + 8 * kHeads * kTopK);
+  require_free("rows, moments and tokens",
+               product({size.rows, size.width}) * each + 4 * static_cast<double>(size.tokens) * numbers,
+               fmt::format("{} rows of {} in {} and {} tokens", size.rows, size.width, size.dtype_name(), size.tokens));
 }
 
 void add_ours(Timing& timing, const std::vector<std::string>& names, const std::shared_ptr<Layer>& layer) {

@@ -97,6 +97,12 @@ MapWork map_work_of(const std::string& name, const MapSize& s) {
 }
 
 void measure_map(const MapSize& size, const BenchOptions& options, nlohmann::json& report) {
+  const int64_t numbers =
+      20 * size.channels + 6 * kMapHeads * kMapKeyWidth + 2 * kMapHeads * size.sub_keys() + 8 * kMapHeads * kMapTopK;
+  require_free("rows, moments and maps",
+               28 * static_cast<double>(size.rows) * static_cast<double>(size.channels) +
+                   4 * static_cast<double>(size.tokens) * static_cast<double>(numbers),
+               fmt::format("{} rows of {} and {} tokens", size.rows, size.channels, size.tokens));
   torch::manual_seed(0);
   Timing timing(options.repeats);
   add_machine(timing, size.channels * 4, size.rows * size.channels * 4);

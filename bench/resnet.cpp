@@ -66,6 +66,8 @@ nlohmann::json run_resnet(const BenchOptions& options) {
     ResnetOptions side = plain;
     side.has_memory = true;
     side.memory.rows = rows;
+    constexpr int64_t numbers = 3 * 64 * 2;  // values and moments, for both precisions
+    require_free("rows and moments", 4.0 * static_cast<double>(rows) * numbers, fmt::format("{} rows", rows));
     const std::vector<std::pair<std::string, ResnetOptions>> networks = {{"plain", plain}, {"side", side}};
     std::vector<std::string> precisions = {"float32"};
     if (options.bfloat16) precisions.push_back("bfloat16");

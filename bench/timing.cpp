@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
+#include "loci/base/progress.h"
 #include "loci/table/page_memory.h"
 
 namespace loci::bench {
@@ -126,6 +128,14 @@ nlohmann::json machine_json(const Machine& machine) {
 
 std::string number_or_dash(const nlohmann::json& value, const char* format) {
   return value.is_null() ? "-" : fmt::format(fmt::runtime(format), value.get<double>());
+}
+
+void require_free(const std::string& what, double bytes, const std::string& size) {
+  const auto available = static_cast<double>(available_bytes());
+  if (bytes <= available) return;
+  fail(ExitCode::resources, "bench",
+       fmt::format("{} must fit into the memory that is free, {}", what, format_bytes(available)),
+       fmt::format("{} for {}", format_bytes(bytes), size));
 }
 
 }  // namespace loci::bench

@@ -39,6 +39,9 @@ Machine machine_of(const Timing& timing);
 // With the level and the threads, as reports have it.
 nlohmann::json machine_json(const Machine& machine);
 
+// Throws Error (resources) when `what` needs more bytes than are free; `size` says of what size it was to be.
+void require_free(const std::string& what, double bytes, const std::string& size);
+
 // A number of a report in a table; "-" for null.
 std::string number_or_dash(const nlohmann::json& value, const char* format);
 
