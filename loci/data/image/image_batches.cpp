@@ -40,13 +40,6 @@ int64_t ImageSampler::position(int64_t step, int64_t micro) const {
   return (step * micro_batches_ + micro) * batch_;
 }
 
-std::vector<int64_t> ImageSampler::items(int64_t step, int64_t micro) const {
-  const int64_t begin = position(step, micro);
-  std::vector<int64_t> items;
-  for (int64_t b = 0; b < batch_; ++b) items.push_back(order_.at(begin + b).item);
-  return items;
-}
-
 void ImageSampler::fill(int64_t step, int64_t micro, float* input, int64_t* label) const {
   const int64_t begin = position(step, micro), bytes = data_.images.shape().bytes();
   std::vector<uint8_t> pixels(static_cast<size_t>(bytes));

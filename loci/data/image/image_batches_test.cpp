@@ -123,7 +123,6 @@ TEST(ImageSamplerTest, AnEpochVisitsEachImageOnceWithItsLabel) {
       for (const int64_t micro : {0, 1}) {
         const ImageBatch batch = image_batch(sampler, step, micro, 5);
         for (size_t i = 0; i < 5; ++i) EXPECT_FLOAT_EQ(batch.input[i], static_cast<float>(batch.label[i]));
-        EXPECT_EQ(sampler.items(step, micro), batch.label);
         labels.insert(labels.end(), batch.label.begin(), batch.label.end());
       }
     }
