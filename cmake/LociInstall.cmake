@@ -15,7 +15,7 @@ set(loci_public_headers
   loci/data/text/token_span.h loci/data/text/tokenizer.h
   loci/models/autoencoder.h loci/models/generate.h loci/models/load_state.h loci/models/map_memory_options.h
   loci/models/pose_loss.h loci/models/posenet.h loci/models/resnet.h loci/models/resnet_options.h
-  loci/models/transformer_lm.h loci/models/transformer_lm_options.h
+  loci/models/trained_parameters.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
   loci/models/vocabulary_loss.h
   loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/initialise.h
   loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/convolution_query_net.h
@@ -42,7 +42,7 @@ set(loci_public_headers
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
   loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
-  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h loci/tasks/language_model.h loci/tasks/memory_watch.h loci/tasks/ram_evaluation.h
+  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h loci/tasks/language_model.h loci/tasks/memory_task.h loci/tasks/memory_watch.h loci/tasks/ram_evaluation.h
   loci/tasks/ram_seeds.h loci/tasks/reinitialisation.h loci/tasks/ram_task.h
   loci/train/checkpoint.h loci/train/checkpoint_folder.h loci/train/comparison.h loci/train/experiment.h
   loci/train/measure.h loci/train/memory_check.h loci/train/metrics_log.h loci/train/precision.h

@@ -135,13 +135,7 @@ Autoencoder::Autoencoder(AutoencoderOptions options, uint64_t seed, const TableM
         add_layer(name, std::make_shared<Layer>(name, Layer::Kind::down, down[i - 1], down[i], /*norm=*/true, seed)));
   }
   if (options_.has_memory) {
-    const TablePtr table = tables({"memory.values", options_.memory.rows, d, at::kFloat, TableHome::memory,
-                                   MapMemoryOptions::row_deviation(d), seed});
-    map_ =
-        register_module("memory", std::make_shared<MemoryMap>("memory", options_.memory.map(down.back()), table, seed));
-    if (options_.memory.frozen_keys) {
-      for (Tensor keys : {map_->memory->keys1, map_->memory->keys2}) keys.set_requires_grad(false);
-    }
+    map_ = register_module("memory", options_.memory.make_map("memory", down.back(), 2, d, seed, tables));
   } else {
     to_code_ =
         add_layer("code", std::make_shared<Layer>("code", Layer::Kind::same, down.back(), d, /*norm=*/false, seed));
@@ -176,15 +170,6 @@ Reconstruction Autoencoder::forward(const Tensor& images) {
   }
   for (const auto& layer : decoder_) x = layer->forward(x);
   result.images = x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x;
-  return result;
-}
-
-std::vector<NamedParameter> Autoencoder::dense_parameters() {
-  std::vector<NamedParameter> result;
-  for (const auto& parameter : named_parameters()) {
-    if (!parameter.value().requires_grad()) continue;  // frozen keys
-    result.push_back({.name = parameter.key(), .value = parameter.value(), .decay = parameter.value().dim() == 4});
-  }
   return result;
 }
 

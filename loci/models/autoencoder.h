@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "loci/models/map_memory_options.h"
+#include "loci/models/trained_parameters.h"
 #include "loci/nn/memory/vector_quantiser.h"
-#include "loci/optim/dense_optimizer.h"
 #include "loci/table/table_maker.h"
 
 namespace loci {
@@ -61,8 +61,7 @@ class Autoencoder : public torch::nn::Module {
   Reconstruction forward(const at::Tensor& images);
 
   const AutoencoderOptions& options() const { return options_; }
-  // Those that are trained. Weights of convolutions decay.
-  std::vector<NamedParameter> dense_parameters();
+  std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   std::shared_ptr<ProductKeyMemory> memory() const { return map_ ? map_->memory : nullptr; }  // or none
   const std::shared_ptr<VectorQuantiser>& quantiser() const { return quantiser_; }            // or none
 

@@ -90,6 +90,24 @@ double MapMemoryOptions::row_deviation(int64_t width) {
   return 1 / std::sqrt(static_cast<double>(width));
 }
 
+TablePtr MapMemoryOptions::make_table(const std::string& name, int64_t width, uint64_t seed,
+                                      const TableMaker& tables) const {
+  return tables({name + ".values", rows, width, at::kFloat, TableHome::memory, row_deviation(width), seed});
+}
+
+std::shared_ptr<MemoryMap> MapMemoryOptions::make_map(const std::string& name, int64_t channels, int64_t dimensions,
+                                                      int64_t width, uint64_t seed, const TableMaker& tables) const {
+  auto result =
+      std::make_shared<MemoryMap>(name, map(channels, dimensions), make_table(name, width, seed, tables), seed);
+  freeze(*result->memory);
+  return result;
+}
+
+void MapMemoryOptions::freeze(ProductKeyMemory& memory) const {
+  if (!frozen_keys) return;
+  for (at::Tensor keys : {memory.keys1, memory.keys2}) keys.set_requires_grad(false);
+}
+
 int64_t MapMemoryOptions::parameters(int64_t channels) const {
   const int64_t features = map_memory_product(heads, key_width);
   int64_t dense = map_memory_sum(query_weights(*this, channels), sub_key_weights(*this));

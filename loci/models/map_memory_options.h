@@ -5,11 +5,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "loci/base/config_fields.h"
 #include "loci/nn/memory/memory_map.h"
 #include "loci/nn/memory/reinitialise.h"
+#include "loci/table/table_maker.h"
 
 namespace loci {
 
@@ -32,8 +35,15 @@ struct MapMemoryOptions {
   void check() const;
   // On maps of C channels and so many dimensions (0: vectors).
   MemoryMapOptions map(int64_t channels, int64_t dimensions = 2) const;
-  // Rows start as N(0, row_deviation^2), so that their squares sum to 1.
+  // Rows start as N(0, row_deviation^2), so that the expected sum of a row's squares is 1.
   static double row_deviation(int64_t width);
+  // The table `name`.values, with rows D wide.
+  TablePtr make_table(const std::string& name, int64_t width, uint64_t seed, const TableMaker& tables) const;
+  // A memory map with such a table. Frozen keys have no gradient.
+  std::shared_ptr<MemoryMap> make_map(const std::string& name, int64_t channels, int64_t dimensions, int64_t width,
+                                      uint64_t seed, const TableMaker& tables) const;
+  // Takes the gradient of the keys away where they are frozen.
+  void freeze(ProductKeyMemory& memory) const;
 
   // Without the table, and without a map after the rows: dense parameters, and multiply-adds of one position (query,
   // products with sub-keys, sum of rows D wide). Throws Error (usage) for counts beyond int64.

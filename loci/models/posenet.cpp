@@ -76,13 +76,7 @@ Posenet::Posenet(PosenetOptions options, uint64_t seed, const TableMaker& tables
   loss_ = register_module("loss", std::make_shared<PoseLoss>(options_.loss));
   const int64_t features = options_.backbone().stage_channels(ResnetOptions::kStages - 1);
   if (options_.has_memory) {
-    const TablePtr table = tables({"memory.values", options_.memory.rows, h, at::kFloat, TableHome::memory,
-                                   MapMemoryOptions::row_deviation(h), seed});
-    map_ =
-        register_module("memory", std::make_shared<MemoryMap>("memory", options_.memory.map(features, 0), table, seed));
-    if (options_.memory.frozen_keys) {
-      for (Tensor keys : {map_->memory->keys1, map_->memory->keys2}) keys.set_requires_grad(false);
-    }
+    map_ = register_module("memory", options_.memory.make_map("memory", features, 0, h, seed, tables));
   } else {
     head_weight_ = register_parameter("head_weight", normal_start(seed, "head_weight", {h, features},
                                                                   std::sqrt(2.0 / static_cast<double>(features))));
@@ -119,17 +113,6 @@ Tensor Posenet::read(const Tensor& images) {
   Tensor f = backbone_->forward(images);
   if (map_) map_->read_with_indices(f);
   return f;
-}
-
-std::vector<NamedParameter> Posenet::dense_parameters() {
-  std::vector<NamedParameter> result;
-  for (const auto& parameter : named_parameters()) {
-    if (!parameter.value().requires_grad()) continue;  // frozen keys
-    const int64_t dimensions = parameter.value().dim();
-    result.push_back(
-        {.name = parameter.key(), .value = parameter.value(), .decay = dimensions == 2 || dimensions == 4});
-  }
-  return result;
 }
 
 }  // namespace loci

@@ -23,6 +23,7 @@
 #include "loci/models/map_memory_options.h"
 #include "loci/models/pose_loss.h"
 #include "loci/models/resnet.h"
+#include "loci/models/trained_parameters.h"
 
 namespace loci {
 
@@ -66,8 +67,7 @@ class Posenet : public torch::nn::Module {
   at::Tensor read(const at::Tensor& images);
 
   const PosenetOptions& options() const { return options_; }
-  // Those that are trained. Weights decay; norms, keys, biases and the loss's parameters do not.
-  std::vector<NamedParameter> dense_parameters();
+  std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   std::shared_ptr<ProductKeyMemory> memory() const { return map_ ? map_->memory : nullptr; }  // or none
   PoseLoss& loss() { return *loss_; }
 

@@ -134,17 +134,16 @@ std::shared_ptr<Resnet::Block> Resnet::make_block(const std::string& name, int64
 void Resnet::add_memory(Block& block, const std::string& name, int64_t channels, uint64_t seed,
                         const TableMaker& tables) {
   const ResnetMemoryOptions& m = options_.memory;
-  const TablePtr table =
-      tables({name + ".values", m.rows, channels, at::kFloat, TableHome::memory, m.row_deviation(channels), seed});
   if (m.placement == ResnetPlacement::replace3x3) {
-    block.map = block.register_module("memory", std::make_shared<MemoryMap>(name, m.map(channels), table, seed));
+    block.map = block.register_module("memory", m.make_map(name, channels, 2, channels, seed, tables));
+    memory_ = block.map->memory;
   } else {
+    const TablePtr table = m.make_table(name, channels, seed, tables);
     block.side = block.register_module("memory", std::make_shared<SideMemory>(name, m.map(channels), table, seed));
+    memory_ = block.side->map->memory;
+    m.freeze(*memory_);
   }
-  memory_ = (block.side ? block.side->map : block.map)->memory;
   memory_layer_ = std::ssize(blocks_);
-  if (!m.frozen_keys) return;
-  for (Tensor keys : {memory_->keys1, memory_->keys2}) keys.set_requires_grad(false);
 }
 
 Tensor Resnet::forward(const Tensor& images) {
@@ -157,18 +156,6 @@ Tensor Resnet::forward(const Tensor& images) {
   const Tensor mean = x.mean(at::IntArrayRef{2, 3});
   const Tensor logits = linear_ ? at::linear(mean, linear_->weight, linear_->bias) : mean;
   return logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
-}
-
-std::vector<NamedParameter> Resnet::dense_parameters() {
-  std::vector<NamedParameter> result;
-  for (const auto& parameter : named_parameters()) {
-    if (!parameter.value().requires_grad()) continue;  // frozen keys
-    // Weights are matrices or kernels; norms have one or three dimensions, keys three.
-    const int64_t dimensions = parameter.value().dim();
-    result.push_back(
-        {.name = parameter.key(), .value = parameter.value(), .decay = dimensions == 2 || dimensions == 4});
-  }
-  return result;
 }
 
 void Resnet::load(const std::map<std::string, Tensor>& state) {

@@ -28,8 +28,8 @@
 #include <vector>
 
 #include "loci/models/resnet_options.h"
+#include "loci/models/trained_parameters.h"
 #include "loci/nn/memory/product_key_memory.h"
-#include "loci/optim/dense_optimizer.h"
 #include "loci/table/table_maker.h"
 
 namespace loci {
@@ -45,8 +45,7 @@ class Resnet : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& images);
 
   const ResnetOptions& options() const { return options_; }
-  // Those that are trained. Weights decay; norms and keys do not.
-  std::vector<NamedParameter> dense_parameters();
+  std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   // The memory, or none; and the number of its block among all blocks, from 0.
   const std::shared_ptr<ProductKeyMemory>& memory() const { return memory_; }
   int64_t memory_layer() const { return memory_layer_; }
