@@ -4,16 +4,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/cross_entropy_loss.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "loci/base/check.h"
 #include "loci/base/stop_signal.h"
-#include "loci/train/checkpoint.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -32,33 +29,24 @@ std::unique_ptr<TaskPlan> image_classification_plan() {
 }
 
 ImageClassification::ImageClassification(const ImageClassificationPlan& plan, const TaskInputs& inputs)
-    : plan_(plan),
-      batch_(inputs.batch),
-      rows_(inputs.rows),
+    : MemoryTask(inputs),
+      plan_(plan),
       opened_(open_images(plan.data, inputs)),
       input_(input_of_run(*opened_, inputs)),
       model_(std::make_shared<Resnet>(plan.model_for(std::ssize(input_.classes)), inputs.seed, inputs.tables)),
-      feed_(opened_, input_, plan.data.augment, batch_, inputs.seed),
+      feed_(opened_, input_, plan.data.augment, batch_shape(), inputs.seed),
       right_(at::zeros({2}, at::kLong)),
       progress_(inputs.progress) {
-  std::vector<WatchedMemory> watched;
-  if (model_->memory()) watched.push_back({model_->memory_layer(), model_->memory()});
-  watch_ = std::make_unique<MemoryWatch>(watched);
+  watch(model_->memory(), model_->memory_layer());
   const ResnetMemoryOptions& memory = plan.model.memory;
   if (plan.model.has_memory && memory.has_reinitialise) {
-    watch_->reinitialise(memory.reinitialise, memory.row_deviation(plan.model.stage_channels(memory.stage - 1)),
-                         inputs.seed);
+    reinitialise(memory.reinitialise, memory.row_deviation(plan.model.stage_channels(memory.stage - 1)));
   }
-}
-
-std::vector<std::pair<TablePtr, RowOptimizerOptions>> ImageClassification::tables() {
-  if (!model_->memory()) return {};
-  return {{model_->memory()->table(), rows_}};
 }
 
 at::Tensor ImageClassification::loss(int64_t step, int64_t micro) {
   const ImageBatch batch = feed_.training(step, micro);
-  const auto observed = watch_->observe();
+  const auto observed = observe();
   const at::Tensor logits = model_->forward(batch.images);
   auto* right = right_.mutable_data_ptr<int64_t>();
   right[0] += logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
@@ -67,7 +55,7 @@ at::Tensor ImageClassification::loss(int64_t step, int64_t micro) {
 }
 
 nlohmann::json ImageClassification::training_measures(bool whole) {
-  nlohmann::json measures = watch_->training_measures(whole);
+  nlohmann::json measures = MemoryTask::training_measures(whole);
   auto* right = right_.mutable_data_ptr<int64_t>();
   measures["train_accuracy"] = nullptr;
   if (right[1] > 0) measures["train_accuracy"] = static_cast<double>(right[0]) / static_cast<double>(right[1]);
@@ -76,7 +64,7 @@ nlohmann::json ImageClassification::training_measures(bool whole) {
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ImageClassification::extra_state() {
-  auto state = watch_->extra_state();
+  auto state = MemoryTask::extra_state();
   state.emplace_back("right", right_);
   return state;
 }
@@ -87,21 +75,12 @@ std::vector<Measure> ImageClassification::measures() const {
   if (std::ssize(input_.classes) > kBest) {
     measures.push_back({"top_5", 1, false, "%", "share of the test images whose class is among the five likeliest"});
   }
-  if (model_->memory()) {
-    measures.push_back({"usage", 1, false, "%", "share of the memory's rows that the test images read"});
-    measures.push_back(
-        {"kl", 2, true, "nats", "how unevenly they read them: 0 when every row carries the same weight"});
-  }
+  if (memory()) add_usage_measures(measures, "memory's rows", "test images");
   return measures;
 }
 
 Evaluation ImageClassification::evaluate() {
-  std::shared_ptr<Usage> usage;
-  std::optional<ObserverScope> counting;
-  if (model_->memory()) {
-    usage = std::make_shared<Usage>(model_->memory()->table()->rows());
-    counting.emplace(*model_->memory(), usage);
-  }
+  const CountedReads reads(memory());
   const int64_t best = std::min(kBest, std::ssize(input_.classes));
   double nats = 0;
   int64_t right = 0, among_best = 0, images = 0;
@@ -125,11 +104,7 @@ Evaluation ImageClassification::evaluate() {
        {"rows", model_->memory() ? model_->memory()->table()->rows() : 0},
        {"multiply_adds", resnet_multiply_adds(model_->options(), input_.shape.height, input_.shape.width)}}};
   if (std::ssize(input_.classes) > kBest) result.values.push_back(static_cast<double>(among_best) / all);
-  if (!usage) return result;
-  const UsageMetrics metrics = usage->metrics();
-  result.values.push_back(metrics.usage);
-  result.values.push_back(metrics.kl);
-  result.details["memories"] = {usage_facts(model_->memory_layer(), metrics)};
+  if (reads.usage) add_usage(result, *reads.usage);
   return result;
 }
 
@@ -162,10 +137,7 @@ LoadedImageClassifier load_image_classifier(const ImageClassificationPlan& plan,
                                             const CheckpointReader& checkpoint) {
   ImageInput input = ImageInput::load(checkpoint.file(ImageInput::kFile));
   auto model = std::make_shared<Resnet>(plan.model_for(std::ssize(input.classes)), seed, serving_tables(checkpoint));
-  std::vector<TablePtr> tables;
-  if (model->memory()) tables.push_back(model->memory()->table());
-  load_model(checkpoint, *model, tables);
-  model->eval();
+  load_network(checkpoint, *model, model->memory());
   return {std::move(model), std::move(input), plan.data.folder.image};
 }
 

@@ -1,12 +1,10 @@
 // What a run of image classification needs, from its configuration alone.
 //
 // Legend: B images of a micro-batch.
-#include <algorithm>
-
 #include "loci/base/check.h"
 #include "loci/base/config.h"
 #include "loci/tasks/image_classification.h"
-#include "loci/tasks/map_memory_size.h"
+#include "loci/tasks/network_size.h"
 
 namespace loci {
 namespace {
@@ -39,11 +37,7 @@ RunSize ImageClassificationPlan::size(const BatchShape& batch, const RowOptimize
   const double small = bfloat16 ? 2 : 4;
   double image_bytes = resnet_kept_numbers(options, height, width) * small;
 
-  RunSize size;
-  size.parameters_dense = dense;
-  size.units_per_step = batch.batch;
-  size.multiply_adds = resnet_multiply_adds(options, height, width);
-  size.memory = {{"dense parameters", 4 * dense}, {"dense gradients", 4 * dense}};
+  RunSize size = network_size(dense, resnet_multiply_adds(options, height, width), batch);
   if (options.has_memory) {
     const ResnetMemoryOptions& memory = options.memory;
     const int64_t channels = options.stage_channels(memory.stage - 1), shift = memory.stage - 1;
@@ -52,8 +46,7 @@ RunSize ImageClassificationPlan::size(const BatchShape& batch, const RowOptimize
     image_bytes += positions * memory.position_bytes(channels, small);
     add_map_memory(size, memory, channels, rows);
   }
-  const double activations = std::min(9e18, image_bytes * static_cast<double>(batch.per_micro_batch()));
-  size.memory.emplace_back("activations", static_cast<int64_t>(activations));
+  add_activations(size, image_bytes, batch);
   return size;
 }
 

@@ -1,6 +1,5 @@
 #include "loci/tasks/image_classification.h"
 
-#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -13,11 +12,7 @@
 
 #include "loci/base/random.h"
 #include "loci/table/row_store.h"
-#include "loci/tasks/all.h"
-#include "loci/train/checkpoint.h"
-#include "loci/train/train_step.h"
-#include "loci/train/trainer.h"
-#include "tests/temporary_folder.h"
+#include "tests/task_test.h"
 
 namespace loci {
 namespace {
@@ -76,39 +71,12 @@ void write_image_classes(const fs::path& folder, int64_t classes, int64_t edge =
   }
 }
 
-class ImageTask : public testing::Test {
+class ImageTask : public TaskTest {
  protected:
-  // One thread: these networks are too small for more.
-  ImageTask() : threads_before_(at::get_num_threads()) {
-    at::set_num_threads(1);
-    write_image_classes(folder_.path(), 3);
-  }
-  ~ImageTask() override { at::set_num_threads(threads_before_); }
-
+  ImageTask() : TaskTest(kImageRecipe) { write_image_classes(folder_.path(), 3); }
   std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& data = {},
                              const fs::path& checkpoint = {}) {
-    config_ =
-        std::make_unique<RunConfig>(read_recipe(Config::from_text(kImageRecipe), settings, all_tasks()).arms[0].config);
-    config_->plan->check();
-    TaskInputs inputs;
-    inputs.data = data.empty() ? folder_.path() : data;
-    inputs.checkpoint = checkpoint;
-    inputs.seed = 3;
-    inputs.batch = config_->batch();
-    inputs.rows = config_->table_optimizer;
-    inputs.progress = &progress_;
-    return config_->plan->make(inputs);
-  }
-  std::unique_ptr<OptimizerSet> optimizers_of(Task& task) const {
-    return std::make_unique<OptimizerSet>(task.dense_parameters(), config_->optimizer, task.tables(), 3);
-  }
-  static void train(Task& task, OptimizerSet& optimizers, int64_t from, int64_t to, int64_t steps) {
-    task.module().train();
-    for (int64_t step = from; step < to; ++step) {
-      const StepResult made = train_step(task, optimizers, step, steps, 1, false);
-      ASSERT_TRUE(made.good);
-      task.after_step({step + 1, steps, made.loss}, optimizers);
-    }
+    return make_task(settings, data.empty() ? folder_.path() : data, checkpoint);
   }
   static std::map<std::string, at::Tensor> state_of(Task& task) {
     std::map<std::string, at::Tensor> state;
@@ -118,19 +86,8 @@ class ImageTask : public testing::Test {
     for (const auto& [name, tensor] : task.extra_state()) state["extra." + name] = tensor;
     return state;
   }
-  // The checkpoint of a run of so many steps.
-  fs::path checkpoint_of(Task& task, OptimizerSet& optimizers, int64_t step) {
-    const RunDirectory run(runs_ / "run", "task = \"image_classification\"\n");
-    TrainerState state;
-    state.step = step;
-    save_checkpoint(run, task, optimizers, state, {{"seed", 3}}, 2);
-    return *run.latest();
-  }
 
-  int threads_before_;
-  TemporaryFolder folder_, runs_;
-  ProgressLine progress_{true};
-  std::unique_ptr<RunConfig> config_;
+  TemporaryFolder folder_;
 };
 
 TEST_F(ImageTask, LossIsAFunctionOfStepAndSeed) {
@@ -185,7 +142,6 @@ TEST_F(ImageTask, GoesOnBitForBit) {
     const auto expected = state_of(*whole), got = state_of(*resumed);
     ASSERT_EQ(got.size(), expected.size());
     for (const auto& [name, value] : expected) EXPECT_TRUE(torch::equal(got.at(name), value)) << name;
-    fs::remove_all(runs_ / "run");
   }
 }
 

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
@@ -153,22 +152,18 @@ class RandomLabels::Model : public torch::nn::Module {
 };
 
 RandomLabels::RandomLabels(const RandomLabelsPlan& plan, const TaskInputs& inputs)
-    : plan_(plan),
-      batch_(inputs.batch),
-      rows_(inputs.rows),
-      seed_(inputs.seed),
+    : MemoryTask(inputs),
+      plan_(plan),
       model_(std::make_shared<Model>(plan.model, inputs.seed, inputs.tables)),
       vectors_(at::empty({plan.data.vectors, kVectorWidth}, at::kFloat)),
       labels_(at::empty({plan.data.vectors}, at::kLong)) {
-  std::vector<WatchedMemory> watched;
-  if (model_->memory) watched.push_back({0, model_->memory});
-  watch_ = std::make_unique<MemoryWatch>(watched);
+  watch(model_->memory);
   if (plan.model.has_reinitialise) {
-    watch_->reinitialise(plan.model.reinitialise, memory_slot_of(plan.model).row_deviation(kVectorWidth), seed_);
+    reinitialise(plan.model.reinitialise, memory_slot_of(plan.model).row_deviation(kVectorWidth));
   }
 
-  const CounterRandom mean(seed_, "random_labels.mean"), noise(seed_, "random_labels.noise"),
-      label(seed_, "random_labels.label");
+  const CounterRandom mean(seed(), "random_labels.mean"), noise(seed(), "random_labels.noise"),
+      label(seed(), "random_labels.label");
   auto* x = vectors_.mutable_data_ptr<float>();
   for (int64_t i = 0; i < plan.data.vectors; ++i) {
     for (int64_t j = 0; j < kVectorWidth; ++j) {
@@ -192,41 +187,29 @@ std::vector<NamedParameter> RandomLabels::dense_parameters() {
   return result;
 }
 
-std::vector<std::pair<TablePtr, RowOptimizerOptions>> RandomLabels::tables() {
-  if (!model_->memory) return {};
-  return {{model_->memory->table(), rows_}};
-}
-
 // Vectors are drawn with replacement.
 at::Tensor RandomLabels::loss(int64_t step, int64_t micro) {
-  const int64_t count = batch_.per_micro_batch();
-  const CounterRandom random(seed_, "random_labels.batch");
+  const int64_t count = batch_shape().per_micro_batch();
+  const CounterRandom random(seed(), "random_labels.batch");
   at::Tensor index = at::empty({count}, at::kLong);
-  const int64_t first = step * batch_.batch + micro * count;
+  const int64_t first = step * batch_shape().batch + micro * count;
   for (int64_t i = 0; i < count; ++i) {
     index.mutable_data_ptr<int64_t>()[i] =
         static_cast<int64_t>(random.below(static_cast<uint64_t>(first + i), static_cast<uint64_t>(plan_.data.vectors)));
   }
-  const auto observed = watch_->observe();
+  const auto observed = observe();
   return at::cross_entropy_loss(model_->forward(vectors_.index_select(0, index)), labels_.index_select(0, index));
 }
 
 std::vector<Measure> RandomLabels::measures() const {
   std::vector<Measure> measures = {
       {"accuracy", 1, false, "%", "share of the vectors whose label is known, in evaluation mode"}};
-  if (model_->memory) {
-    measures.push_back({"usage", 1, false, "%", "share of the rows that one pass over the vectors reads"});
-  }
+  if (memory()) add_usage_measures(measures, "rows", "vectors");
   return measures;
 }
 
 Evaluation RandomLabels::evaluate() {
-  std::shared_ptr<Usage> usage;
-  std::optional<ObserverScope> counting;
-  if (model_->memory) {
-    usage = std::make_shared<Usage>(plan_.model.rows);
-    counting.emplace(*model_->memory, usage);
-  }
+  const CountedReads reads(memory());
   int64_t right = 0;
   for (int64_t begin = 0; begin < plan_.data.vectors; begin += kEvaluated) {
     StopSignal::check("stopped while the model was evaluated");
@@ -236,11 +219,7 @@ Evaluation RandomLabels::evaluate() {
   }
   Evaluation result{{static_cast<double>(right) / static_cast<double>(plan_.data.vectors)},
                     {{"vectors", plan_.data.vectors}, {"multiply_adds", multiply_adds(plan_.model)}}};
-  if (usage) {
-    const UsageMetrics metrics = usage->metrics();
-    result.values.push_back(metrics.usage);
-    result.details["memories"] = {usage_facts(0, metrics)};
-  }
+  if (reads.usage) add_usage(result, *reads.usage);
   return result;
 }
 
@@ -252,7 +231,7 @@ int64_t RandomLabels::infer(int64_t position) {
 }
 
 std::string RandomLabels::data_key() const {
-  return fmt::format("{} vectors of seed {}", plan_.data.vectors, seed_);
+  return fmt::format("{} vectors of seed {}", plan_.data.vectors, seed());
 }
 
 }  // namespace loci

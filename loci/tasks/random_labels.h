@@ -16,7 +16,7 @@
 
 #include "loci/nn/memory/product_key_memory.h"
 #include "loci/nn/memory/reinitialise.h"
-#include "loci/tasks/memory_watch.h"
+#include "loci/tasks/memory_task.h"
 #include "loci/train/task.h"
 
 namespace loci {
@@ -59,38 +59,25 @@ class RandomLabelsPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> random_labels_plan();
 
-class RandomLabels : public Task {
+class RandomLabels : public MemoryTask {
  public:
   RandomLabels(const RandomLabelsPlan& plan, const TaskInputs& inputs);
 
   torch::nn::Module& module() override;
   std::vector<NamedParameter> dense_parameters() override;
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
   at::Tensor loss(int64_t step, int64_t micro) override;
   std::string unit() const override { return plan_.unit(); }
-  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
   int64_t infer(int64_t position) override;
-  void before_step(int64_t step, OptimizerSet&) override { watch_->before_step(step); }
-  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override {
-    return watch_->after_step(made, optimizers);
-  }
-  nlohmann::json training_measures(bool whole) override { return watch_->training_measures(whole); }
-  RowCounters row_state(const Table& table, int64_t since) override { return watch_->row_state(table, since); }
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return watch_->extra_state(); }
   std::string data_key() const override;
 
  private:
   class Model;
 
   RandomLabelsPlan plan_;
-  BatchShape batch_;
-  RowOptimizerOptions rows_;
-  uint64_t seed_;
   std::shared_ptr<Model> model_;
-  std::unique_ptr<MemoryWatch> watch_;  // of no memory with the mlp
-  at::Tensor vectors_, labels_;         // [vectors, d], [vectors] int64
+  at::Tensor vectors_, labels_;  // [vectors, d], [vectors] int64
 };
 
 }  // namespace loci

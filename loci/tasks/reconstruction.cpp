@@ -9,13 +9,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "loci/base/check.h"
 #include "loci/base/config.h"
 #include "loci/base/stop_signal.h"
-#include "loci/tasks/map_memory_size.h"
-#include "loci/train/checkpoint.h"
+#include "loci/tasks/network_size.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -65,11 +63,7 @@ RunSize ReconstructionPlan::size(const BatchShape& batch, const RowOptimizerOpti
                        pixels * static_cast<double>(options.channels) * 16;
   const double positions = pixels / (AutoencoderOptions::kReduction * AutoencoderOptions::kReduction);
 
-  RunSize size;
-  size.parameters_dense = options.parameters().first;
-  size.units_per_step = batch.batch;
-  size.multiply_adds = options.multiply_adds(data.height(), data.width());
-  size.memory = {{"dense parameters", 4 * size.parameters_dense}, {"dense gradients", 4 * size.parameters_dense}};
+  RunSize size = network_size(options.parameters().first, options.multiply_adds(data.height(), data.width()), batch);
   if (options.has_memory) {
     image_bytes += positions * options.memory.position_bytes(options.code_width, small);
     add_map_memory(size, options.memory, options.code_width, rows);
@@ -80,8 +74,7 @@ RunSize ReconstructionPlan::size(const BatchShape& batch, const RowOptimizerOpti
     size.counter_bytes =
         checked_product("config", "bytes of counters", options.quantiser.codes, static_cast<int64_t>(sizeof(RowUsage)));
   }
-  const double activations = std::min(9e18, image_bytes * static_cast<double>(batch.per_micro_batch()));
-  size.memory.emplace_back("activations", static_cast<int64_t>(activations));
+  add_activations(size, image_bytes, batch);
   return size;
 }
 
@@ -94,33 +87,25 @@ std::unique_ptr<TaskPlan> reconstruction_plan() {
 }
 
 ReconstructionTask::ReconstructionTask(const ReconstructionPlan& plan, const TaskInputs& inputs)
-    : plan_(plan),
-      batch_(inputs.batch),
-      rows_(inputs.rows),
+    : MemoryTask(inputs),
+      plan_(plan),
       opened_(open_images(plan.data, inputs)),
       input_(input_of_run(*opened_, inputs)),
       model_(std::make_shared<Autoencoder>(plan.model_of_data(), inputs.seed, inputs.tables)),
-      feed_(opened_, input_, plan.data.augment, batch_, inputs.seed),
+      feed_(opened_, input_, plan.data.augment, batch_shape(), inputs.seed),
       replaced_(at::zeros({2}, at::kLong)),
       progress_(inputs.progress) {
   check_code_shape(input_.shape, inputs.data.string());
-  std::vector<WatchedMemory> watched;
-  if (model_->memory()) watched.push_back({0, model_->memory()});
-  watch_ = std::make_unique<MemoryWatch>(watched);
+  watch(model_->memory());
   const AutoencoderOptions& model = plan.model;
   if (model.has_memory && model.memory.has_reinitialise) {
-    watch_->reinitialise(model.memory.reinitialise, MapMemoryOptions::row_deviation(model.code_width), inputs.seed);
+    reinitialise(model.memory.reinitialise, MapMemoryOptions::row_deviation(model.code_width));
   }
-}
-
-std::vector<std::pair<TablePtr, RowOptimizerOptions>> ReconstructionTask::tables() {
-  if (!model_->memory()) return {};
-  return {{model_->memory()->table(), rows_}};
 }
 
 at::Tensor ReconstructionTask::loss(int64_t step, int64_t micro) {
   const ImageBatch batch = feed_.training(step, micro);
-  const auto observed = watch_->observe();
+  const auto observed = observe();
   const Reconstruction found = model_->forward(batch.images);
   if (model_->quantiser()) {
     auto* replaced = replaced_.mutable_data_ptr<int64_t>();
@@ -132,7 +117,7 @@ at::Tensor ReconstructionTask::loss(int64_t step, int64_t micro) {
 }
 
 nlohmann::json ReconstructionTask::training_measures(bool whole) {
-  nlohmann::json measures = watch_->training_measures(whole);
+  nlohmann::json measures = MemoryTask::training_measures(whole);
   if (!model_->quantiser()) return measures;
   auto* replaced = replaced_.mutable_data_ptr<int64_t>();
   if (replaced[1] > 0) {
@@ -143,7 +128,7 @@ nlohmann::json ReconstructionTask::training_measures(bool whole) {
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ReconstructionTask::extra_state() {
-  auto state = watch_->extra_state();
+  auto state = MemoryTask::extra_state();
   state.emplace_back("replaced", replaced_);
   return state;
 }
@@ -151,22 +136,14 @@ std::vector<std::pair<std::string, at::Tensor>> ReconstructionTask::extra_state(
 std::vector<Measure> ReconstructionTask::measures() const {
   std::vector<Measure> measures = {{"psnr", 2, false, "dB", "-10 log10 of the mean squared error, values of 0 .. 1"},
                                    {"mse", 5, true, "", "mean squared error over pixels and channels"}};
-  if (!model_->memory() && !model_->quantiser()) return measures;
-  const char* what = model_->memory() ? "rows" : "codes";
-  measures.push_back({"usage", 1, false, "%", fmt::format("share of the {} that the test images read", what)});
-  measures.push_back({"kl", 2, true, "nats", "how unevenly they read them: 0 when each carries the same weight"});
+  if (memory()) add_usage_measures(measures, "memory's rows", "test images");
+  if (model_->quantiser()) add_usage_measures(measures, "codes", "test images");
   return measures;
 }
 
 Evaluation ReconstructionTask::evaluate() {
-  std::shared_ptr<Usage> usage;
-  std::optional<ObserverScope> counting;
-  if (model_->memory()) {
-    usage = std::make_shared<Usage>(model_->memory()->table()->rows());
-    counting.emplace(*model_->memory(), usage);
-  } else if (model_->quantiser()) {
-    usage = std::make_shared<Usage>(model_->quantiser()->codes.size(0));
-  }
+  CountedReads reads(memory());
+  if (model_->quantiser()) reads.usage = std::make_shared<Usage>(model_->quantiser()->codes.size(0));
   double squares = 0;
   int64_t images = 0;
   for (int64_t index = 0; index < feed_.test_batches(); ++index) {
@@ -176,7 +153,7 @@ Evaluation ReconstructionTask::evaluate() {
     const Reconstruction found = model_->forward(batch.images);
     squares += at::mse_loss(found.images.clamp(0, 1), pixels_of(batch.images, input_.scale), at::Reduction::Sum)
                    .item<double>();
-    if (found.index.defined()) count_codes(*usage, found.index);
+    if (found.index.defined()) count_codes(*reads.usage, found.index);
     images += batch.labels.size(0);
   }
   const double error = squares / static_cast<double>(images * input_.shape.bytes());
@@ -184,11 +161,7 @@ Evaluation ReconstructionTask::evaluate() {
                     {{"images", images},
                      {"parameters", model_->options().parameters().first},
                      {"multiply_adds", model_->options().multiply_adds(input_.shape.height, input_.shape.width)}}};
-  if (!usage) return result;
-  const UsageMetrics metrics = usage->metrics();
-  result.values.push_back(metrics.usage);
-  result.values.push_back(metrics.kl);
-  result.details["memories"] = {usage_facts(0, metrics)};
+  if (reads.usage) add_usage(result, *reads.usage);
   return result;
 }
 
@@ -210,10 +183,7 @@ int64_t ReconstructionTask::infer(int64_t position) {
 LoadedAutoencoder load_autoencoder(const ReconstructionPlan& plan, uint64_t seed, const CheckpointReader& checkpoint) {
   ImageInput input = ImageInput::load(checkpoint.file(ImageInput::kFile));
   auto model = std::make_shared<Autoencoder>(plan.model_of_data(), seed, serving_tables(checkpoint));
-  std::vector<TablePtr> tables;
-  if (model->memory()) tables.push_back(model->memory()->table());
-  load_model(checkpoint, *model, tables);
-  model->eval();
+  load_network(checkpoint, *model, model->memory());
   return {std::move(model), std::move(input), plan.data.folder.image};
 }
 

@@ -12,7 +12,7 @@
 
 #include "loci/models/autoencoder.h"
 #include "loci/tasks/image_data.h"
-#include "loci/tasks/memory_watch.h"
+#include "loci/tasks/memory_task.h"
 #include "loci/train/checkpoint_folder.h"
 #include "loci/train/recipe.h"
 #include "loci/train/task.h"
@@ -36,26 +36,19 @@ class ReconstructionPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> reconstruction_plan();
 
-class ReconstructionTask : public Task {
+class ReconstructionTask : public MemoryTask {
  public:
   ReconstructionTask(const ReconstructionPlan& plan, const TaskInputs& inputs);
 
   torch::nn::Module& module() override { return *model_; }
   std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
   at::Tensor loss(int64_t step, int64_t micro) override;
   std::string unit() const override { return plan_.unit(); }
-  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
-  void before_step(int64_t step, OptimizerSet&) override { watch_->before_step(step); }
-  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override {
-    return watch_->after_step(made, optimizers);
-  }
   nlohmann::json training_measures(bool whole) override;
-  RowCounters row_state(const Table& table, int64_t since) override { return watch_->row_state(table, since); }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   std::vector<std::pair<std::string, std::string>> files() override { return {{ImageInput::kFile, input_.save()}}; }
   std::string data_key() const override { return opened_->data.inventory.key(); }
@@ -64,15 +57,12 @@ class ReconstructionTask : public Task {
 
  private:
   ReconstructionPlan plan_;
-  BatchShape batch_;
-  RowOptimizerOptions rows_;
   std::shared_ptr<const OpenedImages> opened_;
   ImageInput input_;
   std::shared_ptr<Autoencoder> model_;
   ImageFeed feed_;
-  std::unique_ptr<MemoryWatch> watch_;  // of no memory without one
-  at::Tensor replaced_;                 // [2] int64: codes that were replaced, and steps, since the last log
-  ProgressLine* progress_;              // of evaluations; or null
+  at::Tensor replaced_;     // [2] int64: codes that were replaced, and steps, since the last log
+  ProgressLine* progress_;  // of evaluations; or null
 };
 
 // A checkpoint's network alone, for use without data.

@@ -1,6 +1,5 @@
 #include "loci/tasks/reconstruction.h"
 
-#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -8,11 +7,7 @@
 
 #include "loci/base/random.h"
 #include "loci/table/row_store.h"
-#include "loci/tasks/all.h"
-#include "loci/train/checkpoint.h"
-#include "loci/train/train_step.h"
-#include "loci/train/trainer.h"
-#include "tests/temporary_folder.h"
+#include "tests/task_test.h"
 
 namespace loci {
 namespace {
@@ -58,47 +53,19 @@ void write_squares(const fs::path& folder, int64_t first, int64_t count) {
   }
 }
 
-class ReconstructionTest : public testing::Test {
+class ReconstructionTest : public TaskTest {
  protected:
-  // One thread: these networks are too small for more.
-  ReconstructionTest() : threads_before_(at::get_num_threads()) {
-    at::set_num_threads(1);
+  ReconstructionTest() : TaskTest(kReconstructionRecipe) {
     for (const char* label : {"a", "b"}) {
       write_squares(folder_ / "train" / label, label[0] == 'a' ? 0 : 30, 30);
       write_squares(folder_ / "test" / label, label[0] == 'a' ? 60 : 70, 10);
     }
   }
-  ~ReconstructionTest() override { at::set_num_threads(threads_before_); }
-
   std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& checkpoint = {}) {
-    config_ = std::make_unique<RunConfig>(
-        read_recipe(Config::from_text(kReconstructionRecipe), settings, all_tasks()).arms[0].config);
-    config_->plan->check();
-    TaskInputs inputs;
-    inputs.data = folder_.path();
-    inputs.checkpoint = checkpoint;
-    inputs.seed = 3;
-    inputs.batch = config_->batch();
-    inputs.rows = config_->table_optimizer;
-    inputs.progress = &progress_;
-    return config_->plan->make(inputs);
-  }
-  std::unique_ptr<OptimizerSet> optimizers_of(Task& task) const {
-    return std::make_unique<OptimizerSet>(task.dense_parameters(), config_->optimizer, task.tables(), 3);
-  }
-  static void train(Task& task, OptimizerSet& optimizers, int64_t from, int64_t to, int64_t steps) {
-    task.module().train();
-    for (int64_t step = from; step < to; ++step) {
-      const StepResult made = train_step(task, optimizers, step, steps, 1, false);
-      ASSERT_TRUE(made.good);
-      task.after_step({step + 1, steps, made.loss}, optimizers);
-    }
+    return make_task(settings, folder_.path(), checkpoint);
   }
 
-  int threads_before_;
-  TemporaryFolder folder_, runs_;
-  ProgressLine progress_{true};
-  std::unique_ptr<RunConfig> config_;
+  TemporaryFolder folder_;
 };
 
 // The mean as a constant image has 12.2 dB here: squares cover a tenth of it.
@@ -143,11 +110,7 @@ TEST_F(ReconstructionTest, GoesOnBitForBit) {
     const auto half = make(settings);
     const auto half_optimizers = optimizers_of(*half);
     train(*half, *half_optimizers, 0, 6, 12);
-    const RunDirectory run(runs_ / "run", "task = \"reconstruction\"\n");
-    TrainerState state;
-    state.step = 6;
-    save_checkpoint(run, *half, *half_optimizers, state, {{"seed", 3}}, 2);
-    const fs::path checkpoint = *run.latest();
+    const fs::path checkpoint = checkpoint_of(*half, *half_optimizers, 6);
     const auto resumed = make(settings, checkpoint);
     const auto resumed_optimizers = optimizers_of(*resumed);
     load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
@@ -157,7 +120,6 @@ TEST_F(ReconstructionTest, GoesOnBitForBit) {
     for (const auto& parameter : whole->module().named_parameters()) {
       EXPECT_TRUE(resumed->module().named_parameters()[parameter.key()].equal(parameter.value())) << parameter.key();
     }
-    fs::remove_all(runs_ / "run");
   }
 }
 
@@ -187,27 +149,17 @@ TEST_F(ReconstructionTest, ImagesMustHaveEdgesOfEight) {
     fs::create_directories(odd / part / "a");
     write_png(odd / part / "a" / "1.png", {{9, 9, 3}, std::vector<uint8_t>(9 * 9 * 3)});
   }
-  const fs::path kept = folder_.path();
-  expect_error(ExitCode::usage, "edges of images must be multiples of 8 (see data.size), got 9 x 9", [&] {
-    TaskInputs inputs;
-    make();
-    inputs.data = odd.path();
-    inputs.batch = config_->batch();
-    inputs.progress = &progress_;
-    config_->plan->make(inputs);
-  });
+  expect_error(ExitCode::usage, "edges of images must be multiples of 8 (see data.size), got 9 x 9",
+               [&] { make_task({}, odd.path()); });
 }
 
 TEST_F(ReconstructionTest, AnAutoencoderIsLoadedWithoutData) {
   const auto task = make(kRows);
   const auto optimizers = optimizers_of(*task);
   train(*task, *optimizers, 0, 2, 2);
-  const RunDirectory run(runs_ / "run", "task = \"reconstruction\"\n");
-  TrainerState state;
-  state.step = 2;
-  save_checkpoint(run, *task, *optimizers, state, {{"seed", 3}}, 2);
+  const CheckpointReader checkpoint(checkpoint_of(*task, *optimizers, 2));
   const LoadedAutoencoder loaded =
-      load_autoencoder(dynamic_cast<const ReconstructionPlan&>(*config_->plan), 3, CheckpointReader(*run.latest()));
+      load_autoencoder(dynamic_cast<const ReconstructionPlan&>(*config_->plan), 3, checkpoint);
   const torch::NoGradGuard guard;
   const at::Tensor images = torch::randn({2, 3, 16, 16});
   task->module().eval();

@@ -5,15 +5,13 @@
 #include <ATen/TensorOperators.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "loci/base/check.h"
 #include "loci/base/config.h"
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
-#include "loci/tasks/map_memory_size.h"
+#include "loci/tasks/network_size.h"
 #include "loci/tasks/places.h"
-#include "loci/train/checkpoint.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -67,11 +65,7 @@ void RelocalisationPlan::check() const {
 RunSize RelocalisationPlan::size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const {
   const PosenetOptions options = model_of_data();
   const double small = bfloat16 ? 2 : 4;
-  RunSize size;
-  size.parameters_dense = options.parameters().first;
-  size.units_per_step = batch.batch;
-  size.multiply_adds = options.multiply_adds(data.height(), data.width());
-  size.memory = {{"dense parameters", 4 * size.parameters_dense}, {"dense gradients", 4 * size.parameters_dense}};
+  RunSize size = network_size(options.parameters().first, options.multiply_adds(data.height(), data.width()), batch);
   double image_bytes = resnet_kept_numbers(options.backbone(), data.height(), data.width()) * small;
   if (options.has_memory) {
     image_bytes += options.memory.position_bytes(options.head_width, small);
@@ -83,8 +77,7 @@ RunSize RelocalisationPlan::size(const BatchShape& batch, const RowOptimizerOpti
     size.memory.emplace_back(
         "data", checked_product("config", "bytes of frames", frames, 2 * 3 * data.height() * data.width()));
   }
-  const double activations = std::min(9e18, image_bytes * static_cast<double>(batch.per_micro_batch()));
-  size.memory.emplace_back("activations", static_cast<int64_t>(activations));
+  add_activations(size, image_bytes, batch);
   return size;
 }
 
@@ -97,10 +90,8 @@ std::unique_ptr<TaskPlan> relocalisation_plan() {
 }
 
 Relocalisation::Relocalisation(const RelocalisationPlan& plan, const TaskInputs& inputs)
-    : plan_(plan),
-      batch_(inputs.batch),
-      rows_(inputs.rows),
-      seed_(inputs.seed),
+    : MemoryTask(inputs),
+      plan_(plan),
       opened_(open_poses(plan.data, inputs)),
       input_(input_of_frames(*opened_, inputs)),
       model_(std::make_shared<Posenet>(plan.model_of_data(), inputs.seed, inputs.tables)),
@@ -108,23 +99,16 @@ Relocalisation::Relocalisation(const RelocalisationPlan& plan, const TaskInputs&
       progress_(inputs.progress),
       batches_([this](int64_t position) { return training_batch(position); }) {
   model_->start_at(median_pose(opened_->poses_of(opened_->split.train)));
-  std::vector<WatchedMemory> watched;
-  if (model_->memory()) watched.push_back({0, model_->memory()});
-  watch_ = std::make_unique<MemoryWatch>(watched);
+  watch(model_->memory());
   const PosenetOptions& model = plan.model;
   if (model.has_memory && model.memory.has_reinitialise) {
-    watch_->reinitialise(model.memory.reinitialise, MapMemoryOptions::row_deviation(model.head_width), seed_);
+    reinitialise(model.memory.reinitialise, MapMemoryOptions::row_deviation(model.head_width));
   }
-}
-
-std::vector<std::pair<TablePtr, RowOptimizerOptions>> Relocalisation::tables() {
-  if (!model_->memory()) return {};
-  return {{model_->memory()->table(), rows_}};
 }
 
 Relocalisation::Batch Relocalisation::training_batch(int64_t position) const {
   std::vector<int64_t> frames;
-  const int64_t count = batch_.per_micro_batch();
+  const int64_t count = batch_shape().per_micro_batch();
   for (int64_t i = 0; i < count; ++i) {
     frames.push_back(opened_->split.train[static_cast<size_t>(order_.at(position * count + i).item)]);
   }
@@ -133,10 +117,10 @@ Relocalisation::Batch Relocalisation::training_batch(int64_t position) const {
 }
 
 at::Tensor Relocalisation::loss(int64_t step, int64_t micro) {
-  const int64_t position = step * batch_.accumulation + micro;
+  const int64_t position = step * batch_shape().accumulation + micro;
   const Batch batch = batches_.take(position);
-  const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(static_cast<uint64_t>(position));
-  const auto observed = watch_->observe();
+  const uint64_t dropout_seed = CounterRandom(seed(), "dropout").bits(static_cast<uint64_t>(position));
+  const auto observed = observe();
   const PosePrediction found = model_->forward(batch.images, at::detail::createCPUGenerator(dropout_seed));
   return model_->loss().forward(found.position, found.rotation, batch.position, batch.rotation);
 }
@@ -159,25 +143,15 @@ std::vector<Measure> Relocalisation::measures() const {
       {"degrees", 2, true, "degrees", "median angle between its rotation and the true one"},
       {"within_fine", 1, false, "%", "share of the test frames within 0.25 m and 2 degrees"},
       {"within_coarse", 1, false, "%", "share of the test frames within 0.5 m and 5 degrees"}};
-  if (model_->memory()) {
-    measures.push_back({"usage", 1, false, "%", "share of the memory's rows that the test frames read"});
-    measures.push_back({"kl", 2, true, "nats", "how unevenly they read them: 0 when each carries the same weight"});
-  }
+  if (memory()) add_usage_measures(measures, "memory's rows", "test frames");
   return measures;
 }
 
 Evaluation Relocalisation::evaluate() {
-  std::shared_ptr<Usage> usage;
-  std::vector<Pose> predicted;
   const std::vector<int64_t>& test = opened_->split.test;
-  {
-    std::optional<ObserverScope> counting;
-    if (model_->memory()) {
-      usage = std::make_shared<Usage>(model_->memory()->table()->rows());
-      counting.emplace(*model_->memory(), usage);
-    }
-    predicted = predict(test);
-  }
+  CountedReads reads(memory());
+  const std::vector<Pose> predicted = predict(test);
+  reads.scope.reset();  // the training frames do not count
   const PoseErrors errors = pose_errors(predicted, opened_->poses_of(test));
   const std::vector<int64_t> train = spread_frames(opened_->split.train, kTrainFramesAsked);
   const PoseErrors train_errors = pose_errors(predict(train), opened_->poses_of(train));
@@ -187,11 +161,7 @@ Evaluation Relocalisation::evaluate() {
                      {"train", measures_of(train_errors)},
                      {"parameters", dense},
                      {"multiply_adds", model_->options().multiply_adds(input_.shape.height, input_.shape.width)}}};
-  if (!usage) return result;
-  const UsageMetrics metrics = usage->metrics();
-  result.values.push_back(metrics.usage);
-  result.values.push_back(metrics.kl);
-  result.details["memories"] = {usage_facts(0, metrics)};
+  if (reads.usage) add_usage(result, *reads.usage);
   return result;
 }
 
@@ -211,7 +181,7 @@ Account Relocalisation::account(const Evaluation& evaluation, const AccountOptio
   refuse_text_options(options);
   if (!model_->memory()) refuse_places(options);
   Account account;
-  if (options.places) account = account_of_places(*model_, *opened_, input_.scale, seed_, options.progress);
+  if (options.places) account = account_of_places(*model_, *opened_, input_.scale, seed(), options.progress);
   const nlohmann::json& details = evaluation.details;
   const nlohmann::json& train = details.at("train");
   account.text = fmt::format(
@@ -236,10 +206,7 @@ int64_t Relocalisation::infer(int64_t position) {
 LoadedPosenet load_posenet(const RelocalisationPlan& plan, uint64_t seed, const CheckpointReader& checkpoint) {
   PixelInput input = PixelInput::load(checkpoint.file(PixelInput::kFile));
   auto model = std::make_shared<Posenet>(plan.model_of_data(), seed, serving_tables(checkpoint));
-  std::vector<TablePtr> tables;
-  if (model->memory()) tables.push_back(model->memory()->table());
-  load_model(checkpoint, *model, tables);
-  model->eval();
+  load_network(checkpoint, *model, model->memory());
   return {std::move(model), std::move(input), plan.data.image};
 }
 

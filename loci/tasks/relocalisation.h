@@ -14,7 +14,7 @@
 #include "loci/data/poses/pose_metrics.h"
 #include "loci/models/posenet.h"
 #include "loci/tasks/image_data.h"
-#include "loci/tasks/memory_watch.h"
+#include "loci/tasks/memory_task.h"
 #include "loci/tasks/pose_data.h"
 #include "loci/train/checkpoint_folder.h"
 #include "loci/train/read_ahead.h"
@@ -41,28 +41,19 @@ class RelocalisationPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> relocalisation_plan();
 
-class Relocalisation : public Task {
+class Relocalisation : public MemoryTask {
  public:
   Relocalisation(const RelocalisationPlan& plan, const TaskInputs& inputs);
 
   torch::nn::Module& module() override { return *model_; }
   std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
   at::Tensor loss(int64_t step, int64_t micro) override;
   std::string unit() const override { return plan_.unit(); }
-  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
   std::vector<Baseline> baselines(int64_t steps) override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
-  void before_step(int64_t step, OptimizerSet&) override { watch_->before_step(step); }
-  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override {
-    return watch_->after_step(made, optimizers);
-  }
-  nlohmann::json training_measures(bool whole) override { return watch_->training_measures(whole); }
-  RowCounters row_state(const Table& table, int64_t since) override { return watch_->row_state(table, since); }
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return watch_->extra_state(); }
   std::vector<std::pair<std::string, std::string>> files() override { return {{PixelInput::kFile, input_.save()}}; }
   std::string data_key() const override { return opened_->key; }
   std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
@@ -76,15 +67,11 @@ class Relocalisation : public Task {
   std::vector<Pose> predict(std::span<const int64_t> frames) const;
 
   RelocalisationPlan plan_;
-  BatchShape batch_;
-  RowOptimizerOptions rows_;
-  uint64_t seed_;
   std::shared_ptr<const OpenedPoses> opened_;
   PixelInput input_;
   std::shared_ptr<Posenet> model_;
   EpochOrder order_;
-  std::unique_ptr<MemoryWatch> watch_;  // of no memory without one
-  ProgressLine* progress_;              // of evaluations; or null
+  ProgressLine* progress_;  // of evaluations; or null
   ReadAhead<Batch> batches_;
 };
 

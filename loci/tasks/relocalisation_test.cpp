@@ -1,17 +1,12 @@
 #include "loci/tasks/relocalisation.h"
 
-#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <fstream>
 
 #include "loci/table/row_store.h"
-#include "loci/tasks/all.h"
-#include "loci/train/checkpoint.h"
-#include "loci/train/train_step.h"
-#include "loci/train/trainer.h"
-#include "tests/temporary_folder.h"
+#include "tests/task_test.h"
 
 namespace loci {
 namespace {
@@ -45,50 +40,20 @@ learning_rate = 5e-3
 const std::vector<std::string> kHead = {"main:model.memory.rows=256", "main:model.memory.heads=4",
                                         "main:model.memory.top_k=8", "main:model.memory.key_width=16"};
 
-class RelocalisationTest : public testing::Test {
+class RelocalisationTest : public TaskTest {
  protected:
-  // One thread: these networks are too small for more.
-  RelocalisationTest() : threads_before_(at::get_num_threads()) { at::set_num_threads(1); }
-  ~RelocalisationTest() override { at::set_num_threads(threads_before_); }
-
-  std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& data = {},
-                             const fs::path& checkpoint = {}, std::shared_ptr<const OpenedData> opened = nullptr) {
-    config_ =
-        std::make_unique<RunConfig>(read_recipe(Config::from_text(kRoomRecipe), settings, all_tasks()).arms[0].config);
-    config_->plan->check();
-    TaskInputs inputs;
-    inputs.data = data;
-    inputs.opened = std::move(opened);
-    inputs.checkpoint = checkpoint;
-    inputs.seed = 3;
-    inputs.batch = config_->batch();
-    inputs.rows = config_->table_optimizer;
-    inputs.progress = &progress_;
-    return config_->plan->make(inputs);
+  RelocalisationTest() : TaskTest(kRoomRecipe) {}
+  std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& checkpoint = {},
+                             std::shared_ptr<const OpenedData> opened = nullptr) {
+    return make_task(settings, {}, checkpoint, std::move(opened));
   }
-  std::unique_ptr<OptimizerSet> optimizers_of(Task& task) const {
-    return std::make_unique<OptimizerSet>(task.dense_parameters(), config_->optimizer, task.tables(), 3);
-  }
-  static void train(Task& task, OptimizerSet& optimizers, int64_t from, int64_t to, int64_t steps) {
-    task.module().train();
-    for (int64_t step = from; step < to; ++step) {
-      const StepResult made = train_step(task, optimizers, step, steps, 1, false);
-      ASSERT_TRUE(made.good);
-      task.after_step({step + 1, steps, made.loss}, optimizers);
-    }
-  }
-
-  int threads_before_;
-  TemporaryFolder runs_;
-  ProgressLine progress_{true};
-  std::unique_ptr<RunConfig> config_;
 };
 
 // On a path that no training path follows.
 TEST_F(RelocalisationTest, BothHeadsBeatTheConstantPose) {
   std::shared_ptr<const OpenedData> opened;
   for (const auto& settings : {std::vector<std::string>{}, kHead}) {
-    const auto task = make(settings, {}, {}, opened);
+    const auto task = make(settings, {}, opened);
     opened = task->opened_data();
     const auto optimizers = optimizers_of(*task);
     train(*task, *optimizers, 0, 200, 200);
@@ -111,7 +76,7 @@ TEST_F(RelocalisationTest, LossIsAFunctionOfStepAndSeed) {
   const double first = task->loss(0, 0).item<double>();
   EXPECT_NE(first, task->loss(7, 0).item<double>());
   const double later = task->loss(7, 0).item<double>();
-  EXPECT_EQ(make({"model.dropout=0.5"}, {}, {}, task->opened_data())->loss(7, 0).item<double>(), later);
+  EXPECT_EQ(make({"model.dropout=0.5"}, {}, task->opened_data())->loss(7, 0).item<double>(), later);
 }
 
 TEST_F(RelocalisationTest, GoesOnBitForBit) {
@@ -120,15 +85,11 @@ TEST_F(RelocalisationTest, GoesOnBitForBit) {
   const auto whole = make(settings);
   const auto whole_optimizers = optimizers_of(*whole);
   train(*whole, *whole_optimizers, 0, 12, 12);
-  const auto half = make(settings, {}, {}, whole->opened_data());
+  const auto half = make(settings, {}, whole->opened_data());
   const auto half_optimizers = optimizers_of(*half);
   train(*half, *half_optimizers, 0, 6, 12);
-  const RunDirectory run(runs_ / "run", "task = \"relocalisation\"\n");
-  TrainerState state;
-  state.step = 6;
-  save_checkpoint(run, *half, *half_optimizers, state, {{"seed", 3}}, 2);
-  const fs::path checkpoint = *run.latest();
-  const auto resumed = make(settings, {}, checkpoint, whole->opened_data());
+  const fs::path checkpoint = checkpoint_of(*half, *half_optimizers, 6);
+  const auto resumed = make(settings, checkpoint, whole->opened_data());
   const auto resumed_optimizers = optimizers_of(*resumed);
   load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
   train(*resumed, *resumed_optimizers, 6, 12, 12);
@@ -144,7 +105,7 @@ TEST_F(RelocalisationTest, GoesOnBitForBit) {
 TEST_F(RelocalisationTest, ThePlannedSizesAreThoseOfTheModel) {
   std::shared_ptr<const OpenedData> opened;
   for (const auto& settings : {std::vector<std::string>{}, kHead}) {
-    const auto task = make(settings, {}, {}, opened);
+    const auto task = make(settings, {}, opened);
     opened = task->opened_data();
     int64_t dense = 0;
     for (const NamedParameter& parameter : task->dense_parameters()) dense += parameter.value.numel();
@@ -163,25 +124,17 @@ TEST_F(RelocalisationTest, AFolderOfFramesIsADataSet) {
     poses << fmt::format("1 0 0 {} 0 1 0 0 0 0 1 2 0 0 0 1\n", 0.1 * i);
   }
   poses.close();
-  const std::vector<std::string> settings = {"data.kind=sequence"};
-  std::string recipe = kRoomRecipe;
-  const size_t begin = recipe.find("kind = \"room\""), end = recipe.find("[model]");
-  recipe.replace(begin, end - begin, "kind = \"sequence\"\ntest_blocks = [30, 39]\n");
-  config_ = std::make_unique<RunConfig>(read_recipe(Config::from_text(recipe), {}, all_tasks()).arms[0].config);
-  TaskInputs inputs;
-  inputs.data = folder.path();
-  inputs.seed = 3;
-  inputs.batch = config_->batch();
-  inputs.rows = config_->table_optimizer;
-  inputs.progress = &progress_;
+  const size_t begin = recipe_.find("kind = \"room\""), end = recipe_.find("[model]");
+  recipe_.replace(begin, end - begin, "kind = \"sequence\"\ntest_blocks = [30, 39]\n");
+  const auto task = make_task({}, folder.path());
   EXPECT_TRUE(config_->plan->needs_data());
-  const auto task = config_->plan->make(inputs);
   EXPECT_EQ(task->data_facts().at("training images"), 30);
   EXPECT_EQ(task->data_facts().at("test images"), 10);
   EXPECT_NE(task->data_key().find("test_blocks = [30, 39]"), std::string::npos) << task->data_key();
   // Before training every prediction is near the median of training, x = 1.45; the test is at 3 to 3.9.
   EXPECT_NEAR(evaluate(*task, false).values[0], 2, 0.2);
   EXPECT_EQ(task->infer(0), 10);
+  recipe_ = kRoomRecipe;
   make();
   EXPECT_FALSE(config_->plan->needs_data());
 }
@@ -195,7 +148,7 @@ TEST_F(RelocalisationTest, RowsAndPlacesAreForMemories) {
                [&] { plain->account(evaluation, places); });
   expect_error(ExitCode::usage, "--lengths", [&] { plain->account(evaluation, {.lengths = {3}}); });
   EXPECT_NE(plain->account(evaluation, {}).text.find("training frames:"), std::string::npos);
-  const auto task = make(kHead, {}, {}, plain->opened_data());
+  const auto task = make(kHead, {}, plain->opened_data());
   expect_error(ExitCode::usage, "a path must have at least 201 frames",
                [&] { task->account(evaluate(*task, false), places); });
 }
