@@ -54,11 +54,11 @@ learning_rate = 1e-2
 """
 
 
-def png(rows, edge):
+def png(rows, width):
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, len(rows), 8, 2, 0, 0, 0)
     packed = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
@@ -267,5 +267,16 @@ def test_poses_are_learned_measured_and_predicted(place, tmp_path):
     draw = random.Random(2)
     images = tmp_path / "frames"
     images.mkdir()
+    rows = [bytes(draw.randrange(256) for _ in range(3 * 24)) for _ in range(16)]
+    (images / "frame.png").write_bytes(png(rows, 24))
+    result = loci(place, "predict", tmp_path / "out", "--images", images, "--json")
+    assert result.returncode == 0, result.stderr
+    (pose,) = json.loads(result.stdout)["images"]
+    assert pose["file"] == "frame.png" and len(pose["position"]) == 3
+    assert sum(number**2 for number in pose["rotation"]) == pytest.approx(1, abs=1e-4)
+    cells = loci(place, "predict", tmp_path / "out", "--images", images).stdout.split()
+    assert cells[0] == "frame.png" and cells[4] == "m"
+    assert [float(cell) for cell in cells[1:4]] == pytest.approx(pose["position"], abs=1e-3)
+    (images / "frame.png").unlink()
     (images / "wrong.png").write_bytes(half(draw, "left"))
     assert_refused(loci(place, "predict", tmp_path / "out", "--images", images), 3, "16 x 24", "8 x 8")
