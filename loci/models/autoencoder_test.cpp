@@ -107,6 +107,9 @@ TEST(AutoencoderTest, PositionsOfAQuantiserAreHeightFirst) {
   model.eval();
   const auto one = model.forward(random_images(3)).index, first = model.forward(random_images(3).slice(0, 0, 1)).index;
   EXPECT_TRUE(one.slice(0, 0, 4).equal(first));
+  // A map that is wider than high keeps its sides.
+  const auto wide = torch::rand({2, 3, 16, 24});
+  EXPECT_EQ(model.forward(wide).images.sizes(), wide.sizes());
 }
 
 TEST(AutoencoderTest, FrozenKeysAreNotTrained) {

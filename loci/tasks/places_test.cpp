@@ -30,8 +30,36 @@ TEST(PlacesTest, KMeansFindsSeparateClusters) {
   EXPECT_EQ(std::set<int64_t>(one.begin(), one.end()).size(), 1u);
 }
 
+// Rows that are equal to each other leave clusters without a row.
+TEST(PlacesTest, EmptyClustersDoNoHarm) {
+  const auto x = torch::tensor({{0.0F, 1.0F}, {5.0F, 0.0F}, {0.0F, -7.0F}}).repeat({4, 1});
+  const std::vector<int64_t> cluster = k_means(x, 12, 1);
+  for (size_t i = 0; i < 12; ++i) {
+    for (size_t j = 0; j < i; ++j) EXPECT_EQ(cluster[i] == cluster[j], i % 3 == j % 3);
+  }
+}
+
 // A camera that wanders along one path; its images say where it is.
-TEST(PlacesTest, AMemoryThatReadsPlacesIsFound) {
+struct Wanderer {
+  OpenedPoses data;
+  Wanderer() {
+    std::vector<uint8_t> pixels;
+    for (int i = 0; i < 300; ++i) {
+      const double x = 3 + 2 * std::sin(i / 17.0) + std::sin(i / 41.0), y = 3 + 3 * std::sin(i / 29.0);
+      for (int p = 0; p < 8 * 8; ++p) {
+        pixels.push_back(static_cast<uint8_t>(40 * x));
+        pixels.push_back(static_cast<uint8_t>(40 * y));
+        pixels.push_back(static_cast<uint8_t>(20 * (x + y)));
+      }
+      data.poses.push_back({{x, y, 1}, {}});
+      data.paths.push_back(0);
+    }
+    data.images = ImageSet({8, 8, 3}, std::move(pixels));
+    data.scale = channel_scale(data.images);
+  }
+};
+
+PosenetOptions placed_options() {
   PosenetOptions options;
   options.width = 4;
   options.head_width = 8;
@@ -40,21 +68,33 @@ TEST(PlacesTest, AMemoryThatReadsPlacesIsFound) {
   options.memory.top_k = 2;
   options.memory.key_width = 8;
   options.has_memory = true;
+  return options;
+}
+
+// All four rows are read by both heads for every frame.
+TEST(PlacesTest, TheMassOfAFrameIsOne) {
+  const Wanderer camera;
+  PosenetOptions options = placed_options();
+  options.memory.rows = options.memory.top_k = 4;
+  options.memory.heads = 2;
   Posenet model(options, 1);
-  OpenedPoses data;
-  std::vector<uint8_t> pixels;
-  for (int i = 0; i < 300; ++i) {
-    const double x = 3 + 2 * std::sin(i / 17.0) + std::sin(i / 41.0), y = 3 + 3 * std::sin(i / 29.0);
-    for (int p = 0; p < 8 * 8; ++p) {
-      pixels.push_back(static_cast<uint8_t>(40 * x));
-      pixels.push_back(static_cast<uint8_t>(40 * y));
-      pixels.push_back(static_cast<uint8_t>(20 * (x + y)));
-    }
-    data.poses.push_back({{x, y, 1}, {}});
-    data.paths.push_back(0);
+  model.eval();
+  const nlohmann::json shown = account_of_places(model, camera.data, camera.data.scale, 1, nullptr).json.at("shown");
+  ASSERT_EQ(shown.size(), 4u);
+  double of_rows = 0;
+  for (size_t frame = 0; frame < 300; frame += 50) {
+    double mass = 0;
+    for (const auto& row : shown) mass += row.at("mass_of_frames").at(frame).get<double>();
+    EXPECT_NEAR(mass, 1, 1e-6);
   }
-  data.images = ImageSet({8, 8, 3}, std::move(pixels));
-  data.scale = channel_scale(data.images);
+  for (const auto& row : shown) of_rows += row.at("mass").get<double>();
+  EXPECT_NEAR(of_rows, 1, 1e-6);
+}
+
+TEST(PlacesTest, AMemoryThatReadsPlacesIsFound) {
+  Posenet model(placed_options(), 1);
+  const Wanderer camera;
+  const OpenedPoses& data = camera.data;
   model.train();  // statistics of the norms
   {
     const at::NoGradGuard guard;

@@ -100,6 +100,18 @@ TEST_F(ReconstructionTest, TheLossIsThatOfPixels) {
   const double zeros = (25 * std::pow(230.0 / 255, 2) + 231 * std::pow(20.0 / 255, 2)) / 256;
   EXPECT_NEAR(task->loss(1, 0).item<double>(), zeros, 1e-5);
   EXPECT_NEAR(evaluate(*task, false).values[1], zeros, 1e-5);
+
+  // What is beyond 1 counts as 1 in an evaluation.
+  const torch::NoGradGuard guard;
+  model.named_parameters()["decoder3.bias"].fill_(3);
+  const double ones = (25 * std::pow(25.0 / 255, 2) + 231 * std::pow(235.0 / 255, 2)) / 256;
+  EXPECT_NEAR(evaluate(*task, false).values[1], ones, 1e-5);
+}
+
+TEST_F(ReconstructionTest, AQuantiserAddsItsCommitment) {
+  std::vector<std::string> without = kCodes;
+  without.emplace_back("main:model.quantiser.commitment=0");
+  EXPECT_GT(make(kCodes)->loss(0, 0).item<double>(), make(without)->loss(0, 0).item<double>() + 1e-6);
 }
 
 TEST_F(ReconstructionTest, GoesOnBitForBit) {
@@ -128,6 +140,7 @@ TEST_F(ReconstructionTest, CodesThatWereReplacedAreLogged) {
   EXPECT_FALSE(task->training_measures(true).contains("codes_replaced"));
   task->loss(0, 0);
   EXPECT_EQ(task->training_measures(true).at("codes_replaced"), 32.0);
+  EXPECT_FALSE(task->training_measures(true).contains("codes_replaced")) << "no step since";
   EXPECT_FALSE(make()->training_measures(true).contains("codes_replaced"));
 }
 
@@ -136,8 +149,12 @@ TEST_F(ReconstructionTest, ThePlannedSizesAreThoseOfTheModel) {
     const auto task = make(settings);
     int64_t dense = 0;
     for (const NamedParameter& parameter : task->dense_parameters()) dense += parameter.value.numel();
-    EXPECT_EQ(config_->size().parameters_dense, dense);
-    EXPECT_EQ(config_->size().parameters_table, settings == kRows ? 64 * 8 : 0);
+    const RunSize size = config_->size();
+    EXPECT_EQ(size.parameters_dense, dense);
+    EXPECT_EQ(size.parameters_table, settings == kRows ? 64 * 8 : 0);
+    EXPECT_EQ(size.memory[0].second, 4 * dense);
+    EXPECT_EQ(size.memory[1].second, 4 * dense);
+    for (const auto& [table, rows] : task->tables()) EXPECT_EQ(rows.learning_rate, 1e-2);
   }
 }
 

@@ -131,12 +131,33 @@ TEST_F(RelocalisationTest, AFolderOfFramesIsADataSet) {
   EXPECT_EQ(task->data_facts().at("training images"), 30);
   EXPECT_EQ(task->data_facts().at("test images"), 10);
   EXPECT_NE(task->data_key().find("test_blocks = [30, 39]"), std::string::npos) << task->data_key();
+  const auto opened = std::dynamic_pointer_cast<const OpenedPoses>(task->opened_data());
+  EXPECT_NEAR(opened->scale.mean[0], 5 * 14.5 / 255, 1e-6);  // of the training frames alone
+  const at::Tensor input = opened->input(std::vector<int64_t>{7, 2}, {{0.1, 0, 0}, {0.5, 1, 1}});
+  EXPECT_EQ(input.sizes(), (std::vector<int64_t>{2, 3, 16, 24}));
+  EXPECT_NEAR(input[0][0][3][4].item<double>(), (35.0 / 255 - 0.1) / 0.5, 1e-6);
+  EXPECT_NEAR(input[1][2][0][0].item<double>(), 10.0 / 255, 1e-6);
   // Before training every prediction is near the median of training, x = 1.45; the test is at 3 to 3.9.
   EXPECT_NEAR(evaluate(*task, false).values[0], 2, 0.2);
   EXPECT_EQ(task->infer(0), 10);
   recipe_ = kRoomRecipe;
   make();
   EXPECT_FALSE(config_->plan->needs_data());
+}
+
+TEST_F(RelocalisationTest, UsageIsOfTheTestFrames) {
+  const auto task = make(kHead);
+  const double usage = evaluate(*task, false).values[4];
+  const auto opened = std::dynamic_pointer_cast<const OpenedPoses>(task->opened_data());
+  auto& model = dynamic_cast<Posenet&>(task->module());
+  model.eval();
+  const auto counted = std::make_shared<Usage>(256);
+  {
+    const torch::NoGradGuard guard;
+    const ObserverScope counting(*model.memory(), counted);
+    model.read(opened->input(opened->split.test, opened->scale));
+  }
+  EXPECT_EQ(usage, counted->metrics().usage);
 }
 
 TEST_F(RelocalisationTest, RowsAndPlacesAreForMemories) {

@@ -6,6 +6,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <vector>
+
 namespace loci {
 namespace {
 
@@ -78,6 +80,32 @@ TEST(VectorQuantiserTest, UnusedCodesBecomeVectorsOfTheBatch) {
   EXPECT_EQ(quantiser.replaced(), 1);
   EXPECT_GT(quantiser.codes[3].min().item<double>(), 90);
   EXPECT_TRUE(torch::allclose(quantiser.codes[7], kept, 1e-4, 1e-5));
+}
+
+// A code that is replaced gets another vector each time, and starts with the mean count, so that it stays near it.
+TEST(VectorQuantiserTest, AReplacedCodeStartsAtAVectorOfItsPass) {
+  VectorQuantiser quantiser("vq", {.codes = 16}, 4, 1);
+  const auto x = 5 * some_vectors(64, 4, 5);
+  quantiser.forward(x);
+  std::vector<at::Tensor> started;
+  for (int pass = 0; pass < 2; ++pass) {
+    quantiser.counts.fill_(50);
+    quantiser.sums.copy_(50 * quantiser.codes);
+    quantiser.counts[3] = 0;
+    quantiser.forward(x);
+    EXPECT_EQ(quantiser.replaced(), 1);
+    started.push_back(quantiser.codes[3].clone());
+    EXPECT_LT((x - started.back()).square().sum(1).min().item<double>(), 0.1);
+  }
+  EXPECT_GT((started[0] - started[1]).abs().max().item<double>(), 0.5);
+}
+
+TEST(VectorQuantiserTest, ManyTokensAreTakenInParts) {
+  VectorQuantiser quantiser("vq", {.codes = 4096}, 2, 1);
+  quantiser.eval();
+  const auto x = some_vectors(700, 2, 1);  // 512 at once
+  const auto index = quantiser.forward(x).index;
+  for (const int64_t t : {0, 511, 512, 699}) EXPECT_EQ(index[t].item<int64_t>(), nearest_code(x[t], quantiser.codes));
 }
 
 // Codes that bfloat16 cannot tell apart.
