@@ -11,7 +11,15 @@ from command_line import RECIPE, ROOT, assert_refused, loci, make_place, train
 sys.path.insert(0, str(ROOT / "tools"))
 import recipe_keys
 
-TASKS = ["image_classification", "language_model", "ram", "random_labels", "reconstruction", "relocalisation"]
+TASKS = [
+    "image_classification",
+    "language_model",
+    "pair_shapes",
+    "ram",
+    "random_labels",
+    "reconstruction",
+    "relocalisation",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,7 @@ def test_keys_of_an_unknown_task(place):
     assert_refused(
         loci(place, "train", "--keys", "vision"),
         2,
-        "one of image_classification, language_model, ram, random_labels, reconstruction, relocalisation, got vision",
+        f"one of {', '.join(TASKS)}, got vision",
     )
     assert_refused(loci(place, "train"), 2, "RECIPE is required")
 

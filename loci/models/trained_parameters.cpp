@@ -8,7 +8,7 @@ std::vector<NamedParameter> trained_parameters(const torch::nn::Module& module) 
     if (!parameter.value().requires_grad()) continue;  // frozen keys
     const int64_t dimensions = parameter.value().dim();
     result.push_back(
-        {.name = parameter.key(), .value = parameter.value(), .decay = dimensions == 2 || dimensions == 4});
+        {.name = parameter.key(), .value = parameter.value(), .decay = dimensions == 2 || dimensions >= 4});
   }
   return result;
 }

@@ -9,8 +9,8 @@
 
 namespace loci {
 
-// Those with a gradient, by name. Weights decay: matrices and kernels (two and four dimensions). Norms and biases (one)
-// and keys (three) do not.
+// Those with a gradient, by name. Weights decay: matrices and kernels (two, four and five dimensions). Norms and biases
+// (one) and keys (three) do not.
 std::vector<NamedParameter> trained_parameters(const torch::nn::Module& module);
 
 }  // namespace loci

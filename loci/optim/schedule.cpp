@@ -39,6 +39,7 @@ void ScheduleOptions::fields(ConfigFields& f) {
   f.choice("kind", kind, "how the learning rate goes on after the warm-up",
            {{"constant", ScheduleKind::constant},
             {"cosine", ScheduleKind::cosine},
+            {"linear", ScheduleKind::linear},
             {"step", ScheduleKind::step},
             {"multi_step", ScheduleKind::multi_step},
             {"warm_restarts", ScheduleKind::warm_restarts}});
@@ -46,6 +47,9 @@ void ScheduleOptions::fields(ConfigFields& f) {
   const bool cosines = kind == ScheduleKind::cosine || kind == ScheduleKind::warm_restarts;
   f.when(cosines, "optimizer.schedule.kind is \"cosine\" or \"warm_restarts\"", [&] {
     f.field("final_share", final_share, "share of the peak where a cosine ends", {.minimum = 0, .maximum = 1});
+  });
+  f.when(kind == ScheduleKind::linear, "optimizer.schedule.kind is \"linear\"", [&] {
+    f.field("fall", fall, "share of the run, its last, over which the rate falls to 0", {.minimum = 0, .maximum = 1});
   });
   const bool falls = kind == ScheduleKind::step || kind == ScheduleKind::multi_step;
   f.when(falls, "optimizer.schedule.kind is \"step\" or \"multi_step\"",
@@ -78,6 +82,10 @@ double schedule_factor(const ScheduleOptions& options, int64_t step, int64_t ste
       const int64_t length = steps - 1 - options.warmup;
       const double share = length <= 0 ? 1 : static_cast<double>(step - options.warmup) / static_cast<double>(length);
       return cosine_factor(options.final_share, std::min(share, 1.0));
+    }
+    case ScheduleKind::linear: {
+      const auto left = static_cast<double>(steps - step), falling = options.fall * static_cast<double>(steps);
+      return left < falling ? std::max(0.0, left / falling) : 1;
     }
     case ScheduleKind::step:
       return std::pow(options.factor, static_cast<double>(step / options.every));

@@ -6,6 +6,7 @@
 //   cosine           f + (1 - f) (1 + cos(pi min(1, (s - w) / (S - 1 - w)))) / 2,   f = final_share; f where S - 1 <= w
 //   step             factor^floor(s / every)
 //   multi_step       factor^n,   n = how many of `at` are at most s
+//   linear           min(1, (S - s) / (fall S))
 //   warm_restarts    f + (1 - f) (1 + cos(pi t / T)) / 2,   where rounds of T_0 = period, T_(i+1) = growth * T_i steps
 //                    follow each other from step w on and t is the step within its round
 //                    (Loshchilov and Hutter, ICLR 2017, arXiv 1608.03983, equation 5)
@@ -21,13 +22,14 @@
 
 namespace loci {
 
-enum class ScheduleKind { constant, cosine, step, multi_step, warm_restarts };
+enum class ScheduleKind { constant, cosine, linear, step, multi_step, warm_restarts };
 
 // [optimizer.schedule]
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::cosine;
   int64_t warmup = 50;           // steps
   double final_share = 0.1;      // cosine, warm_restarts: of the peak, where a cosine ends
+  double fall = 0.3;             // linear: share of the run, its last, over which the rate falls to 0
   double factor = 0.1;           // step, multi_step: of the rate, at each fall
   int64_t every = 1000;          // step: steps between two falls
   std::vector<int64_t> at = {};  // multi_step: steps of the falls, ascending

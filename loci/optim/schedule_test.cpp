@@ -38,6 +38,23 @@ TEST(Schedule, ConstantStays) {
   EXPECT_DOUBLE_EQ(schedule_factor(options, 9, 10), 1);
 }
 
+TEST(Schedule, LinearStaysAndThenFallsToZero) {
+  const ScheduleOptions options{.kind = ScheduleKind::linear, .warmup = 2, .fall = 0.3};
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 0, 100), 0.5);  // warm-up
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 2, 100), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 70, 100), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 71, 100), 29.0 / 30);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 85, 100), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 99, 100), 1.0 / 30);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 100, 100), 0);
+  EXPECT_DOUBLE_EQ(schedule_factor(options, 1000, 100), 0);
+  const ScheduleOptions whole{.kind = ScheduleKind::linear, .warmup = 0, .fall = 1};
+  EXPECT_DOUBLE_EQ(schedule_factor(whole, 0, 4), 1);
+  EXPECT_DOUBLE_EQ(schedule_factor(whole, 3, 4), 0.25);
+  const ScheduleOptions never{.kind = ScheduleKind::linear, .warmup = 0, .fall = 0};
+  EXPECT_DOUBLE_EQ(schedule_factor(never, 3, 4), 1);
+}
+
 TEST(Schedule, StepFallsAtMultiplesOfEvery) {
   const ScheduleOptions options{.kind = ScheduleKind::step, .warmup = 2, .factor = 0.5, .every = 10};
   EXPECT_DOUBLE_EQ(schedule_factor(options, 0, 100), 0.5);  // warm-up
@@ -101,10 +118,13 @@ TEST(Schedule, TakesTheKeysOfItsKindAlone) {
   EXPECT_EQ(read_schedule("kind = \"multi_step\"\nat = [3, 9]").at, (std::vector<int64_t>{3, 9}));
   EXPECT_EQ(read_schedule("warmup = 7").warmup, 7);
   EXPECT_EQ(read_schedule("kind = \"step\"\nevery = 1e3").every, 1000);
-  EXPECT_THAT(refusal_of("kind = \"linear\""), testing::HasSubstr("kind must be one of \"constant\", \"cosine\""));
+  EXPECT_THAT(refusal_of("kind = \"square\""), testing::HasSubstr("kind must be one of \"constant\", \"cosine\""));
+  EXPECT_EQ(read_schedule("kind = \"linear\"\nfall = 0.5").fall, 0.5);
   EXPECT_THAT(refusal_of("final_share = 2.0"), testing::HasSubstr("final_share must be a number from 0 to 1"));
   for (const auto& [kind, key] : std::vector<std::pair<std::string, std::string>>{{"constant", "final_share = 0.1"},
                                                                                   {"cosine", "factor = 0.1"},
+                                                                                  {"linear", "final_share = 0.1"},
+                                                                                  {"cosine", "fall = 0.1"},
                                                                                   {"multi_step", "every = 5"},
                                                                                   {"step", "at = [5]"},
                                                                                   {"step", "period = 5"},

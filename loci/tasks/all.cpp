@@ -2,6 +2,7 @@
 
 #include "loci/tasks/image_classification.h"
 #include "loci/tasks/language_model.h"
+#include "loci/tasks/pair_shapes.h"
 #include "loci/tasks/ram_task.h"
 #include "loci/tasks/random_labels.h"
 #include "loci/tasks/reconstruction.h"
@@ -13,6 +14,7 @@ const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
       {"image_classification", image_classification_plan, {"predict"}},
       {"language_model", language_model_plan, {"generate"}},
+      {"pair_shapes", pair_shapes_plan},
       {"ram", ram_plan, {"program"}},
       {"random_labels", random_labels_plan},
       {"reconstruction", reconstruction_plan, {"predict"}},

@@ -1,0 +1,159 @@
+// Legend: B samples of a batch, T frames.
+#include "loci/tasks/pair_shapes.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Reduction.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "loci/base/check.h"
+#include "loci/base/stop_signal.h"
+#include "loci/base/wilson.h"
+#include "loci/tasks/network_size.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kTestSamplesAtOnce = 256;
+constexpr uint64_t kTestSamplesSeed = 0;  // for every run; the stream is another one than that of training
+
+}  // namespace
+
+void PairTaskData::fields(ConfigFields& f) {
+  shapes.fields(f);
+  f.field("test_samples", test_samples, "samples of an evaluation, the same ones for every seed",
+          {.minimum = 1, .maximum = 1 << 24});
+}
+
+void PairShapesPlan::fields(ConfigFields& f) {
+  f.section("data", data);
+  f.section("model", model);
+}
+
+PairNetOptions PairShapesPlan::model_of_data() const {
+  PairNetOptions options = model;
+  options.frames = data.shapes.frames;
+  return options;
+}
+
+void PairShapesPlan::check() const {
+  data.shapes.check();
+}
+
+RunSize PairShapesPlan::size(const BatchShape& batch, const RowOptimizerOptions&, bool bfloat16) const {
+  const PairNetOptions options = model_of_data();
+  RunSize size = network_size(options.parameters(), options.multiply_adds(), batch);
+  // The batch of the step, the one that is made for the next, and one of an evaluation.
+  const int64_t samples = checked_sum("config", "samples", 2 * batch.per_micro_batch(), kTestSamplesAtOnce);
+  size.memory.emplace_back("data", 4 * samples * data.shapes.numbers());
+  add_activations(size, options.kept_numbers() * (bfloat16 ? 2 : 4), batch);
+  return size;
+}
+
+std::unique_ptr<Task> PairShapesPlan::make(const TaskInputs& inputs) const {
+  return std::make_unique<PairShapesTask>(*this, inputs);
+}
+
+std::unique_ptr<TaskPlan> pair_shapes_plan() {
+  return std::make_unique<PairShapesPlan>();
+}
+
+PairShapesTask::PairShapesTask(const PairShapesPlan& plan, const TaskInputs& inputs)
+    : plan_(plan),
+      batch_(inputs.batch),
+      training_(plan.data.shapes, inputs.seed, "pair_shapes.training"),
+      test_(plan.data.shapes, kTestSamplesSeed, "pair_shapes.test"),
+      model_(std::make_shared<PairNet>(plan.model_of_data(), inputs.seed)),
+      right_(at::zeros({2}, at::kLong)),
+      progress_(inputs.progress),
+      batches_([this](int64_t position) {
+        const int64_t count = batch_.per_micro_batch();
+        return batch_of(training_, position * count, count);
+      }) {}
+
+PairShapesTask::Batch PairShapesTask::batch_of(const PairShapes& shapes, int64_t first, int64_t count) const {
+  constexpr int64_t side = PairShapesOptions::kSide;
+  Batch batch = {at::empty({count, plan_.data.shapes.frames, side, side}, at::kFloat), at::empty({count}, at::kLong)};
+  shapes.fill(first, count, batch.frames.mutable_data_ptr<float>(), batch.labels.mutable_data_ptr<int64_t>());
+  return batch;
+}
+
+int64_t PairShapesTask::test_batches() const {
+  return (plan_.data.test_samples + kTestSamplesAtOnce - 1) / kTestSamplesAtOnce;
+}
+
+PairShapesTask::Batch PairShapesTask::test_batch(int64_t index) const {
+  const int64_t first = index * kTestSamplesAtOnce;
+  return batch_of(test_, first, std::min(kTestSamplesAtOnce, plan_.data.test_samples - first));
+}
+
+at::Tensor PairShapesTask::loss(int64_t step, int64_t micro) {
+  const Batch batch = batches_.take(step * batch_.accumulation + micro);
+  const at::Tensor logits = model_->forward(batch.frames);
+  auto* right = right_.mutable_data_ptr<int64_t>();
+  right[0] += logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
+  right[1] += batch.labels.size(0);
+  return at::cross_entropy_loss(logits, batch.labels);
+}
+
+nlohmann::json PairShapesTask::training_measures(bool) {
+  nlohmann::json measures = {{"train_accuracy", nullptr}};
+  auto* right = right_.mutable_data_ptr<int64_t>();
+  if (right[1] > 0) measures["train_accuracy"] = static_cast<double>(right[0]) / static_cast<double>(right[1]);
+  right_.zero_();
+  return measures;
+}
+
+std::vector<Measure> PairShapesTask::measures() const {
+  return {{"accuracy", 1, false, "%", "share of the test samples that are answered well; chance is 50 %"},
+          {"loss", 3, true, "nats", "what the network misses of the answers, per test sample; chance is 0.693"}};
+}
+
+Evaluation PairShapesTask::evaluate() {
+  double nats = 0;
+  int64_t right = 0, samples = 0;
+  for (int64_t index = 0; index < test_batches(); ++index) {
+    StopSignal::check("stopped while the model was evaluated");
+    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} samples", samples));
+    const Batch batch = test_batch(index);
+    const at::Tensor logits = model_->forward(batch.frames);
+    nats += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
+    right += logits.argmax(1).eq(batch.labels).sum().item<int64_t>();
+    samples += batch.labels.size(0);
+  }
+  const Interval interval = wilson_interval(right, samples);
+  const auto all = static_cast<double>(samples);
+  return {{static_cast<double>(right) / all, nats / all},
+          {{"samples", samples},
+           {"accuracy_interval", {interval.low, interval.high}},
+           {"parameters", model_->options().parameters()},
+           {"multiply_adds", model_->options().multiply_adds()}}};
+}
+
+Account PairShapesTask::account(const Evaluation& evaluation, const AccountOptions& options) {
+  Account account = Task::account(evaluation, options);
+  const nlohmann::json& details = evaluation.details;
+  const nlohmann::json& interval = details.at("accuracy_interval");
+  account.text = fmt::format(
+      "{} test samples ({}); {} parameters, {} multiply-adds a sample\n"
+      "accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %; chance is 50 %\n",
+      details.at("samples").get<int64_t>(), plan_.data.shapes.text(), model_->options().parameters(),
+      format_count(details.at("multiply_adds").get<double>()), 100 * evaluation.values[0],
+      100 * interval.at(0).get<double>(), 100 * interval.at(1).get<double>());
+  return account;
+}
+
+int64_t PairShapesTask::infer(int64_t position) {
+  const Batch batch = test_batch(position % test_batches());
+  model_->forward(batch.frames);
+  return batch.labels.size(0);
+}
+
+std::string PairShapesTask::data_key() const {
+  return "pair_shapes: " + plan_.data.shapes.text();
+}
+
+}  // namespace loci

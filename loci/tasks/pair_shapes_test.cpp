@@ -1,0 +1,160 @@
+#include "loci/tasks/pair_shapes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+
+#include "tests/task_test.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPairRecipe = R"(
+task = "pair_shapes"
+[data]
+test_samples = 300
+[model]
+width = 8
+[train]
+batch = 16
+precision = "float32"
+[optimizer]
+learning_rate = 2e-3
+beta2 = 0.999
+weight_decay = 0
+clip_norm = 0
+[optimizer.schedule]
+kind = "linear"
+warmup = 0
+)";
+const std::vector<std::string> kPairResidual = {"model.middle=residual", "model.residual_width=12"};
+const std::vector<std::string> kPairUniform = {"model.middle=uniform", "model.inner=4"};
+const std::vector<std::string> kPairClips = {"data.frames=4", "data.variant=time", "model.middle=residual",
+                                             "model.residual_width=12"};
+
+class PairShapesTaskTest : public TaskTest {
+ protected:
+  PairShapesTaskTest() : TaskTest(kPairRecipe) {}
+  std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& checkpoint = {}) {
+    return make_task(settings, {}, checkpoint);
+  }
+};
+
+TEST_F(PairShapesTaskTest, LossIsAFunctionOfStepAndSample) {
+  const auto task = make();
+  task->module().eval();
+  const double first = task->loss(0, 0).item<double>();
+  EXPECT_NE(first, task->loss(7, 0).item<double>());
+  const double later = task->loss(7, 0).item<double>();
+  const auto parts = make({"train.accumulation=2"});
+  parts->module().eval();
+  EXPECT_NEAR((parts->loss(7, 0).item<double>() + parts->loss(7, 1).item<double>()) / 2, later, 1e-6);
+  EXPECT_NE(parts->loss(7, 0).item<double>(), parts->loss(7, 1).item<double>());
+}
+
+// Weights of 0 answer "different" for everything. The test samples are those of their own seed and stream, whatever the
+// seed of the run is.
+TEST_F(PairShapesTaskTest, MeasuresAreThoseOfTheTestSamples) {
+  for (const auto& settings : {std::vector<std::string>{}, kPairClips}) {
+    const auto task = make(settings);
+    {
+      const torch::NoGradGuard guard;
+      task->module().named_parameters()["linear_weight"].zero_();
+      task->module().named_parameters()["linear_bias"].zero_();
+    }
+    const PairShapes shapes(dynamic_cast<const PairShapesPlan&>(*config_->plan).data.shapes, 0, "pair_shapes.test");
+    int64_t different = 0;
+    for (int64_t i = 0; i < 300; ++i) different += 1 - shapes.layout(i).label();
+    const Evaluation evaluation = evaluate(*task, false);
+    ASSERT_EQ(evaluation.values.size(), task->measures().size());
+    EXPECT_DOUBLE_EQ(evaluation.values[0], static_cast<double>(different) / 300);
+    EXPECT_NEAR(evaluation.values[1], std::log(2.0), 1e-6);
+    EXPECT_EQ(evaluation.details.at("samples"), 300);
+    const auto low = evaluation.details.at("accuracy_interval").at(0).get<double>();
+    const auto high = evaluation.details.at("accuracy_interval").at(1).get<double>();
+    EXPECT_NEAR(high - low, 2 * 1.96 * std::sqrt(0.25 / 300), 0.002);
+    EXPECT_NEAR((high + low) / 2, evaluation.values[0], 0.002);
+    const Account account = task->account(evaluation, {});
+    EXPECT_THAT(account.text, testing::HasSubstr("300 test samples (" +
+                                                 std::string(settings.empty() ? "images" : "clips of 4 frames, time")));
+    EXPECT_THAT(account.text,
+                testing::HasSubstr(fmt::format("95 % interval {:.1f} to {:.1f} %", 100 * low, 100 * high)));
+  }
+}
+
+TEST_F(PairShapesTaskTest, TrainingAccuracyIsOfTheSamplesSinceTheLastLine) {
+  const auto task = make();
+  task->module().eval();
+  {
+    const torch::NoGradGuard guard;
+    task->module().named_parameters()["linear_weight"].zero_();
+    task->module().named_parameters()["linear_bias"].copy_(torch::tensor({0.F, 1.F}));
+  }
+  task->loss(0, 0);
+  task->loss(1, 0);
+  const PairShapes shapes({}, 3, "pair_shapes.training");
+  double same = 0;
+  for (int64_t i = 0; i < 32; ++i) same += static_cast<double>(shapes.layout(i).label());
+  EXPECT_EQ(task->training_measures(true).at("train_accuracy"), same / 32);
+  EXPECT_TRUE(task->training_measures(true).at("train_accuracy").is_null());
+}
+
+TEST_F(PairShapesTaskTest, GoesOnBitForBit) {
+  for (const auto& settings : {std::vector<std::string>{}, kPairResidual, kPairUniform, kPairClips}) {
+    const auto whole = make(settings);
+    const auto whole_optimizers = optimizers_of(*whole);
+    train(*whole, *whole_optimizers, 0, 12, 12);
+    const auto half = make(settings);
+    const auto half_optimizers = optimizers_of(*half);
+    train(*half, *half_optimizers, 0, 6, 12);
+    const fs::path checkpoint = checkpoint_of(*half, *half_optimizers, 6);
+    const auto resumed = make(settings, checkpoint);
+    const auto resumed_optimizers = optimizers_of(*resumed);
+    load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
+    train(*resumed, *resumed_optimizers, 6, 12, 12);
+    EXPECT_EQ(evaluate(*resumed, false).values, evaluate(*whole, false).values);
+    EXPECT_EQ(resumed->training_measures(true), whole->training_measures(true));
+    for (const auto& parameter : whole->module().named_parameters()) {
+      EXPECT_TRUE(resumed->module().named_parameters()[parameter.key()].equal(parameter.value())) << parameter.key();
+    }
+  }
+}
+
+TEST_F(PairShapesTaskTest, ACheckpointIsOfItsData) {
+  const auto task = make();
+  const auto optimizers = optimizers_of(*task);
+  const CheckpointReader checkpoint(checkpoint_of(*task, *optimizers, 0));
+  const auto noisier = make({"data.noise=0.3"});
+  const auto noisier_optimizers = optimizers_of(*noisier);
+  expect_error(ExitCode::input, "\"pair_shapes: images, noise 0.3\"",
+               [&] { load_checkpoint(checkpoint, *noisier, *noisier_optimizers); });
+}
+
+TEST_F(PairShapesTaskTest, ThePlannedSizesAreThoseOfTheModel) {
+  for (const auto& settings : {std::vector<std::string>{}, kPairResidual, kPairUniform, kPairClips}) {
+    const auto task = make(settings);
+    int64_t dense = 0;
+    for (const NamedParameter& parameter : task->dense_parameters()) dense += parameter.value.numel();
+    const RunSize size = config_->size();
+    EXPECT_EQ(size.parameters_dense, dense);
+    EXPECT_EQ(size.units_per_step, 16);
+    EXPECT_EQ(size.memory[2], (std::pair<std::string, int64_t>(
+                                  "data", int64_t{4} * (2 * 16 + 256) * 1024 * (settings == kPairClips ? 4 : 1))));
+    EXPECT_EQ(evaluate(*task, false).details.at("multiply_adds"), size.multiply_adds);
+    EXPECT_EQ(task->infer(0), 256);
+    EXPECT_EQ(task->infer(1), 44);
+  }
+}
+
+TEST_F(PairShapesTaskTest, RefusesWhatDoesNotFit) {
+  expect_error(ExitCode::usage, "data.frames must be 1, 4 or 8, got 3", [&] { make({"data.frames=3"}); });
+  expect_error(ExitCode::usage, "data.variant must be left out", [&] { make({"data.variant=time"}); });
+  expect_error(ExitCode::usage, "model.residual_width must be left out", [&] { make({"model.residual_width=3"}); });
+}
+
+}  // namespace
+}  // namespace loci
