@@ -13,9 +13,13 @@ class Module;
 
 namespace loci {
 
-// Copies parameters and buffers. Throws Error (input) in the name of `who`, before anything is copied, for names that
-// the model does not have, other shapes, and names that `state` lacks unless `may_lack(name)`.
+// The part of a model that a name belongs to and that trained tensors may lack, such as a memory; or "".
+using PartOfName = std::function<std::string(const std::string& name)>;
+
+// Copies parameters and buffers; a part is given whole or not at all, and then stays as it is. Throws Error (input) in
+// the name of `who`, before anything is copied, for names that the model does not have, other shapes, and names that
+// are missing.
 void load_state(const std::string& who, const torch::nn::Module& model, const std::map<std::string, at::Tensor>& state,
-                const std::function<bool(const std::string& name)>& may_lack);
+                const PartOfName& part_of);
 
 }  // namespace loci

@@ -2,6 +2,7 @@
 #include "loci/models/resnet.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
@@ -11,6 +12,7 @@
 #include <torch/nn/modules/container/modulelist.h>
 
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -158,10 +160,33 @@ Tensor Resnet::forward(const Tensor& images) {
   return logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
 }
 
-void Resnet::load(const std::map<std::string, Tensor>& state) {
+std::map<std::string, size_t> Resnet::added_blocks() const {
+  std::map<std::string, size_t> result;
+  const auto counts = options_.blocks();
+  const int64_t own = (options_.depth - 2) / 6;  // of each stage
+  size_t at = 0;
+  for (size_t stage = 0; stage < counts.size(); ++stage) {
+    for (int64_t number = 0; number < counts[stage]; ++number, ++at) {
+      if (number >= own) result.emplace(fmt::format("layer{}.{}", stage + 1, number), at);
+    }
+  }
+  return result;
+}
+
+void Resnet::load(const std::map<std::string, Tensor>& state, const std::string& who) {
   std::map<std::string, Tensor> own = state;
   std::erase_if(own, [](const auto& entry) { return entry.first.ends_with(".num_batches_tracked"); });
-  load_state("Resnet", *this, own, [](const std::string& name) { return name.find(".memory.") != std::string::npos; });
+  const std::map<std::string, size_t> added = added_blocks();
+  load_state(who, *this, own, [&added](const std::string& name) -> std::string {
+    constexpr std::string_view memory = ".memory.";
+    if (const size_t at = name.find(memory); at != std::string::npos) return name.substr(0, at + memory.size());
+    const std::string block = name.substr(0, name.find('.', name.find('.') + 1));  // "layer3.2" of layer3.2.bn1.weight
+    return added.contains(block) ? block : "";
+  });
+  const at::NoGradGuard guard;
+  for (const auto& [name, at] : added) {
+    if (!own.contains(name + ".bn2.weight")) blocks_[at]->bn2->weight.zero_();
+  }
 }
 
 }  // namespace loci

@@ -50,16 +50,19 @@ class Resnet : public torch::nn::Module {
   const std::shared_ptr<ProductKeyMemory>& memory() const { return memory_; }
   int64_t memory_layer() const { return memory_layer_; }
 
-  // Copies parameters and buffers of a trained model, by name. Those of the memory may be missing: a network without
-  // one goes on with a `side` memory, at first with the same output. num_batches_tracked is left out. Throws Error
-  // (input) for names that are unknown or missing, and for other shapes.
-  void load(const std::map<std::string, at::Tensor>& state);
+  // Copies parameters and buffers of a trained model, by name. What is new here may be missing: a `side` memory, and
+  // extra blocks at the end of a stage, whose second norm then gets the scale 0. So a trained network goes on with
+  // them, at first with the same output. num_batches_tracked is left out. Throws Error (input) in the name of `who` for
+  // names that are unknown or missing, and for other shapes.
+  void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "Resnet");
 
  private:
   struct Convolution;
   struct Norm;
   struct Linear;
   struct Block;
+  // Names of the blocks that model.extra_blocks added, with their places in blocks_.
+  std::map<std::string, size_t> added_blocks() const;
   std::shared_ptr<Block> make_block(const std::string& name, int64_t stage, int64_t number, uint64_t seed,
                                     const TableMaker& tables);
   void add_memory(Block& block, const std::string& name, int64_t channels, uint64_t seed, const TableMaker& tables);

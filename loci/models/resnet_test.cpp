@@ -231,6 +231,33 @@ TEST(Resnet, AMemoryInsertedAtTheSideOfATrainedNetworkChangesNoBit) {
   EXPECT_TRUE(torch::equal(with.forward(trained.images), trained.model->forward(trained.images)));
 }
 
+// A block between ReLUs whose second norm has the scale 0 returns what it gets.
+TEST(Resnet, ABlockAddedToATrainedNetworkChangesNoBitAndLearns) {
+  TrainedResnet trained(small_resnet());
+  trained.train(5);
+  TrainedResnet with([] {
+    ResnetOptions options = small_resnet();
+    options.extra_blocks = {1, 0, 2};
+    return options;
+  }());
+  with.model->load(resnet_state(*trained.model));
+  trained.model->eval();
+  with.model->eval();
+  {
+    const torch::NoGradGuard guard;
+    EXPECT_TRUE(torch::equal(with.model->forward(trained.images), trained.model->forward(trained.images)));
+  }
+  with.model->train();
+  const auto scale = with.model->named_parameters()["layer3.2.bn2.weight"];
+  EXPECT_EQ(scale.abs().max().item<double>(), 0);
+  with.train(1);
+  EXPECT_GT(scale.abs().max().item<double>(), 0);
+  const auto all = resnet_state(*with.model);  // given whole, it is taken as it is
+  Resnet again(with.model->options(), 7);
+  again.load(all);
+  EXPECT_TRUE(torch::equal(resnet_state(again).at("layer3.2.bn2.weight"), scale));
+}
+
 TEST(Resnet, LoadRefusesWhatIsOfAnotherNetwork) {
   const auto refused = [](const std::string& message, const ResnetOptions& options, auto state) {
     expect_error(ExitCode::input, message, [&] { Resnet(options, 0).load(state); });
@@ -244,6 +271,13 @@ TEST(Resnet, LoadRefusesWhatIsOfAnotherNetwork) {
   state = plain;
   state["linear.bias"] = torch::zeros({4});
   refused("linear.bias must be [3], got [4]", small_resnet(), state);
+  state = plain;
+  state["linear.bias"] = torch::zeros({3}, torch::kLong);
+  refused("linear.bias must be Float, got Long", small_resnet(), state);
+  const ResnetOptions side = small_resnet_with(ResnetPlacement::side);
+  state = resnet_state(Resnet(side, 0));
+  state.erase("layer3.1.memory.norm_gain");
+  refused("Resnet: layer3.1.memory.norm_gain must be given, for layer3.1.memory.map", side, state);
 }
 
 // Of the maps that norms and memories receive: how many there were, how many of them were not channels last.

@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -269,9 +270,12 @@ std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
   return result;
 }
 
-void TransformerLm::load(const std::map<std::string, Tensor>& state) {
-  load_state("TransformerLm", *this, state, [](const std::string& name) {
-    return name.find(".memory") != std::string::npos || name.find(".ngram.") != std::string::npos;
+void TransformerLm::load(const std::map<std::string, Tensor>& state, const std::string& who) {
+  load_state(who, *this, state, [](const std::string& name) -> std::string {
+    for (const std::string_view part : {".memory", ".ngram."}) {
+      if (const size_t at = name.find(part); at != std::string::npos) return name.substr(0, at + part.size());
+    }
+    return "";
   });
 }
 

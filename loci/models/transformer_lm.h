@@ -88,9 +88,9 @@ class TransformerLm : public torch::nn::Module {
   // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode.
   std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
 
-  // Copies parameters and buffers of a trained model, by name. Only names below a memory or an n-gram memory may be
-  // missing (insertion into a model without one); unknown names and other shapes throw Error (input).
-  void load(const std::map<std::string, at::Tensor>& state);
+  // Copies parameters and buffers of a trained model, by name. Only a memory or an n-gram memory may be missing, whole
+  // (insertion into a model without one); unknown names and other shapes throw Error (input) in the name of `who`.
+  void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "TransformerLm");
 
   // Counts of parameters before anything is allocated: dense and table elements.
   static std::pair<int64_t, int64_t> count_parameters(const TransformerLmOptions& options);

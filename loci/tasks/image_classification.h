@@ -4,6 +4,7 @@
 // Legend: B images of a micro-batch, C channels.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -49,6 +50,9 @@ class ImageClassification : public MemoryTask {
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
   nlohmann::json training_measures(bool whole) override;
+  void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) override {
+    model_->load(state, who);
+  }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override;
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return opened_->data.inventory.key(); }

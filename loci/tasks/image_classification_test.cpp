@@ -12,6 +12,7 @@
 
 #include "loci/base/random.h"
 #include "loci/table/row_store.h"
+#include "loci/train/start_weights.h"
 #include "tests/task_test.h"
 
 namespace loci {
@@ -228,6 +229,39 @@ TEST_F(ImageTask, AClassifierIsLoadedWithoutData) {
   const at::Tensor images = torch::randn({4, 3, 8, 8});
   task->module().eval();
   EXPECT_TRUE(torch::equal(loaded.model->forward(images), dynamic_cast<Resnet&>(task->module()).forward(images)));
+}
+
+TEST_F(ImageTask, AMemoryIsInsertedIntoATrainedNetwork) {
+  const std::string with_memory = recipe_;
+  recipe_.erase(recipe_.find("[model.memory]"), recipe_.find("[train]") - recipe_.find("[model.memory]"));
+  const auto plain = make();
+  const auto optimizers = optimizers_of(*plain);
+  train(*plain, *optimizers, 0, 10, 10);
+  const fs::path checkpoint = checkpoint_of(*plain, *optimizers, 10);
+  recipe_ = with_memory;
+  const auto side = make({}, {}, checkpoint);
+  const StartWeights start(checkpoint, {});
+  start.copy_into(*side);
+  const std::vector<double> before = evaluate(*plain, false).values, after = evaluate(*side, false).values;
+  EXPECT_EQ(after[0], before[0]);
+  EXPECT_EQ(after[1], before[1]);
+  plain->module().train();
+  side->module().train();
+  EXPECT_EQ(side->loss(10, 0).item<double>(), plain->loss(10, 0).item<double>());
+
+  // A memory comes with its rows.
+  const auto side_optimizers = optimizers_of(*side);
+  train(*side, *side_optimizers, 0, 3, 3);
+  const fs::path of_side = checkpoint_of(*side, *side_optimizers, 3);
+  const auto again = make({"main:model.memory.reinitialise.keys=query"}, {}, of_side);
+  StartWeights(of_side, {}).copy_into(*again);
+  EXPECT_TRUE(torch::equal(again->tables()[0].first->store().values(), side->tables()[0].first->store().values()));
+  EXPECT_EQ(evaluate(*again, false).values, evaluate(*side, false).values);
+  expect_error(ExitCode::input,
+               "a memory must come with its rows, from a run or its step-N folder, got layer3.0.memory",
+               [&] { StartWeights(of_side / "model.safetensors", {}).copy_into(*again); });
+  expect_error(ExitCode::input, "every table must belong to the model",
+               [&] { StartWeights(of_side, {}).copy_into(*plain); });
 }
 
 TEST_F(ImageTask, TheInputOfARunIsReadWithCare) {

@@ -87,6 +87,9 @@ class LanguageModelTask : public Task {
   std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override;
   nlohmann::json training_measures(bool whole) override { return watch_.training_measures(whole); }
   RowCounters row_state(const Table& table, int64_t since) override { return watch_.row_state(table, since); }
+  void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) override {
+    model_->load(state, who);
+  }
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return watch_.extra_state(); }
   std::vector<std::pair<std::string, std::string>> files() override;
   std::string data_key() const override { return tokens_.key; }

@@ -9,7 +9,6 @@
 namespace loci {
 namespace {
 
-constexpr const char* kModel = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kTask = "task.safetensors";
 
@@ -64,7 +63,7 @@ std::vector<TablePtr> tables_of(Task& task) {
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last) {
   CheckpointWriter writer(run.path(), state.step);
-  write_tensors(writer.file(kModel), tensors_of(task.module()));
+  write_tensors(writer.file(kModelFile), tensors_of(task.module()));
   nlohmann::json tables = nlohmann::json::object();
   for (const TablePtr& table : tables_of(task)) {
     const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
@@ -98,7 +97,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   TrainerState state = state_of(checkpoint, task);
   const std::vector<TablePtr> tables = tables_of(task);
   refuse_other_tables(checkpoint, tables);
-  load_tensors(checkpoint.file(kModel), tensors_of(task.module()));
+  load_tensors(checkpoint.file(kModelFile), tensors_of(task.module()));
   load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
   for (const TablePtr& table : tables) {
     const NamedTensors counters = task.row_state(*table, 0).tensors;
@@ -113,7 +112,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
 void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& module,
                 const std::vector<TablePtr>& tables) {
   refuse_other_tables(checkpoint, tables);
-  load_tensors(checkpoint.file(kModel), tensors_of(module));
+  load_tensors(checkpoint.file(kModelFile), tensors_of(module));
   for (const TablePtr& table : tables) load_table(checkpoint, table->store());
 }
 

@@ -17,6 +17,9 @@
 
 namespace loci {
 
+// The file of parameters and buffers.
+constexpr const char* kModelFile = "model.safetensors";
+
 // What a checkpoint holds in addition to tensors. A task's loss is a pure function of step and seed, so the step is
 // also the position of the data and of every generator.
 struct TrainerState {

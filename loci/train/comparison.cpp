@@ -56,11 +56,21 @@ struct Arms {
       runs[run.arm].push_back(&run);
     }
   }
-  // Those that were not given the time of another.
-  std::vector<std::string> of_equal_units() const {
+  // Those that were not given the time of another and started from these weights (empty: drawn ones).
+  std::vector<std::string> of_equal_units(const std::string& start) const {
     std::vector<std::string> result;
     for (const std::string& name : names) {
-      if (runs.at(name).front()->as_long_as.empty()) result.push_back(name);
+      const RunResult& run = *runs.at(name).front();
+      if (run.as_long_as.empty() && run.starts_from == start) result.push_back(name);
+    }
+    return result;
+  }
+  // What arms started from, first drawn weights.
+  std::vector<std::string> starts() const {
+    std::vector<std::string> result = {""};
+    for (const std::string& name : names) {
+      const std::string& start = runs.at(name).front()->starts_from;
+      if (std::find(result.begin(), result.end(), start) == result.end()) result.push_back(start);
     }
     return result;
   }
@@ -248,6 +258,22 @@ std::string sentence(const std::string& when, const Measure& measure, const std:
                                    : fmt::format("; difference {}{}", shown(form, std::abs(gain.mean)), seeds));
 }
 
+// The best against the first of the arms that started from the same weights.
+std::string verdict_of_units(const Summary& summary, const Arms& arms, const std::string& start) {
+  const Measure& measure = summary.measures.front();
+  const std::vector<std::string> names = arms.of_equal_units(start);
+  if (names.size() < 2) return "";
+  const auto mean = [&](const std::string& name) {
+    const double value = spread_of(values_of(arms.runs.at(name), measure)).mean;
+    return measure.lower_is_better ? value : -value;
+  };
+  const auto best = std::min_element(names.begin() + 1, names.end(),
+                                     [&](const std::string& a, const std::string& b) { return mean(a) < mean(b); });
+  return sentence(fmt::format("After equally many training {}{}", summary.unit,
+                              start.empty() ? "" : fmt::format(" from the weights of {}", start)),
+                  measure, *best, arms.runs.at(*best), names.front(), arms.runs.at(names.front()));
+}
+
 }  // namespace
 
 std::string verdict(const Summary& summary) {
@@ -258,16 +284,9 @@ std::string verdict(const Summary& summary) {
   for (const auto& [arm, to] : arms.of_equal_time()) {
     text += sentence("At the same training time", measure, to, arms.runs.at(to), arm, arms.runs.at(arm));
   }
-  const std::vector<std::string> names = arms.of_equal_units();
-  if (!text.empty() || names.size() < 2) return text;
-  const auto mean = [&](const std::string& name) {
-    const double value = spread_of(values_of(arms.runs.at(name), measure)).mean;
-    return measure.lower_is_better ? value : -value;
-  };
-  const auto best = std::min_element(names.begin() + 1, names.end(),
-                                     [&](const std::string& a, const std::string& b) { return mean(a) < mean(b); });
-  return sentence(fmt::format("After equally many training {}", summary.unit), measure, *best, arms.runs.at(*best),
-                  names.front(), arms.runs.at(names.front()));
+  if (!text.empty()) return text;
+  for (const std::string& start : arms.starts()) text += verdict_of_units(summary, arms, start);
+  return text;
 }
 
 nlohmann::json summary_json(const Summary& summary) {
@@ -292,10 +311,12 @@ std::string comparison_text(const Summary& summary) {
     }
     return table_of(columns, names, arms);
   };
-  const std::vector<std::string> names = arms.of_equal_units();
   std::string text = verdict(summary);
-  if (!names.empty()) {
-    text += fmt::format("\nAt equal training {}{}\n\n{}", summary.unit, of_seeds, table(names.front(), names));
+  for (const std::string& start : arms.starts()) {
+    const std::vector<std::string> names = arms.of_equal_units(start);
+    if (names.empty()) continue;
+    const std::string from = start.empty() ? "" : fmt::format(" from the weights of {}", start);
+    text += fmt::format("\nAt equal training {}{}{}\n\n{}", summary.unit, from, of_seeds, table(names.front(), names));
   }
   for (const auto& [arm, to] : arms.of_equal_time()) {
     text += fmt::format("\nAt equal training time: {} trained for as long as {}, by their paces in turns\n\n{}", arm,

@@ -102,6 +102,22 @@ TEST(Comparison, CountsAndSharesAreShownAsSuch) {
   EXPECT_THAT(comparison_text(summary), HasSubstr("25 %"));
 }
 
+TEST(Comparison, ArmsThatStartFromOthersAreComparedAmongThemselves) {
+  Summary summary = summary_of({result_of("base", 0, 4.0), result_of("wide", 0, 3.5), result_of("base-late", 0, 3.0),
+                                result_of("side-late", 0, 2.9)});
+  summary.runs[2].starts_from = summary.runs[3].starts_from = "base";
+  const std::string text = comparison_text(summary);
+  EXPECT_THAT(text, HasSubstr("After equally many training images, wide is 0.500 cm better than base"));
+  EXPECT_THAT(text, HasSubstr("After equally many training images from the weights of base, side-late is 0.100 cm "
+                              "better than base-late"));
+  const size_t late = text.find("At equal training images from the weights of base\n");
+  ASSERT_NE(late, std::string::npos);
+  EXPECT_LT(text.find("\nAt equal training images\n"), late);
+  EXPECT_EQ(text.substr(0, late).find("-late  "), std::string::npos);
+  EXPECT_NE(text.find("vs base-late", late), std::string::npos);
+  EXPECT_EQ(nlohmann::json(summary).get<Summary>().runs[2].starts_from, "base");
+}
+
 TEST(Comparison, ARunWithoutAMeasureLeavesItOut) {
   Summary summary = three_arms();
   summary.measures.push_back({"usage", 0, false, "%", "rows that are read"});

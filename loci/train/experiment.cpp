@@ -91,6 +91,7 @@ nlohmann::json Experiment::plan() const {
       facts["disk"] = memory_json(size.disk);
       facts["disk_text"] = memory_text(size.disk);
     }
+    if (arm->config.has_start) facts["starts_from"] = arm->config.start.source();
     if (arm->equal_time) {
       facts["steps"] = nullptr;
       facts["equal_time"] = {{"to", arm->equal_time->to}, {"of", arm->equal_time->of}};
@@ -111,13 +112,15 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
                                   : fmt::format("{} steps of {} {}", arm["steps"].get<int64_t>(),
                                                 arm["units_per_step"].get<int64_t>(), arm["unit"].get<std::string>());
     const double table = arm["parameters_table"].get<double>(), operations = arm.value("multiply_adds", 0.0);
-    text +=
-        wrapped(fmt::format("  {}: {} dense parameters{}{}; {}; {}, {}", arm["arm"].get<std::string>(),
-                            format_count(arm["parameters_dense"].get<double>()),
-                            table > 0 ? fmt::format(", {} in tables", format_count(table)) : "",
-                            operations > 0 ? fmt::format(", {} multiply-adds forward", format_count(operations)) : "",
-                            steps, threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
-                4);
+    text += wrapped(
+        fmt::format(
+            "  {}: {} dense parameters{}{}{}; {}; {}, {}", arm["arm"].get<std::string>(),
+            format_count(arm["parameters_dense"].get<double>()),
+            table > 0 ? fmt::format(", {} in tables", format_count(table)) : "",
+            operations > 0 ? fmt::format(", {} multiply-adds forward", format_count(operations)) : "",
+            arm.contains("starts_from") ? fmt::format("; starts from {}", arm["starts_from"].get<std::string>()) : "",
+            steps, threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
+        4);
     text += wrapped(fmt::format("    memory: {}", arm["memory_text"].get<std::string>()), 6);
     if (arm.contains("disk_text")) text += wrapped(fmt::format("    disk: {}", arm["disk_text"].get<std::string>()), 6);
   }
@@ -128,6 +131,7 @@ Summary Experiment::run() {
   check_memory();
   check_out();
   ProgressLine progress(options_.quiet);
+  check_starts(progress);
   Summary results;
   for (size_t i = 0; i < places_.size(); ++i) merge(results, run_one(places_[i], i + 1, progress), recipe_.name);
   measure_inference(results.runs, progress);
@@ -200,6 +204,40 @@ void Experiment::check_out() const {
            folder.string() + ", which exists");
     }
   }
+}
+
+// Before hours of training: arms that others start from are trained earlier or finished, weights are there.
+void Experiment::check_starts(ProgressLine& progress) const {
+  constexpr int64_t no_sums = 0;
+  for (auto place = places_.begin(); place != places_.end(); ++place) {
+    const RunConfig& config = place->arm->config;
+    const fs::path folder = folder_of(place->arm->name, place->seed);
+    if (!config.has_start || (path_exists(folder) && newest_step_folder(folder))) continue;
+    const StartOptions& start = config.start;
+    if (!start.weights.empty()) {
+      StartWeights(start.weights, [&](const std::string& line) { progress.finish(line); }, no_sums);
+      continue;
+    }
+    const auto is_it = [&](const Place& other) { return other.arm->name == start.arm && other.seed == place->seed; };
+    if (std::none_of(places_.begin(), place, is_it)) finished_result(start.arm, place->seed, place->arm->name);
+  }
+}
+
+std::optional<StartWeights> Experiment::start_of(const RunConfig& config, ProgressLine& progress) const {
+  if (!config.has_start) return std::nullopt;
+  const auto notice = [&](const std::string& line) { progress.finish(line); };
+  if (!config.start.weights.empty()) return StartWeights(config.start.weights, notice);
+  finished_result(config.start.arm, config.seed, config.arm);
+  return StartWeights(folder_of(config.start.arm, config.seed), notice);
+}
+
+// Weights of another experiment bring its tokenizer: the same settings may give other data.
+std::string Experiment::data_settings_of(const RunConfig& config) const {
+  const std::string settings = config.plan->data_settings();
+  if (!config.has_start) return settings;
+  if (!config.start.weights.empty()) return fmt::format("{}\nstart.weights = {}", settings, config.start.weights);
+  const bool same = settings == recipe_.arm(config.start.arm).config.plan->data_settings();
+  return same ? settings : fmt::format("{}\nstart.arm = {}", settings, config.start.arm);
 }
 
 Summary Experiment::finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const {

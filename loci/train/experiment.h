@@ -16,6 +16,7 @@
 
 #include "loci/train/recipe.h"
 #include "loci/train/run_directory.h"
+#include "loci/train/start_weights.h"
 #include "loci/train/summary.h"
 #include "loci/train/table_home.h"
 #include "loci/train/trainer.h"
@@ -51,7 +52,8 @@ class Experiment {
   // Trains what is not finished, measures the speed of inference, adds the results to OUT/summary.json and returns what
   // that holds then. Several processes may train other arms and seeds into the same OUT. Refuses before anything is
   // written or read: memory that cannot fit (resources), an OUT that holds these runs unless told to resume (usage), a
-  // broken summary.json (input). Refuses a run whose data differ from those of another run in OUT (input).
+  // broken summary.json, weights to start from that are not there (input). Refuses a run whose data differ from those
+  // of another run in OUT (input).
   Summary run();
 
   const Recipe& recipe() const { return recipe_; }
@@ -64,6 +66,7 @@ class Experiment {
   std::filesystem::path folder_of(const std::string& arm, int64_t seed) const;
   void check_out() const;
   void check_memory() const;
+  void check_starts(ProgressLine& progress) const;
   RunSize size_of(const Arm& arm) const { return sizes_.at(arm.name); }
   RunSize whole_size_of(const RunConfig& config, std::map<std::string, int64_t>& data_bytes) const;
   // A run's task and optimisers as its newest checkpoint left them, or new. The tables' working files go last.
@@ -79,6 +82,9 @@ class Experiment {
   std::unique_ptr<OpenRun> open_run(const RunConfig& config, const std::filesystem::path& work, ProgressLine& progress);
   RunConfig resolve(const Place& place, ProgressLine& progress);
   int64_t steps_of_equal_time(const Place& place, ProgressLine& progress);
+  // What the run starts from, if its configuration says so. Throws Error (usage) for an arm that is not finished.
+  std::optional<StartWeights> start_of(const RunConfig& config, ProgressLine& progress) const;
+  std::string data_settings_of(const RunConfig& config) const;
   Summary finished_result(const std::string& arm, int64_t seed, const std::string& for_arm) const;
   Summary run_one(const Place& place, size_t number, ProgressLine& progress);
   TaskInputs inputs_of(const RunConfig& config, const std::optional<CheckpointReader>& checkpoint,

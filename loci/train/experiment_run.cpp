@@ -42,6 +42,7 @@ Summary result_of(const RunConfig& config, const std::string& as_long_as, const 
   result.arm = config.arm;
   result.seed = config.seed;
   result.as_long_as = as_long_as;
+  if (config.has_start) result.starts_from = config.start.source();
   result.parameters_dense = size.parameters_dense;
   result.parameters_table = size.parameters_table;
   result.units = state.step * size.units_per_step;
@@ -79,26 +80,28 @@ int64_t dense_parameters_of(Task& task, const RunSize& planned) {
 
 nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Task& task, int threads,
                           const TrainerState& state) {
-  return {{"kind", "start"},
-          {"task", config.task},
-          {"arm", config.arm},
-          {"seed", config.seed},
-          {"step", state.step},
-          {"steps", config.steps()},
-          {"unit", task.unit()},
-          {"units_per_step", size.units_per_step},
-          {"measures", task.measures()},
-          {"parameters_dense", size.parameters_dense},
-          {"parameters_table", size.parameters_table},
-          {"threads", threads},
-          {"level", name_of(cpu_level())},
-          {"precision", wants_bfloat16(config.train.precision) ? "bfloat16" : "float32"},
-          {"time", utc_time()},
-          {"cpu", cpu_name()},
-          {"data", task.data_facts()},
-          {"loci", version()},
-          {"torch", TORCH_VERSION},
-          {"memory_estimate_bytes", total_bytes(size.memory)}};
+  nlohmann::json line = {{"kind", "start"},
+                         {"task", config.task},
+                         {"arm", config.arm},
+                         {"seed", config.seed},
+                         {"step", state.step},
+                         {"steps", config.steps()},
+                         {"unit", task.unit()},
+                         {"units_per_step", size.units_per_step},
+                         {"measures", task.measures()},
+                         {"parameters_dense", size.parameters_dense},
+                         {"parameters_table", size.parameters_table},
+                         {"threads", threads},
+                         {"level", name_of(cpu_level())},
+                         {"precision", wants_bfloat16(config.train.precision) ? "bfloat16" : "float32"},
+                         {"time", utc_time()},
+                         {"cpu", cpu_name()},
+                         {"data", task.data_facts()},
+                         {"loci", version()},
+                         {"torch", TORCH_VERSION},
+                         {"memory_estimate_bytes", total_bytes(size.memory)}};
+  if (config.has_start) line["starts_from"] = config.start.source();
+  return line;
 }
 
 // Of the start line, what a checkpoint's manifest keeps.
@@ -186,7 +189,11 @@ std::unique_ptr<Experiment::OpenRun> Experiment::open_run(const RunConfig& confi
       new OpenRun{config, use_threads(config.train.threads), std::move(checkpoint), WorkFolder(work), {}, {}, {}});
   TaskInputs inputs = inputs_of(config, open->checkpoint, progress);
   inputs.tables = training_tables(open->work.path(), open->checkpoint.has_value());
+  std::optional<StartWeights> start;
+  if (!open->checkpoint) start = start_of(config, progress);
+  if (start) inputs.checkpoint = start->checkpoint();
   open->task = make_task(config, std::move(inputs));
+  if (start) progress.finish(fmt::format("{} seed {}: {}", config.arm, config.seed, start->copy_into(*open->task)));
   open->optimizers = std::make_unique<OptimizerSet>(open->task->dense_parameters(), config.optimizer,
                                                     open->task->tables(), static_cast<uint64_t>(config.seed));
   if (open->checkpoint) open->state = load_checkpoint(*open->checkpoint, *open->task, *open->optimizers);
@@ -196,7 +203,7 @@ std::unique_ptr<Experiment::OpenRun> Experiment::open_run(const RunConfig& confi
 // With the data that another run of this process opened, if its settings are the same: the folder may have changed
 // since. Records which data they are, unless the task makes them from its configuration, which the run keeps anyway.
 std::unique_ptr<Task> Experiment::make_task(const RunConfig& config, TaskInputs inputs) {
-  const std::string settings = config.plan->data_settings();
+  const std::string settings = data_settings_of(config);
   if (const auto opened = opened_.find(settings); opened != opened_.end()) inputs.opened = opened->second;
   auto task = config.plan->make(inputs);
   if (config.plan->needs_data()) {

@@ -155,6 +155,83 @@ TEST(Experiment, ChosenArmsAndSeeds) {
   expect_error(ExitCode::usage, "one of base, wide, timed", [&] { Experiment(recipe(), options); });
 }
 
+// At a rate of 0 a run ends with the weights that it began with.
+Recipe recipe_with_late(const std::vector<std::string>& settings = {}, const std::string& start = "arm = \"base\"") {
+  const std::string late = fmt::format(
+      "[[arms]]\nname = \"late\"\n[arms.set]\nstart = {{{}}}\noptimizer = {{learning_rate = 0}}\n"
+      "table_optimizer = {{learning_rate = 0}}\n",
+      start);
+  return read_recipe(Config::from_text(kText + late, "recipe.toml"), settings, tiny_tasks());
+}
+
+std::string model_of(const fs::path& run) {
+  return read_text_file(run / "step-6/table.tiny.values.safetensors");
+}
+
+TEST(Experiment, AnArmStartsFromTheWeightsOfAnother) {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out";
+  ExperimentOptions options = options_for(out);
+  options.arms = {"base", "late"};
+  const Summary summary = Experiment(recipe_with_late(), options).run();
+  for (const int seed : {0, 1}) {
+    const std::string run = fmt::format("seed-{}", seed);
+    EXPECT_EQ(model_of(out / "late" / run), model_of(out / "base" / run));
+  }
+  EXPECT_NE(model_of(out / "late/seed-0"), model_of(out / "late/seed-1"));
+  EXPECT_EQ(summary.runs[1].arm, "late");
+  EXPECT_EQ(summary.runs[1].starts_from, "base");
+  const std::string log = read_text_file(out / "late/seed-0/metrics.jsonl");
+  EXPECT_EQ(nlohmann::json::parse(log.substr(0, log.find('\n')))["starts_from"], "base");
+
+  // The same from files, which --set prefers to the arm's own key.
+  options.out = folder / "files";
+  options.arms = {"late"};
+  const std::string source = (out / "base/seed-1").string();
+  const Recipe files = recipe_with_late({"start.weights=\"" + source + "\""});
+  EXPECT_EQ(Experiment(files, options).plan()["arms"][0]["starts_from"], source);
+  Experiment(files, options).run();
+  EXPECT_EQ(model_of(folder / "files/late/seed-0"), model_of(out / "base/seed-1"));
+}
+
+TEST(Experiment, ARunThatGoesOnDoesNotStartAgain) {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out";
+  ExperimentOptions options = options_for(out);
+  options.arms = {"base"};
+  options.seeds = {0};
+  const std::vector<std::string> settings = {"late:train.checkpoint_every=2", "late:optimizer.learning_rate=0.01",
+                                             "late:table_optimizer.learning_rate=0.01"};
+  Experiment(recipe_with_late(), options).run();
+  options.arms = {"late"};
+  Experiment(recipe_with_late(settings), options).run();
+  const std::string whole = model_of(out / "late/seed-0");
+  fs::remove_all(out / "late");
+  TinyPlan::hooks.before_step = [](int64_t step) {
+    if (step == 3) raise(SIGINT);
+  };
+  EXPECT_THROW(Experiment(recipe_with_late(settings), options).run(), Interrupted);
+  TinyPlan::hooks = {};
+  fs::remove_all(out / "base");
+  options.resume = true;
+  Experiment(recipe_with_late(settings), options).run();
+  EXPECT_EQ(model_of(out / "late/seed-0"), whole);
+}
+
+TEST(Experiment, WeightsThatAreNotThereAreToldBeforeTraining) {
+  const TemporaryFolder folder;
+  ExperimentOptions options = options_for(folder / "out");
+  const auto refused = [&](ExitCode code, const std::string& message, const Recipe& text) {
+    expect_error(code, message, [&] { Experiment(text, options).run(); });
+    EXPECT_FALSE(fs::exists(folder / "out"));
+  };
+  const std::string none = (folder / "none").string();
+  refused(ExitCode::input, "none: start.weights must be a safetensors file",
+          recipe_with_late({}, fmt::format("weights = \"{}\"", none)));
+  options.arms = {"late"};
+  refused(ExitCode::usage, "arm late needs a finished run of base with seed 0, got none in", recipe_with_late());
+}
+
 TEST(Experiment, WhatCannotFitIsRefusedBeforeAnythingIsWritten) {
   const TemporaryFolder folder;
   const Recipe huge = read_recipe(Config::from_text(kText, "r"), {"model.rows=600000000000"}, tiny_tasks());

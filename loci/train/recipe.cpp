@@ -160,8 +160,16 @@ void check_run(const RunConfig& config) {
   config.plan->check();
   config.train.check();
   if (config.plan->uses_optimizers()) config.optimizer.check();
+  if (config.has_start) config.start.check();
   checked_product("config", fmt::format("the {} of a run", config.plan->unit()), config.steps(),
                   config.size().units_per_step);
+}
+
+void check_start(const Config& config, const Arm& arm, const std::vector<Arm>& earlier) {
+  const std::string& from = arm.config.start.arm;
+  if (!arm.config.has_start || from.empty()) return;
+  if (std::any_of(earlier.begin(), earlier.end(), [&from](const Arm& other) { return other.name == from; })) return;
+  refuse_recipe(config, fmt::format("start.arm of {} must be an earlier arm", arm.name), from);
 }
 
 }  // namespace
@@ -178,6 +186,7 @@ void RunConfig::fields(ConfigFields& f) {
   if (!plan->uses_optimizers()) return;
   f.section("optimizer", optimizer);
   f.section("table_optimizer", table_optimizer);
+  f.optional_section("start", has_start, start);
 }
 
 RunSize RunConfig::size() const {
@@ -243,6 +252,7 @@ Recipe read_recipe(Config config, const std::vector<std::string>& setting_texts,
     layers.config().read(arm.config, head_keys());
     arm.config.in_recipe = false;
     check_run(arm.config);
+    check_start(config, arm, recipe.arms);
     recipe.arms.push_back(std::move(arm));
   }
   for (const std::string& name : selected) recipe.arm(name);

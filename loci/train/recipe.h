@@ -4,6 +4,7 @@
 //   seeds = [0, 1]
 //   [data] [tokenizer] [model]          the task's sections
 //   [train] [optimizer] [table_optimizer]
+//   [start]                              optional: trained weights that runs start from; an arm, or files
 //   [[arms]]
 //   name = "memory"
 //   from = "base"                        optional: an earlier arm whose overrides come first
@@ -36,6 +37,8 @@ struct RunConfig {
   TrainOptions train;
   DenseOptimizerOptions optimizer;
   RowOptimizerOptions table_optimizer;
+  bool has_start = false;
+  StartOptions start;
   bool in_recipe = false;  // arm and seed come from the recipe's lists
   void fields(ConfigFields& f);
 

@@ -52,6 +52,25 @@ TEST(Recipe, ArmsChangeTheCommonSettings) {
   EXPECT_EQ(recipe.run(recipe.arm("wide"), 5).arm, "wide");
 }
 
+TEST(Recipe, AnArmStartsFromAnEarlierOne) {
+  const auto with = [](const std::string& start) {
+    return read_tiny(std::string(kArms) + "[[arms]]\nname = \"late\"\nset = {start = {" + start + "}}\n");
+  };
+  const RunConfig late = with("arm = \"wide\"").arm("late").config;
+  EXPECT_TRUE(late.has_start);
+  EXPECT_EQ(late.start.source(), "wide");
+  EXPECT_FALSE(read_tiny(kArms).arm("wide").config.has_start);
+  for (const char* other : {"late", "none"}) {
+    expect_error(ExitCode::usage, fmt::format("start.arm of late must be an earlier arm, got {}", other),
+                 [&] { with(fmt::format("arm = \"{}\"", other)); });
+  }
+  expect_error(ExitCode::usage, "start.weights or start.arm must be given, got neither", [&] { with(""); });
+  expect_error(ExitCode::usage, "start.arm must be left out", [&] { with("arm = \"wide\", weights = \"x\""); });
+  const TemporaryFolder folder;
+  write_file_durably(folder / "config.toml", Config::write(late));
+  EXPECT_EQ(read_run_config(folder / "config.toml", tiny_tasks()).start.arm, "wide");
+}
+
 TEST(Recipe, SettingsWinOverArms) {
   const Recipe recipe = read_tiny(kArms, {"model.rows=16", "train.steps=9"});
   for (const char* arm : {"base", "wide", "wider"}) EXPECT_EQ(rows_of(recipe.arm(arm)), 16) << arm;

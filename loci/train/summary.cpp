@@ -19,6 +19,7 @@ void to_json(nlohmann::json& json, const RunResult& result) {
           {"units_per_second_inference", nullptr},
           {"baselines", result.baselines}};
   if (!result.as_long_as.empty()) json["as_long_as"] = result.as_long_as;
+  if (!result.starts_from.empty()) json["starts_from"] = result.starts_from;
   if (result.units_per_second_inference) json["units_per_second_inference"] = *result.units_per_second_inference;
 }
 
@@ -31,6 +32,7 @@ void from_json(const nlohmann::json& json, RunResult& result) {
   json.at("seconds").get_to(result.seconds);
   const nlohmann::json& as_long_as = json.at("as_long_as");
   if (!as_long_as.is_null()) as_long_as.get_to(result.as_long_as);
+  result.starts_from = json.value("starts_from", std::string());
   for (const auto& [name, value] : json.at("measures").get<std::map<std::string, nlohmann::json>>()) {
     result.measures[name] = number_of(value);
   }

@@ -1,7 +1,8 @@
 // What training leaves for readers: result.json of a run and summary.json of an experiment, in one format.
 //
 //   {"task", "unit", "measures": [{"name", "digits", "lower_is_better", "unit", "meaning"}],
-//    "runs": [{"arm", "seed", "as_long_as", "parameters_dense", "parameters_table", "units", "seconds",
+//    "runs": [{"arm", "seed", "as_long_as", "starts_from" (of some), "parameters_dense", "parameters_table", "units",
+//    "seconds",
 //              "units_per_second_inference", "measures": {name: value},
 //              "baselines": [{"name", "meaning", "numbers", "measures": {name: value}}]}]}
 #pragma once
@@ -22,7 +23,8 @@ namespace loci {
 struct RunResult {
   std::string arm;
   int64_t seed = 0;
-  std::string as_long_as;  // an arm of equal time: the arm whose training time it was given
+  std::string as_long_as;   // an arm of equal time: the arm whose training time it was given
+  std::string starts_from;  // the arm or file whose weights it started from; or empty
   int64_t parameters_dense = 0;
   int64_t parameters_table = 0;
   int64_t units = 0;                       // that it was trained on

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include "loci/base/check.h"
+#include "loci/models/load_state.h"
 
 namespace loci {
 
@@ -22,11 +23,20 @@ void refuse_places(const AccountOptions& options) {
   if (options.places) fail(ExitCode::usage, "--places", "RUN must be of relocalisation with a memory", "another");
 }
 
+void refuse_poses(const AccountOptions& options) {
+  if (options.poses) fail(ExitCode::usage, "--poses", "RUN must be of relocalisation", "another");
+}
+
 Account Task::account(const Evaluation&, const AccountOptions& options) {
+  refuse_poses(options);
   refuse_places(options);
   refuse_lengths(options);
   refuse_text_options(options);
   return {};
+}
+
+void Task::start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) {
+  load_state(who, module(), state, [](const std::string&) { return std::string(); });
 }
 
 void TaskPlan::convert_tables(const std::string& dtype) {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,6 +43,7 @@ struct AccountOptions {
   std::optional<int64_t> by_context = {};  // steps of training, for a task of text: the loss by what they have shown
   std::filesystem::path questions = {};    // a file of prompts and answers, for a task of text; or empty
   bool places = false;                     // for a task of poses: whether rows are tied to places
+  bool poses = false;                      // for a task of poses: those of the test frames, true and predicted
   ProgressLine* progress = nullptr;
 };
 
@@ -49,6 +51,7 @@ struct AccountOptions {
 void refuse_lengths(const AccountOptions& options);
 void refuse_text_options(const AccountOptions& options);
 void refuse_places(const AccountOptions& options);
+void refuse_poses(const AccountOptions& options);
 
 struct Account {
   std::string text;  // for people
@@ -110,6 +113,9 @@ class Task {
   // are measures(). `whole`: there were as many steps as between any two lines, so that the numbers can be compared.
   virtual nlohmann::json training_measures(bool whole) { return (void)whole, nlohmann::json::object(); }
 
+  // Copies trained parameters and buffers into the model before its first step. What is new in it, such as a memory,
+  // may be missing; the default knows nothing new. Throws Error (input) in the name of `who`.
+  virtual void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who);
   // What belongs to a table's rows in addition to their values and optimiser state. `since`: the step of the checkpoint
   // before.
   virtual RowCounters row_state(const Table& table, int64_t since) { return (void)table, (void)since, RowCounters{}; }

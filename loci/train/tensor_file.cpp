@@ -52,6 +52,19 @@ void write_tensors(const std::filesystem::path& path, const NamedTensors& tensor
   write_safetensors(path, views);
 }
 
+std::map<std::string, at::Tensor> read_tensors(const std::filesystem::path& path) {
+  const SafetensorsReader file(path);
+  std::map<std::string, at::Tensor> tensors;
+  for (const SafetensorsEntry& entry : file.tensors()) {
+    const at::ScalarType type = scalar_type_of(entry.dtype, fmt::format("{}: {}", path.string(), entry.name));
+    const at::Tensor tensor = at::empty(entry.shape, type);
+    const std::span<const std::byte> bytes = file.bytes(entry);
+    if (!bytes.empty()) std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
+    tensors.emplace(entry.name, tensor);
+  }
+  return tensors;
+}
+
 void load_tensors(const std::filesystem::path& path, const NamedTensors& targets) {
   const SafetensorsReader file(path);
   const std::string who = path.string();

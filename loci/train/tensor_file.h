@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,9 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 // Writes row-major tensors, whatever the strides in memory (channels last).
 void write_tensors(const std::filesystem::path& path, const NamedTensors& tensors);
+
+// All tensors of a file, as copies. Throws Error (input) for types that the framework lacks.
+std::map<std::string, at::Tensor> read_tensors(const std::filesystem::path& path);
 
 // Copies a file into `targets`: their storage stays (a replaced one would lose huge pages and mappings), and pages that
 // hold the right bytes already are not written. Throws Error (input) when names, dtypes or shapes differ.

@@ -25,6 +25,17 @@ TEST(TensorFile, CopiesIntoTheStorageThatExists) {
   EXPECT_TRUE(d.equal(b));
 }
 
+TEST(TensorFile, ReadsAllTensorsOfAFile) {
+  const TemporaryFolder folder;
+  const at::Tensor a = at::rand({3, 5}).to(at::kHalf), b = at::randint(100, {}, at::kLong), none = at::zeros({0, 4});
+  write_tensors(folder / "x", {{"a", a}, {"b", b}, {"none", none}});
+  const auto read = read_tensors(folder / "x");
+  ASSERT_EQ(read.size(), 3u);
+  EXPECT_TRUE(read.at("a").equal(a));
+  EXPECT_TRUE(read.at("b").equal(b));
+  EXPECT_EQ(read.at("none").sizes(), none.sizes());
+}
+
 TEST(TensorFile, ChannelsLastTensorsAreRowMajorInTheFileAndKeepTheirStrides) {
   const TemporaryFolder folder;
   const at::Tensor rows = at::rand({2, 3, 4, 5});

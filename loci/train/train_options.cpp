@@ -40,6 +40,16 @@ void TrainOptions::check() const {
   }
 }
 
+void StartOptions::fields(ConfigFields& f) {
+  f.field("weights", weights, "what to start from: a safetensors file, a run directory or one of its step-N folders");
+  f.when(weights.empty(), "start.weights is \"\"",
+         [&] { f.field("arm", arm, "an earlier arm, whose finished run of the same seed is started from"); });
+}
+
+void StartOptions::check() const {
+  if (source().empty()) fail(ExitCode::usage, "config", "start.weights or start.arm must be given", "neither");
+}
+
 int64_t TrainOptions::steps_for(int64_t units_per_step) const {
   if (steps > 0) return steps;
   return std::max<int64_t>(1, (units + units_per_step / 2) / units_per_step);

@@ -36,4 +36,15 @@ struct TrainOptions {
   int64_t steps_for(int64_t units_per_step) const;
 };
 
+// [start]: trained weights in place of drawn ones; one of the two.
+struct StartOptions {
+  std::string weights;  // a safetensors file, a run directory or one of its step-N folders
+  std::string arm;      // of the same recipe: its finished run of the same seed
+  void fields(ConfigFields& f);
+
+  // Throws Error (usage) unless one is given.
+  void check() const;
+  const std::string& source() const { return weights.empty() ? arm : weights; }
+};
+
 }  // namespace loci

@@ -22,14 +22,19 @@ class Column:
 
 
 def comparison(rows: Rows, measures: list[Measure], unit: str, runs: list[Run]) -> str:
-    """A table of the arms that saw equally many units, and one of each arm that was given the time of another."""
+    """A table of the arms that saw equally many units from the same start, and one of each arm that was given the time
+    of another."""
     arms = by_arm(rows)
     as_long_as = {arm: str(group[0].get("as_long_as") or "") for arm, group in arms.items()}
-    equal_units = [arm for arm in arms if not as_long_as[arm]]
+    starts: dict[str, dict[str, Rows]] = {"": {}}  # drawn weights, then those of arms and files
+    for arm, group in arms.items():
+        if not as_long_as[arm]:
+            starts.setdefault(str(group[0].get("starts_from") or ""), {})[arm] = group
     parts = []
-    if equal_units:
-        table = comparison_table({arm: arms[arm] for arm in equal_units}, measures, unit, runs)
-        parts.append(f"<h3>At equal training {html.escape(unit)}</h3>{table}")
+    for start, equal_units in starts.items():
+        if equal_units:
+            title = f"At equal training {unit}" + (f" from the weights of {start}" if start else "")
+            parts.append(f"<h3>{html.escape(title)}</h3>{comparison_table(equal_units, measures, unit, runs)}")
     for arm, other in as_long_as.items():
         if other in arms:
             table = comparison_table({other: arms[other], arm: arms[arm]}, measures, unit, runs)

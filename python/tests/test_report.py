@@ -126,6 +126,23 @@ def test_a_log_nested_too_deeply_is_a_line_that_cannot_be_read(tmp_path: Path) -
     assert "1 line of metrics.jsonl could not be read" in (run / "report.html").read_text()
 
 
+def test_arms_that_start_from_others_have_a_table_of_their_own(tmp_path: Path) -> None:
+    rows = [("base", 4.0), ("wide", 3.5), ("base-late", 3.0), ("side-late", 2.75)]
+    for arm, _ in rows:
+        synthetic.write_run(tmp_path / arm / "seed-1", synthetic.records(arm, 1, steps=20, evaluations=2))
+    listed = [
+        {"arm": arm, "seed": 1, "measures": {"loss": loss}} | ({"starts_from": "base"} if "late" in arm else {})
+        for arm, loss in rows
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"measures": synthetic.MEASURES, "runs": listed}))
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    first, late = page.split("from the weights of base</h3>")
+    assert re.findall(r"</span>([\w-]+)</td><td>1</td>", first) == ["base", "wide"]
+    assert re.findall(r"</span>([\w-]+)</td><td>1</td>", late) == ["base-late", "side-late"]
+    assert "against<br>base-late" in late and "&minus;0.250" in late
+
+
 def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"run-\xff")
     run = synthetic.write_run(tmp_path / name, synthetic.records("base", 1))
