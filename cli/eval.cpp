@@ -26,6 +26,7 @@ struct EvalArguments {
   bool by_context = false;
   std::filesystem::path questions;
   bool places = false;
+  bool poses = false;
   bool json = false;
   bool quiet = false;
 };
@@ -50,6 +51,7 @@ void eval(const EvalArguments& arguments) {
   AccountOptions options{.lengths = arguments.lengths,
                          .questions = arguments.questions,
                          .places = arguments.places,
+                         .poses = arguments.poses,
                          .progress = &progress};
   if (arguments.by_context) {
     require_data(run.checkpoint, measured.task->data_key());
@@ -88,6 +90,8 @@ void add_eval(CLI::App& program, Action& action) {
                    "Language models: a file of lines PROMPT<tab>ANSWER; how many answers are right");
   verb->add_flag("--places", arguments->places,
                  "Relocalisation with a memory: whether frames taken near each other read the same rows");
+  verb->add_flag("--poses", arguments->poses,
+                 "Relocalisation: --json also has the poses of the test frames, true and predicted");
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");

@@ -1,5 +1,6 @@
 // loci predict: what a trained network makes of images: classes, poses of the camera, or reconstructions as PNG.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/softmax.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +25,7 @@
 #include "loci/tasks/image_classification.h"
 #include "loci/tasks/reconstruction.h"
 #include "loci/tasks/relocalisation.h"
+#include "loci/tasks/row_map.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
@@ -31,11 +34,13 @@ namespace loci::cli {
 namespace {
 
 constexpr int64_t kPredictedAtOnce = 64;  // images
+constexpr size_t kMostPictures = 64;      // their pixels and rows are some 100 KB of JSON each
 
 struct PredictArguments {
   std::string run;
   std::string images;
   std::string out;  // folder of reconstructions
+  bool pictures = false;
   bool json = false;
   bool quiet = false;
 };
@@ -82,8 +87,29 @@ struct PredictInputs {
   const RunArgument& run;
   const std::vector<ImageSource>& sources;
   ProgressLine& progress;
+  bool pictures;
   uint64_t seed() const { return static_cast<uint64_t>(run.config.seed); }
 };
+
+// What a memory reads while it lives; nothing without one.
+struct KeptReads {
+  explicit KeptReads(const std::shared_ptr<ProductKeyMemory>& memory) {
+    if (memory) scope.emplace(*memory, last);
+  }
+  std::shared_ptr<LastReads> last = std::make_shared<LastReads>();
+  std::optional<ObserverScope> scope;
+};
+
+// What the report draws: the images as the network got them, and the rows that each position read.
+void add_pictures(std::vector<Prediction>& predictions, const std::vector<Image>& images, const LastReads& reads) {
+  std::vector<nlohmann::json> maps;
+  if (reads.index.defined()) maps = row_maps(reads.index, reads.weight, std::ssize(images), images.front().shape);
+  for (size_t i = 0; i < images.size(); ++i) {
+    nlohmann::json& picture = predictions[i].json["picture"];
+    picture["image"] = pixels_json(images[i]);
+    if (!maps.empty()) picture["rows"] = maps[i];
+  }
+}
 
 // `loaded`: a network with what its input is and how images are read. Each prediction gets its file's name.
 template <class Loaded>
@@ -100,7 +126,11 @@ std::vector<Prediction> predict_images(const PredictInputs& inputs, const Loaded
     const at::Tensor pixels = at::empty({kPredictedAtOnce, shape.height, shape.width, shape.channels}, at::kFloat);
     std::vector<int64_t> labels(kPredictedAtOnce);
     const int64_t count = batches.fill(index, pixels.mutable_data_ptr<float>(), labels.data());
-    for (Prediction& made : batch(pixels.narrow(0, 0, count).permute({0, 3, 1, 2}), predictions.size())) {
+    const at::Tensor part = pixels.narrow(0, 0, count).permute({0, 3, 1, 2});
+    const KeptReads reads(inputs.pictures ? loaded.model->memory() : nullptr);
+    std::vector<Prediction> made_of_batch = batch(part, predictions.size());
+    if (inputs.pictures) add_pictures(made_of_batch, images_of(pixels_of(part, input.scale)), *reads.last);
+    for (Prediction& made : made_of_batch) {
       const std::string& name = sources[predictions.size()].name;
       made.columns.insert(made.columns.begin(), printable(name));
       made.json["file"] = name;
@@ -130,9 +160,15 @@ std::vector<Prediction> predict_reconstructions(const PredictInputs& inputs, con
                                                 const std::filesystem::path& out) {
   const LoadedAutoencoder loaded = load_autoencoder(plan, inputs.seed(), inputs.run.checkpoint);
   return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t first) {
-    const at::Tensor output = loaded.model->forward(batch).images.clamp(0, 1);
+    const Reconstruction made = loaded.model->forward(batch);
+    const at::Tensor output = made.images.clamp(0, 1);
     const at::Tensor error = (output - pixels_of(batch, loaded.input.scale)).square().mean(at::IntArrayRef{1, 2, 3});
     const std::vector<Image> images = images_of(output);
+    std::vector<nlohmann::json> codes;
+    if (inputs.pictures && made.index.defined()) {
+      const at::Tensor index = made.index.view({-1, 1, 1});
+      codes = row_maps(index, at::ones_like(index), batch.size(0), loaded.input.shape);
+    }
     std::vector<Prediction> found;
     for (size_t i = 0; i < images.size(); ++i) {
       const std::filesystem::path file =
@@ -142,6 +178,9 @@ std::vector<Prediction> predict_reconstructions(const PredictInputs& inputs, con
       const double psnr = -10 * std::log10(error[static_cast<int64_t>(i)].item<double>());
       found.push_back({{printable(file.string()), fmt::format("{:5.2f} dB", psnr)},
                        {{"reconstruction", file.string()}, {"psnr", psnr}}});
+      if (!inputs.pictures) continue;
+      found.back().json["picture"]["reconstruction"] = pixels_json(images[i]);
+      if (!codes.empty()) found.back().json["picture"]["rows"] = codes[i];
     }
     return found;
   });
@@ -174,12 +213,16 @@ std::vector<Prediction> predict(const PredictArguments& arguments) {
          arguments.out.empty() ? "none" : arguments.out);
   }
   const std::vector<ImageSource> sources = images_in(arguments.images);
+  if (arguments.pictures && sources.size() > kMostPictures) {
+    fail(ExitCode::usage, "--pictures", fmt::format("--images must hold at most {} images", kMostPictures),
+         fmt::to_string(sources.size()));
+  }
   require_memory("predict", memory_of_parameters(run.config.size()));
   use_threads(run.config.train.threads);
   ProgressLine progress(arguments.quiet);
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(wants_bfloat16(run.config.train.precision));
-  const PredictInputs inputs{run, sources, progress};
+  const PredictInputs inputs{run, sources, progress, arguments.pictures};
   if (reconstruction != nullptr) return predict_reconstructions(inputs, *reconstruction, arguments.out);
   if (const auto* poses = dynamic_cast<const RelocalisationPlan*>(plan)) return predict_poses(inputs, *poses);
   return predict_classes(inputs, dynamic_cast<const ImageClassificationPlan&>(*plan));
@@ -216,11 +259,15 @@ void add_predict(CLI::App& program, Action& action) {
   verb->add_option("--images", arguments->images, "Folder with images: .jpg, .jpeg, .png, also in its subfolders")
       ->required();
   verb->add_option("--out", arguments->out, "Folder that reconstructions are written to, as PNG of the images' names");
-  verb->add_flag("--json", arguments->json, "Print JSON: an object for each image");
+  auto* json = verb->add_flag("--json", arguments->json, "Print JSON: an object for each image");
+  verb->add_flag("--pictures", arguments->pictures,
+                 "The JSON also has what the report draws: images and the rows that their positions read")
+      ->needs(json);
   verb->add_flag("--quiet", arguments->quiet, "No progress");
   verb->footer(
       "Examples:\n  loci predict out/side/seed-0 --images photos\n"
       "  loci predict out/side/seed-0/step-40 --images photos --json\n"
+      "  loci predict out/side/seed-0 --images photos --json --pictures > out/side/seed-0/pictures.json\n"
       "  loci predict out/vq/seed-0 --images photos --out reconstructions");
   verb->callback([arguments, &action] { action = [arguments] { print_predictions(*arguments); }; });
 }

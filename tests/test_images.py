@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 from command_line import assert_refused, loci, newest, run_of, settings, tensors_of
+from safetensors.numpy import load_file
 
 RECIPE = """
 task = "image_classification"
@@ -73,6 +74,12 @@ def half(draw, side, edge=8):
     )  # fmt: skip
 
 
+def rows_of(digits, edge):
+    """Lines of an RGB image that JSON has as hexadecimal digits."""
+    pixels = bytes.fromhex(digits)
+    return [pixels[begin : begin + 3 * edge] for begin in range(0, len(pixels), 3 * edge)]
+
+
 def write_images(folder):
     draw = random.Random(0)
     for part, count in (("train", 12), ("test", 6)):
@@ -133,6 +140,56 @@ def test_a_run_goes_on_with_the_same_bits(place, tmp_path):
     assert tensors_of(run) == tensors_of(run_of(place / "out"))
 
 
+def test_a_memory_is_inserted_into_a_trained_network(place, tmp_path):
+    plain = RECIPE[: RECIPE.index("[model.memory]")] + RECIPE[RECIPE.index("[train]") :]
+    (tmp_path / "recipe.toml").write_text(
+        plain
+        + """
+[[arms]]
+name = "plain"
+[[arms]]
+name = "side-late"
+[arms.set]
+start = {arm = "plain"}
+train = {steps = 1}
+optimizer = {learning_rate = 0.0}
+model = {memory = {rows = 64, heads = 2, top_k = 4, key_width = 8}}
+"""
+    )
+    data = ("--data", place / "images", "--out", tmp_path / "out")
+    assert_refused(
+        loci(place, "train", tmp_path / "recipe.toml", *data, "--arm", "side-late"),
+        2,
+        "arm side-late needs a finished run of plain with seed 0",
+    )
+    result = loci(place, "train", tmp_path / "recipe.toml", *data)
+    assert result.returncode == 0, result.stderr
+    assert "side-late seed 0: starts from" in result.stderr and "0 of 1 tables" in result.stderr
+    assert "At equal training images from the weights of plain" in result.stdout
+    before, after = (
+        load_file(newest(tmp_path / "out" / arm / "seed-0") / "model.safetensors") for arm in ("plain", "side-late")
+    )
+    weights = [name for name in before if "running" not in name]
+    assert weights and all((after[name] == before[name]).all() for name in weights)
+    assert any(".memory." in name for name in after)
+
+    (tmp_path / "cut.safetensors").write_bytes(
+        (newest(tmp_path / "out/plain/seed-0") / "model.safetensors").read_bytes()[:-5]
+    )
+    for weights, words in (
+        ("cut.safetensors", "cut.safetensors"),
+        ("out/plain", "a folder without checkpoints"),
+        ("missing", "got nothing there"),
+        (run_of(place / "out"), "every table must belong to the model"),
+    ):
+        result = loci(
+            place, "train", tmp_path / "recipe.toml", "--data", place / "images", "--out", tmp_path / "other",
+            "--arm", "plain", "--set", f'plain:start.weights="{tmp_path / weights}"',
+        )  # fmt: skip
+        assert_refused(result, 3, words)
+        assert not (tmp_path / "other").exists()
+
+
 def test_predict_names_the_class_of_each_image(place):
     folder = place / "images" / "test"
     (folder / "notes.txt").write_text("no image")
@@ -145,9 +202,33 @@ def test_predict_names_the_class_of_each_image(place):
     assert all(50 <= float(line[2]) <= 100 and line[3] == "%" for line in lines)
 
     images = json.loads(loci(place, "predict", place / "out", "--images", folder, "--json").stdout)["images"]
+    assert "picture" not in images[0]
     assert [image["file"] for image in images] == [line[0] for line in lines]
     assert [image["class"] for image in images] == [line[1] for line in lines]
     assert all(0.5 <= image["probability"] <= 1 for image in images)
+
+
+def test_predict_says_which_rows_the_positions_read(place, tmp_path):
+    folder = place / "images" / "test" / "left"
+    pictures = ("predict", place / "out", "--images", folder, "--pictures")
+    result = loci(place, *pictures, "--json")
+    assert result.returncode == 0, result.stderr
+    images = json.loads(result.stdout)["images"]
+    for image in images:
+        pixels = image["picture"]["image"]
+        assert png(rows_of(pixels["pixels"], 8), 8) == (folder / image["file"]).read_bytes()
+        rows = image["picture"]["rows"]
+        assert (rows["height"], rows["width"], rows["heads"], rows["top_k"]) == (2, 2, 2, 4)
+        assert len(rows["index"]) == len(rows["weight"]) == 2 * 2 * 2 * 4
+        assert all(0 <= row < 64 for row in rows["index"])
+        heads = [sum(rows["weight"][begin : begin + 4]) for begin in range(0, 32, 4)]
+        assert heads == pytest.approx([1] * 8, abs=1e-3)
+    assert images[0]["picture"]["rows"] != images[1]["picture"]["rows"]
+    assert_refused(loci(place, *pictures), 2, "--json")
+    for i in range(65):
+        (tmp_path / f"{i}.png").write_bytes((folder / "00.png").read_bytes())
+    many = loci(place, "predict", place / "out", "--images", tmp_path, "--json", "--pictures")
+    assert_refused(many, 2, "--pictures: --images must hold at most 64 images, got 65")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +297,14 @@ def test_predict_writes_reconstructions(place, tmp_path):
     assert_refused(
         loci(place, "predict", place / "out", "--images", images, "--out", out), 2, "--out must not be given"
     )
+    pictures = ("--json", "--pictures")
+    drawn = json.loads(loci(place, "predict", run, "--images", images, "--out", out, *pictures).stdout)["images"]
+    for image in drawn:
+        original, again = (image["picture"][name]["pixels"] for name in ("image", "reconstruction"))
+        assert png(rows_of(original, 8), 8) == (images / image["file"]).read_bytes() and again != original
+        rows = image["picture"]["rows"]  # codes of the quantiser, one a position
+        assert (rows["height"], rows["width"], rows["heads"], rows["top_k"]) == (1, 1, 1, 1)
+        assert 0 <= rows["index"][0] < 16
     (tmp_path / "file").write_text("")
     assert_refused(loci(place, "predict", run, "--images", images, "--out", tmp_path / "file"), 3, "file")
 
@@ -260,6 +349,9 @@ def test_poses_are_learned_measured_and_predicted(place, tmp_path):
     assert len(account["positions"]) == len(account["paths"]) == 420
     for name in ("memory", "untrained", "clusters"):
         assert 0 < account[name]["overlap_p"] <= 1
+    poses = json.loads(loci(place, "eval", tmp_path / "out", "--poses", "--json").stdout)["account"]["poses"]
+    assert len(poses["true"]) == len(poses["predicted"]) == 210 and set(poses["paths"]) == {1}
+    assert_refused(loci(place, "eval", place / "out", "--data", place / "images", "--poses"), 2, "--poses")
     text = loci(place, "eval", tmp_path / "out", "--places").stdout
     assert "Rows and places" in text and "untrained" in text
     assert_refused(loci(place, "eval", place / "out", "--data", place / "images", "--places"), 2, "--places")

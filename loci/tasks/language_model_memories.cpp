@@ -90,6 +90,7 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
 Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOptions& options) {
   refuse_lengths(options);
   refuse_places(options);
+  refuse_poses(options);
   Account account;
   const auto value = [](const nlohmann::json& facts, const char* key) { return number_of(facts.at(key)); };
   for (const nlohmann::json& memory : evaluation.details.at("memories")) {

@@ -10,6 +10,7 @@
 #include "loci/base/config.h"
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
+#include "loci/nn/evaluation_scope.h"
 #include "loci/tasks/network_size.h"
 #include "loci/tasks/places.h"
 #include "loci/train/table_home.h"
@@ -42,6 +43,29 @@ PixelInput input_of_frames(const OpenedPoses& opened, const TaskInputs& inputs) 
   const auto text = [](const ImageShape& s) { return fmt::format("{} x {} x {}", s.height, s.width, s.channels); };
   fail(ExitCode::input, inputs.data.string(), fmt::format("frames must be {} as the run's", text(kept.shape)),
        text(opened.images.shape()));
+}
+
+std::vector<double> numbers_of(const Quaternion& q) {
+  return {q.w, q.x, q.y, q.z};
+}
+
+// Of the test frames, in order; as many predictions.
+nlohmann::json poses_json(const OpenedPoses& opened, const std::vector<Pose>& predicted) {
+  const std::vector<int64_t>& test = opened.split.test;
+  nlohmann::json paths = nlohmann::json::array(), truth = paths, found = paths, true_turn = paths, turn = paths;
+  for (size_t i = 0; i < test.size(); ++i) {
+    const auto frame = static_cast<size_t>(test[i]);
+    paths.push_back(opened.paths[frame]);
+    truth.push_back(opened.poses[frame].position);
+    found.push_back(predicted[i].position);
+    true_turn.push_back(numbers_of(opened.poses[frame].rotation));
+    turn.push_back(numbers_of(predicted[i].rotation));
+  }
+  return {{"paths", paths},
+          {"true", truth},
+          {"predicted", found},
+          {"true_rotation", true_turn},
+          {"predicted_rotation", turn}};
 }
 
 }  // namespace
@@ -180,8 +204,10 @@ Account Relocalisation::account(const Evaluation& evaluation, const AccountOptio
   refuse_lengths(options);
   refuse_text_options(options);
   if (!model_->memory()) refuse_places(options);
+  const EvaluationScope evaluating(*model_);
   Account account;
   if (options.places) account = account_of_places(*model_, *opened_, input_.scale, seed(), options.progress);
+  if (options.poses) account.json["poses"] = poses_json(*opened_, predict(opened_->split.test));
   const nlohmann::json& details = evaluation.details;
   const nlohmann::json& train = details.at("train");
   account.text = fmt::format(

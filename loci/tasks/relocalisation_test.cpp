@@ -160,6 +160,30 @@ TEST_F(RelocalisationTest, UsageIsOfTheTestFrames) {
   EXPECT_EQ(usage, counted->metrics().usage);
 }
 
+TEST_F(RelocalisationTest, PosesAreThoseOfTheTestFrames) {
+  const auto task = make({});
+  const Evaluation evaluation = evaluate(*task, false);
+  AccountOptions options;
+  options.poses = true;
+  const nlohmann::json poses = task->account(evaluation, options).json.at("poses");
+  const auto opened = std::dynamic_pointer_cast<const OpenedPoses>(task->opened_data());
+  std::vector<Pose> predicted, truth;
+  const auto pose_at = [&poses](const std::string& position, const std::string& rotation, size_t i) {
+    const auto q = poses.at(rotation).at(i).get<std::vector<double>>();
+    return Pose{poses.at(position).at(i).get<decltype(Pose::position)>(), {q.at(0), q.at(1), q.at(2), q.at(3)}};
+  };
+  ASSERT_EQ(poses.at("true").size(), 60u);
+  for (size_t i = 0; i < 60; ++i) {
+    predicted.push_back(pose_at("predicted", "predicted_rotation", i));
+    truth.push_back(pose_at("true", "true_rotation", i));
+    EXPECT_EQ(poses.at("paths").at(i), opened->paths[static_cast<size_t>(opened->split.test[i])]);
+  }
+  const PoseErrors errors = pose_errors(predicted, truth);
+  EXPECT_EQ(errors.metres, evaluation.values[0]);
+  EXPECT_EQ(errors.degrees, evaluation.values[1]);
+  EXPECT_FALSE(task->account(evaluation, {}).json.contains("poses"));
+}
+
 TEST_F(RelocalisationTest, RowsAndPlacesAreForMemories) {
   AccountOptions places;
   places.places = true;

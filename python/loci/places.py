@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from loci.figures import STYLE, svg
+from loci.poses import floor_axes
 from loci.runs import Record, Run, number, parse
 
 FILE = "places.json"
@@ -47,6 +48,7 @@ def check(places: object) -> None:
 def plan_figure(places: Record) -> bytes:
     """A panel for each of the rows with most mass: all camera positions grey, those of the row coloured by its mass."""
     at = np.array([[number(value) for value in position] for position in places["positions"]])
+    x, y = floor_axes(at)
     rows = places["shown"]
     lines = -(-len(rows) // COLUMNS)
     with matplotlib.rc_context(STYLE):
@@ -55,8 +57,8 @@ def plan_figure(places: Record) -> bytes:
         for panel, row in zip(panels.flat, rows, strict=False):
             mass = np.array([number(value) for value in row["mass_of_frames"]])
             read = mass > 0
-            panel.plot(at[:, 0], at[:, 1], ".", color="#BBBBBB", markersize=1, zorder=1)
-            panel.scatter(at[read, 0], at[read, 1], c=mass[read], s=6, cmap="viridis", vmin=0, zorder=2)
+            panel.plot(at[:, x], at[:, y], ".", color="#BBBBBB", markersize=1, zorder=1)
+            panel.scatter(at[read, x], at[read, y], c=mass[read], s=6, cmap="viridis", vmin=0, zorder=2)
             spread, p = number(row.get("spread")), number(row.get("p"))
             title = f"row {number(row.get('row')):.0f}: spread {spread:.2f}, p {p:.3f}"
             panel.set_title(title, loc="left", fontsize=8, color="#555555")

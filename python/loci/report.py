@@ -1,6 +1,6 @@
 """One self-contained HTML page about runs: comparison, curves, how the memories use their rows, how it was made.
 
-Usage: python -m loci.report RUN_OR_OUT... [--out FILE] [--tensorboard DIR]
+Usage: python -m loci.report RUN_OR_OUT... [--out FILE] [--pictures DIR] [--tensorboard DIR]
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import contextlib
 import errno
 import html
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from loci import figures, places, provenance, ram
+from loci import figures, pictures, places, poses, provenance, ram
 from loci.comparison import comparison
 from loci.runs import Experiment, ReportError, Run, printable, read_experiment
 from loci.watch import watch_figure, watched
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         "runs", nargs="+", type=Path, metavar="RUN_OR_OUT", help="a run, or a folder of ARM/seed-N/ runs"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first folder)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also write every picture of the page as a file")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write TensorBoard event files")
     options = parser.parse_args(arguments)
     out = options.out or options.runs[0] / "report.html"
@@ -72,7 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"report: cannot read: {error}" if isinstance(error, OSError) else str(error), EXIT_INPUT)
     target = out
     try:
-        write_page(out, page(experiments, runs))
+        text = page(experiments, runs)
+        write_page(out, text)
+        if options.pictures:
+            target = options.pictures
+            write_pictures(target, text)
         if options.tensorboard:
             from loci.tensorboard import write_events
 
@@ -107,8 +113,9 @@ def all_runs(experiments: list[Experiment]) -> list[Run]:
                 run.arm = prefix + run.arm
             for row in experiment.summary["runs"]:
                 row["arm"] = f"{prefix}{row.get('arm')}"
-                if row.get("as_long_as"):
-                    row["as_long_as"] = f"{prefix}{row['as_long_as']}"
+                for other in ("as_long_as", "starts_from"):
+                    if row.get(other):
+                        row[other] = f"{prefix}{row[other]}"
     return runs
 
 
@@ -150,10 +157,19 @@ def write_page(out: Path, text: str) -> None:
         raise
 
 
+def write_pictures(folder: Path, text: str) -> None:
+    """The pictures of a page, named by their numbers and what they show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = re.findall(r'<img alt="([^"]*)" src="data:image/([a-z]+)[^;]*;base64,([^"]*)">', text)
+    for place, (alt, kind, data) in enumerate(found, 1):
+        name = re.sub(r"[^a-z0-9]+", "-", html.unescape(alt).lower()).strip("-")[:60]
+        (folder / f"{place:02}-{name}.{kind}").write_bytes(base64.b64decode(data))
+
+
 def page(experiments: list[Experiment], runs: list[Run]) -> str:
     names = ", ".join(printable(experiment.path.resolve().name) for experiment in experiments)
     machines = [ram_sections(run) for run in runs if ram.is_ram(run)]  # first, for they may add notes
-    plans = [plan_section(run) for run in runs]
+    plans = [part for run in runs for part in (trajectory_section(run), plan_section(run), picture_section(run))]
     sections = [
         *(comparison_section(group, runs) for group in by_task(experiments)),
         notes(runs),
@@ -277,6 +293,43 @@ def plan_section(run: Run) -> str:
         f'<div class="wide">{table}</div>\n{plan}',
         "Camera positions from above, metres: grey all frames, coloured those that read the row, brighter for more.",
     )
+
+
+def trajectory_section(run: Run) -> str:
+    """Predicted against true positions, of a run that has poses.json."""
+    found = poses.read_poses(run)
+    if found is None:
+        return ""
+    paths = len(set(map(str, found["paths"])))
+    return section(
+        f"Trajectories of {html.escape(run.title)}",
+        scrolling(poses.trajectories_figure(found), "trajectories"),
+        "Test frames from above, metres: where the camera was and where the network says, a grey line between the two."
+        + some_of(paths, poses.SHOWN, "paths"),
+    )
+
+
+def picture_section(run: Run) -> str:
+    """Images, reconstructions and maps of rows, of a run that has pictures.json."""
+    found = pictures.read_pictures(run)
+    if not found:
+        return ""
+    rows = (
+        " A cell of a map is a position; its colour names the row that carries most weight there, the same colour the "
+        "same row in all maps."
+    )
+    return section(
+        f"Images of {html.escape(run.title)}",
+        f'<div class="scroll">{image(pictures.pictures_figure(found), "png", "images")}</div>',
+        "As the network got them."
+        + (" Beside them their reconstructions." if any(one.reconstruction is not None for one in found) else "")
+        + (rows if any(one.maps for one in found) else "")
+        + some_of(len(found), pictures.SHOWN, "images"),
+    )
+
+
+def some_of(count: int, shown: int, what: str) -> str:
+    return f" The first {shown} of {count} {what}." if count > shown else ""
 
 
 def section(title: str, body: str, hint: str = "") -> str:
