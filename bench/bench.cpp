@@ -11,6 +11,7 @@
 #include "bench/mapped.h"
 #include "bench/memory.h"
 #include "bench/memory_map.h"
+#include "bench/pairwise.h"
 #include "bench/resnet.h"
 #include "bench/timing.h"
 #include "loci/base/check.h"
@@ -104,6 +105,7 @@ struct Whole {
 constexpr Whole kWholes[] = {{"memory", bench::run_memory, bench::memory_table},
                              {"memory_map", bench::run_memory_map, bench::memory_map_table},
                              {"resnet", bench::run_resnet, bench::resnet_table},
+                             {"pairwise", bench::run_pairwise, bench::pairwise_table},
                              {"mapped", bench::run_mapped, bench::mapped_text}};
 
 void check(const BenchOptions& options) {

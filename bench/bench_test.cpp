@@ -18,9 +18,9 @@ TEST(Bench, RefusesAnUnknownOperator) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(
-        error.what(),
-        ::testing::HasSubstr("bench: the operator must be one of memory, memory_map, resnet, mapped, few_linear, "));
+    EXPECT_THAT(error.what(),
+                ::testing::HasSubstr(
+                    "bench: the operator must be one of memory, memory_map, resnet, pairwise, mapped, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }
@@ -95,6 +95,22 @@ TEST(Bench, ReportsAStepOfANetworkWithAndWithoutAMemory) {
   EXPECT_EQ(report["results"][0]["multiply_adds"], 40'551'040);
 }
 
+TEST(Bench, ReportsPairwiseOperatorsBesideTheirDefinitions) {
+  std::ostringstream out;
+  const BenchOptions options{.names = {"pairwise"}, .json = true, .repeats = 1, .tokens = {16}, .widths = {8}};
+  ASSERT_EQ(run_benchmarks(options, out), 0);
+  const auto report = nlohmann::json::parse(out.str());
+  std::vector<std::string> names;
+  for (const auto& result : report["operators"]) {
+    names.push_back(result["form"].get<std::string>() + " " + std::to_string(result["keys"].get<int>()) + " " +
+                    result["order"].get<std::string>());
+    EXPECT_DOUBLE_EQ(result["ratio"].get<double>(), result["definition_ms"].get<double>() / result["ms"].get<double>());
+    EXPECT_EQ(result["rival_ms"].is_null(), result["form"] == "dot");
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre("embedded 16 matrix", "dot 16 associated", "concat 16 sorted",
+                                            "embedded 4 matrix", "dot 4 matrix", "concat 4 sorted"));
+}
+
 TEST(Bench, ReportsRowsInFilesWithAndWithoutPrefetch) {
   std::ostringstream out;
   const BenchOptions options{.names = {"mapped"}, .json = true, .repeats = 1, .rows = {512}, .widths = {64}};
@@ -133,7 +149,8 @@ TEST(Bench, RefusesImpossibleSizes) {
                                                                {.names = {"memory"}, .tokens = {absurd}},
                                                                {.names = {"memory_map"}, .tokens = {absurd}},
                                                                {.names = {"memory_map"}, .rows = {absurd}},
-                                                               {.names = {"resnet"}, .rows = {absurd}}}) {
+                                                               {.names = {"resnet"}, .rows = {absurd}},
+                                                               {.names = {"pairwise"}, .tokens = {absurd}}}) {
     try {
       run_benchmarks(options, out);
       ADD_FAILURE() << options.names[0];

@@ -19,7 +19,7 @@ struct Case {
   std::function<void()> definition;
 };
 
-// The operators that have cases: bench_names() without "memory", "memory_map", "resnet" and "mapped".
+// The operators that have cases: bench_names() without what bench.cpp measures whole.
 std::vector<std::string> operator_names();
 
 // The cases of one operator. Tensors are made here and live as long as the case.

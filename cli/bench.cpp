@@ -28,17 +28,21 @@ void add_bench(CLI::App& program, Action& action) {
           "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of values)")
       ->check(positive);
   verb->add_option("--tokens", options->tokens,
-                   "For memory and memory_map: tokens at once (default: 4096 512 1; for memory_map: 8192)")
+                   "For memory and memory_map: tokens at once (default: 4096 512 1; for memory_map: 8192); for "
+                   "pairwise: queries "
+                   "(default: 49 196 784 3136)")
       ->check(positive);
-  verb->add_option("--width", options->widths,
-                   "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64)")
+  verb->add_option(
+          "--width", options->widths,
+          "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64), of "
+          "embeddings (pairwise: 256)")
       ->check(positive);
   verb->add_flag_function(
       "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; },
       "For memory: no bfloat16 rows; for resnet: no autocast");
   verb->add_flag_function(
       "--no-stock", [options](int64_t) { options->stock = false; },
-      "For memory and memory_map: without stock LibTorch");
+      "For memory and memory_map: without stock LibTorch; for pairwise: without rivals");
   verb->add_flag("--json", options->json, "Print JSON");
   verb->footer("Operators:\n" + wrapped(fmt::format("  {}", fmt::join(bench_names(), ", ")), 2) +
                "\nExamples:\n  loci bench\n  loci bench search read --json\n"

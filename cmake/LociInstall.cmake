@@ -16,8 +16,8 @@ set(loci_public_headers
   loci/models/autoencoder.h loci/models/generate.h loci/models/load_state.h loci/models/map_memory_options.h
   loci/models/pose_loss.h loci/models/posenet.h loci/models/resnet.h loci/models/resnet_options.h
   loci/models/trained_parameters.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
-  loci/models/vocabulary_loss.h
-  loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/initialise.h
+  loci/models/video_resnet.h loci/models/video_resnet_options.h loci/models/vocabulary_loss.h
+  loci/nn/batch_normalised.h loci/nn/block_context.h loci/nn/evaluation_scope.h loci/nn/initialise.h
   loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/convolution_query_net.h
   loci/nn/memory/flat_key_memory.h
   loci/nn/memory/memory_formula.h loci/nn/memory/memory_layer.h loci/nn/memory/memory_map.h
@@ -26,9 +26,12 @@ set(loci_public_headers
   loci/nn/memory/ngram_slot.h loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h
   loci/nn/memory/query_net.h loci/nn/memory/query_reservoir.h loci/nn/memory/reinitialise.h
   loci/nn/memory/side_memory.h loci/nn/memory/sub_key_counts.h loci/nn/memory/table_layer.h
-  loci/nn/memory/vector_quantiser.h loci/nn/token_mask.h
-  loci/ops/batch_norm/batch_norm.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
-  loci/ops/ngram_hash/ngram_hash.h loci/ops/product_key_search/product_key_search.h
+  loci/nn/memory/vector_quantiser.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
+  loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/token_mask.h
+  loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
+  loci/ops/ngram_hash/ngram_hash.h loci/ops/non_local_concat/non_local_concat.h
+  loci/ops/non_local_dot/non_local_dot.h loci/ops/non_local_softmax/non_local_softmax.h
+  loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
   loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h

@@ -1,7 +1,6 @@
 #include "loci/nn/memory/memory_formula.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/ones.h>
@@ -21,10 +20,6 @@ namespace {
 using at::Tensor;
 
 constexpr double kLeastLength = 1e-6;
-
-at::ScalarType exact_type_of(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
 
 // The mean of the batch, of which the running statistics take their share: [H, 2, w] in `type`.
 Tensor batch_mean(const Tensor& q, const NormTensors& tensors, at::ScalarType type) {
@@ -73,19 +68,6 @@ std::string word_of(QueryNorm norm) {
   return "";
 }
 
-Tensor batch_normalised(const Tensor& x, const NormTensors& tensors, bool training) {
-  const auto type = exact_type_of(x);
-  const auto features = [&](const Tensor& tensor) { return tensor.to(type).view(-1); };
-  const Tensor mean = features(tensors.running_mean), variance = features(tensors.running_variance);
-  const Tensor y = batch_norm(x.reshape({x.size(0), mean.numel()}), features(tensors.gain), features(tensors.bias),
-                              mean, variance, training, kNormMomentum, kNormEpsilon);
-  if (training && type != tensors.running_mean.scalar_type()) {
-    tensors.running_mean.copy_(mean.view_as(tensors.running_mean));
-    tensors.running_variance.copy_(variance.view_as(tensors.running_variance));
-  }
-  return y.view(x.sizes());
-}
-
 Tensor normalise_query(const Tensor& q, QueryNorm norm, const NormTensors& tensors, bool training) {
   if (norm == QueryNorm::batch) return batch_normalised(q, tensors, training);
   if (norm == QueryNorm::center) return centred(q, tensors, training);
@@ -121,10 +103,6 @@ Tensor map_output(const Tensor& y, const Tensor& x, OutputMap map, const OutputM
   Tensor rows = as_parameter(y, tensors.weight);
   if (map == OutputMap::swilu) rows = rows * at::silu(linear_map(as_parameter(x, tensors.gate), tensors.gate));
   return linear_map(rows, tensors.weight, tensors.bias);
-}
-
-Tensor as_parameter(const Tensor& x, const Tensor& parameter) {
-  return at::autocast::is_autocast_enabled(x.device().type()) ? x : x.to(parameter.scalar_type());
 }
 
 }  // namespace loci

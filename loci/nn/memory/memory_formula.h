@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "loci/nn/batch_normalised.h"
+
 namespace loci {
 
 enum class QueryNorm { none, layer, rms, batch, center };
@@ -34,25 +36,11 @@ enum class WeightFunction { softmax, relu, sigmoid };
 const std::vector<std::pair<std::string, WeightFunction>>& weight_function_words();
 enum class OutputMap { none, projection, swilu };
 
-// How far running statistics move to those of a batch.
-constexpr double kNormMomentum = 0.1;
-constexpr double kNormEpsilon = 1e-5;
-
-// Parameters and running statistics of a norm, one entry a feature (of queries: [H, 2, w]); undefined where the norm
-// has no use for them.
-struct NormTensors {
-  at::Tensor gain, bias;
-  at::Tensor running_mean, running_variance;  // of batch and center
-};
-
 // q [T, H, 2, w] in float32, float64 or (for batch and center) bfloat16 -> the same in float32 or float64. `layer` and
 // `rms` are over each half; `batch` and `center` are over the tokens in training, and move the running statistics,
 // which stand for them in evaluation and where a batch has one token. `center` takes the mean away and nothing else;
 // the mean is a constant in backward. The tensors of the norm may be of another floating type: they are taken in q's.
 at::Tensor normalise_query(const at::Tensor& q, QueryNorm norm, const NormTensors& tensors, bool training);
-
-// Batch norm (ops/batch_norm) of x [T, ...] over T, each feature by itself. Types as in normalise_query.
-at::Tensor batch_normalised(const at::Tensor& x, const NormTensors& tensors, bool training);
 
 // x / |x| over the last dimension; a length below 1e-6 counts as 1e-6.
 at::Tensor unit_vectors(const at::Tensor& x);
@@ -72,8 +60,5 @@ struct OutputMapTensors {
 //   swilu       W (y * silu(G x)) + b
 // y and x are taken in the type of the map's parameters; under autocast the framework chooses.
 at::Tensor map_output(const at::Tensor& y, const at::Tensor& x, OutputMap map, const OutputMapTensors& tensors);
-
-// `x` in the type of `parameter`; under autocast as it is, for there the framework casts both.
-at::Tensor as_parameter(const at::Tensor& x, const at::Tensor& parameter);
 
 }  // namespace loci

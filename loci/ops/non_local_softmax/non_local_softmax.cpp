@@ -4,6 +4,7 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/softmax.h>
 
+#include "loci/ops/batch_product/batch_product.h"
 #include "loci/ops/non_local_softmax/non_local_softmax_definition.h"
 #include "loci/ops/operator.h"
 #include "loci/ops/pair_check.h"
@@ -50,6 +51,10 @@ std::tuple<Tensor, Tensor, Tensor> non_local_softmax_backward_definition(const T
 
 namespace {
 
+Tensor softmax_blocks(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {
+  return call_operator<"loci::non_local_softmax_blocks", decltype(softmax_blocks)>(theta, phi, g, scale);
+}
+
 std::tuple<Tensor, Tensor, Tensor> non_local_softmax_backward(const Tensor& grad, const Tensor& theta,
                                                               const Tensor& phi, const Tensor& g, double scale) {
   return call_operator<"loci::non_local_softmax_backward", decltype(non_local_softmax_backward)>(grad, theta, phi, g,
@@ -62,21 +67,36 @@ std::vector<Tensor> non_local_softmax_gradient(const BackwardPass& pass) {
   return {theta, phi, g};
 }
 
-Tensor non_local_softmax_autograd_entry(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {
+Tensor softmax_blocks_autograd_entry(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {
   return once_differentiable<non_local_softmax_gradient>("non_local_softmax", {theta, phi, g}, [&] {
-    return ForwardPass{{non_local_softmax(theta, phi, g, scale)}, {theta, phi, g}, {scale}};
+    return ForwardPass{{softmax_blocks(theta, phi, g, scale)}, {theta, phi, g}, {scale}};
   })[0];
 }
 
+Tensor non_local_softmax_composition(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {
+  check_pairs("non_local_softmax", theta, phi, g);
+  if (!keeps_weights(theta.size(1), phi.size(1), theta.size(2), g.size(2))) return softmax_blocks(theta, phi, g, scale);
+  return batch_product(at::softmax(batch_product(theta, phi.transpose(1, 2), scale), -1), g);
+}
+
 }  // namespace
+
+bool keeps_weights(int64_t N, int64_t M, int64_t I, int64_t V) {
+  // In double: the products may exceed 64 bits.
+  const auto n = static_cast<double>(N), m = static_cast<double>(M);
+  return n * m <= n * static_cast<double>(I) + m * static_cast<double>(I + V);
+}
 
 Tensor non_local_softmax(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {
   return call_operator<"loci::non_local_softmax", decltype(non_local_softmax)>(theta, phi, g, scale);
 }
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
-  define_operator(m, "non_local_softmax(Tensor theta, Tensor phi, Tensor g, float scale=1.) -> Tensor",
-                  non_local_softmax_definition, non_local_softmax_autograd_entry);
+  m.def("non_local_softmax(Tensor theta, Tensor phi, Tensor g, float scale=1.) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
+  m.impl("non_local_softmax", c10::DispatchKey::CompositeImplicitAutograd, non_local_softmax_composition);
+  define_operator(m, "non_local_softmax_blocks(Tensor theta, Tensor phi, Tensor g, float scale) -> Tensor",
+                  non_local_softmax_definition, softmax_blocks_autograd_entry);
   define_operator(m,
                   "non_local_softmax_backward(Tensor grad, Tensor theta, Tensor phi, Tensor g, float scale)"
                   " -> (Tensor, Tensor, Tensor)",

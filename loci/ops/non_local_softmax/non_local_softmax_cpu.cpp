@@ -22,7 +22,7 @@ using at::Tensor;
 
 namespace {
 
-constexpr int64_t kBlockQueries = 128, kKeyPanel = 512, kRowPanel = 32;
+constexpr int64_t kForwardQueries = 128, kBackwardQueries = 256, kKeyPanel = 512, kRowPanel = 64;
 
 bool has_softmax_blocks(const Tensor& x) {
   return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
@@ -110,7 +110,7 @@ struct SoftmaxGradient {
   }
 
   void all_blocks() const {
-    const int64_t N = theta.size(1), R = std::min(N, kBlockQueries);
+    const int64_t N = theta.size(1), R = std::min(N, kBackwardQueries);
     const Tensor p = at::empty({theta.size(0), R, phi.size(1)}, theta.options()), dp = at::empty_like(p);
     for (int64_t row = 0; row < N; row += R) {
       const int64_t rows = std::min(R, N - row);
@@ -128,7 +128,7 @@ Tensor non_local_softmax_cpu(const Tensor& theta, const Tensor& phi, const Tenso
   const Tensor query = as_matrices(theta), key = as_matrices(phi), value = as_matrices(g);
   const Tensor y = at::empty({B, N, V}, theta.options());
   if (V == 0) return y;
-  for_each_pair_tile(B, N, kBlockQueries, M * (I + V), [&](const PairTile& tile) {
+  for_each_pair_tile(B, N, kForwardQueries, M * (I + V), [&](const PairTile& tile) {
     const Tensor weights = at::empty({tile.samples, tile.rows, M}, theta.options());
     if (I == 0) {
       weights.zero_();
@@ -174,7 +174,7 @@ std::tuple<Tensor, Tensor, Tensor> non_local_softmax_backward_cpu(const Tensor& 
 }
 
 TORCH_LIBRARY_IMPL(loci, CPU, m) {
-  m.impl("non_local_softmax", at_cpu_level<non_local_softmax_cpu>);
+  m.impl("non_local_softmax_blocks", at_cpu_level<non_local_softmax_cpu>);
   m.impl("non_local_softmax_backward", at_cpu_level<non_local_softmax_backward_cpu>);
 }
 

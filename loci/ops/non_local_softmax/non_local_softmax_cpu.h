@@ -1,4 +1,4 @@
-// The CPU path of non_local_softmax at a given level, for tests.
+// The CPU path of non_local_softmax for large maps, at a given level, for tests.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -64,14 +64,24 @@ TEST(NonLocalSoftmax, HasTheSameBitsAtEveryLevelAndForStridedInputs) {
   }
 }
 
+TEST(NonLocalSoftmax, KeepsWeightsThatAreNoMoreThanTheInputs) {
+  EXPECT_TRUE(keeps_weights(784, 784, 512, 512));
+  EXPECT_TRUE(keeps_weights(49, 49, 16, 17));
+  EXPECT_FALSE(keeps_weights(49, 49, 16, 16));
+  EXPECT_FALSE(keeps_weights(3136, 784, 256, 256));
+  EXPECT_FALSE(keeps_weights(INT64_C(1) << 40, INT64_C(1) << 40, 64, 64));
+}
+
 TEST(NonLocalSoftmax, HasFiniteDifferencesAndEveryDevice) {
   torch::manual_seed(3);
-  auto x = pair_inputs({2, 3, 4, 2, 5}, torch::kDouble);
-  for (Tensor& input : x) input.requires_grad_();
-  harness::expect_finite_differences(fast_softmax, x);
-  harness::expect_the_same_on_every_device(
-      [](const std::vector<Tensor>& in) -> std::vector<Tensor> { return {fast_softmax(in)}; },
-      pair_inputs({2, 3, 4, 2, 5}, torch::kFloat));
+  for (const PairSize& size : {PairSize{2, 3, 4, 2, 5}, PairSize{1, 9, 8, 1, 1}}) {
+    auto x = pair_inputs(size, torch::kDouble);
+    for (Tensor& input : x) input.requires_grad_();
+    harness::expect_finite_differences(fast_softmax, x);
+    harness::expect_the_same_on_every_device(
+        [](const std::vector<Tensor>& in) -> std::vector<Tensor> { return {fast_softmax(in)}; },
+        pair_inputs(size, torch::kFloat));
+  }
 }
 
 // Weights are exact in these cases: the largest logit takes all, or all are equal.

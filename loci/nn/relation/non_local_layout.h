@@ -1,0 +1,25 @@
+// Positions of feature maps for pairwise operators: maps as tokens, max pooling of tokens, cutting into windows.
+//
+// Legend: B batch, T frames, H height, W width of a map, c numbers of a position, n positions of a window.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "loci/nn/relation/non_local_options.h"
+
+namespace loci {
+
+// x [B, c, ...] as tokens [B, T, H, W, c], contiguous; of a channels-last map a view. Missing dimensions are 1.
+at::Tensor map_tokens(const at::Tensor& x);
+// The inverse, laid out like x.
+at::Tensor tokens_map(const at::Tensor& x, const at::Tensor& tokens);
+
+// Max pooling, stride = kernel, what is left over at the ends is dropped: tokens [B, T, H, W, c] -> fewer.
+at::Tensor max_pooled(const at::Tensor& tokens, const MapExtents& kernel);
+
+// tokens [B, T, H, W, c] -> [B windows, n, c]; a view where windows are whole in all dimensions but the first ones.
+at::Tensor to_windows(const at::Tensor& tokens, const MapExtents& window);
+// The inverse. map: T, H, W.
+at::Tensor from_windows(const at::Tensor& y, const MapExtents& map, const MapExtents& window);
+
+}  // namespace loci
