@@ -12,7 +12,8 @@ def blocks(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("example", "page"), [("finetune_rows", "product-key-memory"), ("side_memory", "vision-memory")]
+    ("example", "page"),
+    [("finetune_rows", "product-key-memory"), ("non_local", "non-local"), ("side_memory", "vision-memory")],
 )
 def test_the_page_shows_the_example(example: str, page: str) -> None:
     source = (ROOT / f"examples/{example}.cpp").read_text()

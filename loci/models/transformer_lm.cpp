@@ -37,11 +37,11 @@ namespace {
 
 using at::Tensor;
 
-constexpr double kNormEpsilon = 1e-5;
+constexpr double kLayerNormEpsilon = 1e-5;
 constexpr double kStartStd = 0.02;
 
 Tensor layer_normed(const Tensor& x, const Tensor& gain) {
-  return at::layer_norm(x, {x.size(-1)}, gain, {}, kNormEpsilon);
+  return at::layer_norm(x, {x.size(-1)}, gain, {}, kLayerNormEpsilon);
 }
 
 // exp(i * position / 10000^(2 j / e)), complex [context, e / 2] (Su et al. 2021, "RoFormer").

@@ -163,7 +163,7 @@ Tensor VideoResnet::features(const Tensor& clips) {
 
 Tensor VideoResnet::forward(const Tensor& clips, std::optional<at::Generator> generator) {
   Tensor mean = features(clips).mean(at::IntArrayRef{2, 3, 4});
-  mean = dropout(mean, options_.dropout, is_training(), {.generator = std::move(generator)});
+  mean = dropout(mean, options_.dropout, is_training(), {.token_mask = {}, .generator = std::move(generator)});
   const Tensor logits = at::linear(mean, linear_->weight, linear_->bias);
   return logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
 }

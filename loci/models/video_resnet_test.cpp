@@ -188,8 +188,7 @@ std::string refusal_of(const std::function<void(VideoResnetOptions&)>& change) {
 }
 
 TEST(VideoResnet, RefusesWhatDoesNotFit) {
-  EXPECT_THAT(refusal_of([](auto& o) { o.depth = 18; }),
-              HasSubstr("VideoResnet: expected depth must be 50 or 101, got 18"));
+  EXPECT_THAT(refusal_of([](auto& o) { o.depth = 18; }), HasSubstr("VideoResnet: depth must be 50 or 101, got 18"));
   EXPECT_THAT(refusal_of([](auto& o) { o.frames = 16; }), HasSubstr("frames must be 8 or 32, got 16"));
   EXPECT_THAT(refusal_of([](auto& o) { o.non_local = {0, 0, 7, 0}; }),
               HasSubstr("non_local must be 4 counts of at most 3, 4, 6, 3, got [0, 0, 7, 0]"));

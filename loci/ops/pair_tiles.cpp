@@ -33,6 +33,14 @@ Tensor PairTile::whole(const Tensor& x) const {
   return x.narrow(0, first, samples);
 }
 
+int64_t even_tile(int64_t size, int64_t most) {
+  constexpr int64_t lanes = 8;
+  if (size <= most) return std::max<int64_t>(1, size);
+  int64_t count = (size + most - 1) / most;
+  count += count % 2;
+  return ((size + count - 1) / count + lanes - 1) / lanes * lanes;
+}
+
 void run_pair_tasks(int64_t count, const std::function<void(int64_t task)>& work) {
   // Two at least: a single one would run outside a parallel region, where a product of matrices takes all threads.
   at::parallel_for(0, std::max<int64_t>(2, count), 1, [&](int64_t begin, int64_t end) {
@@ -45,7 +53,7 @@ void for_each_pair_tile(int64_t B, int64_t N, int64_t rows_at_once, int64_t row_
                         const std::function<void(const PairTile&)>& work) {
   if (B == 0 || N == 0) return;
   const int64_t worth = kTileCost / std::max<int64_t>(1, row_cost);  // rows
-  const int64_t rows = std::min(N, std::max(rows_at_once, worth / rows_at_once * rows_at_once));
+  const int64_t rows = even_tile(N, std::max(rows_at_once, worth / rows_at_once * rows_at_once));
   const int64_t samples = rows < N ? 1 : std::clamp<int64_t>(worth / N, 1, B);
   const int64_t across = (N + rows - 1) / rows, along = (B + samples - 1) / samples;
   run_pair_tasks(across * along, [&](int64_t task) {

@@ -17,6 +17,10 @@ struct PairTile {
   at::Tensor whole(const at::Tensor& x) const;  // x [B, M, ..] -> [samples, M, ..]
 };
 
+// The width of tiles of at most `most` that cut `size` into an even number of about equal ones, if more than one: work
+// for two threads, or twice as many, without one that waits.
+int64_t even_tile(int64_t size, int64_t most);
+
 // Runs work(0) .. work(count - 1) on the framework's threads. Products of matrices inside run on one thread each, with
 // a count of 1 too.
 void run_pair_tasks(int64_t count, const std::function<void(int64_t task)>& work);

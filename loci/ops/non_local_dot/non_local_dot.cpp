@@ -34,11 +34,14 @@ namespace {
 // Made of operators that have gradients of their own, on every device.
 Tensor non_local_dot_composition(const Tensor& theta, const Tensor& phi, const Tensor& g) {
   check_pairs("non_local_dot", theta, phi, g);
-  const int64_t M = phi.size(1);
+  // The order is chosen for these sizes; the batch stays symbolic.
+  const auto size = [](const Tensor& x, int64_t at) { return x.sym_size(at).guard_int(__FILE__, __LINE__); };
+  const int64_t M = size(phi, 1);
   const Tensor phi_t = phi.transpose(1, 2);
   const double scale = 1 / static_cast<double>(M);
-  return associates(theta.size(1), M, theta.size(2), g.size(2)) ? batch_product(theta, batch_product(phi_t, g, scale))
-                                                                : batch_product(batch_product(theta, phi_t), g, scale);
+  return associates(size(theta, 1), M, size(theta, 2), size(g, 2))
+             ? batch_product(theta, batch_product(phi_t, g, scale))
+             : batch_product(batch_product(theta, phi_t), g, scale);
 }
 
 }  // namespace

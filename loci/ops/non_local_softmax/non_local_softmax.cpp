@@ -75,7 +75,11 @@ Tensor softmax_blocks_autograd_entry(const Tensor& theta, const Tensor& phi, con
 
 Tensor non_local_softmax_composition(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {
   check_pairs("non_local_softmax", theta, phi, g);
-  if (!keeps_weights(theta.size(1), phi.size(1), theta.size(2), g.size(2))) return softmax_blocks(theta, phi, g, scale);
+  // The way is chosen for these sizes; the batch stays symbolic.
+  const auto size = [](const Tensor& x, int64_t at) { return x.sym_size(at).guard_int(__FILE__, __LINE__); };
+  if (!keeps_weights(size(theta, 1), size(phi, 1), size(theta, 2), size(g, 2))) {
+    return softmax_blocks(theta, phi, g, scale);
+  }
   return batch_product(at::softmax(batch_product(theta, phi.transpose(1, 2), scale), -1), g);
 }
 
@@ -84,7 +88,7 @@ Tensor non_local_softmax_composition(const Tensor& theta, const Tensor& phi, con
 bool keeps_weights(int64_t N, int64_t M, int64_t I, int64_t V) {
   // In double: the products may exceed 64 bits.
   const auto n = static_cast<double>(N), m = static_cast<double>(M);
-  return n * m <= n * static_cast<double>(I) + m * static_cast<double>(I + V);
+  return n * m <= 2 * (n * static_cast<double>(I) + m * static_cast<double>(I + V));
 }
 
 Tensor non_local_softmax(const Tensor& theta, const Tensor& phi, const Tensor& g, double scale) {

@@ -22,7 +22,7 @@ using at::Tensor;
 
 namespace {
 
-constexpr int64_t kForwardQueries = 128, kBackwardQueries = 256, kKeyPanel = 512, kRowPanel = 64;
+constexpr int64_t kForwardQueries = 128, kBackwardQueries = 256, kKeyPanel = 384, kRowPanel = 128;
 
 bool has_softmax_blocks(const Tensor& x) {
   return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
@@ -71,7 +71,8 @@ struct SoftmaxGradient {
     for (int64_t i = 0; i < count; ++i) work(i);
   }
 
-  void panels(int64_t size, int64_t width, const std::function<void(int64_t first, int64_t length)>& work) const {
+  void panels(int64_t size, int64_t most, const std::function<void(int64_t first, int64_t length)>& work) const {
+    const int64_t width = even_tile(size, most);
     run((size + width - 1) / width, [&](int64_t i) { work(i * width, std::min(width, size - i * width)); });
   }
 
@@ -110,7 +111,7 @@ struct SoftmaxGradient {
   }
 
   void all_blocks() const {
-    const int64_t N = theta.size(1), R = std::min(N, kBackwardQueries);
+    const int64_t N = theta.size(1), R = even_tile(N, kBackwardQueries);
     const Tensor p = at::empty({theta.size(0), R, phi.size(1)}, theta.options()), dp = at::empty_like(p);
     for (int64_t row = 0; row < N; row += R) {
       const int64_t rows = std::min(R, N - row);
