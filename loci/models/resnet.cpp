@@ -11,6 +11,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/nn/modules/container/modulelist.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 #include <utility>
@@ -77,7 +78,8 @@ struct Resnet::Block : torch::nn::Module {
   Tensor forward(const Tensor& x) const {
     const Tensor y = bn1->forward(conv1->forward(x)).relu_();
     const Tensor output = bn2->forward(map ? map->forward(y) : conv2->forward(y)).add_(shortcut(x)).relu_();
-    return side ? side->forward(output) : output;
+    const Tensor remembered = side ? side->forward(output) : output;
+    return non_local ? non_local->forward(remembered) : remembered;
   }
   Tensor shortcut(const Tensor& x) const {
     if (conv1->stride == 1) return x;
@@ -90,6 +92,7 @@ struct Resnet::Block : torch::nn::Module {
   std::shared_ptr<Norm> bn1, bn2;
   std::shared_ptr<MemoryMap> map;    // in the place of conv2
   std::shared_ptr<SideMemory> side;  // after the block
+  std::shared_ptr<NonLocal> non_local;
 };
 
 Resnet::Resnet(ResnetOptions options, uint64_t seed, const TableMaker& tables)
@@ -130,6 +133,12 @@ std::shared_ptr<Resnet::Block> Resnet::make_block(const std::string& name, int64
   }
   block->bn2 = block->register_module("bn2", std::make_shared<Norm>(channels));
   if (has_memory) add_memory(*block, name + ".memory", channels, seed, tables);
+  const std::vector<int64_t> relating = options_.non_local_after(stage);
+  if (std::find(relating.begin(), relating.end(), number) != relating.end()) {
+    block->non_local = block->register_module(
+        "non_local", std::make_shared<NonLocal>(name + ".non_local", options_.non_local_options(stage), seed));
+    non_local_.emplace_back(name, block->non_local);
+  }
   return block;
 }
 
@@ -178,8 +187,9 @@ void Resnet::load(const std::map<std::string, Tensor>& state, const std::string&
   std::erase_if(own, [](const auto& entry) { return entry.first.ends_with(".num_batches_tracked"); });
   const std::map<std::string, size_t> added = added_blocks();
   load_state(who, *this, own, [&added](const std::string& name) -> std::string {
-    constexpr std::string_view memory = ".memory.";
-    if (const size_t at = name.find(memory); at != std::string::npos) return name.substr(0, at + memory.size());
+    for (const std::string_view part : {".memory.", ".non_local."}) {
+      if (const size_t at = name.find(part); at != std::string::npos) return name.substr(0, at + part.size());
+    }
     const std::string block = name.substr(0, name.find('.', name.find('.') + 1));  // "layer3.2" of layer3.2.bn1.weight
     return added.contains(block) ? block : "";
   });

@@ -12,10 +12,12 @@
 //
 //   side, replace_block   block's output x becomes x + batch_norm(W_o M(x))    side_memory.h
 //   replace3x3            M in the place of conv2                              memory_map.h
+//   non_local             block's output x becomes x + batch_norm(W_z y)       nn/relation/non_local.h
 //
 // Maps are channels last from the first convolution on, whatever the images are; the memory reads and writes them
 // without a copy. Names of parameters and buffers are those of akamaster/pytorch_resnet_cifar10 (conv1.weight,
-// layer2.0.bn1.running_mean, linear.bias), the memory's begin with that of its block: layer3.2.memory.
+// layer2.0.bn1.running_mean, linear.bias), those of a memory or a non-local block begin with
+// that of their block: layer3.2.memory, layer3.1.non_local.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,11 +27,13 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "loci/models/resnet_options.h"
 #include "loci/models/trained_parameters.h"
 #include "loci/nn/memory/product_key_memory.h"
+#include "loci/nn/relation/non_local.h"
 #include "loci/table/table_maker.h"
 
 namespace loci {
@@ -46,14 +50,16 @@ class Resnet : public torch::nn::Module {
 
   const ResnetOptions& options() const { return options_; }
   std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
+  // The non-local blocks by name ("layer3.1"), in their order.
+  const std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>>& non_local() const { return non_local_; }
   // The memory, or none; and the number of its block among all blocks, from 0.
   const std::shared_ptr<ProductKeyMemory>& memory() const { return memory_; }
   int64_t memory_layer() const { return memory_layer_; }
 
-  // Copies parameters and buffers of a trained model, by name. What is new here may be missing: a `side` memory, and
-  // extra blocks at the end of a stage, whose second norm then gets the scale 0. So a trained network goes on with
-  // them, at first with the same output. num_batches_tracked is left out. Throws Error (input) in the name of `who` for
-  // names that are unknown or missing, and for other shapes.
+  // Copies parameters and buffers of a trained model, by name. What is new here may be missing: a `side` memory,
+  // non-local blocks, and extra blocks at the end of a stage, whose second norm then gets the scale 0. So a trained
+  // network goes on with them, at first with the same output. num_batches_tracked is left out. Throws Error (input) in
+  // the name of `who` for names that are unknown or missing, and for other shapes.
   void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "Resnet");
 
  private:
@@ -74,6 +80,7 @@ class Resnet : public torch::nn::Module {
   std::shared_ptr<Linear> linear_;              // none without classes
   std::shared_ptr<ProductKeyMemory> memory_;
   int64_t memory_layer_ = -1;
+  std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>> non_local_;
 };
 
 }  // namespace loci

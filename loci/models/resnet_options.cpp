@@ -70,7 +70,28 @@ void check_resnet_memory(const ResnetOptions& o) {
   m.check();
 }
 
+void check_resnet_non_local(const ResnetOptions& o) {
+  const std::vector<int64_t>& given = o.non_local.blocks;
+  const auto counts = o.blocks();
+  if (std::ssize(given) != ResnetOptions::kStages) {
+    refuse_resnet(fmt::format("non_local.blocks must be {} numbers", ResnetOptions::kStages),
+                  std::to_string(given.size()));
+  }
+  for (size_t stage = 0; stage < counts.size(); ++stage) {
+    if (given[stage] < 0 || given[stage] > counts[stage]) {
+      refuse_resnet(fmt::format("non_local.blocks of stage {} must be within 0 .. {}", stage + 1, counts[stage]),
+                    std::to_string(given[stage]));
+    }
+    o.non_local_options(static_cast<int64_t>(stage)).check();
+  }
+}
+
 }  // namespace
+
+void ResnetNonLocalOptions::fields(ConfigFields& f) {
+  f.field("blocks", blocks, "non-local blocks of each stage", {.minimum = 0, .maximum = 300});
+  NonLocalOptions::fields(f);
+}
 
 void ResnetMemoryOptions::fields(ConfigFields& f) {
   using Placement = ResnetPlacement;
@@ -93,6 +114,7 @@ void ResnetOptions::fields(ConfigFields& f) {
   f.field("width", width, "channels of the first stage", {.minimum = 1, .maximum = 1024});
   f.field("extra_blocks", extra_blocks, "residual blocks of each stage in addition", {.minimum = 0, .maximum = 300});
   f.optional_section("memory", has_memory, memory);
+  f.optional_section("non_local", has_non_local, non_local);
 }
 
 std::array<int64_t, ResnetOptions::kStages> ResnetOptions::blocks() const {
@@ -110,6 +132,19 @@ int64_t ResnetOptions::memory_block() const {
   return memory.block < 0 ? memory.block + count : memory.block;
 }
 
+std::vector<int64_t> ResnetOptions::non_local_after(int64_t stage) const {
+  if (!has_non_local) return {};
+  const auto at = static_cast<size_t>(stage);
+  return non_local_places(blocks()[at], non_local.blocks[at]);
+}
+
+NonLocalOptions ResnetOptions::non_local_options(int64_t stage) const {
+  NonLocalOptions options = non_local;
+  options.channels = stage_channels(stage);
+  options.dimensions = 2;
+  return options;
+}
+
 void check_resnet_options(const ResnetOptions& o) {
   if (o.depth < 8 || (o.depth - 2) % 6 != 0) {
     refuse_resnet("depth must be 6 n + 2 (8, 14, 20, 32, 56 ...)", std::to_string(o.depth));
@@ -122,6 +157,7 @@ void check_resnet_options(const ResnetOptions& o) {
                   std::to_string(o.extra_blocks.size()));
   }
   if (o.has_memory) check_resnet_memory(o);
+  if (o.has_non_local) check_resnet_non_local(o);
 }
 
 std::pair<int64_t, int64_t> count_resnet_parameters(const ResnetOptions& o) {
@@ -130,6 +166,8 @@ std::pair<int64_t, int64_t> count_resnet_parameters(const ResnetOptions& o) {
   for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
     const StageWeights weights = stage_weights(o, stage);
     dense = plus(dense, plus(weights.all(), weights.norms));
+    const int64_t relating = std::ssize(o.non_local_after(stage));
+    if (relating > 0) dense = plus(dense, times(relating, count_non_local_parameters(o.non_local_options(stage))));
   }
   const int64_t features = o.stage_channels(ResnetOptions::kStages - 1);
   dense = plus(dense, times(features + 1, o.classes));
@@ -155,6 +193,9 @@ int64_t resnet_multiply_adds(const ResnetOptions& o, int64_t height, int64_t wid
       of_position = plus(of_position, memory_multiply_adds(o.memory, o.stage_channels(stage)));
     }
     sum = plus(sum, times(times(height, width), of_position));
+    const int64_t relating = std::ssize(o.non_local_after(stage));
+    if (relating == 0) continue;
+    sum = plus(sum, times(relating, non_local_multiply_adds(o.non_local_options(stage), {1, height, width})));
   }
   return plus(sum, times(o.stage_channels(ResnetOptions::kStages - 1), o.classes));
 }
@@ -165,7 +206,11 @@ double resnet_kept_numbers(const ResnetOptions& options, int64_t height, int64_t
   const auto blocks = options.blocks();
   for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
     if (stage > 0) positions /= 4;
-    numbers += positions * 5 * static_cast<double>(options.stage_channels(stage) * blocks[static_cast<size_t>(stage)]);
+    const auto channels = static_cast<double>(options.stage_channels(stage));
+    numbers += positions * 5 * channels * static_cast<double>(blocks[static_cast<size_t>(stage)]);
+    // Embeddings, y, and the map before and after the norm; kept weights are no more than the embeddings.
+    const auto inner = static_cast<double>(options.non_local_options(stage).inner_width());
+    numbers += positions * (8 * inner + 2 * channels) * static_cast<double>(options.non_local_after(stage).size());
   }
   return numbers;
 }

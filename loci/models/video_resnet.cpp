@@ -176,7 +176,10 @@ void VideoResnet::load(const std::map<std::string, Tensor>& state) {
     if (found == own.end() || parameter->dim() != 5 || found->second.dim() != 4) continue;
     found->second = inflated(found->second, parameter->size(2));
   }
-  load_state("VideoResnet", *this, own, [](const std::string& name) { return name.starts_with("non_local."); });
+  load_state("VideoResnet", *this, own, [](const std::string& name) -> std::string {
+    if (!name.starts_with("non_local.")) return "";
+    return name.substr(0, name.find('.', name.find('.') + 1) + 1);  // "non_local.res4_4."
+  });
 }
 
 }  // namespace loci

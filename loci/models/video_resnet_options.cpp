@@ -112,10 +112,8 @@ std::vector<int64_t> VideoResnetOptions::blocks_after(int64_t stage) const {
     }
     return after;
   }
-  const int64_t n = bottlenecks()[static_cast<size_t>(stage)], count = non_local[static_cast<size_t>(stage)];
-  if (count == 1) return {std::max<int64_t>(0, n - 2)};
-  for (int64_t i = 1; i <= count; ++i) after.push_back(i * (n / count) - 1);
-  return after;
+  const auto at = static_cast<size_t>(stage);
+  return non_local_places(bottlenecks()[at], non_local[at]);
 }
 
 NonLocalOptions VideoResnetOptions::block_options(int64_t stage) const {

@@ -34,7 +34,7 @@ struct VideoResnetOptions {
   int64_t channels = 3;   // of the clips; no field
   int64_t width = 64;     // of conv1; a stage's bottlenecks have 4, 8, 16 and 32 times as many channels
   Inflation inflation = Inflation::none;
-  // Blocks by stage, res2 first: one stands before the stage's last bottleneck, k follow every floor(n / k)-th of n.
+  // Blocks by stage, res2 first, at non_local_places().
   std::vector<int64_t> non_local = {0, 0, 0, 0};
   std::vector<std::string> non_local_after;  // "res4.2", from 0: these places in the place of the counts
   double dropout = 0.5;

@@ -155,6 +155,13 @@ std::pair<MapExtents, MapExtents> NonLocalOptions::windows(const MapExtents& map
   return {own, keys};
 }
 
+std::vector<int64_t> non_local_places(int64_t n, int64_t count) {
+  if (count == 1) return {std::max<int64_t>(0, n - 2)};
+  std::vector<int64_t> places;
+  for (int64_t i = 1; i <= count; ++i) places.push_back(i * (n / count) - 1);
+  return places;
+}
+
 MapExtents pooled_extents(const MapExtents& map, const MapExtents& kernel) {
   return {map[0] / kernel[0], map[1] / kernel[1], map[2] / kernel[2]};
 }

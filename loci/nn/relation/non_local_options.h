@@ -59,6 +59,10 @@ struct NonLocalOptions {
   bool has_embeddings() const { return form != PairForm::gaussian; }
 };
 
+// The residual blocks of a stage of n, from 0, that `count` non-local blocks follow: one stands before the last (the
+// paper), others follow every floor(n / count)-th (the release).
+std::vector<int64_t> non_local_places(int64_t n, int64_t count);
+
 // Of a pooled map.
 MapExtents pooled_extents(const MapExtents& map, const MapExtents& kernel);
 
