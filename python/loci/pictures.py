@@ -141,6 +141,7 @@ def pictures_figure(pictures: list[Picture]) -> bytes:
     columns = max(len(of_one) for of_one in panels)
     with matplotlib.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = Figure(figsize=(1.7 * columns, 1.95 * len(shown)), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.08)  # a title of two lines would lose its top
         grid = figure.subplots(len(shown), columns, squeeze=False)
         for line, of_one in zip(grid, panels, strict=True):
             for axes, (title, cells) in zip(line, of_one, strict=False):

@@ -14,6 +14,7 @@ from loci.runs import Record, Run, number, parse
 FILE = "poses.json"
 COLUMNS = 2
 SHOWN = 8  # paths
+DOTS = 100  # frames of a path with a dot, at most: more would hide each other
 
 Positions = npt.NDArray[np.float64]  # [frames, 3]
 
@@ -58,7 +59,7 @@ def floor_axes(positions: Positions) -> tuple[int, int]:
 
 
 def trajectories_figure(poses: Record) -> bytes:
-    """A floor plan for each path: true positions as a line, predicted ones as dots, each tied to the true one."""
+    """A floor plan for each path: true positions as a line, predicted ones of some frames as dots, tied to the true."""
     true = np.array([[number(value) for value in at] for at in poses["true"]])
     predicted = np.array([[number(value) for value in at] for at in poses["predicted"]])
     path_of = np.array([str(path) for path in poses["paths"]])
@@ -70,10 +71,11 @@ def trajectories_figure(poses: Record) -> bytes:
         panels = figure.subplots(lines, COLUMNS, squeeze=False, sharex=True, sharey=True)
         for panel, path in zip(panels.flat, paths, strict=False):
             at, found = true[path_of == path], predicted[path_of == path]
-            ties = np.stack([at, found, np.full_like(at, np.nan)], axis=1).reshape(-1, 3)
+            some = slice(None, None, -(-len(at) // DOTS))
+            ties = np.stack([at, found, np.full_like(at, np.nan)], axis=1)[some].reshape(-1, 3)
             panel.plot(ties[:, x], ties[:, y], color="#BBBBBB", linewidth=0.5, zorder=1)
             panel.plot(at[:, x], at[:, y], color=COLOURS[0], linewidth=1.5, label="true", zorder=2)
-            panel.plot(found[:, x], found[:, y], ".", color=COLOURS[1], markersize=3, label="predicted", zorder=3)
+            panel.plot(found[some, x], found[some, y], ".", color=COLOURS[1], markersize=3, label="predicted", zorder=3)
             metres = float(np.median(np.linalg.norm(at - found, axis=1)))
             title = f"path {path}: {len(at)} frames, median {metres:.2f} m"
             panel.set_title(title, loc="left", fontsize=9, color="#555555", parse_math=False)

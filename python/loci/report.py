@@ -304,8 +304,8 @@ def trajectory_section(run: Run) -> str:
     return section(
         f"Trajectories of {html.escape(run.title)}",
         scrolling(poses.trajectories_figure(found), "trajectories"),
-        "Test frames from above, metres: where the camera was and where the network says, a grey line between the two."
-        + some_of(paths, poses.SHOWN, "paths"),
+        "Test frames from above, metres: where the camera was and where the network says, "
+        "a grey line between the two (of at most 100 frames of a path)." + some_of(paths, poses.SHOWN, "paths"),
     )
 
 
