@@ -11,8 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "loci/base/config.h"
 #include "loci/tasks/all.h"
 #include "loci/train/checkpoint.h"
+#include "loci/train/recipe.h"
+#include "loci/train/run_directory.h"
 #include "loci/train/train_step.h"
 #include "loci/train/trainer.h"
 #include "tests/temporary_folder.h"

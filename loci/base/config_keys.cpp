@@ -93,14 +93,18 @@ std::string keys_text(const std::vector<ConfigKey>& keys) {
   }
   std::stable_sort(sections.begin(), sections.end(),
                    [](const std::string& a, const std::string& b) { return a.empty() && !b.empty(); });
+  // A section without a key in effect may stand under a condition itself.
+  const auto header = [&](const ConfigKey& first) {
+    const bool in_effect = std::any_of(
+        keys.begin(), keys.end(), [&](const ConfigKey& key) { return key.section == first.section && key.in_effect; });
+    return fmt::format("{}[{}]\n", first.optional ? "# may be absent: " : in_effect ? "" : "# ", first.section);
+  };
   std::string text;
   for (const std::string& section : sections) {
     bool begun = false;
     for (const ConfigKey& key : keys) {
       if (key.section != section) continue;
-      if (!begun && !section.empty()) {
-        text += fmt::format("{}{}[{}]\n", text.empty() ? "" : "\n", key.optional ? "# may be absent: " : "", section);
-      }
+      if (!begun && !section.empty()) text += (text.empty() ? "" : "\n") + header(key);
       begun = true;
       text += fmt::format("# {}{}\n", key.help,
                           key.condition.empty() ? "" : fmt::format(" (only where {})", key.condition));

@@ -181,6 +181,32 @@ TEST(ConfigKeys, ItsTextReadsBackAsTheDefaults) {
   EXPECT_THAT(keys_text(keys_of(without)), testing::HasSubstr("\n# width = 8 "));
 }
 
+TEST(ConfigKeys, ASectionWithoutAnEffectIsCommentedOut) {
+  struct Block {
+    int64_t inner = 4;
+    void fields(ConfigFields& f) { f.field("inner", inner, "channels of the block"); }
+  };
+  struct Model {
+    bool has_block = false;
+    Block block;
+    void fields(ConfigFields& f) {
+      f.field("has_block", has_block, "whether there is one");
+      f.when(has_block, "has_block is true", [&] { f.section("block", block); });
+    }
+  };
+  Model model;
+  EXPECT_THAT(
+      keys_text(keys_of(model)),
+      testing::HasSubstr("\n\n# [block]\n# channels of the block (only where has_block is true)\n# inner = 4 "));
+  Config::from_text(keys_text(keys_of(model)), "r.toml").read(model);
+  model.has_block = true;
+  EXPECT_THAT(keys_text(keys_of(model)), testing::HasSubstr("\n\n[block]\n"));
+  model.block.inner = 7;
+  Model again;
+  Config::from_text(keys_text(keys_of(model)), "r.toml").read(again);
+  EXPECT_EQ(again.block.inner, 7);
+}
+
 TEST(ConfigTest, NamesTheNearestKnownKey) {
   expect_text_refused("\n[model]\nlayer = 3\n", "r.toml:3: unknown key model.layer, did you mean layers?");
   expect_text_refused("nmae = 'x'", "r.toml:1: unknown key nmae, did you mean name?");

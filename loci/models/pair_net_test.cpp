@@ -10,11 +10,13 @@
 #include <map>
 
 #include "loci/data/procedural/pair_shapes.h"
+#include "loci/nn/relation/non_local.h"
+#include "tests/temporary_folder.h"
 
 namespace loci {
 namespace {
 
-constexpr PairMiddle kMiddles[] = {PairMiddle::none, PairMiddle::residual, PairMiddle::uniform};
+constexpr PairMiddle kMiddles[] = {PairMiddle::none, PairMiddle::residual, PairMiddle::uniform, PairMiddle::non_local};
 
 // On one thread: small maps gain nothing from more.
 class PairNetTest : public testing::Test {
@@ -31,6 +33,7 @@ PairNetOptions small_pair_net(PairMiddle middle, int64_t frames = 1) {
   options.width = 6;
   options.residual_width = 10;
   options.inner = 4;
+  options.non_local.inner = 4;
   options.middle = middle;
   options.frames = frames;
   return options;
@@ -52,9 +55,9 @@ std::unique_ptr<PairNet> random_pair_net(const PairNetOptions& options) {
     if (parameter.key().ends_with("bias")) parameter.value().normal_(0, 0.1);
   }
   const PairShapes shapes({.frames = options.frames}, 5, "norms");
-  at::Tensor frames = torch::empty({16, options.frames, 32, 32}), labels = torch::empty({16}, at::kLong);
-  for (int64_t i = 0; i < 40; ++i) {
-    shapes.fill(16 * i, 16, frames.mutable_data_ptr<float>(), labels.mutable_data_ptr<int64_t>());
+  at::Tensor frames = torch::empty({8, options.frames, 32, 32}), labels = torch::empty({8}, at::kLong);
+  for (int64_t i = 0; i < 30; ++i) {
+    shapes.fill(8 * i, 8, frames.mutable_data_ptr<float>(), labels.mutable_data_ptr<int64_t>());
     model->forward(frames);
   }
   model->to(at::kDouble);
@@ -83,6 +86,12 @@ TEST_F(PairNetTest, CountsAreThoseOfTheModel) {
   options.middle = PairMiddle::uniform;
   EXPECT_EQ(options.multiply_adds(), 4 * (of_trunk - 64) + 64 + 2 * 32 * 16);
   EXPECT_EQ(options.kept_numbers(), 4 * 256 * (4 + 7 * 32));
+  options.middle = PairMiddle::non_local;  // 2 x 2 pooled
+  EXPECT_EQ(options.multiply_adds(), 4 * (of_trunk - 64) + 64 + 4 * (256 * 2 + 64 * 2) * 32 * 16 + 4 * 256 * 256 * 32);
+  options.frames = 1;
+  options.non_local.form = PairForm::dot;
+  EXPECT_EQ(options.multiply_adds(), of_trunk + (256 * 2 + 64 * 2) * 32 * 16 + 256 * 64 * 32);
+  EXPECT_EQ(options.parameters(), 11'298 + 2'192);
 }
 
 TEST_F(PairNetTest, ForwardIsTheFormula) {
@@ -117,6 +126,10 @@ TEST_F(PairNetTest, ForwardIsTheFormula) {
                                    p.at("uniform.bias");
         x = x + message.view({3, 6, 1, 1, 1});
       }
+      if (middle == PairMiddle::non_local) {
+        auto& block = *model->named_children()["non_local"]->as<NonLocal>();
+        x = (T > 1 ? block.forward(x) : block.forward(x.squeeze(2)).unsqueeze(2));
+      }
       x = layer(x, "conv3", 1).relu().mean({2, 3, 4});
       const at::Tensor expected = at::linear(x, p.at("linear_weight"), p.at("linear_bias"));
       EXPECT_LT((model->forward(frames) - expected).abs().max().item<double>(), 1e-12);
@@ -139,7 +152,10 @@ TEST_F(PairNetTest, AllMiddlesStartAsTheSameFunctionAndMove) {
     model.forward(frames).square().sum().backward();
     for (const NamedParameter& parameter : model.dense_parameters()) {
       ASSERT_TRUE(parameter.value.grad().defined()) << parameter.name;
-      EXPECT_GT(parameter.value.grad().abs().max().item<double>(), 0) << parameter.name;
+      // A softmax takes away what is the same for all keys, and a norm what is the same for all positions.
+      if (!parameter.name.ends_with("phi_bias") && !parameter.name.ends_with("output_bias")) {
+        EXPECT_GT(parameter.value.grad().abs().max().item<double>(), 0) << parameter.name;
+      }
       EXPECT_EQ(parameter.decay, parameter.name.ends_with("weight")) << parameter.name;
     }
   }
@@ -199,6 +215,61 @@ TEST_F(PairNetTest, OneMessageForAllRelatesThem) {
   expect_related(*random_pair_net(small_pair_net(PairMiddle::uniform)), {}, true);
   const auto model = random_pair_net(small_pair_net(PairMiddle::uniform, 4));
   for (const PairVariant variant : kVariants) expect_related(*model, {.frames = 4, .variant = variant}, true);
+}
+
+// The cells of recipes/non-local-domains: what a block relates over space, over time, or over both.
+TEST_F(PairNetTest, ADomainRelatesWhatItSpans) {
+  struct Case {
+    PairDomain domain;
+    bool cross, space, time;
+  };
+  for (const Case& c : {Case{PairDomain::space, false, true, false}, Case{PairDomain::time, false, false, true},
+                        Case{PairDomain::spacetime, true, true, true}}) {
+    PairNetOptions options = small_pair_net(PairMiddle::non_local, 4);
+    options.non_local.domain = c.domain;
+    if (c.domain == PairDomain::time) options.non_local.pool = PairPool::none;
+    const auto model = random_pair_net(options);
+    expect_related(*model, {.frames = 4, .variant = PairVariant::cross}, c.cross);
+    expect_related(*model, {.frames = 4, .variant = PairVariant::space}, c.space);
+    expect_related(*model, {.frames = 4, .variant = PairVariant::time}, c.time);
+  }
+}
+
+TEST_F(PairNetTest, EveryFormRelatesDistantPatterns) {
+  for (const PairForm form : {PairForm::gaussian, PairForm::embedded, PairForm::dot, PairForm::concat}) {
+    PairNetOptions options = small_pair_net(PairMiddle::non_local);
+    options.non_local.form = form;
+    expect_related(*random_pair_net(options), {}, true);
+  }
+}
+
+// A block knows no order. With the trunk frame by frame and no pooling over time neither does the network, except that
+// `residual` does.
+TEST_F(PairNetTest, TheOrderOfFramesDoesNotMatter) {
+  const at::Tensor frames = random_samples(2, 4).to(at::kDouble);
+  const at::Tensor order = torch::tensor({2, 0, 3, 1});
+  const torch::NoGradGuard guard;
+  const auto change = [&](const PairNetOptions& options) {
+    const auto model = random_pair_net(options);
+    return (model->forward(frames) - model->forward(frames.index_select(1, order))).abs().max().item<double>();
+  };
+  for (const PairDomain domain : {PairDomain::spacetime, PairDomain::space, PairDomain::time}) {
+    PairNetOptions options = small_pair_net(PairMiddle::non_local, 4);
+    options.non_local.domain = domain;
+    if (domain == PairDomain::time) options.non_local.pool = PairPool::none;
+    EXPECT_LT(change(options), 1e-12);
+  }
+  EXPECT_GT(change(small_pair_net(PairMiddle::residual, 4)), 1e-3);
+}
+
+TEST_F(PairNetTest, BlocksMustFitTheMap) {
+  PairNetOptions options = small_pair_net(PairMiddle::non_local);
+  options.non_local.domain = PairDomain::time;
+  expect_error(ExitCode::usage, "domains space, time and groups need maps with frames", [&] { options.check(); });
+  options = small_pair_net(PairMiddle::non_local, 8);
+  options.non_local.domain = PairDomain::groups;
+  options.non_local.group = 3;
+  expect_error(ExitCode::usage, "frames must be a multiple of the window's 3, got 8", [&] { PairNet(options, 1); });
 }
 
 TEST_F(PairNetTest, RunsUnderAutocast) {

@@ -41,6 +41,7 @@ PairNetOptions PairShapesPlan::model_of_data() const {
 
 void PairShapesPlan::check() const {
   data.shapes.check();
+  model_of_data().check();
 }
 
 RunSize PairShapesPlan::size(const BatchShape& batch, const RowOptimizerOptions&, bool bfloat16) const {

@@ -33,6 +33,7 @@ warmup = 0
 )";
 const std::vector<std::string> kPairResidual = {"model.middle=residual", "model.residual_width=12"};
 const std::vector<std::string> kPairUniform = {"model.middle=uniform", "model.inner=4"};
+const std::vector<std::string> kPairBlock = {"model.middle=non_local", "model.non_local.form=concat"};
 const std::vector<std::string> kPairClips = {"data.frames=4", "data.variant=time", "model.middle=residual",
                                              "model.residual_width=12"};
 
@@ -104,7 +105,7 @@ TEST_F(PairShapesTaskTest, TrainingAccuracyIsOfTheSamplesSinceTheLastLine) {
 }
 
 TEST_F(PairShapesTaskTest, GoesOnBitForBit) {
-  for (const auto& settings : {std::vector<std::string>{}, kPairResidual, kPairUniform, kPairClips}) {
+  for (const auto& settings : {std::vector<std::string>{}, kPairResidual, kPairUniform, kPairBlock, kPairClips}) {
     const auto whole = make(settings);
     const auto whole_optimizers = optimizers_of(*whole);
     train(*whole, *whole_optimizers, 0, 12, 12);
@@ -135,7 +136,7 @@ TEST_F(PairShapesTaskTest, ACheckpointIsOfItsData) {
 }
 
 TEST_F(PairShapesTaskTest, ThePlannedSizesAreThoseOfTheModel) {
-  for (const auto& settings : {std::vector<std::string>{}, kPairResidual, kPairUniform, kPairClips}) {
+  for (const auto& settings : {std::vector<std::string>{}, kPairResidual, kPairUniform, kPairBlock, kPairClips}) {
     const auto task = make(settings);
     int64_t dense = 0;
     for (const NamedParameter& parameter : task->dense_parameters()) dense += parameter.value.numel();
@@ -150,9 +151,27 @@ TEST_F(PairShapesTaskTest, ThePlannedSizesAreThoseOfTheModel) {
   }
 }
 
+// What recipes/non-local-forms is about, with fewer steps: a block relates distant patterns, windows cannot. When the
+// bound was set the block answered 95 % well after 600 steps and 99 % after 1,200. The best loss of the control is ln 2
+// however long it learns.
+TEST_F(PairShapesTaskTest, ABlockLearnsWhatWindowsCannot) {
+  const auto accuracy_of = [&](const char* middle, int64_t steps) {
+    const auto task =
+        make({fmt::format("model.middle={}", middle), "model.width=32", "train.batch=64", "data.test_samples=2048"});
+    const auto optimizers = optimizers_of(*task);
+    train(*task, *optimizers, 0, steps, steps);
+    return evaluate(*task, false).values[0];
+  };
+  EXPECT_GT(accuracy_of("non_local", 800), 0.9);
+  EXPECT_LT(accuracy_of("residual", 400), 0.55);
+}
+
 TEST_F(PairShapesTaskTest, RefusesWhatDoesNotFit) {
   expect_error(ExitCode::usage, "data.frames must be 1, 4 or 8, got 3", [&] { make({"data.frames=3"}); });
   expect_error(ExitCode::usage, "data.variant must be left out", [&] { make({"data.variant=time"}); });
+  expect_error(ExitCode::usage, "model.non_local must be left out", [&] { make({"model.non_local.form=dot"}); });
+  expect_error(ExitCode::usage, "domains space, time and groups need maps with frames",
+               [&] { make({"model.middle=non_local", "model.non_local.domain=space"}); });
   expect_error(ExitCode::usage, "model.residual_width must be left out", [&] { make({"model.residual_width=3"}); });
 }
 

@@ -32,8 +32,9 @@ LayeredConfig::LayeredConfig(Config config, const TaskKind& kind)
 }
 
 void LayeredConfig::drop_ineffective(const std::vector<std::string>& layer) {
-  const auto in_layer = [&layer](const std::string& key) {
-    return std::find(layer.begin(), layer.end(), key) != layer.end();
+  const auto in_layer = [&layer](const std::string& key) {  // a key, or a section with one
+    return std::any_of(layer.begin(), layer.end(),
+                       [&](const std::string& own) { return own == key || own.starts_with(key + "."); });
   };
   if (in_layer(length_key_) && !in_layer("train.steps")) config_.erase("train.steps");
   for (const std::string& key : ineffective_keys()) {
