@@ -23,10 +23,12 @@ inline std::ostream& operator<<(std::ostream& out, const PairSize& s) {
   return out << "B " << s.B << " N " << s.N << " M " << s.M << " I " << s.I << " V " << s.V;
 }
 
-// Odd sizes, one key, one query, more queries than a block, more keys than a panel, many small samples, no sample.
+// Odd sizes, one key, one query, several blocks of queries (one sample and two), several panels of keys, many small
+// samples, no sample.
 inline std::vector<PairSize> pair_sizes() {
-  return {{2, 7, 5, 3, 4},    {1, 1, 1, 1, 1},      {3, 9, 1, 5, 2},  {2, 1, 17, 4, 33}, {1, 130, 31, 8, 7},
-          {2, 300, 40, 9, 5}, {1, 33, 700, 16, 15}, {70, 6, 5, 4, 3}, {0, 4, 5, 3, 2},   {2, 0, 5, 3, 2}};
+  return {{2, 7, 5, 3, 4},    {1, 1, 1, 1, 1},    {3, 9, 1, 5, 2},     {2, 1, 17, 4, 33},
+          {1, 130, 31, 8, 7}, {2, 300, 40, 9, 5}, {1, 1100, 40, 9, 5}, {1, 33, 700, 16, 15},
+          {70, 6, 5, 4, 3},   {0, 4, 5, 3, 2},    {2, 0, 5, 3, 2}};
 }
 
 // theta [B, N, I], phi [B, M, I], g [B, M, V].

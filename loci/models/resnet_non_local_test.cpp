@@ -40,6 +40,7 @@ TEST(ResnetNonLocal, StandsBeforeTheLastBlockOrAfterAll) {
   for (const auto& [name, block] : model.non_local()) names.push_back(name);
   EXPECT_THAT(names, ::testing::ElementsAre("layer2.0", "layer2.1", "layer3.0"));
   EXPECT_TRUE(tensors_of(model).contains("layer3.0.non_local.theta_weight"));
+  EXPECT_FALSE(torch::equal(model.non_local()[0].second->theta_weight, model.non_local()[1].second->theta_weight));
   EXPECT_EQ(ResnetOptions().non_local_after(2), std::vector<int64_t>());
 }
 

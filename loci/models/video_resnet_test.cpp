@@ -1,5 +1,6 @@
 #include "loci/models/video_resnet.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <gmock/gmock.h>
 #include <torch/torch.h>
 
@@ -156,6 +157,62 @@ TEST(VideoResnet, InflatesImageWeightsSoThatAStillClipIsAnImage) {
   for (const auto& [name, weight] : state_of(network)) {
     EXPECT_TRUE(torch::allclose(state_of(again).at(name), weight, 1e-5, 1e-7)) << name;
   }
+}
+
+// The network written out from its tensors, in evaluation.
+Tensor written_out(const std::map<std::string, Tensor>& state, const Tensor& clips, const VideoResnetOptions& options) {
+  const auto convolve = [&](const std::string& name, const Tensor& x, std::vector<int64_t> stride) {
+    const Tensor& w = state.at(name + ".weight");
+    return torch::conv3d(x, w, {}, stride, at::IntArrayRef{w.size(2) / 2, w.size(3) / 2, w.size(4) / 2});
+  };
+  const auto norm = [&](const std::string& name, const Tensor& x) {
+    return torch::batch_norm(x, state.at(name + ".weight"), state.at(name + ".bias"), state.at(name + ".running_mean"),
+                             state.at(name + ".running_var"), false, 0.1, 1e-5, false);
+  };
+  Tensor x = torch::relu(norm("bn1", convolve("conv1", clips, {1, 2, 2})));
+  x = torch::max_pool3d(x, {1, 3, 3}, {1, 2, 2}, {0, 1, 1});
+  const auto counts = options.bottlenecks();
+  for (int64_t stage = 0; stage < 4; ++stage) {
+    for (int64_t b = 0; b < counts[static_cast<size_t>(stage)]; ++b) {
+      const std::string name = "layer" + std::to_string(stage + 1) + "." + std::to_string(b) + ".";
+      const int64_t step = stage > 0 && b == 0 ? 2 : 1;
+      Tensor y = torch::relu(norm(name + "bn1", convolve(name + "conv1", x, {1, 1, 1})));
+      y = torch::relu(norm(name + "bn2", convolve(name + "conv2", y, {1, step, step})));
+      y = norm(name + "bn3", convolve(name + "conv3", y, {1, 1, 1}));
+      const Tensor shortcut =
+          b == 0 ? norm(name + "downsample.1", convolve(name + "downsample.0", x, {1, step, step})) : x;
+      x = torch::relu(y + shortcut);
+    }
+    if (stage == 0) x = torch::max_pool3d(x, {2, 1, 1}, {2, 1, 1});
+  }
+  return torch::linear(x.mean(at::IntArrayRef{2, 3, 4}), state.at("fc.weight"), state.at("fc.bias"));
+}
+
+TEST(VideoResnet, IsTheNetworkWrittenOut) {
+  const torch::NoGradGuard guard;
+  torch::manual_seed(3);
+  for (const Inflation inflation : {Inflation::none, Inflation::first_convolution, Inflation::second_convolution}) {
+    VideoResnet network(narrow_video([&](auto& o) { o.inflation = inflation; }), 1);
+    network.to(torch::kDouble);
+    network.forward(torch::randn({2, 3, 8, 32, 32}, torch::kDouble));  // moves the statistics
+    network.eval();
+    const Tensor clips = torch::randn({2, 3, 8, 48, 40}, torch::kDouble);
+    const Tensor expected = written_out(state_of(network), clips, network.options());
+    EXPECT_TRUE(torch::allclose(network.forward(clips), expected, 1e-9, 1e-9)) << static_cast<int>(inflation);
+  }
+}
+
+TEST(VideoResnet, DropsFeaturesInTrainingByTheGivenGenerator) {
+  const torch::NoGradGuard guard;
+  VideoResnet network(narrow_video([](auto& o) { o.dropout = 0.5; }), 1);
+  const Tensor clips = torch::randn({2, 3, 8, 32, 32});
+  const auto answer = [&](uint64_t seed) {
+    return network.forward(clips, at::make_generator<at::CPUGeneratorImpl>(seed));
+  };
+  EXPECT_TRUE(torch::equal(answer(1), answer(1)));
+  EXPECT_FALSE(torch::equal(answer(1), answer(2)));
+  network.eval();
+  EXPECT_TRUE(torch::equal(answer(1), answer(2)));
 }
 
 TEST(VideoResnet, TrainsEveryParameterWithBlocks) {

@@ -47,7 +47,7 @@ class NonLocal : public torch::nn::Module {
   Pairs pairs(const at::Tensor& x) const;
   // p of these queries [.., n, I] and keys [.., M, I].
   at::Tensor weights(const at::Tensor& query, const at::Tensor& key, const at::Tensor& mask = {}) const;
-  // norm(W_z y) for y [B windows, N, I] of all of x, laid out like x.
+  // norm(W_z y) for y [B windows, N, I] of all of x, as a channels-last map.
   at::Tensor residual(const at::Tensor& x, const Pairs& pairs, const at::Tensor& y, bool training) const;
 
   const NonLocalOptions& options() const { return options_; }

@@ -27,9 +27,9 @@ TEST(NonLocalDiagnosis, OfEvenWeightsOnALine) {
   EXPECT_NEAR(d.largest_weight, 0.25, 1e-6);
   EXPECT_NEAR(d.space_distance, (6 + 4 + 4 + 6) / 16.0, 1e-6);
   EXPECT_EQ(d.time_distance, 0);
-  // Pooled cells lie at 0.5 and 2.5.
-  const auto pooled = diagnose(gaussian_line(PairPool::before), torch::ones({1, 2, 4}));
-  EXPECT_NEAR(pooled.space_distance, ((0.5 + 2.5) + (0.5 + 1.5) + (1.5 + 0.5) + (2.5 + 0.5)) / 8, 1e-6);
+  // Of 5 places, pooled cells lie at 0.5 and 2.5.
+  const auto pooled = diagnose(gaussian_line(PairPool::before), torch::ones({1, 2, 5}));
+  EXPECT_NEAR(pooled.space_distance, (3 + 2 + 2 + 3 + 5) / 10.0, 1e-6);
 }
 
 TEST(NonLocalDiagnosis, SaysThatANewBlockAddsNothing) {
@@ -60,6 +60,11 @@ TEST(NonLocalDiagnosis, SaysThatEveryQueryLooksAtOneKey) {
   EXPECT_NEAR(d.space_distance, 0, 1e-6);
   EXPECT_EQ(warning_of(d, 1), "collapsed to one key: every query looks at a single position");
   EXPECT_FALSE(diagnose(block, torch::ones({1, 2, 1})).collapsed());
+  x[0].select(1, 3).fill_(0);  // a position without a direction looks everywhere
+  const auto mixed = diagnose(block, x);
+  EXPECT_FALSE(mixed.collapsed());
+  EXPECT_NEAR(mixed.greatest_entropy, 1, 1e-6);
+  EXPECT_LT(mixed.entropy, 0.5);
 }
 
 TEST(NonLocalDiagnosis, CountsFramesApartFromPixels) {

@@ -20,8 +20,7 @@ Tensor tokens_map(const Tensor& x, const Tensor& tokens) {
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.erase(sizes.begin() + 1);
   sizes.push_back(tokens.size(-1));
-  const Tensor map = tokens.reshape(sizes).movedim(-1, 1);
-  return x.is_contiguous() ? map.contiguous() : map;
+  return tokens.reshape(sizes).movedim(-1, 1);
 }
 
 Tensor max_pooled(const Tensor& tokens, const MapExtents& kernel) {

@@ -11,7 +11,7 @@ namespace loci {
 
 // x [B, c, ...] as tokens [B, T, H, W, c], contiguous; of a channels-last map a view. Missing dimensions are 1.
 at::Tensor map_tokens(const at::Tensor& x);
-// The inverse, laid out like x.
+// The inverse: a channels-last map with the dimensions of x.
 at::Tensor tokens_map(const at::Tensor& x, const at::Tensor& tokens);
 
 // Max pooling, stride = kernel, what is left over at the ends is dropped: tokens [B, T, H, W, c] -> fewer.

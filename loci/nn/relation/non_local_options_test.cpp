@@ -64,6 +64,17 @@ TEST(NonLocalOptions, HaveWindowsByDomain) {
   EXPECT_EQ(with_channels(8, 1).windows({1, 1, 9}), Windows({1, 1, 9}, {1, 1, 4}));
 }
 
+TEST(NonLocalOptions, HaveThePapersAndTheReleasesSwitches) {
+  const auto paper = NonLocalOptions::paper(8, 3), release = NonLocalOptions::release(8, 3);
+  EXPECT_EQ(paper.scale, PairScale::none);
+  EXPECT_EQ(paper.pool, PairPool::after);
+  EXPECT_EQ(paper.start, PairStart::he);
+  EXPECT_EQ(release.scale, PairScale::rsqrt);
+  EXPECT_EQ(release.pool, PairPool::before);
+  EXPECT_EQ(release.start, PairStart::small);
+  EXPECT_EQ(release.dimensions, 3);
+}
+
 std::string refusal_of(const std::function<void(NonLocalOptions&)>& change, const MapExtents& map = {4, 6, 8}) {
   NonLocalOptions o = with_channels(8);
   change(o);

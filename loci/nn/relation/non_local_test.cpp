@@ -118,9 +118,15 @@ std::vector<DomainCase> domain_cases() {
              o.domain = PairDomain::groups;
              o.group = 2;
            }},
+          {"window of whole rows",
+           [](auto& o) {
+             o.domain = PairDomain::window;
+             o.window = {2, 2, 5};
+           }},
           {"window", [](auto& o) {
              o.domain = PairDomain::window;
-             o.window = {2, 4, 5};
+             o.window = {2, 2, 1};
+             o.pool_kernel = {1, 2, 1};
            }}};
 }
 
@@ -332,6 +338,15 @@ TEST(NonLocal, RefusesWhatWouldNeverMoveAndBadInput) {
   EXPECT_THAT(message(x.narrow(1, 0, 5)), HasSubstr("with C = 6, got [2, 5, 4, 4] of Float"));
   EXPECT_THAT(message(x, torch::ones({16, 3}, torch::kBool)),
               HasSubstr("NonLocal: mask must be bool [16, 4], got Bool [16, 3]"));
+  NonLocal cut("block",
+               small_options(2,
+                             [](auto& o) {
+                               o.domain = PairDomain::window;
+                               o.window = {2, 2};
+                             }),
+               1);
+  EXPECT_THAT(harness::message_of([&] { cut.forward(x, torch::ones({16, 4}, torch::kBool)); }),
+              HasSubstr("NonLocal: a mask must come with domain spacetime, got another domain"));
   EXPECT_THAT(message(x.narrow(2, 0, 1)), HasSubstr("height must be at least the pooling kernel's 2, got 1"));
   const torch::NoGradGuard guard;
   block.output_weight.zero_();
