@@ -6,9 +6,8 @@
 //
 //   a frame       32 x 32 numbers N(0, noise^2); a pattern or a square adds to them
 //   a pattern     one of six of 5 x 5 bits: a set bit adds 1, another one subtracts 1
-//   label         a fair coin. a is uniform; b = a for label 1, else uniform over the other five, so that patterns are
-//   as
-//                 frequent in one class as in the other
+//   label         a fair coin. a is uniform; b = a for label 1, else uniform over the other five, so that both classes
+//                 have the patterns equally often
 //   corners       p of a and q of b, uniform in [0, 27]^2, drawn anew until max(|dx|, |dy|) >= 17
 //   T = 1         both patterns in the one frame
 //   T = 4, 8      cross   a at p in the first (T - 2) / 2 frames, b at q in as many last ones
@@ -33,14 +32,14 @@ enum class PairVariant { cross, space, time };
 
 // [data]
 struct PairShapesOptions {
-  static constexpr int64_t kSide = 32;        // of a frame
-  static constexpr int64_t kPatterns = 6;     //
-  static constexpr int64_t kPatternSide = 5;  //
-  static constexpr int64_t kDistance = 17;    // of the corners, at least
-  static constexpr int64_t kSquareSide = 9;   //
-  int64_t frames = 1;                         // T
-  PairVariant variant = PairVariant::cross;   // T > 1
-  double noise = 0.1;                         // deviation
+  static constexpr int64_t kSide = 32;  // of a frame
+  static constexpr int64_t kPatterns = 6;
+  static constexpr int64_t kPatternSide = 5;
+  static constexpr int64_t kDistance = 17;  // of the corners, at least
+  static constexpr int64_t kSquareSide = 9;
+  int64_t frames = 1;                        // T
+  PairVariant variant = PairVariant::cross;  // T > 1
+  double noise = 0.1;                        // deviation
   void fields(ConfigFields& f);
 
   void check() const;                                         // throws Error (usage)
