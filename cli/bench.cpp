@@ -27,10 +27,10 @@ void add_bench(CLI::App& program, Action& action) {
           "--rows", options->rows,
           "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of values)")
       ->check(positive);
-  verb->add_option("--tokens", options->tokens,
-                   "For memory and memory_map: tokens at once (default: 4096 512 1; for memory_map: 8192); for "
-                   "pairwise: queries "
-                   "(default: 49 196 784 3136)")
+  verb->add_option(
+          "--tokens", options->tokens,
+          "For memory and memory_map: tokens at once (default: 4096 512 1; memory_map: 8192); for pairwise: queries "
+          "(49 196 784 3136)")
       ->check(positive);
   verb->add_option(
           "--width", options->widths,

@@ -62,7 +62,8 @@ def test_the_example_runs(walk, tmp_path, verb, example):
     folder = tmp_path / "walk"
     without = shutil.ignore_patterns("out") if verb == "train" else None
     shutil.copytree(walk, folder, ignore=without)
-    words = shlex.split(example)
+    command, _, target = example.partition(" > ")
+    words = shlex.split(command)
     assert words[:2] == ["loci", verb]
     if verb == "bench":  # it takes minutes: a bad level is told after the options were read
         result = loci(walk, *words[1:], cwd=folder, variables={"LOCI_CPU_LEVEL": "none"})
@@ -71,6 +72,7 @@ def test_the_example_runs(walk, tmp_path, verb, example):
     result = loci(walk, *words[1:], cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout or "--out" in words
+    assert not target or (folder / target).parent.is_dir()
 
 
 @pytest.mark.parametrize("verb", verbs())
