@@ -16,6 +16,7 @@
 // exists on large maps (ops/non_local_*). Channels-last maps are read and written without a copy.
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/common.h>
 #include <torch/nn/modules/container/any_value.h>
 
