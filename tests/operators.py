@@ -51,3 +51,26 @@ def check(operator, inputs):
     result = torch.library.opcheck(operator, inputs)
     assert set(result.values()) == {"SUCCESS"}, (operator, result)
     assert len(result) == 4
+
+
+def check_shapes_on_meta(operator, inputs):
+    """Meta tensors give results of the sizes and dtypes of real ones. The real results."""
+    shapes, results = operator(*on_meta(inputs)), operator(*inputs)
+    one = isinstance(results, torch.Tensor)
+    shapes, results = ([shapes], [results]) if one else (shapes, results)
+    for shape, value in zip(shapes, results, strict=True):
+        assert (shape is None) == (value is None), operator
+        if value is not None:
+            assert (shape.shape, shape.dtype) == (value.shape, value.dtype), operator
+    return results
+
+
+def check_compiled(function, compiled, inputs):
+    """A compiled function and its gradients are near the eager ones."""
+    expected = function(*inputs)
+    cotangent = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, inputs, cotangent)
+    result = compiled(*inputs)
+    torch.testing.assert_close(result, expected)
+    for got, want in zip(torch.autograd.grad(result, inputs, cotangent), wanted, strict=True):
+        torch.testing.assert_close(got, want)

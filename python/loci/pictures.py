@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loci.figures import STYLE, png
-from loci.runs import Record, Run, number, parse
+from loci.runs import PrintedError, Record, Run, number, read_printed
 
 FILE = "pictures.json"
 SHOWN = 12  # images
@@ -25,17 +25,13 @@ Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.int64]  # [height, width] rows
 
 
-class PictureError(Exception):
-    """Why an image of the file is none of ours."""
-
-
 class Picture:
     """An image, perhaps its reconstruction, and the rows that carry most weight at each position: of all heads, and of
     each."""
 
     def __init__(self, record: Any):
         if not isinstance(record, dict) or not isinstance(record.get("picture"), dict):
-            raise PictureError("each image must have a picture")
+            raise PrintedError("each image must have a picture")
         picture = record["picture"]
         self.name = str(record.get("file", ""))
         self.said = said_of(record)
@@ -56,36 +52,36 @@ def said_of(record: Record) -> str:
 def pixels_of(record: Any) -> Pixels:
     """Pixels [height, width, 3]."""
     if not isinstance(record, dict) or not isinstance(record.get("pixels"), str):
-        raise PictureError("pixels must be hexadecimal digits")
+        raise PrintedError("pixels must be hexadecimal digits")
     shape = [whole(record, key) for key in ("height", "width", "channels")]
     try:
         data = bytes.fromhex(record["pixels"])
     except ValueError:
-        raise PictureError("pixels must be hexadecimal digits") from None
+        raise PrintedError("pixels must be hexadecimal digits") from None
     if shape[2] not in (1, 3) or len(data) != math.prod(shape):
-        raise PictureError("pixels must be height x width x channels bytes")
+        raise PrintedError("pixels must be height x width x channels bytes")
     return np.broadcast_to(np.frombuffer(data, np.uint8).reshape(shape), (*shape[:2], 3))
 
 
 def whole(record: Record, key: str) -> int:
     value = record.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-        raise PictureError(f"{key} must be a number of at least 1")
+        raise PrintedError(f"{key} must be a number of at least 1")
     return value
 
 
 def maps_of(record: Any) -> list[Map]:
     if not isinstance(record, dict):
-        raise PictureError("rows must be a map")
+        raise PrintedError("rows must be a map")
     shape = tuple(whole(record, key) for key in ("height", "width", "heads", "top_k"))
     lists = [record.get(key) for key in ("index", "weight")]
     if not all(isinstance(values, list) and len(values) == math.prod(shape) for values in lists):
-        raise PictureError("index and weight must be height x width x heads x top_k numbers")
+        raise PrintedError("index and weight must be height x width x heads x top_k numbers")
     try:
         index = np.array(lists[0], np.int64).reshape(shape)
         weight = np.array(lists[1], np.float64).reshape(shape)
     except (ValueError, TypeError, OverflowError):
-        raise PictureError("index and weight must be numbers") from None
+        raise PrintedError("index and weight must be numbers") from None
     heads = [np.take_along_axis(index[:, :, h], weight[:, :, h].argmax(-1)[..., None], -1)[..., 0]
              for h in range(shape[2])]  # fmt: skip
     return [heaviest(index, weight), *heads] if shape[2] > 1 else heads
@@ -104,26 +100,23 @@ def heaviest(index: Map, weight: npt.NDArray[np.float64]) -> Map:
 
 def read_pictures(run: Run) -> list[Picture]:
     """Those in the run's folder that are whole. Notes of the run say what is wrong with the others."""
-    file = run.path / FILE
-    if not file.is_file():
-        return []
-    try:
-        read = parse(file.read_text(encoding="utf-8", errors="replace"))
-        records = read.get("images") if isinstance(read, dict) else None
-        if not isinstance(records, list):
-            raise PictureError("it must be the output of loci predict --pictures --json")
-    except (ValueError, PictureError, OSError) as error:
-        run.notes.append(f"{FILE} could not be read: {error}")
-        return []
+    records = read_printed(run, FILE, records_in)
     pictures, wrong = [], []
-    for record in records:
+    for record in records or []:
         try:
             pictures.append(Picture(record))
-        except PictureError as error:
+        except PrintedError as error:
             wrong.append(str(error))
-    if wrong:
+    if records and wrong:
         run.notes.append(f"{len(wrong)} of {len(records)} images of {FILE} could not be read: {wrong[0]}")
     return pictures
+
+
+def records_in(read: Any) -> list[Any]:
+    records = read.get("images") if isinstance(read, dict) else None
+    if not isinstance(records, list):
+        raise PrintedError("it must be the output of loci predict --pictures --json")
+    return records
 
 
 def colour_of_row(row: int) -> tuple[float, float, float]:

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from loci.figures import STYLE, svg
 from loci.poses import floor_axes
-from loci.runs import Record, Run, number, parse
+from loci.runs import PrintedError, Record, Run, number, read_printed
 
 FILE = "places.json"
 COLUMNS = 4
 
 
-class PlacesError(Exception):
-    """Why a file is none of ours, as a note of its run."""
-
-
 def read_places(run: Run) -> Record | None:
     """The account in the run's folder; None where there is none. Notes of the run say what is wrong with it."""
-    file = run.path / FILE
-    if not file.is_file():
-        return None
-    try:
-        places = parse(file.read_text(encoding="utf-8", errors="replace"))
-        places = places.get("account") if isinstance(places, dict) else None
-        check(places)
-    except (ValueError, PlacesError, OSError) as error:
-        run.notes.append(f"{FILE} could not be read: {error}")
-        return None
-    return places
+    return read_printed(run, FILE, places_in)
 
 
-def check(places: object) -> None:
+def places_in(read: Any) -> Record:
+    places = read.get("account") if isinstance(read, dict) else None
     if not isinstance(places, dict) or not isinstance(places.get("shown"), list) or not places["shown"]:
-        raise PlacesError("it must be the output of loci eval --places --json, of a run with a memory")
+        raise PrintedError("it must be the output of loci eval --places --json, of a run with a memory")
     positions = places.get("positions")
     if not isinstance(positions, list) or not all(isinstance(at, list) and len(at) == 3 for at in positions):
-        raise PlacesError("positions must be lists of three numbers")
+        raise PrintedError("positions must be lists of three numbers")
     for row in places["shown"]:
         mass = row.get("mass_of_frames") if isinstance(row, dict) else None
         if not isinstance(mass, list) or len(mass) != len(positions):
-            raise PlacesError("each row must have its mass in each frame")
+            raise PrintedError("each row must have its mass in each frame")
+    return places
 
 
 def plan_figure(places: Record) -> bytes:

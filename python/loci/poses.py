@@ -3,13 +3,15 @@ says."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from loci.figures import COLOURS, STYLE, svg
-from loci.runs import Record, Run, number, parse
+from loci.runs import PrintedError, Record, Run, number, read_printed
 
 FILE = "poses.json"
 COLUMNS = 2
@@ -19,37 +21,25 @@ DOTS = 100  # frames of a path with a dot, at most: more would hide each other
 Positions = npt.NDArray[np.float64]  # [frames, 3]
 
 
-class PosesError(Exception):
-    """Why a file is none of ours, as a note of its run."""
-
-
 def read_poses(run: Run) -> Record | None:
     """The poses in the run's folder; None where there are none. Notes of the run say what is wrong with them."""
-    file = run.path / FILE
-    if not file.is_file():
-        return None
-    try:
-        read = parse(file.read_text(encoding="utf-8", errors="replace"))
-        account = read.get("account") if isinstance(read, dict) else None
-        poses = account.get("poses") if isinstance(account, dict) else None
-        check(poses)
-    except (ValueError, PosesError, OSError) as error:
-        run.notes.append(f"{FILE} could not be read: {error}")
-        return None
-    return poses
+    return read_printed(run, FILE, poses_in)
 
 
-def check(poses: object) -> None:
+def poses_in(read: Any) -> Record:
+    account = read.get("account") if isinstance(read, dict) else None
+    poses = account.get("poses") if isinstance(account, dict) else None
     if not isinstance(poses, dict) or not isinstance(poses.get("paths"), list) or not poses["paths"]:
-        raise PosesError("it must be the output of loci eval --poses --json")
+        raise PrintedError("it must be the output of loci eval --poses --json")
     for key in ("true", "predicted"):
         listed = poses.get(key)
         if not isinstance(listed, list) or len(listed) != len(poses["paths"]):
-            raise PosesError(f"{key} must have a position of each frame")
+            raise PrintedError(f"{key} must have a position of each frame")
         if not all(
             isinstance(at, list) and len(at) == 3 and all(np.isfinite([number(v) for v in at])) for at in listed
         ):
-            raise PosesError("positions must be lists of three numbers")
+            raise PrintedError("positions must be lists of three numbers")
+    return poses
 
 
 def floor_axes(positions: Positions) -> tuple[int, int]:

@@ -9,15 +9,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Record = dict[str, Any]
+T = TypeVar("T")
 Counts = npt.NDArray[np.int64]
 Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
@@ -198,6 +199,22 @@ def parse(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+class PrintedError(ValueError):
+    """Why a file that `loci` printed into a run's folder is none of ours."""
+
+
+def read_printed(run: Run, name: str, pick: Callable[[Any], T]) -> T | None:
+    """What `pick` makes of such a file; None without one. A note of the run says what is wrong with it."""
+    file = run.path / name
+    if not file.is_file():
+        return None
+    try:
+        return pick(parse(file.read_text(encoding="utf-8", errors="replace")))
+    except (ValueError, OSError) as error:
+        run.notes.append(f"{name} could not be read: {error}")
+        return None
 
 
 def read_run(path: Path) -> Run:
