@@ -3,11 +3,9 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <torch/nn/modules/container/modulelist.h>
 
@@ -18,6 +16,7 @@
 
 #include "loci/base/check.h"
 #include "loci/models/load_state.h"
+#include "loci/nn/channel_norm.h"
 #include "loci/nn/initialise.h"
 #include "loci/nn/memory/side_memory.h"
 
@@ -47,21 +46,6 @@ struct Resnet::Convolution : torch::nn::Module {
   int64_t stride;
 };
 
-struct Resnet::Norm : torch::nn::Module {
-  explicit Norm(int64_t channels) : Module("Norm") {
-    weight = register_parameter("weight", at::ones({channels}));
-    bias = register_parameter("bias", at::zeros({channels}));
-    running_mean = register_buffer("running_mean", at::zeros({channels}));
-    running_var = register_buffer("running_var", at::ones({channels}));
-  }
-  Tensor forward(const Tensor& x) const {
-    return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kNormMomentum, kNormEpsilon,
-                          /*cudnn_enabled=*/false);
-  }
-
-  Tensor weight, bias, running_mean, running_var;  // [c]
-};
-
 struct Resnet::Linear : torch::nn::Module {
   Linear(int64_t inputs, int64_t outputs, uint64_t seed) : Module("Linear") {
     weight = register_parameter("weight", normal_start(seed, "linear.weight", {outputs, inputs}, he_deviation(inputs)));
@@ -89,7 +73,7 @@ struct Resnet::Block : torch::nn::Module {
   }
 
   std::shared_ptr<Convolution> conv1, conv2;  // conv2: none where a memory is in its place
-  std::shared_ptr<Norm> bn1, bn2;
+  std::shared_ptr<ChannelNorm> bn1, bn2;
   std::shared_ptr<MemoryMap> map;    // in the place of conv2
   std::shared_ptr<SideMemory> side;  // after the block
   std::shared_ptr<NonLocal> non_local;
@@ -100,7 +84,7 @@ Resnet::Resnet(ResnetOptions options, uint64_t seed, const TableMaker& tables)
   check_resnet_options(options_);
   stem_ = register_module("conv1",
                           std::make_shared<Convolution>("conv1", options_.channels, options_.width, /*step=*/1, seed));
-  stem_norm_ = register_module("bn1", std::make_shared<Norm>(options_.width));
+  stem_norm_ = register_module("bn1", std::make_shared<ChannelNorm>(options_.width));
   const auto counts = options_.blocks();
   for (int64_t stage = 0; stage < ResnetOptions::kStages; ++stage) {
     const std::string name = fmt::format("layer{}", stage + 1);
@@ -126,12 +110,12 @@ std::shared_ptr<Resnet::Block> Resnet::make_block(const std::string& name, int64
   block->conv1 =
       block->register_module("conv1", std::make_shared<Convolution>(name + ".conv1", reduces ? channels / 2 : channels,
                                                                     channels, reduces ? 2 : 1, seed));
-  block->bn1 = block->register_module("bn1", std::make_shared<Norm>(channels));
+  block->bn1 = block->register_module("bn1", std::make_shared<ChannelNorm>(channels));
   if (!has_memory || options_.memory.placement != ResnetPlacement::replace3x3) {
     block->conv2 =
         block->register_module("conv2", std::make_shared<Convolution>(name + ".conv2", channels, channels, 1, seed));
   }
-  block->bn2 = block->register_module("bn2", std::make_shared<Norm>(channels));
+  block->bn2 = block->register_module("bn2", std::make_shared<ChannelNorm>(channels));
   if (has_memory) add_memory(*block, name + ".memory", channels, seed, tables);
   const std::vector<int64_t> relating = options_.non_local_after(stage);
   if (std::find(relating.begin(), relating.end(), number) != relating.end()) {

@@ -38,6 +38,8 @@
 
 namespace loci {
 
+class ChannelNorm;
+
 class Resnet : public torch::nn::Module {
  public:
   // Parameters come by counter from (seed, name, position): weights N(0, 2 / inputs) (He et al. 2015), the linear bias
@@ -64,7 +66,6 @@ class Resnet : public torch::nn::Module {
 
  private:
   struct Convolution;
-  struct Norm;
   struct Linear;
   struct Block;
   // Names of the blocks that model.extra_blocks added, with their places in blocks_.
@@ -75,7 +76,7 @@ class Resnet : public torch::nn::Module {
 
   ResnetOptions options_;
   std::shared_ptr<Convolution> stem_;
-  std::shared_ptr<Norm> stem_norm_;
+  std::shared_ptr<ChannelNorm> stem_norm_;
   std::vector<std::shared_ptr<Block>> blocks_;  // of all stages
   std::shared_ptr<Linear> linear_;              // none without classes
   std::shared_ptr<ProductKeyMemory> memory_;

@@ -2,11 +2,9 @@
 #include "loci/models/video_resnet.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/conv3d.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/max_pool3d.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <torch/nn/modules/container/modulelist.h>
@@ -18,6 +16,7 @@
 
 #include "loci/base/check.h"
 #include "loci/models/load_state.h"
+#include "loci/nn/channel_norm.h"
 #include "loci/nn/dropout.h"
 #include "loci/nn/initialise.h"
 
@@ -59,21 +58,6 @@ struct VideoResnet::Convolution : torch::nn::Module {
   Tensor weight;  // [C, C', kernel]
 };
 
-struct VideoResnet::Norm : torch::nn::Module {
-  explicit Norm(int64_t channels) : Module("Norm") {
-    weight = register_parameter("weight", at::ones({channels}));
-    bias = register_parameter("bias", at::zeros({channels}));
-    running_mean = register_buffer("running_mean", at::zeros({channels}));
-    running_var = register_buffer("running_var", at::ones({channels}));
-  }
-  Tensor forward(const Tensor& x) const {
-    return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kNormMomentum, kNormEpsilon,
-                          /*cudnn_enabled=*/false);
-  }
-
-  Tensor weight, bias, running_mean, running_var;  // [C]
-};
-
 struct VideoResnet::Linear : torch::nn::Module {
   Linear(int64_t inputs, int64_t outputs, uint64_t seed) : Module("Linear") {
     weight = register_parameter("weight", normal_start(seed, "fc.weight", {outputs, inputs}, 0.01));
@@ -87,11 +71,11 @@ struct VideoResnet::Bottleneck : torch::nn::Module {
   Bottleneck(const std::vector<VideoConvolution>& list, uint64_t seed) : Module("Bottleneck") {
     for (size_t i = 0; i < 3; ++i) {
       convolution[i] = register_module(fmt::format("conv{}", i + 1), std::make_shared<Convolution>(list[i], seed));
-      norm[i] = register_module(fmt::format("bn{}", i + 1), std::make_shared<Norm>(list[i].outputs));
+      norm[i] = register_module(fmt::format("bn{}", i + 1), std::make_shared<ChannelNorm>(list[i].outputs));
     }
     if (list.size() < 4) return;
     shortcut = std::make_shared<Convolution>(list[3], seed);
-    shortcut_norm = std::make_shared<Norm>(list[3].outputs);
+    shortcut_norm = std::make_shared<ChannelNorm>(list[3].outputs);
     torch::nn::ModuleList downsample;
     downsample->push_back(shortcut);
     downsample->push_back(shortcut_norm);
@@ -109,16 +93,16 @@ struct VideoResnet::Bottleneck : torch::nn::Module {
   }
 
   std::array<std::shared_ptr<Convolution>, 3> convolution;
-  std::array<std::shared_ptr<Norm>, 3> norm;
+  std::array<std::shared_ptr<ChannelNorm>, 3> norm;
   std::shared_ptr<Convolution> shortcut;  // none where x has the right shape
-  std::shared_ptr<Norm> shortcut_norm;
+  std::shared_ptr<ChannelNorm> shortcut_norm;
 };
 
 VideoResnet::VideoResnet(VideoResnetOptions options, uint64_t seed)
     : torch::nn::Module("VideoResnet"), options_(std::move(options)) {
   options_.check();
   conv1_ = register_module("conv1", std::make_shared<Convolution>(options_.first_convolution(), seed));
-  bn1_ = register_module("bn1", std::make_shared<Norm>(options_.width));
+  bn1_ = register_module("bn1", std::make_shared<ChannelNorm>(options_.width));
   const auto counts = options_.bottlenecks();
   auto blocks = std::make_shared<torch::nn::Module>("NonLocalBlocks");
   for (int64_t stage = 0; stage < VideoResnetOptions::kStages; ++stage) {

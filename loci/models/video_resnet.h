@@ -36,6 +36,8 @@
 
 namespace loci {
 
+class ChannelNorm;
+
 class VideoResnet : public torch::nn::Module {
  public:
   // Weights N(0, 2 / inputs) (He et al. 2015), inflated from those of one frame: each of t frames has 1/t of them.
@@ -59,14 +61,13 @@ class VideoResnet : public torch::nn::Module {
 
  private:
   struct Convolution;
-  struct Norm;
   struct Linear;
   struct Bottleneck;
   at::Tensor stem(const at::Tensor& clips);
 
   VideoResnetOptions options_;
   std::shared_ptr<Convolution> conv1_;
-  std::shared_ptr<Norm> bn1_;
+  std::shared_ptr<ChannelNorm> bn1_;
   std::vector<std::vector<std::shared_ptr<Bottleneck>>> stages_;
   std::shared_ptr<Linear> linear_;
   std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>> non_local_;

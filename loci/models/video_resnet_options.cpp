@@ -57,20 +57,6 @@ MapExtents strided(const MapExtents& map, const MapExtents& kernel, const MapExt
 
 }  // namespace
 
-void VideoResnetOptions::fields(ConfigFields& f) {
-  f.field("depth", depth, "50 or 101", {.minimum = 50, .maximum = 101});
-  f.field("frames", frames, "32: time is halved three times; 8: once", {.minimum = 8, .maximum = 32});
-  f.field("width", width, "channels of the first convolution", {.minimum = 1, .maximum = 4096});
-  f.choice(
-      "inflation", inflation, "kernels over frames: none, or 3x1x1 or 3x3x3 in every second bottleneck",
-      {{"none", Inflation::none}, {"3x1x1", Inflation::first_convolution}, {"3x3x3", Inflation::second_convolution}});
-  f.field("non_local", non_local, "non-local blocks in res2, res3, res4 and res5", {.minimum = 0});
-  f.field("non_local_after", non_local_after, "bottlenecks that blocks follow (\"res4.2\"), in the place of counts");
-  f.field("dropout", dropout, "in front of the linear layer", {.minimum = 0, .maximum = 1});
-  f.field("stride_in_first", stride_in_first, "a stage's stride in its first 1x1 convolution");
-  f.section("block", block);
-}
-
 void VideoResnetOptions::check() const {
   const auto need = [](bool holds, const char* expected, int64_t got) {
     if (!holds) refuse_video(expected, std::to_string(got));

@@ -1,4 +1,4 @@
-// The options of a video network: fields, checks, where its non-local blocks stand, counts. The network:
+// The options of a video network: checks, where its non-local blocks stand, counts. The network:
 // video_resnet.h.
 #pragma once
 
@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/config_fields.h"
 #include "loci/nn/relation/non_local.h"
 
 namespace loci {
@@ -30,8 +29,8 @@ struct VideoResnetOptions {
 
   int64_t depth = 50;     // 50 or 101
   int64_t frames = 32;    // 32: time is halved by conv1, pool1 and pool2; 8: by pool2 alone
-  int64_t classes = 400;  // no field: the data has them
-  int64_t channels = 3;   // of the clips; no field
+  int64_t classes = 400;  // the data has them
+  int64_t channels = 3;   // of the clips
   int64_t width = 64;     // of conv1; a stage's bottlenecks have 4, 8, 16 and 32 times as many channels
   Inflation inflation = Inflation::none;
   // Blocks by stage, res2 first, at non_local_places().
@@ -40,7 +39,6 @@ struct VideoResnetOptions {
   double dropout = 0.5;
   bool stride_in_first = false;  // the stride of a stage in its first 1x1 convolution
   NonLocalOptions block;         // channels and dimensions are the stage's
-  void fields(ConfigFields& f);
 
   // Throws Error (usage) for options that do not fit each other.
   void check() const;
