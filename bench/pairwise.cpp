@@ -12,8 +12,11 @@
 #include "bench/timing.h"
 #include "loci/nn/relation/non_local.h"
 #include "loci/ops/non_local_concat/non_local_concat.h"
+#include "loci/ops/non_local_concat/non_local_concat_definition.h"
 #include "loci/ops/non_local_dot/non_local_dot.h"
+#include "loci/ops/non_local_dot/non_local_dot_definition.h"
 #include "loci/ops/non_local_softmax/non_local_softmax.h"
+#include "loci/ops/non_local_softmax/non_local_softmax_definition.h"
 
 // Legend: N queries, M keys, I inner width (that of a value too).
 
@@ -45,15 +48,14 @@ std::vector<Tensor> drawn(const std::vector<std::vector<int64_t>>& sizes) {
 
 PairWork softmax_work(int64_t N, int64_t M, int64_t I) {
   const double scale = 1 / std::sqrt(static_cast<double>(I));
-  return {
-      .form = "embedded",
-      .inputs = drawn({{1, N, I}, {1, M, I}, {1, M, I}}),
-      .fast = [=](const auto& x) { return non_local_softmax(x[0], x[1], x[2], scale); },
-      .definition = [=](const auto& x) { return torch::softmax(x[0].bmm(x[1].transpose(1, 2)) * scale, -1).bmm(x[2]); },
-      .rival =
-          [=](const auto& x) {
-            return at::scaled_dot_product_attention(x[0].unsqueeze(1), x[1].unsqueeze(1), x[2].unsqueeze(1));
-          }};
+  return {.form = "embedded",
+          .inputs = drawn({{1, N, I}, {1, M, I}, {1, M, I}}),
+          .fast = [=](const auto& x) { return non_local_softmax(x[0], x[1], x[2], scale); },
+          .definition = [=](const auto& x) { return non_local_softmax_definition(x[0], x[1], x[2], scale); },
+          .rival =
+              [=](const auto& x) {
+                return at::scaled_dot_product_attention(x[0].unsqueeze(1), x[1].unsqueeze(1), x[2].unsqueeze(1));
+              }};
 }
 
 PairWork dot_work(int64_t N, int64_t M, int64_t I) {
@@ -71,10 +73,7 @@ PairWork concat_work(int64_t N, int64_t M, int64_t I) {
   PairWork work{.form = "concat",
                 .inputs = drawn({{1, N, I}, {1, M, I}, {1, M, I}, {I}, {I}}),
                 .fast = [=](const auto& x) { return non_local_concat(a_of(x), b_of(x), x[2]); },
-                .definition =
-                    [=](const auto& x) {
-                      return torch::relu(a_of(x).unsqueeze(2) + b_of(x).unsqueeze(1)).bmm(x[2]) / x[1].size(1);
-                    },
+                .definition = [=](const auto& x) { return non_local_concat_definition(a_of(x), b_of(x), x[2]); },
                 .rival = {}};
   if (8.0 * static_cast<double>(I) * static_cast<double>(N) * static_cast<double>(M) > kMostRivalBytes) return work;
   work.rival = [=](const auto& x) {

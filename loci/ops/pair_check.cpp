@@ -15,6 +15,15 @@ void check_pair_type(const char* who, const char* name, const Tensor& other, con
               other.scalar_type(), " on ", other.device());
 }
 
+void check_pair_gradient(const char* who, const Tensor& grad, const char* first_name, const Tensor& first,
+                         const Tensor& g) {
+  check_pair_type(who, "grad", grad, first_name, first);
+  TORCH_CHECK(grad.dim() == 3 && grad.sym_size(0) == first.sym_size(0) && grad.sym_size(1) == first.sym_size(1) &&
+                  grad.sym_size(2) == g.sym_size(2),
+              who, ": grad must be [", first.sym_size(0), ", ", first.sym_size(1), ", ", g.sym_size(2),
+              "] like the result, got ", grad.sym_sizes());
+}
+
 void check_pairs(const char* who, const Tensor& theta, const Tensor& phi, const Tensor& g) {
   TORCH_CHECK(theta.dim() == 3 && at::isFloatingType(theta.scalar_type()), who,
               ": theta must be [B, N, I] of a floating type, got ", theta.sym_sizes(), " of ", theta.scalar_type());

@@ -17,8 +17,8 @@ struct PairTile {
   at::Tensor whole(const at::Tensor& x) const;  // x [B, M, ..] -> [samples, M, ..]
 };
 
-// The width of tiles of at most `most` that cut `size` into an even number of about equal ones, if more than one: work
-// for two threads, or twice as many, without one that waits.
+// The width of tiles that cut `size` into pieces of about `most` and about equal, in an even number where that is not
+// small: two threads then end together.
 int64_t even_tile(int64_t size, int64_t most);
 
 // Runs work(0) .. work(count - 1) on the framework's threads. Products of matrices inside run on one thread each, with

@@ -29,11 +29,7 @@ void check_non_local_concat(const char* who, const Tensor& a, const Tensor& b, c
 void check_non_local_concat_backward(const Tensor& grad, const Tensor& a, const Tensor& b, const Tensor& g) {
   constexpr const char* who = "non_local_concat_backward";
   check_non_local_concat(who, a, b, g);
-  check_pair_type(who, "grad", grad, "a", a);
-  TORCH_CHECK(grad.dim() == 3 && grad.sym_size(0) == a.sym_size(0) && grad.sym_size(1) == a.sym_size(1) &&
-                  grad.sym_size(2) == g.sym_size(2),
-              who, ": grad must be [", a.sym_size(0), ", ", a.sym_size(1), ", ", g.sym_size(2),
-              "] like the result, got ", grad.sym_sizes());
+  check_pair_gradient(who, grad, "a", a, g);
 }
 
 namespace {

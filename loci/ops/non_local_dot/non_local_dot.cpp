@@ -4,6 +4,7 @@
 #include <ATen/ops/bmm.h>
 
 #include "loci/ops/batch_product/batch_product.h"
+#include "loci/ops/non_local_dot/non_local_dot_definition.h"
 #include "loci/ops/operator.h"
 #include "loci/ops/pair_check.h"
 

@@ -23,7 +23,4 @@ at::Tensor non_local_dot(const at::Tensor& theta, const at::Tensor& phi, const a
 // Whether theta (phi^T g) is the cheaper order.
 bool associates(int64_t N, int64_t M, int64_t I, int64_t V);
 
-// As the formula stands, by at::bmm: (theta phi^T) g.
-at::Tensor non_local_dot_definition(const at::Tensor& theta, const at::Tensor& phi, const at::Tensor& g);
-
 }  // namespace loci

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "loci/ops/non_local_dot/non_local_dot_definition.h"
 #include "tests/allocations.h"
 #include "tests/op_harness.h"
 #include "tests/pair_cases.h"

@@ -31,11 +31,7 @@ Tensor non_local_softmax_definition(const Tensor& theta, const Tensor& phi, cons
 void check_non_local_softmax_backward(const Tensor& grad, const Tensor& theta, const Tensor& phi, const Tensor& g) {
   constexpr const char* who = "non_local_softmax_backward";
   check_pairs(who, theta, phi, g);
-  check_pair_type(who, "grad", grad, "theta", theta);
-  TORCH_CHECK(grad.dim() == 3 && grad.sym_size(0) == theta.sym_size(0) && grad.sym_size(1) == theta.sym_size(1) &&
-                  grad.sym_size(2) == g.sym_size(2),
-              who, ": grad must be [", theta.sym_size(0), ", ", theta.sym_size(1), ", ", g.sym_size(2),
-              "] like the result, got ", grad.sym_sizes());
+  check_pair_gradient(who, grad, "theta", theta, g);
 }
 
 // With s the logits before scaling and dp = dy g^T: ds = scale * p (dp - sum over j of p dp).
