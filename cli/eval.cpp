@@ -1,5 +1,4 @@
 // loci eval: a checkpoint's measures on the validation part of a data folder, and what else its task has to say.
-#include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <memory>
@@ -14,6 +13,7 @@
 #include "cli/verbs.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/precision.h"
+#include "loci/train/trainer.h"
 
 namespace loci::cli {
 namespace {
@@ -57,12 +57,8 @@ void eval(const EvalArguments& arguments) {
     require_data(run.checkpoint, measured.task->data_key());
     options.by_context = run.checkpoint.step();
   }
-  Account account;
-  {
-    const c10::InferenceMode no_gradient;
-    const PrecisionGuard precision(wants_bfloat16(run.config.train.precision));
-    account = measured.task->account(measured.evaluation, options);
-  }
+  const Account account =
+      account_of(*measured.task, measured.evaluation, options, wants_bfloat16(run.config.train.precision));
   progress.finish();
   const std::vector<Measure> measures = measured.task->measures();
   if (!arguments.json) return print(measures_text(measures, measured.evaluation) + account.text);

@@ -6,12 +6,15 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "loci/base/config.h"
+#include "loci/table/row_store.h"
 #include "loci/tasks/all.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/recipe.h"
@@ -66,6 +69,37 @@ class TaskTest : public testing::Test {
     state.step = step;
     save_checkpoint(run, task, optimizers, state, {{"seed", 3}}, 2);
     return *run.latest();
+  }
+
+  using MakeTask = std::function<std::unique_ptr<Task>(const std::filesystem::path& checkpoint)>;
+  // A run of 12 steps and one that goes on from its checkpoint after 6 end with the same bits. The checkpoint.
+  std::filesystem::path expect_resume_bit_for_bit(const MakeTask& make) {
+    const auto whole = make({});
+    const auto whole_optimizers = optimizers_of(*whole);
+    train(*whole, *whole_optimizers, 0, 12, 12);
+    const auto half = make({});
+    const auto half_optimizers = optimizers_of(*half);
+    train(*half, *half_optimizers, 0, 6, 12);
+    const std::filesystem::path checkpoint = checkpoint_of(*half, *half_optimizers, 6);
+    const auto resumed = make(checkpoint);
+    const auto resumed_optimizers = optimizers_of(*resumed);
+    load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
+    train(*resumed, *resumed_optimizers, 6, 12, 12);
+    EXPECT_EQ(evaluate(*resumed, false).values, evaluate(*whole, false).values);
+    EXPECT_EQ(resumed->training_measures(true), whole->training_measures(true));
+    const auto expected = state_of(*whole), got = state_of(*resumed);
+    EXPECT_EQ(got.size(), expected.size());
+    for (const auto& [name, value] : expected) EXPECT_TRUE(got.at(name).equal(value)) << name;
+    return checkpoint;
+  }
+  // What a run has learned and what its task keeps in addition.
+  static std::map<std::string, at::Tensor> state_of(Task& task) {
+    std::map<std::string, at::Tensor> state;
+    for (const auto& parameter : task.module().named_parameters()) state[parameter.key()] = parameter.value();
+    for (const auto& buffer : task.module().named_buffers()) state[buffer.key()] = buffer.value();
+    for (const auto& [table, rows] : task.tables()) state["rows of " + table->name()] = table->store().values();
+    for (const auto& [name, tensor] : task.extra_state()) state["extra." + name] = tensor;
+    return state;
   }
 
   std::string recipe_;

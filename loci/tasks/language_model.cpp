@@ -14,7 +14,6 @@
 #include "loci/base/stop_signal.h"
 #include "loci/data/folder_files.h"
 #include "loci/models/vocabulary_loss.h"
-#include "loci/nn/evaluation_scope.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
@@ -202,7 +201,6 @@ Evaluation LanguageModelTask::evaluate() {
 }
 
 std::pair<at::Tensor, at::Tensor> LanguageModelTask::losses_of(const Batch& batch) {
-  const EvaluationScope evaluation(*model_);
   const int64_t logits = batch.input.size(1) * model_->options().vocabulary;  // of a window
   const int64_t at_once = std::max<int64_t>(1, vocabulary_loss_logits(model_->options().vocabulary) / logits);
   std::vector<at::Tensor> nats, likeliest;

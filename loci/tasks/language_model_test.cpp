@@ -279,7 +279,7 @@ TEST_F(LanguageModel, LossByContextSumsUpToTheLossOfTheTokensWithTwoBefore) {
   const c10::InferenceMode no_gradient;
   AccountOptions options;
   options.by_context = 60;
-  const nlohmann::json classes = task->account(measured, options).json.at("by_context");
+  const nlohmann::json classes = account_of(*task, measured, options, false).json.at("by_context");
   int64_t tokens = 0;
   double nats = 0;
   for (const nlohmann::json& c : classes) {
@@ -295,7 +295,7 @@ TEST_F(LanguageModel, LossByContextSumsUpToTheLossOfTheTokensWithTwoBefore) {
   EXPECT_EQ(tokens, all - (all + 7) / 8);  // without the first of each window
   options.by_context = int64_t{1} << 30;
   expect_error(ExitCode::usage, "--by-context: RUN must have at most 8.4 M training tokens",
-               [&] { task->account(measured, options); });
+               [&] { account_of(*task, measured, options, false); });
   EXPECT_NEAR(nats / static_cast<double>(tokens), measured.values[0], 0.05);
 }
 
@@ -309,7 +309,7 @@ TEST_F(LanguageModel, QuestionsAreAnsweredByTheLikeliestTokens) {
   options.questions = folder_ / "questions.tsv";
   const auto ask = [&](const std::string& text) {
     std::ofstream(options.questions) << text;
-    return task->account(measured, options).json.at("questions");
+    return account_of(*task, measured, options, false).json.at("questions");
   };
   // What the untrained model itself says after "ab": two tokens, one by one.
   model->eval();

@@ -116,22 +116,8 @@ TEST_F(ReconstructionTest, AQuantiserAddsItsCommitment) {
 
 TEST_F(ReconstructionTest, GoesOnBitForBit) {
   for (const auto& settings : {kRows, kCodes}) {
-    const auto whole = make(settings);
-    const auto whole_optimizers = optimizers_of(*whole);
-    train(*whole, *whole_optimizers, 0, 12, 12);
-    const auto half = make(settings);
-    const auto half_optimizers = optimizers_of(*half);
-    train(*half, *half_optimizers, 0, 6, 12);
-    const fs::path checkpoint = checkpoint_of(*half, *half_optimizers, 6);
-    const auto resumed = make(settings, checkpoint);
-    const auto resumed_optimizers = optimizers_of(*resumed);
-    load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
-    train(*resumed, *resumed_optimizers, 6, 12, 12);
-    EXPECT_EQ(evaluate(*resumed, false).values, evaluate(*whole, false).values);
-    EXPECT_EQ(resumed->training_measures(true), whole->training_measures(true));
-    for (const auto& parameter : whole->module().named_parameters()) {
-      EXPECT_TRUE(resumed->module().named_parameters()[parameter.key()].equal(parameter.value())) << parameter.key();
-    }
+    SCOPED_TRACE(settings.empty() ? "" : settings[0]);
+    expect_resume_bit_for_bit([&](const fs::path& checkpoint) { return make(settings, checkpoint); });
   }
 }
 

@@ -10,7 +10,6 @@
 #include "loci/base/config.h"
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
-#include "loci/nn/evaluation_scope.h"
 #include "loci/tasks/network_size.h"
 #include "loci/tasks/places.h"
 #include "loci/train/table_home.h"
@@ -204,7 +203,6 @@ Account Relocalisation::account(const Evaluation& evaluation, const AccountOptio
   refuse_lengths(options);
   refuse_text_options(options);
   if (!model_->memory()) refuse_places(options);
-  const EvaluationScope evaluating(*model_);
   Account account;
   if (options.places) account = account_of_places(*model_, *opened_, input_.scale, seed(), options.progress);
   if (options.poses) account.json["poses"] = poses_json(*opened_, predict(opened_->split.test));

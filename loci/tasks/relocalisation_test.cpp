@@ -82,18 +82,12 @@ TEST_F(RelocalisationTest, LossIsAFunctionOfStepAndSeed) {
 TEST_F(RelocalisationTest, GoesOnBitForBit) {
   std::vector<std::string> settings = kHead;
   settings.emplace_back("model.dropout=0.5");
-  const auto whole = make(settings);
-  const auto whole_optimizers = optimizers_of(*whole);
-  train(*whole, *whole_optimizers, 0, 12, 12);
-  const auto half = make(settings, {}, whole->opened_data());
-  const auto half_optimizers = optimizers_of(*half);
-  train(*half, *half_optimizers, 0, 6, 12);
-  const fs::path checkpoint = checkpoint_of(*half, *half_optimizers, 6);
-  const auto resumed = make(settings, checkpoint, whole->opened_data());
-  const auto resumed_optimizers = optimizers_of(*resumed);
-  load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
-  train(*resumed, *resumed_optimizers, 6, 12, 12);
-  EXPECT_EQ(evaluate(*resumed, false).values, evaluate(*whole, false).values);
+  std::shared_ptr<const OpenedData> opened;
+  const fs::path checkpoint = expect_resume_bit_for_bit([&](const fs::path& from) {
+    auto task = make(settings, from, opened);
+    opened = task->opened_data();
+    return task;
+  });
 
   // The network alone, without the room.
   const LoadedPosenet loaded =
@@ -165,7 +159,7 @@ TEST_F(RelocalisationTest, PosesAreThoseOfTheTestFrames) {
   const Evaluation evaluation = evaluate(*task, false);
   AccountOptions options;
   options.poses = true;
-  const nlohmann::json poses = task->account(evaluation, options).json.at("poses");
+  const nlohmann::json poses = account_of(*task, evaluation, options, false).json.at("poses");
   const auto opened = std::dynamic_pointer_cast<const OpenedPoses>(task->opened_data());
   std::vector<Pose> predicted, truth;
   const auto pose_at = [&poses](const std::string& position, const std::string& rotation, size_t i) {
@@ -181,7 +175,7 @@ TEST_F(RelocalisationTest, PosesAreThoseOfTheTestFrames) {
   const PoseErrors errors = pose_errors(predicted, truth);
   EXPECT_EQ(errors.metres, evaluation.values[0]);
   EXPECT_EQ(errors.degrees, evaluation.values[1]);
-  EXPECT_FALSE(task->account(evaluation, {}).json.contains("poses"));
+  EXPECT_FALSE(account_of(*task, evaluation, {}, false).json.contains("poses"));
 }
 
 TEST_F(RelocalisationTest, RowsAndPlacesAreForMemories) {
@@ -192,7 +186,7 @@ TEST_F(RelocalisationTest, RowsAndPlacesAreForMemories) {
   expect_error(ExitCode::usage, "--places: RUN must be of relocalisation with a memory",
                [&] { plain->account(evaluation, places); });
   expect_error(ExitCode::usage, "--lengths", [&] { plain->account(evaluation, {.lengths = {3}}); });
-  EXPECT_NE(plain->account(evaluation, {}).text.find("training frames:"), std::string::npos);
+  EXPECT_NE(account_of(*plain, evaluation, {}, false).text.find("training frames:"), std::string::npos);
   const auto task = make(kHead, {}, plain->opened_data());
   expect_error(ExitCode::usage, "a path must have at least 201 frames",
                [&] { task->account(evaluate(*task, false), places); });

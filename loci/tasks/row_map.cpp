@@ -1,7 +1,9 @@
 // Legend: B images, P positions of a map, H heads, K top_k.
 #include "loci/tasks/row_map.h"
 
+#include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "loci/base/check.h"
 

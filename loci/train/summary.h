@@ -1,9 +1,8 @@
 // What training leaves for readers: result.json of a run and summary.json of an experiment, in one format.
 //
 //   {"task", "unit", "measures": [{"name", "digits", "lower_is_better", "unit", "meaning"}],
-//    "runs": [{"arm", "seed", "as_long_as", "starts_from" (of some), "parameters_dense", "parameters_table", "units",
-//    "seconds",
-//              "units_per_second_inference", "measures": {name: value},
+//    "runs": [{"arm", "seed", "as_long_as", "starts_from" (of some), "parameters_dense", "parameters_table",
+//              "units", "seconds", "units_per_second_inference", "measures": {name: value},
 //              "baselines": [{"name", "meaning", "numbers", "measures": {name: value}}]}]}
 #pragma once
 

@@ -30,6 +30,13 @@ Evaluation evaluate(Task& task, bool bfloat16) {
   return task.evaluate();
 }
 
+Account account_of(Task& task, const Evaluation& evaluation, const AccountOptions& options, bool bfloat16) {
+  const EvaluationScope scope(task.module());
+  const c10::InferenceMode no_gradient;
+  const PrecisionGuard precision(bfloat16);
+  return task.account(evaluation, options);
+}
+
 Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
                  nlohmann::json facts, ProgressLine& progress, std::string label)
     : task_(task),

@@ -18,8 +18,9 @@
 
 namespace loci {
 
-// In evaluation mode, without gradients, in the precision of the run.
+// Task::evaluate and Task::account in evaluation mode, without gradients, in the precision of the run.
 Evaluation evaluate(Task& task, bool bfloat16);
+Account account_of(Task& task, const Evaluation& evaluation, const AccountOptions& options, bool bfloat16);
 
 class Trainer {
  public:
