@@ -1,4 +1,5 @@
-// loci predict: what a trained network makes of images: classes, poses of the camera, or reconstructions as PNG.
+// loci predict: what a trained network makes of images: classes, poses of the camera, or reconstructions as PNG; and of
+// clips: classes.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/softmax.h>
@@ -26,6 +27,7 @@
 #include "loci/tasks/reconstruction.h"
 #include "loci/tasks/relocalisation.h"
 #include "loci/tasks/row_map.h"
+#include "loci/tasks/video_classification.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
@@ -45,7 +47,7 @@ struct PredictArguments {
   bool quiet = false;
 };
 
-// What is said of an image: columns for people, an object for programs.
+// What is said of an image or a clip: columns for people, an object for programs.
 struct Prediction {
   std::vector<std::string> columns;
   nlohmann::json json;
@@ -71,15 +73,19 @@ std::vector<ImageSource> images_in(const std::filesystem::path& folder) {
   return images;
 }
 
+void require_shape(const ImageShape& got, const ImageShape& wanted, const std::filesystem::path& path) {
+  if (got == wanted) return;
+  fail(ExitCode::input, path.string(),
+       fmt::format("images must be {} x {} as those of the run", wanted.height, wanted.width),
+       fmt::format("{} x {}", got.height, got.width));
+}
+
 LabelledImages load_images(const ImageOptions& options, const ImageShape& wanted,
                            const std::vector<ImageSource>& sources, ProgressLine& progress) {
   ImageLoader loader(options, progress);
   LabelledImages result{loader.load(sources), std::vector<int64_t>(sources.size(), 0)};  // labels are of no use
-  const ImageShape& got = result.images.shape();
-  if (got == wanted) return result;
-  fail(ExitCode::input, sources[0].path.string(),
-       fmt::format("images must be {} x {} as those of the run", wanted.height, wanted.width),
-       fmt::format("{} x {}", got.height, got.width));
+  require_shape(result.images.shape(), wanted, sources[0].path);
+  return result;
 }
 
 // What a kind of network needs besides itself.
@@ -141,17 +147,22 @@ std::vector<Prediction> predict_images(const PredictInputs& inputs, const Loaded
   return predictions;
 }
 
+// The likeliest class of each row of probabilities [B, classes].
+std::vector<Prediction> likeliest(const at::Tensor& probabilities, const std::vector<std::string>& classes) {
+  const auto [probability, label] = probabilities.max(1);
+  std::vector<Prediction> found;
+  for (int64_t i = 0; i < probabilities.size(0); ++i) {
+    const std::string& name = classes[static_cast<size_t>(label[i].item<int64_t>())];
+    const auto share = probability[i].item<double>();
+    found.push_back({{name, fmt::format("{:5.1f} %", 100 * share)}, {{"class", name}, {"probability", share}}});
+  }
+  return found;
+}
+
 std::vector<Prediction> predict_classes(const PredictInputs& inputs, const ImageClassificationPlan& plan) {
   const LoadedImageClassifier loaded = load_image_classifier(plan, inputs.seed(), inputs.run.checkpoint);
   return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t) {
-    const auto [probability, label] = at::softmax(loaded.model->forward(batch), 1).max(1);
-    std::vector<Prediction> found;
-    for (int64_t i = 0; i < batch.size(0); ++i) {
-      const std::string& name = loaded.input.classes[static_cast<size_t>(label[i].item<int64_t>())];
-      const auto share = probability[i].item<double>();
-      found.push_back({{name, fmt::format("{:5.1f} %", 100 * share)}, {{"class", name}, {"probability", share}}});
-    }
-    return found;
+    return likeliest(at::softmax(loaded.model->forward(batch), 1), loaded.input.classes);
   });
 }
 
@@ -202,9 +213,34 @@ std::vector<Prediction> predict_poses(const PredictInputs& inputs, const Relocal
   });
 }
 
-std::vector<Prediction> predict(const PredictArguments& arguments) {
-  const RunArgument run = find_run(arguments.run);
-  require_verb(run, "predict");
+// Of the clips in a folder, each a folder of frames.
+std::vector<Prediction> predict_clips(const RunArgument& run, const VideoClassificationPlan& plan,
+                                      const std::filesystem::path& folder, ProgressLine& progress) {
+  const LoadedVideoClassifier loaded =
+      load_video_classifier(plan, static_cast<uint64_t>(run.config.seed), run.checkpoint);
+  const LabelledClips data = load_clips(folder, loaded.data.image, progress);
+  require_shape(data.frames.shape(), loaded.input.shape, (folder / data.clips.front().name).lexically_normal());
+  const ImageShape output = loaded.data.output(loaded.input.shape);
+  const ClipSequence batches = test_sequence(data, loaded.input, loaded.data);
+  std::vector<Prediction> predictions;
+  for (int64_t index = 0; index < batches.batches(); ++index) {
+    StopSignal::check("stopped while clips were predicted");
+    progress.show(fmt::format("predicting: {} of {} clips", predictions.size(), data.clips.size()));
+    const ClipBatch batch = test_batch(batches, index, loaded.data, output);
+    const at::Tensor logits = loaded.model->forward(batch.clips);
+    for (Prediction& made :
+         likeliest(clip_probabilities(logits, loaded.data.windows.eval_clips), loaded.input.classes)) {
+      const std::string& name = data.clips[predictions.size()].name;
+      made.columns.insert(made.columns.begin(), printable(name));
+      made.json["clip"] = name;
+      predictions.push_back(std::move(made));
+    }
+  }
+  progress.finish();
+  return predictions;
+}
+
+std::vector<Prediction> predict(const PredictArguments& arguments, const RunArgument& run) {
   const TaskPlan* plan = run.config.plan.get();
   const auto* reconstruction = dynamic_cast<const ReconstructionPlan*>(plan);
   if ((reconstruction == nullptr) != arguments.out.empty()) {
@@ -212,7 +248,11 @@ std::vector<Prediction> predict(const PredictArguments& arguments) {
          fmt::format("--out must {}be given for a run of {}", reconstruction != nullptr ? "" : "not ", run.config.task),
          arguments.out.empty() ? "none" : arguments.out);
   }
-  const std::vector<ImageSource> sources = images_in(arguments.images);
+  const auto* video = dynamic_cast<const VideoClassificationPlan*>(plan);
+  if (video != nullptr && arguments.pictures) {
+    fail(ExitCode::usage, "--pictures", "it must not be given for a run of " + run.config.task, "it");
+  }
+  const std::vector<ImageSource> sources = video != nullptr ? std::vector<ImageSource>{} : images_in(arguments.images);
   if (arguments.pictures && sources.size() > kMostPictures) {
     fail(ExitCode::usage, "--pictures", fmt::format("--images must hold at most {} images", kMostPictures),
          fmt::to_string(sources.size()));
@@ -222,6 +262,7 @@ std::vector<Prediction> predict(const PredictArguments& arguments) {
   ProgressLine progress(arguments.quiet);
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(wants_bfloat16(run.config.train.precision));
+  if (video != nullptr) return predict_clips(run, *video, arguments.images, progress);
   const PredictInputs inputs{run, sources, progress, arguments.pictures};
   if (reconstruction != nullptr) return predict_reconstructions(inputs, *reconstruction, arguments.out);
   if (const auto* poses = dynamic_cast<const RelocalisationPlan*>(plan)) return predict_poses(inputs, *poses);
@@ -229,11 +270,14 @@ std::vector<Prediction> predict(const PredictArguments& arguments) {
 }
 
 void print_predictions(const PredictArguments& arguments) {
-  const std::vector<Prediction> predictions = predict(arguments);
+  const RunArgument run = find_run(arguments.run);
+  require_verb(run, "predict");
+  const std::vector<Prediction> predictions = predict(arguments, run);
   if (arguments.json) {
-    nlohmann::json images = nlohmann::json::array();
-    for (const Prediction& p : predictions) images.push_back(p.json);
-    return print_json({{"images", images}});
+    nlohmann::json all = nlohmann::json::array();
+    for (const Prediction& p : predictions) all.push_back(p.json);
+    const bool clips = dynamic_cast<const VideoClassificationPlan*>(run.config.plan.get()) != nullptr;
+    return print_json({{clips ? "clips" : "images", all}});
   }
   std::vector<size_t> widths;
   for (const Prediction& p : predictions) {
@@ -253,13 +297,15 @@ void print_predictions(const PredictArguments& arguments) {
 
 void add_predict(CLI::App& program, Action& action) {
   auto* verb =
-      program.add_subcommand("predict", "Classes, camera poses or reconstructions of images, by a trained network");
+      program.add_subcommand("predict", "Classes, camera poses or reconstructions of images, or classes of clips");
   auto arguments = std::make_shared<PredictArguments>();
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
-  verb->add_option("--images", arguments->images, "Folder with images: .jpg, .jpeg, .png, also in its subfolders")
+  verb->add_option("--images", arguments->images,
+                   "Folder with images: .jpg, .jpeg, .png, also in its subfolders; for clips, each folder in it that "
+                   "holds frames is one")
       ->required();
   verb->add_option("--out", arguments->out, "Folder that reconstructions are written to, as PNG of the images' names");
-  auto* json = verb->add_flag("--json", arguments->json, "Print JSON: an object for each image");
+  auto* json = verb->add_flag("--json", arguments->json, "Print JSON: an object for each image or clip");
   verb->add_flag("--pictures", arguments->pictures,
                  "The JSON also has what the report draws: images and the rows that their positions read")
       ->needs(json);

@@ -30,6 +30,7 @@ constexpr at::MemoryFormat kClipsLast = at::MemoryFormat::ChannelsLast3d;
 
 Tensor pooled_clip(const Tensor& x, const std::pair<MapExtents, MapExtents>& pool) {
   const auto& [kernel, stride] = pool;
+  if (kernel == MapExtents{1, 1, 1}) return x;
   MapExtents padding = {};
   for (size_t i = 0; i < 3; ++i) padding[i] = kernel[i] == 3 ? 1 : 0;
   return at::max_pool3d(x, kernel, stride, padding);
@@ -152,7 +153,7 @@ Tensor VideoResnet::forward(const Tensor& clips, std::optional<at::Generator> ge
   return logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
 }
 
-void VideoResnet::load(const std::map<std::string, Tensor>& state) {
+void VideoResnet::load(const std::map<std::string, Tensor>& state, const std::string& who) {
   std::map<std::string, Tensor> own = state;
   std::erase_if(own, [](const auto& entry) { return entry.first.ends_with(".num_batches_tracked"); });
   for (const auto& parameter : named_parameters()) {
@@ -160,7 +161,7 @@ void VideoResnet::load(const std::map<std::string, Tensor>& state) {
     if (found == own.end() || parameter->dim() != 5 || found->second.dim() != 4) continue;
     found->second = inflated(found->second, parameter->size(2));
   }
-  load_state("VideoResnet", *this, own, [](const std::string& name) -> std::string {
+  load_state(who, *this, own, [](const std::string& name) -> std::string {
     if (!name.starts_with("non_local.")) return "";
     return name.substr(0, name.find('.', name.find('.') + 1) + 1);  // "non_local.res4_4."
   });

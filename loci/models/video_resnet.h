@@ -12,8 +12,10 @@
 //
 //   bottleneck  relu(x' + bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))))    1x1x1, 1x3x3, 1x1x1
 //
-// 32 frames of 224 x 224 end as 4 x 7 x 7. With `frames` 8, conv1 and pool1 (1x3x3) leave time as it is and pool2 joins
-// 2 frames. I3D inflates conv1 and about every second bottleneck: its first convolution (3x1x1) or its second (3x3x3).
+// 32 frames of 224 x 224 end as 4 x 7 x 7. With `time_halvings` 1 (for 8 frames), conv1 and pool1 (1x3x3) leave time as
+// it is and pool2 joins 2 frames; with 0, pool2 is left out. `bottleneck_counts`, `width` and `first_kernel` make
+// smaller networks of the same form. I3D inflates conv1 and about every second bottleneck: its first convolution
+// (3x1x1) or its second (3x3x3).
 //
 // Parameters have the names of torchvision's resnet50 and resnet101 (conv1.weight, layer1.0.conv1.weight, fc.bias) with
 // weights [C, C', kernel in time, height, width]; the block after bottleneck b of stage s is non_local.res{s}_{b}. Maps
@@ -32,7 +34,9 @@
 #include <utility>
 #include <vector>
 
+#include "loci/models/trained_parameters.h"
 #include "loci/models/video_resnet_options.h"
+#include "loci/nn/relation/non_local.h"
 
 namespace loci {
 
@@ -51,13 +55,15 @@ class VideoResnet : public torch::nn::Module {
   at::Tensor features(const at::Tensor& clips);
 
   const VideoResnetOptions& options() const { return options_; }
+  std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   // The non-local blocks by name, in their order: "res4_4".
   const std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>>& non_local() const { return non_local_; }
 
   // Copies parameters and buffers of a trained model, by name. Weights of an image network [C, C', height, width] are
   // inflated. Those of non-local blocks may be missing: a trained network goes on with blocks, at first with the same
-  // output. num_batches_tracked is left out. Throws Error (input) for unknown or missing names and for other shapes.
-  void load(const std::map<std::string, at::Tensor>& state);
+  // output. num_batches_tracked is left out. Throws Error (input) in the name of `who` for unknown or missing names and
+  // for other shapes.
+  void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "VideoResnet");
 
  private:
   struct Convolution;

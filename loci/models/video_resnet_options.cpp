@@ -26,7 +26,7 @@ std::pair<int64_t, int64_t> place_of(const VideoResnetOptions& o, const std::str
       bottleneck < counts[static_cast<size_t>(stage - 2)]) {
     return {stage - 2, bottleneck};
   }
-  refuse_video(fmt::format("non_local_after must be bottlenecks from res2.0 to res5.{}", counts[3] - 1), text);
+  refuse_video(fmt::format("non_local.after must be bottlenecks from res2.0 to res5.{}", counts[3] - 1), text);
 }
 
 // Inflated bottlenecks of the authors' release: all of res2; 0 and 2 of res3; the even ones of res4; 1 of res5.
@@ -55,25 +55,94 @@ MapExtents strided(const MapExtents& map, const MapExtents& kernel, const MapExt
   return result;
 }
 
+// The network's convolutions with the maps they make, and its non-local blocks with theirs, for a clip.
+template <class OfConvolution, class OfBlock>
+void walk_video(const VideoResnetOptions& o, const MapExtents& clip, const OfConvolution& of_convolution,
+                const OfBlock& of_block) {
+  o.check();
+  // What the pools over time leave of fewer frames is nothing.
+  if (o.time_halvings > 0 && clip[0] < 2)
+    refuse_video("frames must be at least 2 to be halved", std::to_string(clip[0]));
+  const auto convolve = [&](const VideoConvolution& c, const MapExtents& map) {
+    const MapExtents output = c.output_of(map);
+    of_convolution(c, output);
+    return output;
+  };
+  const auto pool = [](const std::pair<MapExtents, MapExtents>& p, const MapExtents& map) {
+    const auto& [kernel, stride] = p;
+    const auto half = [](int64_t edge) { return edge == 3 ? int64_t{1} : int64_t{0}; };
+    return strided(map, kernel, stride, {half(kernel[0]), half(kernel[1]), half(kernel[2])});
+  };
+  MapExtents map = pool(o.pool1(), convolve(o.first_convolution(), clip));
+  const auto counts = o.bottlenecks();
+  for (int64_t stage = 0; stage < VideoResnetOptions::kStages; ++stage) {
+    const std::vector<int64_t> after = o.blocks_after(stage);
+    for (int64_t b = 0; b < counts[static_cast<size_t>(stage)]; ++b) {
+      const auto list = o.convolutions(stage, b);
+      const MapExtents input = map;
+      for (size_t i = 0; i < 3; ++i) map = convolve(list[i], map);
+      if (list.size() == 4) convolve(list[3], input);
+      if (std::find(after.begin(), after.end(), b) != after.end()) of_block(o.block_options(stage), map);
+    }
+    if (stage == 0) map = pool(o.pool2(), map);
+  }
+}
+
 }  // namespace
+
+void VideoNonLocalOptions::fields(ConfigFields& f) {
+  f.field("blocks", blocks, "non-local blocks of each stage, res2 first: one stands before the last bottleneck",
+          {.minimum = 0, .maximum = 300});
+  f.field("after", after, "bottlenecks that a block follows, such as \"res4.0\", in the place of `blocks`");
+  NonLocalOptions::fields(f);
+}
+
+void VideoResnetOptions::fields(ConfigFields& f) {
+  f.field("bottlenecks", bottleneck_counts, "bottlenecks of each stage, res2 first; empty: those of `depth`",
+          {.minimum = 1, .maximum = 300});
+  f.when(bottleneck_counts.empty(), "model.bottlenecks is empty",
+         [&] { f.field("depth", depth, "layers: 50 or 101", {.minimum = 50, .maximum = 101}); });
+  f.field("width", width, "channels of the first convolution; those of the stages are 4, 8, 16 and 32 times as many",
+          {.minimum = 1, .maximum = 4096});
+  f.field("first_kernel", first_kernel, "height and width of the first convolution's kernel, odd",
+          {.minimum = 1, .maximum = 31});
+  f.field("time_halvings", time_halvings,
+          "how often the number of frames is halved: 3 by conv1, pool1 and pool2, 1 by pool2 alone, 0 never",
+          {.minimum = 0, .maximum = 3});
+  f.choice<Inflation>(
+      "inflation", inflation,
+      "kernels over frames: none (C2D), in the first (3x1x1) or second (3x3x3) convolution (I3D)",
+      {{"none", Inflation::none}, {"first", Inflation::first_convolution}, {"second", Inflation::second_convolution}});
+  f.field("stride_in_first", stride_in_first, "a stage's stride in its first 1x1 convolution instead of its 3x3");
+  f.field("dropout", dropout, "share of the last mean that training drops", {.minimum = 0, .maximum = 0.99});
+  f.optional_section("non_local", has_non_local, non_local);
+}
 
 void VideoResnetOptions::check() const {
   const auto need = [](bool holds, const char* expected, int64_t got) {
     if (!holds) refuse_video(expected, std::to_string(got));
   };
-  need(depth == 50 || depth == 101, "depth must be 50 or 101", depth);
-  need(frames == 8 || frames == 32, "frames must be 8 or 32", frames);
+  if (!bottleneck_counts.empty() && (std::ssize(bottleneck_counts) != kStages ||
+                                     std::ranges::any_of(bottleneck_counts, [](int64_t n) { return n < 1; }))) {
+    refuse_video("bottlenecks must be 4 numbers of at least 1",
+                 fmt::format("[{}]", fmt::join(bottleneck_counts, ", ")));
+  }
+  need(!bottleneck_counts.empty() || depth == 50 || depth == 101, "depth must be 50 or 101", depth);
+  need(time_halvings == 0 || time_halvings == 1 || time_halvings == 3, "time_halvings must be 0, 1 or 3",
+       time_halvings);
+  need(first_kernel >= 1 && first_kernel % 2 == 1, "first_kernel must be odd", first_kernel);
   need(classes >= 1, "classes must be at least 1", classes);
   need(channels >= 1, "channels must be at least 1", channels);
   need(width >= 1 && width <= 4096, "width must be within 1 .. 4096", width);
   if (!(dropout >= 0 && dropout < 1)) refuse_video("dropout must be at least 0 and below 1", fmt::to_string(dropout));
+  if (!has_non_local) return;
   const auto counts = bottlenecks();
-  const bool fits =
-      std::ssize(non_local) == kStages && std::equal(non_local.begin(), non_local.end(), counts.begin(),
-                                                     [](int64_t a, int64_t b) { return a >= 0 && a <= b; });
+  const bool fits = std::ssize(non_local.blocks) == kStages &&
+                    std::equal(non_local.blocks.begin(), non_local.blocks.end(), counts.begin(),
+                               [](int64_t a, int64_t b) { return a >= 0 && a <= b; });
   if (!fits) {
-    refuse_video(fmt::format("non_local must be 4 counts of at most {}", fmt::join(counts, ", ")),
-                 fmt::format("[{}]", fmt::join(non_local, ", ")));
+    refuse_video(fmt::format("non_local.blocks must be 4 counts of at most {}", fmt::join(counts, ", ")),
+                 fmt::format("[{}]", fmt::join(non_local.blocks, ", ")));
   }
   for (int64_t stage = 0; stage < kStages; ++stage) {
     blocks_after(stage);
@@ -82,28 +151,31 @@ void VideoResnetOptions::check() const {
 }
 
 std::array<int64_t, VideoResnetOptions::kStages> VideoResnetOptions::bottlenecks() const {
-  return {3, 4, depth == 50 ? 6 : 23, 3};
+  std::array<int64_t, kStages> counts = {3, 4, depth == 50 ? 6 : 23, 3};
+  if (!bottleneck_counts.empty()) std::copy_n(bottleneck_counts.begin(), kStages, counts.begin());
+  return counts;
 }
 
 std::vector<int64_t> VideoResnetOptions::blocks_after(int64_t stage) const {
   std::vector<int64_t> after;
-  if (!non_local_after.empty()) {
-    for (const std::string& text : non_local_after) {
+  if (!has_non_local) return after;
+  if (!non_local.after.empty()) {
+    for (const std::string& text : non_local.after) {
       const auto [at, bottleneck] = place_of(*this, text);
       if (at == stage) after.push_back(bottleneck);
     }
     std::sort(after.begin(), after.end());
     if (std::adjacent_find(after.begin(), after.end()) != after.end()) {
-      refuse_video("non_local_after must name a bottleneck once", fmt::format("{}", fmt::join(non_local_after, ", ")));
+      refuse_video("non_local.after must name a bottleneck once", fmt::format("{}", fmt::join(non_local.after, ", ")));
     }
     return after;
   }
   const auto at = static_cast<size_t>(stage);
-  return non_local_places(bottlenecks()[at], non_local[at]);
+  return non_local_places(bottlenecks()[at], non_local.blocks[at]);
 }
 
 NonLocalOptions VideoResnetOptions::block_options(int64_t stage) const {
-  NonLocalOptions options = block;
+  NonLocalOptions options = non_local;
   options.channels = stage_channels(stage);
   options.dimensions = 3;
   return options;
@@ -111,7 +183,7 @@ NonLocalOptions VideoResnetOptions::block_options(int64_t stage) const {
 
 VideoConvolution VideoResnetOptions::first_convolution() const {
   const int64_t t = inflation == Inflation::none ? 1 : 5;
-  return {"conv1", channels, width, {t, 7, 7}, {frames == 32 ? 2 : 1, 2, 2}};
+  return {"conv1", channels, width, {t, first_kernel, first_kernel}, {time_halvings == 3 ? 2 : 1, 2, 2}};
 }
 
 std::vector<VideoConvolution> VideoResnetOptions::convolutions(int64_t stage, int64_t bottleneck) const {
@@ -130,12 +202,13 @@ std::vector<VideoConvolution> VideoResnetOptions::convolutions(int64_t stage, in
 }
 
 std::pair<MapExtents, MapExtents> VideoResnetOptions::pool1() const {
-  return frames == 32 ? std::pair(MapExtents{3, 3, 3}, MapExtents{2, 2, 2})
-                      : std::pair(MapExtents{1, 3, 3}, MapExtents{1, 2, 2});
+  return time_halvings == 3 ? std::pair(MapExtents{3, 3, 3}, MapExtents{2, 2, 2})
+                            : std::pair(MapExtents{1, 3, 3}, MapExtents{1, 2, 2});
 }
 
 std::pair<MapExtents, MapExtents> VideoResnetOptions::pool2() const {
-  return {{frames == 32 ? 3 : 2, 1, 1}, {2, 1, 1}};
+  if (time_halvings == 0) return {{1, 1, 1}, {1, 1, 1}};
+  return {{time_halvings == 3 ? 3 : 2, 1, 1}, {2, 1, 1}};
 }
 
 MapExtents VideoConvolution::padding() const {
@@ -170,33 +243,34 @@ int64_t count_video_resnet_parameters(const VideoResnetOptions& o) {
 }
 
 int64_t video_resnet_multiply_adds(const VideoResnetOptions& o, const MapExtents& clip) {
-  o.check();
-  int64_t total = 0;
-  const auto convolve = [&](const VideoConvolution& c, const MapExtents& map) {
-    const MapExtents output = c.output_of(map);
-    total = sum_of(total, product_of({weights_of(c), output[0], output[1], output[2]}));
-    return output;
+  int64_t total = product_of({o.stage_channels(3), o.classes});
+  walk_video(
+      o, clip,
+      [&](const VideoConvolution& c, const MapExtents& map) {
+        total = sum_of(total, product_of({weights_of(c), map[0], map[1], map[2]}));
+      },
+      [&](const NonLocalOptions& block, const MapExtents& map) {
+        total = sum_of(total, non_local_multiply_adds(block, map));
+      });
+  return total;
+}
+
+double video_resnet_kept_numbers(const VideoResnetOptions& o, const MapExtents& clip) {
+  const auto positions = [](const MapExtents& map) {
+    return static_cast<double>(map[0]) * static_cast<double>(map[1]) * static_cast<double>(map[2]);
   };
-  const auto pool = [](const std::pair<MapExtents, MapExtents>& p, const MapExtents& map) {
-    const auto& [kernel, stride] = p;
-    const auto half = [](int64_t edge) { return edge == 3 ? int64_t{1} : int64_t{0}; };
-    return strided(map, kernel, stride, {half(kernel[0]), half(kernel[1]), half(kernel[2])});
-  };
-  MapExtents map = pool(o.pool1(), convolve(o.first_convolution(), clip));
-  const auto counts = o.bottlenecks();
-  for (int64_t stage = 0; stage < VideoResnetOptions::kStages; ++stage) {
-    const std::vector<int64_t> after = o.blocks_after(stage);
-    for (int64_t b = 0; b < counts[static_cast<size_t>(stage)]; ++b) {
-      const auto list = o.convolutions(stage, b);
-      const MapExtents input = map;
-      for (size_t i = 0; i < 3; ++i) map = convolve(list[i], map);
-      if (list.size() == 4) convolve(list[3], input);
-      if (std::find(after.begin(), after.end(), b) == after.end()) continue;
-      total = sum_of(total, non_local_multiply_adds(o.block_options(stage), map));
-    }
-    if (stage == 0) map = pool(o.pool2(), map);
-  }
-  return sum_of(total, product_of({o.stage_channels(3), o.classes}));
+  double numbers = positions(clip) * static_cast<double>(o.channels);
+  walk_video(
+      o, clip,
+      // What goes into the norm and what comes out of it.
+      [&](const VideoConvolution& c, const MapExtents& map) {
+        numbers += 2 * positions(map) * static_cast<double>(c.outputs);
+      },
+      // Embeddings, y, and the map before and after the norm; kept weights are no more than the embeddings.
+      [&](const NonLocalOptions& block, const MapExtents& map) {
+        numbers += positions(map) * static_cast<double>(8 * block.inner_width() + 2 * block.channels);
+      });
+  return numbers;
 }
 
 }  // namespace loci

@@ -8,7 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "loci/nn/relation/non_local.h"
+#include "loci/base/config_fields.h"
+#include "loci/nn/relation/non_local_options.h"
 
 namespace loci {
 
@@ -24,21 +25,30 @@ struct VideoConvolution {
   MapExtents output_of(const MapExtents& map) const;
 };
 
+// [model.non_local]; channels and dimensions are the stage's.
+struct VideoNonLocalOptions : NonLocalOptions {
+  std::vector<int64_t> blocks = {0, 0, 1, 0};  // of each stage, res2 first, at non_local_places()
+  std::vector<std::string> after;              // "res4.2", from 0: these places in the place of `blocks`
+  void fields(ConfigFields& f);
+};
+
+// [model]
 struct VideoResnetOptions {
   static constexpr int64_t kStages = 4;
 
-  int64_t depth = 50;     // 50 or 101
-  int64_t frames = 32;    // 32: time is halved by conv1, pool1 and pool2; 8: by pool2 alone
-  int64_t classes = 400;  // the data has them
-  int64_t channels = 3;   // of the clips
-  int64_t width = 64;     // of conv1; a stage's bottlenecks have 4, 8, 16 and 32 times as many channels
+  std::vector<int64_t> bottleneck_counts;  // of each stage, res2 first; empty: those of `depth`
+  int64_t depth = 50;                      // 50 or 101
+  int64_t time_halvings = 3;               // 3: by conv1, pool1 and pool2 (the paper's 32 frames); 1: by pool2; 0: none
+  int64_t classes = 400;                   // no field: the data has them
+  int64_t channels = 3;                    // of the clips; no field
+  int64_t width = 64;        // of conv1; a stage's bottlenecks have 4, 8, 16 and 32 times as many channels
+  int64_t first_kernel = 7;  // height and width of conv1's
   Inflation inflation = Inflation::none;
-  // Blocks by stage, res2 first, at non_local_places().
-  std::vector<int64_t> non_local = {0, 0, 0, 0};
-  std::vector<std::string> non_local_after;  // "res4.2", from 0: these places in the place of the counts
   double dropout = 0.5;
   bool stride_in_first = false;  // the stride of a stage in its first 1x1 convolution
-  NonLocalOptions block;         // channels and dimensions are the stage's
+  bool has_non_local = false;
+  VideoNonLocalOptions non_local;
+  void fields(ConfigFields& f);
 
   // Throws Error (usage) for options that do not fit each other.
   void check() const;
@@ -62,5 +72,7 @@ std::vector<int64_t> paper_blocks(int64_t count);
 // blocks both products of pairs. Throws Error (usage).
 int64_t count_video_resnet_parameters(const VideoResnetOptions& options);
 int64_t video_resnet_multiply_adds(const VideoResnetOptions& options, const MapExtents& clip);
+// Numbers that backward keeps of a clip: outputs of convolutions, norms and pools, and what a non-local block keeps.
+double video_resnet_kept_numbers(const VideoResnetOptions& options, const MapExtents& clip);
 
 }  // namespace loci

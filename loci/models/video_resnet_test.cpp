@@ -20,7 +20,8 @@ VideoResnetOptions video(int64_t depth, Inflation inflation = Inflation::none, i
   VideoResnetOptions options;
   options.depth = depth;
   options.inflation = inflation;
-  options.non_local = paper_blocks(blocks);
+  options.has_non_local = blocks > 0;
+  options.non_local.blocks = paper_blocks(blocks);
   return options;
 }
 
@@ -57,7 +58,8 @@ TEST(VideoResnet, CountsParametersAndMultiplyAddsOfThePaper) {
 
 TEST(VideoResnet, PlacesBlocks) {
   const auto after = [](VideoResnetOptions options, std::vector<int64_t> counts) {
-    options.non_local = std::move(counts);
+    options.has_non_local = true;
+    options.non_local.blocks = std::move(counts);
     std::vector<std::vector<int64_t>> all;
     for (int64_t stage = 0; stage < 4; ++stage) all.push_back(options.blocks_after(stage));
     return all;
@@ -69,7 +71,7 @@ TEST(VideoResnet, PlacesBlocks) {
   EXPECT_EQ(after(video(101), paper_blocks(5)), Lists({{}, {1, 3}, {6, 13, 20}, {}}));
   EXPECT_EQ(after(video(101), {1, 0, 1, 1}), Lists({{1}, {}, {21}, {1}}));
   VideoResnetOptions own = video(50);
-  own.non_local_after = {"res4.2", "res2.0", "res4.0"};
+  own.non_local.after = {"res4.2", "res2.0", "res4.0"};
   EXPECT_EQ(after(own, {0, 0, 0, 0}), Lists({{0}, {}, {0, 2}, {}}));
 }
 
@@ -77,7 +79,7 @@ VideoResnetOptions narrow_video(const std::function<void(VideoResnetOptions&)>& 
   VideoResnetOptions options;
   options.width = 2;
   options.classes = 3;
-  options.frames = 8;
+  options.time_halvings = 1;
   options.dropout = 0;
   if (change) change(options);
   return options;
@@ -93,10 +95,59 @@ TEST(VideoResnet, HasTheParametersThatAreCounted) {
   for (const Inflation inflation : {Inflation::none, Inflation::first_convolution, Inflation::second_convolution}) {
     const auto options = narrow_video([&](auto& o) {
       o.inflation = inflation;
-      o.non_local = paper_blocks(5);
+      o.has_non_local = true;
+      o.non_local.blocks = paper_blocks(5);
     });
     EXPECT_EQ(parameters_of(VideoResnet(options, 1)), count_video_resnet_parameters(options));
   }
+}
+
+// Small networks of the same form: what is counted is what there is.
+TEST(VideoResnet, HasOtherDepthsAndFirstKernels) {
+  const torch::NoGradGuard guard;
+  const auto options = narrow_video([](auto& o) {
+    o.bottleneck_counts = {1, 2, 1, 3};
+    o.first_kernel = 3;
+    o.time_halvings = 0;
+    o.inflation = Inflation::second_convolution;
+    o.has_non_local = true;
+    o.non_local.blocks = {0, 2, 1, 0};
+  });
+  VideoResnet network(options, 1);
+  EXPECT_EQ(parameters_of(network), count_video_resnet_parameters(options));
+  std::vector<std::string> names;
+  for (const auto& [name, block] : network.non_local()) names.push_back(name);
+  EXPECT_THAT(names, ElementsAre("res3_0", "res3_1", "res4_0"));
+  network.eval();
+  EXPECT_EQ(network.features(torch::randn({1, 3, 5, 64, 32})).sizes(), (std::vector<int64_t>{1, 64, 5, 2, 1}));
+}
+
+// The mean over frames of what is made of each alone does not know their order, whatever blocks relate. Kernels over
+// frames do.
+TEST(VideoResnet, WithoutKernelsOrPoolsOverTimeTheOrderOfFramesDoesNotMatter) {
+  const torch::NoGradGuard guard;
+  torch::manual_seed(4);
+  const Tensor clips = torch::randn({2, 3, 8, 32, 32}, torch::kDouble), turned = clips.flip(2);
+  const auto differs = [&](Inflation inflation, int64_t halvings, bool blocks) {
+    VideoResnet network(narrow_video([&](auto& o) {
+                          o.inflation = inflation;
+                          o.time_halvings = halvings;
+                          o.has_non_local = blocks;
+                          o.non_local.blocks = {0, 1, 1, 0};
+                          o.bottleneck_counts = {1, 1, 1, 1};
+                        }),
+                        1);
+    network.to(torch::kDouble);
+    // Blocks start as the identity, and inflated kernels are the same forward and backward.
+    for (const Tensor& parameter : network.parameters()) parameter.add_(torch::randn_like(parameter), 0.1);
+    network.forward(clips);  // moves the statistics
+    network.eval();
+    return (network.forward(clips) - network.forward(turned)).abs().max().item<double>() > 1e-9;
+  };
+  EXPECT_FALSE(differs(Inflation::none, 0, false));
+  EXPECT_FALSE(differs(Inflation::none, 0, true));
+  EXPECT_TRUE(differs(Inflation::second_convolution, 0, false));
+  EXPECT_TRUE(differs(Inflation::first_convolution, 0, true));
 }
 
 TEST(VideoResnet, HalvesTimeAndSpaceAsThePaperSays) {
@@ -104,7 +155,7 @@ TEST(VideoResnet, HalvesTimeAndSpaceAsThePaperSays) {
   VideoResnet eight(narrow_video(), 1);
   eight.eval();
   EXPECT_EQ(eight.features(torch::randn({1, 3, 8, 64, 64})).sizes(), (std::vector<int64_t>{1, 64, 4, 2, 2}));
-  VideoResnet many(narrow_video([](auto& o) { o.frames = 32; }), 1);
+  VideoResnet many(narrow_video([](auto& o) { o.time_halvings = 3; }), 1);
   many.eval();
   EXPECT_EQ(many.features(torch::randn({1, 3, 32, 64, 64})).sizes(), (std::vector<int64_t>{1, 64, 4, 2, 2}));
   EXPECT_EQ(many.forward(torch::randn({2, 3, 32, 32, 32})).sizes(), (std::vector<int64_t>{2, 3}));
@@ -123,7 +174,11 @@ TEST(VideoResnet, GoesOnFromAPlainNetworkWithBlocks) {
   torch::manual_seed(0);
   VideoResnet plain(narrow_video(), 1);
   for (int step = 0; step < 2; ++step) plain.forward(torch::randn({2, 3, 8, 32, 32}));  // moves the statistics
-  VideoResnet deep(narrow_video([](auto& o) { o.non_local = {1, 2, 3, 1}; }), 2);
+  VideoResnet deep(narrow_video([](auto& o) {
+                     o.has_non_local = true;
+                     o.non_local.blocks = {1, 2, 3, 1};
+                   }),
+                   2);
   EXPECT_THAT(deep.non_local()[0].first, "res2_1");
   deep.load(state_of(plain));
   plain.eval();
@@ -218,7 +273,7 @@ TEST(VideoResnet, DropsFeaturesInTrainingByTheGivenGenerator) {
 TEST(VideoResnet, TrainsEveryParameterWithBlocks) {
   torch::manual_seed(2);
   VideoResnet network(narrow_video([](auto& o) {
-                        o.non_local = paper_blocks(1);
+                        o.has_non_local = true;
                         o.inflation = Inflation::first_convolution;
                       }),
                       1);
@@ -246,13 +301,23 @@ std::string refusal_of(const std::function<void(VideoResnetOptions&)>& change) {
 
 TEST(VideoResnet, RefusesWhatDoesNotFit) {
   EXPECT_THAT(refusal_of([](auto& o) { o.depth = 18; }), HasSubstr("VideoResnet: depth must be 50 or 101, got 18"));
-  EXPECT_THAT(refusal_of([](auto& o) { o.frames = 16; }), HasSubstr("frames must be 8 or 32, got 16"));
-  EXPECT_THAT(refusal_of([](auto& o) { o.non_local = {0, 0, 7, 0}; }),
-              HasSubstr("non_local must be 4 counts of at most 3, 4, 6, 3, got [0, 0, 7, 0]"));
-  EXPECT_THAT(refusal_of([](auto& o) { o.non_local_after = {"res4.6"}; }),
-              HasSubstr("non_local_after must be bottlenecks from res2.0 to res5.2, got res4.6"));
-  EXPECT_THAT(refusal_of([](auto& o) { o.non_local_after = {"res4.1x"}; }), HasSubstr("got res4.1x"));
-  EXPECT_THAT(refusal_of([](auto& o) { o.non_local_after = {"res4.1", "res4.1"}; }), HasSubstr("once"));
+  EXPECT_THAT(refusal_of([](auto& o) { o.time_halvings = 2; }), HasSubstr("time_halvings must be 0, 1 or 3, got 2"));
+  EXPECT_THAT(refusal_of([](auto& o) { o.bottleneck_counts = {1, 2, 1}; }),
+              HasSubstr("bottlenecks must be 4 numbers of at least 1, got [1, 2, 1]"));
+  EXPECT_THAT(refusal_of([](auto& o) { o.bottleneck_counts = {1, 2, 0, 1}; }), HasSubstr("got [1, 2, 0, 1]"));
+  EXPECT_THAT(refusal_of([](auto& o) { o.first_kernel = 4; }), HasSubstr("first_kernel must be odd, got 4"));
+  const auto refusal_of_blocks = [](const std::function<void(VideoNonLocalOptions&)>& change) {
+    return refusal_of([&](auto& o) {
+      o.has_non_local = true;
+      change(o.non_local);
+    });
+  };
+  EXPECT_THAT(refusal_of_blocks([](auto& o) { o.blocks = {0, 0, 7, 0}; }),
+              HasSubstr("non_local.blocks must be 4 counts of at most 3, 4, 6, 3, got [0, 0, 7, 0]"));
+  EXPECT_THAT(refusal_of_blocks([](auto& o) { o.after = {"res4.6"}; }),
+              HasSubstr("non_local.after must be bottlenecks from res2.0 to res5.2, got res4.6"));
+  EXPECT_THAT(refusal_of_blocks([](auto& o) { o.after = {"res4.1x"}; }), HasSubstr("got res4.1x"));
+  EXPECT_THAT(refusal_of_blocks([](auto& o) { o.after = {"res4.1", "res4.1"}; }), HasSubstr("once"));
   EXPECT_THAT(refusal_of([](auto& o) { o.dropout = 1; }), HasSubstr("dropout must be at least 0 and below 1, got 1"));
   EXPECT_THAT(harness::message_of([] { paper_blocks(3); }), HasSubstr("must be 0, 1, 5 or 10, got 3"));
   VideoResnet network(narrow_video(), 1);

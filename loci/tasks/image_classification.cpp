@@ -32,7 +32,7 @@ ImageClassification::ImageClassification(const ImageClassificationPlan& plan, co
     : MemoryTask(inputs),
       plan_(plan),
       opened_(open_images(plan.data, inputs)),
-      input_(input_of_run(*opened_, inputs)),
+      input_(input_of_run(opened_->input, inputs)),
       model_(std::make_shared<Resnet>(plan.model_for(std::ssize(input_.classes)), inputs.seed, inputs.tables)),
       feed_(opened_, input_, plan.data.augment, batch_shape(), inputs.seed),
       right_(at::zeros({2}, at::kLong)),

@@ -96,20 +96,20 @@ std::shared_ptr<const OpenedImages> open_images(const ImageTaskData& options, co
   return opened;
 }
 
-ImageInput input_of_run(const OpenedImages& opened, const TaskInputs& inputs) {
-  if (inputs.checkpoint.empty()) return opened.input;
+ImageInput input_of_run(const ImageInput& opened, const TaskInputs& inputs) {
+  if (inputs.checkpoint.empty()) return opened;
   ImageInput kept = ImageInput::load(inputs.checkpoint / ImageInput::kFile);
-  if (opened.input.classes != kept.classes) {
+  if (opened.classes != kept.classes) {
     const auto other = std::ranges::find_if(
-        opened.input.classes, [&](const auto& name) { return std::ranges::count(kept.classes, name) == 0; });
+        opened.classes, [&](const auto& name) { return std::ranges::count(kept.classes, name) == 0; });
     fail(ExitCode::input, inputs.data.string(),
          fmt::format("the classes must be the {} of the run", kept.classes.size()),
-         other != opened.input.classes.end() ? *other : fmt::format("{} of them", opened.input.classes.size()));
+         other != opened.classes.end() ? *other : fmt::format("{} of them", opened.classes.size()));
   }
-  if (opened.input.shape != kept.shape) {
+  if (opened.shape != kept.shape) {
     const auto text = [](const ImageShape& s) { return fmt::format("{} x {} x {}", s.height, s.width, s.channels); };
     fail(ExitCode::input, inputs.data.string(), fmt::format("images must be {} as the run's", text(kept.shape)),
-         text(opened.input.shape));
+         text(opened.shape));
   }
   return kept;
 }

@@ -61,7 +61,7 @@ struct OpenedImages : OpenedData {
 
 std::shared_ptr<const OpenedImages> open_images(const ImageTaskData& options, const TaskInputs& inputs);
 // That of the checkpoint, if there is one. Throws Error (input) for data of other classes or of another shape.
-ImageInput input_of_run(const OpenedImages& opened, const TaskInputs& inputs);
+ImageInput input_of_run(const ImageInput& opened, const TaskInputs& inputs);
 
 // A network's input [B, C, height, width] as values of 0 .. 1.
 at::Tensor pixels_of(const at::Tensor& images, const ChannelScale& scale);

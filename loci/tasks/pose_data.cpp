@@ -62,10 +62,7 @@ int64_t PoseTaskData::width() const {
 
 std::string PoseTaskData::settings() const {
   if (kind == PoseDataKind::room) return Config::write(room);
-  SequenceSettings settings{image, split};
-  settings.image.memory_mib = ImageOptions().memory_mib;
-  settings.image.maximum_pixels = ImageOptions().maximum_pixels;
-  return Config::write(settings);
+  return Config::write(SequenceSettings{without_limits(image), split});
 }
 
 std::vector<Pose> OpenedPoses::poses_of(std::span<const int64_t> frames) const {

@@ -90,7 +90,7 @@ ReconstructionTask::ReconstructionTask(const ReconstructionPlan& plan, const Tas
     : MemoryTask(inputs),
       plan_(plan),
       opened_(open_images(plan.data, inputs)),
-      input_(input_of_run(*opened_, inputs)),
+      input_(input_of_run(opened_->input, inputs)),
       model_(std::make_shared<Autoencoder>(plan.model_of_data(), inputs.seed, inputs.tables)),
       feed_(opened_, input_, plan.data.augment, batch_shape(), inputs.seed),
       replaced_(at::zeros({2}, at::kLong)),

@@ -60,8 +60,13 @@ void AugmentOptions::fields(ConfigFields& f) {
   f.field("mirror", mirror, "half of the training images are mirrored, left to right");
 }
 
-Augment::Augment(const ImageShape& shape, const ChannelScale& scale, const AugmentOptions& options, uint64_t seed)
-    : shape_(shape), options_(options), seed_(seed) {
+Augment::Augment(const ImageShape& shape, const ChannelScale& scale, const AugmentOptions& options, uint64_t seed,
+                 const ImageShape& output)
+    : shape_(shape), output_(output), options_(options), seed_(seed) {
+  if (output.height < 1 || output.height > shape.height || output.width < 1 || output.width > shape.width) {
+    fail(ExitCode::usage, "Augment", fmt::format("the cut must be within {} x {}", shape.height, shape.width),
+         fmt::format("{} x {}", output.height, output.width));
+  }
   if (std::ssize(scale.mean) != shape.channels || std::ssize(scale.deviation) != shape.channels) {
     fail(ExitCode::usage, "Augment", fmt::format("mean and deviation must have {} channels", shape.channels),
          fmt::format("{} and {}", scale.mean.size(), scale.deviation.size()));
@@ -78,23 +83,24 @@ Augment::Augment(const ImageShape& shape, const ChannelScale& scale, const Augme
 }
 
 void Augment::plain(const uint8_t* pixels, float* output) const {
-  write(pixels, 0, 0, false, output);
+  write(pixels, (shape_.height - output_.height) / 2, (shape_.width - output_.width) / 2, false, output);
 }
 
 void Augment::random(const uint8_t* pixels, uint64_t draw, float* output) const {
-  const auto shift = [&](const char* stream) {
-    const auto shifts = static_cast<uint64_t>(2 * options_.crop_padding + 1);
+  const auto shift = [&](const char* stream, int64_t room) {
+    const auto shifts = static_cast<uint64_t>(2 * options_.crop_padding + room + 1);
     return static_cast<int64_t>(CounterRandom(seed_, stream).below(draw, shifts)) - options_.crop_padding;
   };
   const bool mirrored = options_.mirror && CounterRandom(seed_, "image mirror").below(draw, 2) == 1;
-  write(pixels, shift("image shift down"), shift("image shift right"), mirrored, output);
+  write(pixels, shift("image shift down", shape_.height - output_.height),
+        shift("image shift right", shape_.width - output_.width), mirrored, output);
 }
 
 // Output pixel (y, x) is input pixel (y + down, x + right); the input is mirrored first where `mirrored`.
 void Augment::write(const uint8_t* pixels, int64_t down, int64_t right, bool mirrored, float* output) const {
   const int64_t H = shape_.height, W = shape_.width, C = shape_.channels;
-  for (int64_t y = 0; y < H; ++y) {
-    for (int64_t x = 0; x < W; ++x, output += C) {
+  for (int64_t y = 0; y < output_.height; ++y) {
+    for (int64_t x = 0; x < output_.width; ++x, output += C) {
       const int64_t from_y = y + down, from_x = mirrored ? W - 1 - x - right : x + right;
       if (from_y < 0 || from_y >= H || from_x < 0 || from_x >= W) {
         std::fill_n(output, C, 0.0f);

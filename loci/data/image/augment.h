@@ -26,18 +26,24 @@ struct AugmentOptions {
   void fields(ConfigFields& f);
 };
 
-// Writes one image. `draw` numbers the uses of images in a run; shift and mirror are a pure function of seed and draw.
+// Writes one image. `draw` numbers the uses of images in a run; shift, cut and mirror are a pure function of seed and
+// draw. All images of one draw, such as the frames of a clip, are shifted, cut and mirrored alike.
 class Augment {
  public:
-  Augment(const ImageShape& shape, const ChannelScale& scale, const AugmentOptions& options, uint64_t seed);
+  // output: the shape of what is written, no larger than the image: cut around its centre, or anywhere at random.
+  Augment(const ImageShape& shape, const ChannelScale& scale, const AugmentOptions& options, uint64_t seed,
+          const ImageShape& output);
+  Augment(const ImageShape& shape, const ChannelScale& scale, const AugmentOptions& options, uint64_t seed)
+      : Augment(shape, scale, options, seed, shape) {}
 
   void plain(const uint8_t* pixels, float* output) const;
   void random(const uint8_t* pixels, uint64_t draw, float* output) const;
+  const ImageShape& output() const { return output_; }
 
  private:
   void write(const uint8_t* pixels, int64_t down, int64_t right, bool mirrored, float* output) const;
 
-  ImageShape shape_;
+  ImageShape shape_, output_;
   std::vector<float> value_;  // [channels, 256]: what a byte becomes
   AugmentOptions options_;
   uint64_t seed_;

@@ -6,20 +6,18 @@
 #include <cerrno>
 #include <map>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/base/config.h"
 #include "loci/base/paths.h"
+#include "loci/data/class_names.h"
 #include "loci/data/folder_files.h"
 #include "loci/data/held_out.h"
 #include "loci/data/image/idx_file.h"
 
 namespace loci {
 namespace {
-
-constexpr std::string_view kTrain = "train", kTest = "test";
 
 using ImagesOfClass = std::map<std::string, std::vector<ImageSource>>;  // both by name
 
@@ -56,28 +54,16 @@ ListedImages list_images(const std::filesystem::path& folder) {
     list.all[top].push_back(source);
     const std::string below = first_folder(rest).first;
     if (below.empty()) continue;
-    if (top == kTrain) list.split.train[below].push_back(source);
-    if (top == kTest) list.split.test[below].push_back(source);
+    if (top == kTrainPart) list.split.train[below].push_back(source);
+    if (top == kTestPart) list.split.test[below].push_back(source);
   }
   return list;
 }
 
-CountedNames missing_classes(const ImagesOfClass& all, const ImagesOfClass& others) {
-  CountedNames missing;
-  for (const auto& [name, images] : all) {
-    if (!others.contains(name)) missing.add(name);
-  }
-  return missing;
-}
-
-void check_same_classes(const std::filesystem::path& folder, const ClassSplit& split) {
-  for (const auto& [part, all, others] :
-       {std::tuple(kTest, &split.train, &split.test), std::tuple(kTrain, &split.test, &split.train)}) {
-    const CountedNames missing = missing_classes(*all, *others);
-    if (missing.count == 0) continue;
-    fail(ExitCode::input, (folder / part).string(), "train and test must hold images of the same classes",
-         fmt::format("none of {}", missing.text()));
-  }
+std::vector<std::string> names_of(const ImagesOfClass& part) {
+  std::vector<std::string> names;
+  for (const auto& [name, images] : part) names.push_back(name);
+  return names;
 }
 
 ClassSplit split_by_share(const std::filesystem::path& folder, const ImagesOfClass& all,
@@ -99,10 +85,10 @@ ClassSplit split_by_share(const std::filesystem::path& folder, const ImagesOfCla
 ClassSplit split_images(const std::filesystem::path& folder, ListedImages& list, const ImageFolderOptions& options) {
   const bool train = !list.split.train.empty(), test = !list.split.test.empty();
   if (train && test) {
-    check_same_classes(folder, list.split);
+    check_same_classes(folder, names_of(list.split.train), names_of(list.split.test), "images");
     for (const auto& [top, images] : list.all) {
       for (const ImageSource& image : images) {
-        const bool part = top == kTrain || top == kTest;
+        const bool part = top == kTrainPart || top == kTestPart;
         if (!part || first_folder(first_folder(image.name).second).first.empty()) list.other.add(image.name);
       }
     }
@@ -110,7 +96,7 @@ ClassSplit split_images(const std::filesystem::path& folder, ListedImages& list,
   }
   if (train || test) {
     fail(ExitCode::input, folder.string(), "the folder must hold train/CLASS and test/CLASS, or CLASS alone",
-         fmt::format("images of classes in {} alone", train ? kTrain : kTest));
+         fmt::format("images of classes in {} alone", train ? kTrainPart : kTestPart));
   }
   if (const auto outside = list.all.find(""); outside != list.all.end()) {
     for (const ImageSource& image : outside->second) list.other.add(image.name);
@@ -151,8 +137,7 @@ const std::vector<std::string>& image_extensions() {
 }
 
 std::string image_settings(ImageFolderOptions options) {
-  options.image.memory_mib = ImageOptions().memory_mib;
-  options.image.maximum_pixels = ImageOptions().maximum_pixels;
+  options.image = without_limits(options.image);
   return Config::write(options);
 }
 
@@ -165,7 +150,7 @@ ImageClasses load_image_folder(const std::filesystem::path& folder, const ImageF
   ListedImages list = list_images(folder);
   const ClassSplit split = split_images(folder, list, options);
   ImageClasses result;
-  for (const auto& [name, images] : split.train) result.classes.push_back(name);
+  result.classes = names_of(split.train);
   ImageLoader loader(options.image, progress);
   result.train = load_part(split.train, loader);
   result.test = load_part(split.test, loader);

@@ -34,6 +34,12 @@ void check_image_size(const ImageOptions& options) {
        fmt::format("{} numbers", options.size.size()));
 }
 
+ImageOptions without_limits(ImageOptions options) {
+  options.memory_mib = ImageOptions().memory_mib;
+  options.maximum_pixels = ImageOptions().maximum_pixels;
+  return options;
+}
+
 void ImageOptions::fields(ConfigFields& f) {
   f.choice("color", color, "channels of the images", {{"rgb", ImageColor::rgb}, {"grey", ImageColor::grey}});
   f.field("size", size, "[height, width] to which images are scaled and cut; empty: all must have one size",

@@ -25,6 +25,9 @@ struct ImageOptions {
 // Throws Error (usage) unless `size` is empty or two numbers.
 void check_image_size(const ImageOptions& options);
 
+// Those that decide what an image becomes: without the limits of memory and size.
+ImageOptions without_limits(ImageOptions options);
+
 // An image in a file that was looked at before.
 struct ImageSource {
   std::filesystem::path path;
