@@ -19,13 +19,9 @@ from pathlib import Path
 
 from loci import figures, pictures, places, poses, provenance, ram
 from loci.comparison import comparison
+from loci.console import EXIT_INPUT, EXIT_RESOURCES, EXIT_USAGE, LACKING, complain
 from loci.runs import Experiment, ReportError, Run, printable, read_experiment
 from loci.watch import watch_figure, watched
-
-EXIT_USAGE = 2
-EXIT_INPUT = 3
-EXIT_RESOURCES = 4
-LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
@@ -92,15 +88,6 @@ def main(arguments: list[str] | None = None) -> int:
         status = EXIT_RESOURCES if error.errno in LACKING else EXIT_USAGE
         return complain(f"report: cannot write {printable(target)}: {error.strerror or error}", status)
     return 0
-
-
-def complain(message: str, status: int) -> int:
-    """One line on standard error, whatever the names in it are."""
-    line = " ".join(printable(message).split())
-    with contextlib.suppress(OSError):
-        sys.stderr.buffer.write(f"{line}\n".encode()) if hasattr(sys.stderr, "buffer") else print(line, file=sys.stderr)
-        sys.stderr.flush()
-    return status
 
 
 def all_runs(experiments: list[Experiment]) -> list[Run]:

@@ -1,0 +1,1 @@
+"""Trained weights of other libraries under the names of Loci, and back (`python -m loci.weights`)."""

@@ -1,0 +1,94 @@
+// Networks and blocks behind a command line, in evaluation, for the comparison with their formulas in Python
+// (test_weights.py).
+//   network_tool OPTIONS.toml WEIGHTS INPUT OUTPUT     INPUT has the tensor x; OUTPUT gets y, what the network returns
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "loci/base/check.h"
+#include "loci/base/config.h"
+#include "loci/models/image_resnet.h"
+#include "loci/models/load_state.h"
+#include "loci/models/video_resnet.h"
+#include "loci/nn/relation/non_local.h"
+#include "loci/train/tensor_file.h"
+
+namespace {
+
+enum class Kind { image_resnet, video_resnet, non_local };
+
+struct Description {
+  Kind kind = Kind::image_resnet;
+  int64_t classes = 4;
+  int64_t channels = 3;
+  loci::ImageResnetOptions image;
+  loci::VideoResnetOptions video;
+  loci::NonLocalOptions block;
+
+  void fields(loci::ConfigFields& f) {
+    f.choice(
+        "kind", kind, "what is run",
+        {{"image_resnet", Kind::image_resnet}, {"video_resnet", Kind::video_resnet}, {"non_local", Kind::non_local}});
+    f.field("classes", classes, "of a network");
+    f.field("channels", channels, "of the input");
+    f.section("image", image);
+    f.field("depth", video.depth, "of a video network");
+    f.field("width", video.width, "of a video network");
+    f.field("frames", video.frames, "of a video network");
+    f.choice("inflation", video.inflation, "of a video network",
+             {{"none", loci::Inflation::none},
+              {"first", loci::Inflation::first_convolution},
+              {"second", loci::Inflation::second_convolution}});
+    f.field("after", video.non_local_after, "of a video network");
+    f.field("dimensions", block.dimensions, "of a block");
+    f.section("non_local", block);
+  }
+};
+
+at::Tensor output_of(Description d, const std::map<std::string, at::Tensor>& weights, const at::Tensor& x) {
+  if (d.kind == Kind::image_resnet) {
+    d.image.classes = d.classes;
+    d.image.channels = d.channels;
+    loci::ImageResnet network(d.image, 0);
+    network.load(weights);
+    network.eval();
+    return network.forward(x);
+  }
+  if (d.kind == Kind::video_resnet) {
+    d.video.classes = d.classes;
+    d.video.channels = d.channels;
+    d.video.block = d.block;
+    loci::VideoResnet network(d.video, 0);
+    network.load(weights);
+    network.eval();
+    return network.forward(x);
+  }
+  d.block.channels = d.channels;
+  loci::NonLocal block("block", d.block, 0);
+  loci::load_state("NonLocal", block, weights, [](const std::string&) { return std::string(); });
+  block.eval();
+  return block.forward(x);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    if (argc == 5) {
+      Description description;
+      loci::Config::from_file(argv[1]).read(description);
+      const c10::InferenceMode no_gradient;
+      const auto weights = loci::read_tensors(argv[2]);
+      const at::Tensor y = output_of(description, weights, loci::read_tensors(argv[3]).at("x"));
+      return loci::write_tensors(argv[4], {{"y", y}}), 0;
+    }
+  } catch (const loci::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.code());
+  }
+  std::fprintf(stderr, "network_tool OPTIONS.toml WEIGHTS INPUT OUTPUT\n");
+  return 2;
+}
