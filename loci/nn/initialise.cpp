@@ -2,6 +2,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <string>
 
 #include "loci/base/random.h"
 
@@ -28,6 +31,18 @@ at::Tensor normal_start(uint64_t seed, std::string_view name, at::IntArrayRef si
 at::Tensor uniform_start(uint64_t seed, std::string_view name, at::IntArrayRef sizes, double bound) {
   const CounterRandom random(seed, name);
   return fill(sizes, [&](uint64_t i) { return bound * (2 * random.uniform(i) - 1); });
+}
+
+// For modules in Python, which start with the same numbers.
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def("normal_start(int seed, str name, int[] sizes, float std) -> Tensor",
+        [](int64_t seed, const std::string& name, at::IntArrayRef sizes, double std) {
+          return normal_start(static_cast<uint64_t>(seed), name, sizes, std);
+        });
+  m.def("uniform_start(int seed, str name, int[] sizes, float bound) -> Tensor",
+        [](int64_t seed, const std::string& name, at::IntArrayRef sizes, double bound) {
+          return uniform_start(static_cast<uint64_t>(seed), name, sizes, bound);
+        });
 }
 
 }  // namespace loci

@@ -78,12 +78,34 @@ double norm_of(const at::Tensor& square_sum) {  // [U]
 
 }  // namespace
 
+const std::vector<std::pair<std::string, RowRule>>& row_rule_words() {
+  static const std::vector<std::pair<std::string, RowRule>> words = {{"adam", RowRule::adam},
+                                                                     {"adam_row_moment", RowRule::adam_row_moment},
+                                                                     {"adagrad", RowRule::adagrad},
+                                                                     {"sgd", RowRule::sgd}};
+  return words;
+}
+
+const std::vector<std::pair<std::string, RowRounding>>& row_rounding_words() {
+  static const std::vector<std::pair<std::string, RowRounding>> words = {
+      {"stochastic", RowRounding::stochastic}, {"nearest", RowRounding::nearest}, {"master", RowRounding::master}};
+  return words;
+}
+
+const std::vector<std::pair<std::string, RowMoments>>& row_moments_words() {
+  static const std::vector<std::pair<std::string, RowMoments>> words = {{"float32", RowMoments::float32},
+                                                                        {"bfloat16", RowMoments::bfloat16}};
+  return words;
+}
+
+const std::vector<std::pair<std::string, RowPages>>& row_pages_words() {
+  static const std::vector<std::pair<std::string, RowPages>> words = {{"huge", RowPages::huge},
+                                                                      {"small", RowPages::small}};
+  return words;
+}
+
 void RowOptimizerOptions::fields(ConfigFields& f) {
-  f.choice<RowRule>("rule", rule, "update rule of the rows",
-                    {{"adam", RowRule::adam},
-                     {"adam_row_moment", RowRule::adam_row_moment},
-                     {"adagrad", RowRule::adagrad},
-                     {"sgd", RowRule::sgd}});
+  f.choice("rule", rule, "update rule of the rows", row_rule_words());
   f.field("learning_rate", learning_rate, "learning rate of the rows, constant", {.minimum = 0});
   f.when(has_count(rule), "table_optimizer.rule is \"adam\" or \"adam_row_moment\"", [&] {
     f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
@@ -94,15 +116,12 @@ void RowOptimizerOptions::fields(ConfigFields& f) {
   });
   f.field("weight_decay", weight_decay, "decoupled weight decay of the rows that a step touches", {.minimum = 0});
   f.field("clip_norm", clip_norm, "largest norm of a table's gradient; 0: not clipped", {.minimum = 0});
-  f.choice<RowRounding>(
-      "rounding", rounding, "how bfloat16 rows are rounded: by chance, to the nearest, or from a float32 copy",
-      {{"stochastic", RowRounding::stochastic}, {"nearest", RowRounding::nearest}, {"master", RowRounding::master}});
-  f.when(has_count(rule), "table_optimizer.rule is \"adam\" or \"adam_row_moment\"", [&] {
-    f.choice<RowMoments>("moments", moments, "type of the moments",
-                         {{"float32", RowMoments::float32}, {"bfloat16", RowMoments::bfloat16}});
-  });
-  f.choice<RowPages>("pages", pages, "memory pages of the state; small: rows that no step touched take no memory",
-                     {{"huge", RowPages::huge}, {"small", RowPages::small}});
+  f.choice("rounding", rounding, "how bfloat16 rows are rounded: by chance, to the nearest, or from a float32 copy",
+           row_rounding_words());
+  f.when(has_count(rule), "table_optimizer.rule is \"adam\" or \"adam_row_moment\"",
+         [&] { f.choice("moments", moments, "type of the moments", row_moments_words()); });
+  f.choice("pages", pages, "memory pages of the state; small: rows that no step touched take no memory",
+           row_pages_words());
 }
 
 bool PendingRows::finite() const {

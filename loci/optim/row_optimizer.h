@@ -17,6 +17,12 @@ namespace loci {
 enum class RowMoments { float32, bfloat16 };  // bfloat16: half the memory, stochastic rounding
 enum class RowPages { huge, small };
 
+// The choices with the words that configurations and messages call them by.
+const std::vector<std::pair<std::string, RowRule>>& row_rule_words();
+const std::vector<std::pair<std::string, RowRounding>>& row_rounding_words();
+const std::vector<std::pair<std::string, RowMoments>>& row_moments_words();
+const std::vector<std::pair<std::string, RowPages>>& row_pages_words();
+
 struct RowOptimizerOptions {
   RowRule rule = RowRule::adam;
   double learning_rate = 1e-3;  // constant: it does not follow the schedule of the dense parameters
@@ -60,6 +66,7 @@ class RowOptimizer {
 
   RowStore& rows() const { return *rows_; }
   const RowOptimizerOptions& options() const { return options_; }
+  void set_learning_rate(double rate) { options_.learning_rate = rate; }  // from the next step on
   // State tensors by name ("moment1" [R, D], "moment2", "count" [R], "master", "steps"), to save and to copy into.
   // The store allocates them (RowStore::row_storage), so that rows without updates take no memory.
   std::vector<std::pair<std::string, at::Tensor>> state() const;

@@ -11,30 +11,30 @@
 #include "loci/ops/table_read/table_read.h"
 
 namespace loci {
-namespace {
 
 using at::Tensor;
+
+// read:    input weight [T, K], out[t] = sum over r of weight[t, r] * row[index[t, r]]
+//          gradients: of weight, project of the output's gradient; of a row, weight[t, r] * gradient[t]
+// project: input x [T, D], out[t, r] = <row[index[t, r]], x[t]>
+//          gradients: of x, read with the output's gradient as weights; of a row, gradient[t, r] * x[t]
+Tensor access_rows(RowAccess access, const Tensor& values, const Tensor& index, const Tensor& input,
+                   const std::optional<Tensor>& scale) {
+  return access == RowAccess::read ? table_read(values, index, input, scale)
+                                   : table_project(values, index, input, scale);
+}
+
+namespace {
 
 struct StoreHandle : torch::CustomClassHolder {
   explicit StoreHandle(std::shared_ptr<RowStore> rows) : rows(std::move(rows)) {}
   std::shared_ptr<RowStore> rows;
 };
 
-enum class Access { read, project };
-
-// read:    input weight [T, K], out[t] = sum over r of weight[t, r] * row[index[t, r]]
-//          gradients: of weight, project of the output's gradient; of a row, weight[t, r] * gradient[t]
-// project: input x [T, D], out[t, r] = <row[index[t, r]], x[t]>
-//          gradients: of x, read with the output's gradient as weights; of a row, gradient[t, r] * x[t]
-Tensor access_rows(Access access, const Tensor& values, const Tensor& index, const Tensor& input,
-                   const std::optional<Tensor>& scale) {
-  return access == Access::read ? table_read(values, index, input, scale) : table_project(values, index, input, scale);
-}
-
 // The gradient of `values` stays undefined: the row references are the gradient.
-template <Access kAccess>
+template <RowAccess kAccess>
 std::vector<Tensor> access_gradient(const BackwardPass& pass) {
-  constexpr bool kRead = kAccess == Access::read;
+  constexpr bool kRead = kAccess == RowAccess::read;
   const Tensor &values = pass.saved[0], &index = pass.saved[1], input = pass.saved[2].detach();
   const Tensor grad = pass.grad[0].detach().contiguous();  // [T, D] of a read, [T, K] of a projection
   const auto handle = pass.constants[0].toCapsule();
@@ -44,11 +44,11 @@ std::vector<Tensor> access_gradient(const BackwardPass& pass) {
         {index, kRead ? input : grad, kRead ? grad : input, pass.constants[1].toInt(), pass.constants[2].toInt()});
   }
   if (!pass.needed[1]) return {Tensor(), Tensor()};
-  return {Tensor(), access_rows(kRead ? Access::project : Access::read, values, index, grad, rows.scale())};
+  return {Tensor(), access_rows(kRead ? RowAccess::project : RowAccess::read, values, index, grad, rows.scale())};
 }
 
 // `values` is an input, so that backward comes here even when `input` needs no gradient.
-template <Access kAccess>
+template <RowAccess kAccess>
 Tensor access_with_gradient(const char* who, RowStore& rows, const Tensor& index, const Tensor& input, int64_t use) {
   rows.references().check_use(use);
   return once_differentiable<access_gradient<kAccess>>(who, {rows.values(), input}, [&] {
@@ -63,11 +63,11 @@ Tensor access_with_gradient(const char* who, RowStore& rows, const Tensor& index
 }  // namespace
 
 Tensor read_rows(RowStore& rows, const Tensor& index, const Tensor& weight, int64_t use) {
-  return access_with_gradient<Access::read>("Table::read", rows, index, weight, use);
+  return access_with_gradient<RowAccess::read>("Table::read", rows, index, weight, use);
 }
 
 Tensor project_rows(RowStore& rows, const Tensor& index, const Tensor& x, int64_t use) {
-  return access_with_gradient<Access::project>("Table::project", rows, index, x.contiguous(), use);
+  return access_with_gradient<RowAccess::project>("Table::project", rows, index, x.contiguous(), use);
 }
 
 }  // namespace loci

@@ -1,1 +1,45 @@
-"""Reports on Loci's runs (`python -m loci.report RUN...`) and weights of other libraries (`python -m loci.weights`)."""
+"""Large memory layers for neural networks: the C++ library as modules and optimisers of torch (docs/python.md).
+
+    memory = loci.ProductKeyMemory(width=512, rows=2**18, heads=4, top_k=32, query_norm="batch")
+    y = memory(x)
+    rows = loci.optim.RowAdam(memory.tables(), lr=1e-2)
+
+Nothing is loaded before it is used, so that the reports (`python -m loci.report RUN...`) need no library."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loci import optim as optim
+    from loci.library import ops as ops
+    from loci.memory import FlatKeyMemory as FlatKeyMemory
+    from loci.memory import PeerMemory as PeerMemory
+    from loci.memory import ProductKeyMemory as ProductKeyMemory
+    from loci.memory_layer import Reads as Reads
+    from loci.table import Table as Table
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FlatKeyMemory": "memory",
+    "PeerMemory": "memory",
+    "ProductKeyMemory": "memory",
+    "Reads": "memory_layer",
+    "Table": "table",
+    "ops": "library",
+}
+__all__ = [*_HOMES, "optim"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "optim":
+        return importlib.import_module("loci.optim")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"loci.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'loci' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,87 @@
+// torch.classes.loci.RowOptimizer: a row optimiser as an object of Python.
+//
+//   RowOptimizer(table, rule, betas, epsilon, weight_decay, clip_norm, rounding, moments, pages, seed)
+//   pending(scale) -> finite            sums what backward left; apply() follows
+//   apply(rate, scale, wanted) -> (rows, norm, skipped)
+//   state() -> [(name, tensor)]         the state itself: copying into a tensor changes it
+#include <torch/custom_class.h>
+
+#include <map>
+#include <optional>
+
+#include "loci/optim/row_optimizer.h"
+#include "loci/table/table_class.h"
+#include "loci/table/torch_errors.h"
+
+namespace loci {
+namespace {
+
+template <class Choice>
+Choice choice_of(const char* what, const std::vector<std::pair<std::string, Choice>>& words, const std::string& word) {
+  std::string known;
+  for (const auto& [name, choice] : words) {
+    if (name == word) return choice;
+    known += known.empty() ? name : ", " + name;
+  }
+  fail(ExitCode::usage, "RowOptimizer", fmt::format("{} must be one of {}", what, known), word);
+}
+
+struct RowOptimizerObject : torch::CustomClassHolder {
+  RowOptimizerObject(RowStore& rows, const RowOptimizerOptions& options, uint64_t seed)
+      : optimizer(rows, options, seed) {}
+  RowOptimizer optimizer;
+  std::optional<PendingRows> pending;
+};
+
+c10::intrusive_ptr<RowOptimizerObject> new_row_optimizer(const c10::intrusive_ptr<TableObject>& table,
+                                                         const std::string& rule, double beta1, double beta2,
+                                                         double epsilon, double weight_decay, double clip_norm,
+                                                         const std::string& rounding, const std::string& moments,
+                                                         const std::string& pages, int64_t seed) {
+  return with_torch_errors([&] {
+    RowOptimizerOptions options;
+    options.rule = choice_of("rule", row_rule_words(), rule);
+    options.beta1 = beta1;
+    options.beta2 = beta2;
+    options.epsilon = epsilon;
+    options.weight_decay = weight_decay;
+    options.clip_norm = clip_norm;
+    options.rounding = choice_of("rounding", row_rounding_words(), rounding);
+    options.moments = choice_of("moments", row_moments_words(), moments);
+    options.pages = choice_of("pages", row_pages_words(), pages);
+    return c10::make_intrusive<RowOptimizerObject>(table->table->store(), options, static_cast<uint64_t>(seed));
+  });
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  using Self = const c10::intrusive_ptr<RowOptimizerObject>&;
+  m.class_<RowOptimizerObject>("RowOptimizer")
+      .def(torch::init(new_row_optimizer))
+      .def("pending",
+           [](Self self, double scale) {
+             self->pending = with_torch_errors([&] { return self->optimizer.pending(scale); });
+             return self->pending->finite();
+           })
+      .def("apply",
+           [](Self self, double rate, double scale, bool wanted) {
+             TORCH_CHECK(self->pending.has_value(), "RowOptimizer: pending() must come before apply(), got none");
+             self->optimizer.set_learning_rate(rate);
+             const RowStep step =
+                 with_torch_errors([&] { return self->optimizer.apply(*self->pending, scale, wanted); });
+             self->pending.reset();
+             return std::make_tuple(step.rows, step.norm, step.skipped);
+           })
+      .def("state",
+           [](Self self) {
+             std::vector<std::tuple<std::string, at::Tensor>> state;
+             for (const auto& [name, tensor] : self->optimizer.state()) state.emplace_back(name, tensor);
+             return state;
+           })
+      .def("clear_state", [](Self self, const std::optional<at::Tensor>& rows) {
+        with_torch_errors([&] { rows ? self->optimizer.clear_state(*rows) : self->optimizer.clear_state(); });
+      });
+}
+
+}  // namespace loci

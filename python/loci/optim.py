@@ -1,0 +1,249 @@
+"""Optimisers of the rows of tables: a step updates the rows that were read since the last one, and nothing else.
+
+    rows = loci.optim.RowAdam(memory.tables(), lr=1e-2)
+    loss.backward(); dense.step(); rows.step(); dense.zero_grad(); rows.zero_grad()
+
+They are optimisers of torch: parameter groups, schedulers, hooks and `state_dict` work as usual. What stands for a
+table in `param_groups` is its `anchor`, a tensor of one number that never changes. Formulas:
+docs/product-key-memory.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from loci.library import classes
+from loci.memory_layer import at_least, one_of
+from loci.table import Table, drawn_seed
+
+RULES = ("adam", "adam_row_moment", "adagrad", "sgd")
+ROUNDINGS = ("stochastic", "nearest", "master")
+MOMENTS = ("float32", "bfloat16")
+PAGES = ("huge", "small")
+
+
+class RowOptimizer(torch.optim.Optimizer):
+    """Use RowAdam, RowAdagrad or RowSGD, which say what their arguments are."""
+
+    def __init__(self, tables: Iterable[Table | dict[str, Any]] | Table, defaults: dict[str, Any], seed: int | None):
+        self._tables: dict[int, Table] = {}  # by the anchor's id
+        self._optimizers: dict[int, Any] = {}
+        self._seed = drawn_seed() if seed is None else int(seed)
+        groups = [tables] if isinstance(tables, Table) else list(tables)
+        if not groups:
+            raise ValueError(f"{type(self).__name__}: tables must name at least one table, got none")
+        super().__init__([self._group_of(group) for group in groups], defaults)
+        self.last_steps: list[tuple[str, int, float, bool]] = []
+
+    def _group_of(self, group: Table | dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(group, (Table, dict)):
+            raise TypeError(f"{type(self).__name__}: tables must be loci.Table, got {type(group).__name__}")
+        settings = {"tables": [group]} if isinstance(group, Table) else dict(group)
+        if "tables" not in settings:
+            raise ValueError(f"{type(self).__name__}: a group must have tables, got {sorted(settings)}")
+        tables = settings.pop("tables")
+        tables = [tables] if isinstance(tables, Table) else list(tables)
+        for table in tables:
+            if not isinstance(table, Table):
+                raise TypeError(f"{type(self).__name__}: tables must be loci.Table, got {type(table).__name__}")
+            self._tables[id(table.anchor)] = table
+        return settings | {"params": [table.anchor for table in tables]}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """A group has `tables` and its own settings."""
+        group = self._group_of(param_group) if "tables" in param_group else param_group
+        super().add_param_group(group)
+        group = self.param_groups[-1]
+        at_least(type(self).__name__, "lr", group["lr"], 0)
+        one_of(type(self).__name__, "rounding", group["rounding"], ROUNDINGS)
+        one_of(type(self).__name__, "moments", group["moments"], MOMENTS)
+        one_of(type(self).__name__, "pages", group["pages"], PAGES)
+        for anchor in group["params"]:
+            table = self._tables.get(id(anchor))
+            if table is None:
+                raise ValueError(f"{type(self).__name__}: groups must be made of tables, got a tensor")
+            beta1, beta2 = group["betas"]
+            made = classes.RowOptimizer(
+                table.object, group["rule"], beta1, beta2, group["eps"], group["weight_decay"], group["clip_norm"],
+                group["rounding"], group["moments"], group["pages"], self._seed,
+            )  # fmt: skip
+            self._optimizers[id(anchor)] = made
+            self.state[anchor] = dict(made.state())
+
+    def tables(self) -> list[Table]:
+        return [self._tables[id(anchor)] for group in self.param_groups for anchor in group["params"]]
+
+    def pending(self, scale: float = 1.0) -> bool:
+        """Sums what backward left. False where a gradient is not finite: then no table must be updated."""
+        found = [made.pending(scale) for made in self._optimizers.values()]
+        return all(found)
+
+    def apply(self, scale: float = 1.0, wanted: bool = True) -> None:
+        """Updates the rows, unless not `wanted`; forgets the gradients in any case. After pending()."""
+        self.last_steps = []
+        for group in self.param_groups:
+            for anchor in group["params"]:
+                done = self._optimizers[id(anchor)].apply(float(group["lr"]), scale, wanted)
+                self.last_steps.append((self._tables[id(anchor)].name, *done))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates the rows that were read, and forgets the gradients. A gradient that is not finite skips the step for
+        all tables: rows, state and counts stay. `last_steps` has (table, rows, norm, skipped) of each."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.apply(wanted=self.pending())
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for table in self.tables():
+            table.zero_grad(set_to_none)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copies into the state, which may be in files. ValueError for groups or states of other shapes."""
+        who = type(self).__name__
+        groups = state_dict["param_groups"]
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in self.param_groups]:
+            raise ValueError(f"{who}: the state must be of as many tables in the same groups")
+        for own, given in zip(self.param_groups, groups, strict=True):
+            own.update({key: value for key, value in given.items() if key != "params"})
+            for anchor, number in zip(own["params"], given["params"], strict=True):
+                state = state_dict["state"].get(number, {})
+                if set(state) != set(self.state[anchor]):
+                    raise ValueError(
+                        f"{who}: the state must have {sorted(self.state[anchor])}, got {sorted(state)} "
+                        f"for table {self._tables[id(anchor)].name}"
+                    )
+                for key, tensor in self.state[anchor].items():
+                    if state[key].shape != tensor.shape:
+                        raise ValueError(f"{who}: {key} must be {list(tensor.shape)}, got {list(state[key].shape)}")
+                    tensor.copy_(state[key])
+
+
+class RowAdam(RowOptimizer):
+    """Adam on the rows that a step reads; moments and bias correction count a row's own steps.
+
+    Args:
+        tables: tables, or groups {"tables": ..., "lr": ...}.
+        lr, betas, eps, weight_decay (decoupled, on rows that a step touches).
+        clip_norm: largest norm of a table's summed gradient; 0: off.
+        row_moment: one second moment for each row in place of one for each number.
+        rounding: of bfloat16 rows: "stochastic", "nearest", or "master" (a float32 copy).
+        moments: "float32" or "bfloat16". pages: of the state, "huge" or "small" (less memory while few rows train).
+        seed: of stochastic rounding; None draws it from torch's generator.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[Table | dict[str, Any]] | Table,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float = 0.0,
+        row_moment: bool = False,
+        rounding: str = "stochastic",
+        moments: str = "float32",
+        pages: str = "huge",
+        seed: int | None = None,
+    ):
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "clip_norm": clip_norm,
+            "rule": "adam_row_moment" if row_moment else "adam", "rounding": rounding, "moments": moments,
+            "pages": pages,
+        }  # fmt: skip
+        super().__init__(tables, defaults, seed)
+
+
+class RowAdagrad(RowOptimizer):
+    """Adagrad with one sum for each row. Arguments: those of RowAdam without betas and moments."""
+
+    def __init__(
+        self,
+        tables: Iterable[Table | dict[str, Any]] | Table,
+        lr: float = 1e-2,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float = 0.0,
+        rounding: str = "stochastic",
+        pages: str = "huge",
+        seed: int | None = None,
+    ):
+        defaults = {
+            "lr": lr, "betas": (0.9, 0.999), "eps": eps, "weight_decay": weight_decay, "clip_norm": clip_norm,
+            "rule": "adagrad", "rounding": rounding, "moments": "float32", "pages": pages,
+        }  # fmt: skip
+        super().__init__(tables, defaults, seed)
+
+
+class RowSGD(RowOptimizer):
+    """Plain gradient descent on the rows that a step reads. Arguments: those of RowAdam without betas, eps, moments."""
+
+    def __init__(
+        self,
+        tables: Iterable[Table | dict[str, Any]] | Table,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        *,
+        clip_norm: float = 0.0,
+        rounding: str = "stochastic",
+        pages: str = "huge",
+        seed: int | None = None,
+    ):
+        defaults = {
+            "lr": lr, "betas": (0.9, 0.999), "eps": 0.0, "weight_decay": weight_decay, "clip_norm": clip_norm,
+            "rule": "sgd", "rounding": rounding, "moments": "float32", "pages": pages,
+        }  # fmt: skip
+        super().__init__(tables, defaults, seed)
+
+
+class Both(torch.optim.Optimizer):
+    """A dense optimiser and an optimiser of rows as one, for trainers that know only one.
+
+        optimizer = loci.optim.Both(torch.optim.AdamW(model.parameters()), loci.optim.RowAdam(tables))
+
+    A step is skipped for both where a gradient of either is not finite. `max_norm` clips the dense gradients (rows are
+    clipped by `clip_norm` of their own optimiser). Groups are those of both, dense first; schedulers scale both."""
+
+    def __init__(self, dense: torch.optim.Optimizer, rows: RowOptimizer, max_norm: float = 0.0):
+        self.dense, self.rows, self.max_norm = dense, rows, max_norm
+        self.skipped = 0
+        super().__init__([{"params": group["params"]} for group in (*dense.param_groups, *rows.param_groups)], {})
+        self.param_groups = [*dense.param_groups, *rows.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gradients = [p.grad for group in self.dense.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        finite = self.rows.pending() and bool(torch.isfinite(norm))
+        if finite:
+            if self.max_norm > 0:
+                parameters = [p for group in self.dense.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, norm)
+            self.dense.step()
+        else:
+            self.skipped += 1
+        self.rows.apply(wanted=finite)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.dense.zero_grad(set_to_none)
+        self.rows.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"dense": self.dense.state_dict(), "rows": self.rows.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.dense.load_state_dict(state_dict["dense"])
+        self.rows.load_state_dict(state_dict["rows"])

@@ -1,0 +1,286 @@
+"""Tables: rows that layers read by number and that are no parameters. A step of a row optimiser costs what it read."""
+
+from __future__ import annotations
+
+import copy
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loci.library import classes, ops
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float64: "float64",
+    torch.int8: "int8",
+}
+HOMES = ("memory", "mapped")
+
+
+def drawn_seed() -> int:
+    """A seed from torch's default generator, so that torch.manual_seed decides."""
+    return int(torch.randint(2**62, ()).item())
+
+
+class Table(nn.Module):
+    """Rows [rows, width] that layers share.
+
+    A table is no parameter: dense optimisers never see it, and backward leaves row references (small) in place of a
+    gradient of its size. `loci.optim` has the optimisers of rows. `state_dict` holds `values` (and `scale` of int8
+    rows); a table that several layers share appears under each of them, as tied parameters do, and is stored once.
+
+    Args:
+        rows, width: at least 1.
+        dtype: float32, bfloat16, float64, or int8 with a float32 scale for each row, which only serves.
+        home: "memory", or "mapped": in files in the folder `path`, which may be larger than memory.
+        seed: of the starting values, N(0, std^2); None draws it from torch's generator.
+        std: None for width ** -0.5; 0 for zeros, which take no memory until they are written.
+        name: names the table in messages, files and the random numbers of its start.
+        device: "cpu", or "meta" for a table without rows (`to_empty`).
+
+    Raises:
+        ValueError: sizes, dtype or home that are none of these.
+        RuntimeError: memory or disk are too small.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        width: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        home: str = "memory",
+        path: str | os.PathLike[str] | None = None,
+        seed: int | None = None,
+        std: float | None = None,
+        name: str = "table",
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ValueError(f"Table: dtype must be float32, bfloat16, float64 or int8, got {dtype}")
+        if home not in HOMES:
+            raise ValueError(f"Table: home must be memory or mapped, got {home!r}")
+        if (home == "mapped") != (path is not None):
+            raise ValueError(f"Table: path must be given for a mapped table alone, got {path!r} for home {home!r}")
+        self.rows, self.width, self.dtype, self.name = int(rows), int(width), dtype, name
+        self.home, self.path = home, None if path is None else os.fspath(path)
+        self.std = self.width**-0.5 if std is None and self.width > 0 else float(std or 0)
+        # Where it requires a gradient, backward reaches the rows even if nothing else in a read needs one.
+        self.anchor = torch.zeros(1, requires_grad=True)
+        self.uses: weakref.WeakSet[TableUse] = weakref.WeakSet()
+        self._object: Any = None
+        self._values = torch.empty(max(self.rows, 0), max(self.width, 0), dtype=dtype, device="meta")
+        self._scale: Tensor | None = None
+        if torch.device(device or torch.get_default_device()).type != "meta":
+            self._allocate()
+            self.reset_parameters(seed)
+
+    def _allocate(self) -> None:
+        self._object = classes.Table(
+            self.name, self.rows, self.width, DTYPES[self.dtype], self.home, self.path or ""
+        )  # fmt: skip
+        self._values, self._scale = self._object.values().detach(), self._object.scale()
+        for use in self.uses:
+            use.renew()
+
+    def new_use(self) -> Tensor:
+        """int64 [2]: the table and a number of a layer, for the operators."""
+        if self._object is None:
+            return torch.empty(2, dtype=torch.int64, device="meta")
+        use: Tensor = self._object.new_use()
+        return use
+
+    @property
+    def object(self) -> Any:
+        """The table of the library. RuntimeError for one on the meta device, which has no rows yet."""
+        if self._object is None:
+            raise RuntimeError(f"table {self.name}: rows must be allocated (to_empty), got a table on meta")
+        return self._object
+
+    @property
+    def values(self) -> Tensor:
+        """The rows themselves [rows, width]: writing into them changes the table. No gradient."""
+        return self._values
+
+    @property
+    def scale(self) -> Tensor | None:
+        """float32 [rows] of int8 rows, else None."""
+        return self._scale
+
+    @property
+    def device(self) -> torch.device:
+        return self._values.device
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """The dtype of weights and of sums of rows: float64 for float64 rows, else float32."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Draws the rows anew, N(0, std^2). int8 rows stay as they are: zero at first."""
+        if self.device.type == "meta" or self.dtype == torch.int8:
+            return
+        if self.std == 0:
+            self.object.initialise_zero()
+        else:
+            self.object.initialise_normal(drawn_seed() if seed is None else seed, self.std)
+
+    def set_rows(self, first: int, rows: Tensor) -> None:
+        """Rows first, first + 1, ... become `rows` [n, width], rounded to the table's dtype."""
+        self.object.set_rows(first, rows)
+
+    def prefetch(self, index: Tensor) -> None:
+        """Fetches rows that will be read soon: int64 of any shape. A table in memory has nothing to do.
+
+        Raises IndexError for a row that does not exist."""
+        self.object.prefetch(index)
+
+    @property
+    def frozen(self) -> bool:
+        """A frozen table gets no row references; int8 rows always are."""
+        return bool(self.object.frozen())
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        self.object.set_frozen(value)
+
+    def train_rows(self, mask: Tensor | None) -> None:
+        """Trains only the rows whose mask bool [rows] is true; None: all."""
+        self.object.set_trained_rows(mask)
+
+    def gradient(self) -> Tensor | None:
+        """What backward left since the last step: a sparse COO tensor [rows, width] in the dtype of sums, or None."""
+        if not self.object.has_gradient():
+            return None
+        row, gradient = self.object.gradient()
+        shape = (self.rows, self.width)
+        return torch.sparse_coo_tensor(row.unsqueeze(0), gradient, shape, is_coalesced=True, check_invariants=False)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets what backward left."""
+        if self._object is not None:
+            self._object.clear_gradient()
+
+    def extra_repr(self) -> str:
+        where = f", home='{self.home}'" if self.home != "memory" else ""
+        return f"{self.rows}, {self.width}, dtype={self.dtype}{where}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Table:
+        """Rows keep their dtype, which is an option of the table, and stay on the CPU, where their updates run."""
+        target = fn(torch.empty(0, dtype=torch.float32, device=self.device)).device
+        if target.type == self.device.type:
+            return self
+        if self.device.type == "meta" and target.type == "cpu":
+            self._allocate()
+        elif target.type == "meta":
+            raise RuntimeError(f"table {self.name}: rows must not be moved to meta, which would lose them")
+        else:
+            raise RuntimeError(f"table {self.name}: rows must stay on cpu, where their updates run, got {target}")
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "values"] = self._values
+        if self._scale is not None:
+            destination[prefix + "scale"] = self._scale
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        wanted = {"values": self._values} | ({} if self._scale is None else {"scale": self._scale})
+        given = {}
+        for key, own in wanted.items():
+            value = state_dict.get(prefix + key)
+            if value is None:
+                missing_keys.append(prefix + key)
+            elif value.shape != own.shape:
+                error_msgs.append(
+                    f"size mismatch for {prefix + key}: copying a param with shape {value.shape} from checkpoint, "
+                    f"the shape in current model is {own.shape}."
+                )
+            else:
+                given[key] = value
+        if strict:
+            for key in state_dict:
+                if key.startswith(prefix) and key[len(prefix) :].split(".")[0] not in wanted:
+                    unexpected_keys.append(key)
+        if len(given) == len(wanted) and self.device.type != "meta":
+            with torch.no_grad():
+                for key, value in given.items():
+                    if wanted[key].data_ptr() != value.data_ptr():
+                        wanted[key].copy_(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+        if self.home == "mapped":
+            raise TypeError(f"table {self.name}: a mapped table cannot be copied: its files in {self.path} are one")
+        made = self.__class__.__new__(self.__class__)
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.home == "mapped":
+            raise TypeError(
+                f"table {self.name}: a mapped table cannot be pickled: its rows are in {self.path}; save its state_dict"
+            )
+        state = dict(self.__dict__)
+        state["frozen"] = self._object is not None and self.frozen
+        del state["_object"], state["anchor"], state["uses"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        frozen, values, scale = state.pop("frozen"), state.pop("_values"), state.pop("_scale")
+        self.__dict__.update(state)
+        self.anchor, self.uses = torch.zeros(1, requires_grad=True), weakref.WeakSet()
+        self._object, self._values, self._scale = None, values, scale
+        if values.device.type == "meta":
+            return
+        self._allocate()
+        with torch.no_grad():
+            self._values.copy_(values)
+            if scale is not None and self._scale is not None:
+                self._scale.copy_(scale)
+        self.frozen = frozen
+
+
+class TableUse:
+    """A layer's use of a table: it numbers the passes, in whose order gradients are summed."""
+
+    def __init__(self, table: Table):
+        self.table = table
+        self.numbers = table.new_use()
+        table.uses.add(self)
+
+    def renew(self) -> None:
+        self.numbers = self.table.new_use()
+
+    def read(self, index: Tensor, weight: Tensor) -> Tensor:
+        """out[t] = sum over r of weight[t, r] * row[index[t, r]]: index, weight [T, K] -> [T, width]."""
+        table = self.table
+        out: Tensor = ops.read_table(table.values, index, weight, table.scale, self.numbers, table.anchor)[0]
+        return out
+
+    def project(self, index: Tensor, x: Tensor) -> Tensor:
+        """out[t, r] = <row[index[t, r]], x[t]>: index [T, K], x [T, width] -> [T, K]."""
+        table = self.table
+        out: Tensor = ops.project_table(table.values, index, x, table.scale, self.numbers, table.anchor)[0]
+        return out
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableUse:
+        return TableUse(copy.deepcopy(self.table, memo))
+
+    def __reduce__(self) -> tuple[type[TableUse], tuple[Table]]:
+        return TableUse, (self.table,)

@@ -1,0 +1,425 @@
+"""Memories, tables and row optimisers of Python: the bits of the C++ layers, the habits of torch's modules."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import loci
+
+TOOL = Path(__file__).resolve().parents[2] / "build" / "release" / "tests" / "memory_tool"
+WIDTH, TOKENS, STEPS = 12, 40, 3
+
+KINDS = {"product": loci.ProductKeyMemory, "flat": loci.FlatKeyMemory, "peer": loci.PeerMemory}
+LAYERS: dict[str, dict[str, Any]] = {
+    "product": {},
+    "batch": {"query_norm": "batch"},
+    "center": {"query_norm": "center", "query_hidden": [9]},
+    "rms": {"query_norm": "rms", "normalise_keys": True, "weight": "relu"},
+    "none": {"query_norm": "none", "weight": "sigmoid", "addressing": "modulo", "row_offset": 5},
+    "projection": {"output": "projection", "query_hidden": [7, 5]},
+    "swilu": {"output": "swilu"},
+    "flat": {"kind": "flat"},
+    "flat-unit": {"kind": "flat", "normalise_keys": True},
+    "peer": {"kind": "peer"},
+    "peer-relu-batch": {"kind": "peer", "query_norm": "batch"},
+}
+
+
+def small(name: str = "product", **changes: Any) -> Any:
+    settings = {"rows": 30, "heads": 2, "top_k": 3, "key_width": 8, "seed": 1} | LAYERS[name] | changes
+    return KINDS[settings.pop("kind", "product")](WIDTH, **settings)
+
+
+def inputs(*sizes: int) -> Tensor:
+    return torch.randn(*sizes, WIDTH, generator=torch.Generator().manual_seed(5))
+
+
+def with_drawn_rows(memory: Any) -> Any:
+    for table in memory.tables():
+        table.std = 0.5
+        table.reset_parameters(seed=1)
+    return memory
+
+
+def toml(settings: dict[str, Any]) -> str:
+    words = {True: "true", False: "false"}
+    return "\n".join(
+        f"{key} = {words[value] if isinstance(value, bool) else repr(value)}" for key, value in settings.items()
+    ).replace("'", '"')
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, dtype: str) -> None:
+    settings = dict(LAYERS[name])
+    kind = settings.pop("kind", "product")
+    value_width = 10 if settings.get("output") else WIDTH
+    layer = {"width": WIDTH, "heads": 2, "top_k": 3, "key_width": 8} | settings
+    (tmp_path / "options.toml").write_text(
+        f'kind = "{kind}"\nrows = 30\nvalue_width = {value_width}\ndtype = "{dtype}"\n'
+        f"[layer]\n{toml(layer)}\n[table_optimizer]\nlearning_rate = 1e-2\nclip_norm = 0.5\n"
+    )
+    x, grad = inputs(STEPS, TOKENS), inputs(STEPS, TOKENS).flip(0).contiguous()
+    save_file({"x": x, "grad": grad}, tmp_path / "in.safetensors")
+    subprocess.run([TOOL, tmp_path / "options.toml", tmp_path / "in.safetensors", tmp_path / "out.safetensors"],
+                   check=True, timeout=120)  # fmt: skip
+    expected = load_file(tmp_path / "out.safetensors")
+
+    memory = with_drawn_rows(small(name, value_width=value_width, table_dtype=getattr(torch, dtype)))
+    rows = loci.optim.RowAdam(memory.tables(), lr=1e-2, clip_norm=0.5, seed=7)
+    outputs = []
+    for step in range(STEPS):
+        y = memory(x[step])
+        y.backward(grad[step])
+        outputs.append(y.detach())
+        rows.step()
+    found = {"y": torch.stack(outputs)} | {t.name: t.values for t in memory.tables()}
+    found |= dict(memory.named_buffers())
+    for key, parameter in memory.named_parameters():
+        found[key] = parameter.detach()
+        if parameter.grad is not None:
+            found[f"grad.{key}"] = parameter.grad
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
+def graphs_of(action: Any) -> int:
+    """How many graphs torch.compile makes of it."""
+    torch._dynamo.reset()
+    return torch._dynamo.explain(action)(inputs(TOKENS)).graph_count
+
+
+@pytest.mark.parametrize("name", ["product", "batch", "center", "swilu", "peer"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_training_compiles_as_one_graph(name: str, dynamic: bool) -> None:
+    eager = small(name)
+    compiled = copy.deepcopy(eager)
+    torch._dynamo.reset()
+    run = torch.compile(compiled, fullgraph=True, dynamic=dynamic)
+    optimizers = [loci.optim.RowAdam(m.tables(), lr=1e-2, seed=3) for m in (eager, compiled)]
+    for step in range(4):
+        x = inputs(TOKENS + step * dynamic)
+        for module, optimizer in zip((eager, run), optimizers, strict=True):
+            module(x).mul(torch.cos(x)).sum().backward()
+            optimizer.step()
+        counts = [[rows for _, rows, _, _ in optimizer.last_steps] for optimizer in optimizers]
+        assert counts[0] == counts[1] and min(counts[0]) > 0
+    for table, other in zip(eager.tables(), compiled.tables(), strict=True):
+        torch.testing.assert_close(table.values, other.values, atol=1e-5, rtol=1e-4)
+    assert graphs_of(compiled) == 1
+
+
+def test_several_passes_before_backward_are_summed() -> None:
+    eager = small("batch")
+    compiled = copy.deepcopy(eager)
+    torch._dynamo.reset()
+    for module in (eager, torch.compile(compiled, fullgraph=True)):
+        losses = [module(inputs(TOKENS)[half]).square().sum() for half in (slice(0, 20), slice(20, 40))]
+        for loss in losses:
+            loss.backward()
+    assert eager.table.gradient() is not None
+    torch.testing.assert_close(eager.table.gradient().to_dense(), compiled.table.gradient().to_dense())
+
+
+def test_the_gradient_of_the_rows_is_that_of_a_dense_table() -> None:
+    memory = small()
+    y, reads = memory(inputs(TOKENS), return_reads=True)
+    y.square().sum().backward()
+    values = memory.table.values.clone().requires_grad_()
+    dense = (reads.weight.detach().unsqueeze(-1) * values[reads.index]).sum((1, 2))
+    torch.testing.assert_close(dense, y)
+    dense.square().sum().backward()
+    torch.testing.assert_close(memory.table.gradient().to_dense(), values.grad)
+
+
+def test_checkpointed_layers_leave_references_once() -> None:
+    memory = small()
+    again = copy.deepcopy(memory)
+    x = inputs(TOKENS).requires_grad_()
+    memory(x).square().sum().backward()
+    checkpoint(again, x, use_reentrant=False).square().sum().backward()
+    assert torch.equal(memory.table.gradient().to_dense(), again.table.gradient().to_dense())
+
+
+def test_autocast_keeps_search_and_sums_in_float32() -> None:
+    memory = small("swilu", query_hidden=[16])
+    with torch.autocast("cpu", torch.bfloat16):
+        y, reads = memory(inputs(2, TOKENS), return_reads=True)
+    assert y.dtype == torch.float32 and reads.score.dtype == torch.float32 and reads.query.dtype == torch.float32
+    y.sum().backward()
+    assert all(p.grad is not None for p in memory.parameters())
+    halved = copy.deepcopy(memory).bfloat16()
+    assert halved(inputs(TOKENS).bfloat16()).dtype == torch.bfloat16 and halved.table.dtype == torch.float32
+
+
+def test_masked_tokens_get_zeros_and_read_nothing() -> None:
+    memory = small("batch")
+    x, mask = inputs(2, 10), torch.arange(20).view(2, 10) % 3 > 0
+    y, reads = memory(x, mask=mask, return_reads=True)
+    assert reads.index.size(0) == int(mask.sum()) and not y[~mask].any()
+    other = small("batch")
+    assert torch.equal(other(x[mask]), y[mask])
+
+
+def test_state_dict_has_the_names_of_checkpoints_and_comes_back() -> None:
+    memory, other = small("swilu"), small("swilu", seed=2)
+    state = memory.state_dict()
+    assert list(state) == ["norm_gain", "norm_bias", "output_weight", "output_bias", "gate_weight", "keys1", "keys2",
+                           "table.values", "query_net.weight_0", "query_net.bias_0"]  # fmt: skip
+    assert not torch.equal(other(inputs(5)), memory(inputs(5)))
+    assert other.load_state_dict(state) == ([], [])
+    assert torch.equal(other(inputs(5)), memory(inputs(5)))
+    del state["table.values"]
+    state["table.other"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\).*"table.other"[\s\S]*Missing key\(s\).*"table.values"|'
+                                           r'Missing key\(s\).*"table.values"[\s\S]*"table.other"'):  # fmt: skip
+        other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"size mismatch for table\.values"):
+        other.load_state_dict(small("swilu", rows=31).state_dict() | {"keys2": other.keys2})
+
+
+def test_copies_and_pickles_have_tables_of_their_own() -> None:
+    memory = small("peer")
+    buffer = io.BytesIO()
+    torch.save(memory, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    copied = copy.deepcopy(memory)
+    for other in (loaded, copied):
+        assert torch.equal(other(inputs(6)), memory(inputs(6)))
+        other(inputs(6)).sum().backward()
+        assert memory.table.gradient() is None and other.table.gradient() is not None
+        assert other.use.table is other.table and other.down_use.table is other.down
+
+
+def test_layers_share_a_table() -> None:
+    table = loci.Table(30, WIDTH, seed=1)
+    layers = nn.ModuleList([small(rows=None, table=table, row_offset=offset, seed=offset) for offset in (0, 15)])
+    loci.optim.RowSGD(table, lr=0.1)
+    sum(layer(inputs(TOKENS)).sum() for layer in layers).backward()
+    rows = table.gradient().indices()
+    assert rows.numel() > 0
+    same = copy.deepcopy(layers)
+    assert same[0].table is same[1].table and same[0].table is not table
+    assert [key for key in layers.state_dict() if key.endswith("values")] == ["0.table.values", "1.table.values"]
+
+
+def test_meta_and_to_empty() -> None:
+    memory = small(device="meta")
+    assert memory.table.device.type == "meta" and memory(inputs(5).to("meta")).shape == (5, WIDTH)
+    with pytest.raises(RuntimeError, match="rows must be allocated"):
+        memory.table.set_rows(0, torch.zeros(1, WIDTH))
+    memory.to_empty(device="cpu")
+    memory.load_state_dict(small().state_dict())
+    assert torch.equal(memory(inputs(5)), small()(inputs(5)))
+    with pytest.raises(RuntimeError, match="rows must not be moved to meta"):
+        memory.to("meta")
+
+
+def test_functional_call_and_frozen_and_chosen_rows() -> None:
+    memory = small()
+    changed = {name: torch.zeros_like(p) if name == "keys1" else p for name, p in memory.named_parameters()}
+    assert not torch.equal(torch.func.functional_call(memory, changed, (inputs(5),)), memory(inputs(5)))
+    memory.table.frozen = True
+    memory(inputs(5)).sum().backward()
+    assert memory.table.gradient() is None and memory.keys1.grad is not None
+    memory.table.frozen = False
+    mask = torch.zeros(30, dtype=torch.bool)
+    mask[:10] = True
+    memory.table.train_rows(mask)
+    memory(inputs(TOKENS)).sum().backward()
+    assert int(memory.table.gradient().indices().max()) < 10
+
+
+def test_a_single_read_with_softmax_warns_and_still_trains_the_rows() -> None:
+    with pytest.warns(UserWarning, match="top_k = 1 with softmax gives the constant weight 1"):
+        memory = small(top_k=1)
+    memory(inputs(TOKENS)).sum().backward()
+    assert memory.table.gradient() is not None
+
+
+def test_mapped_tables_train_in_files(tmp_path: Path) -> None:
+    memory, same = small(home="mapped", path=tmp_path), small()
+    for one in (memory, same):
+        rows = loci.optim.RowAdam(one.tables(), lr=1e-2, seed=1)
+        one(inputs(TOKENS)).sum().backward()
+        rows.step()
+    assert torch.equal(memory.table.values, same.table.values)
+    assert sorted(path.name for path in tmp_path.iterdir())[0].startswith("table.memory.values.")
+    memory.table.prefetch(torch.tensor([[0, 29]]))
+    with pytest.raises(TypeError, match="a mapped table cannot be pickled"):
+        torch.save(memory, io.BytesIO())
+    with pytest.raises(TypeError, match="a mapped table cannot be copied"):
+        copy.deepcopy(memory)
+
+
+def test_parameters_start_from_the_seed_of_torch() -> None:
+    torch.manual_seed(3)
+    first = small(seed=None)
+    torch.manual_seed(3)
+    assert torch.equal(small(seed=None)(inputs(5)), first(inputs(5)))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "make"),
+    [
+        (ValueError, "ProductKeyMemory: rows or table must be given, one of both, got none", lambda: small(rows=None)),
+        (ValueError, "ProductKeyMemory: top_k must be within 1 .. 30 (the addresses), got 31", lambda: small(top_k=31)),
+        (ValueError, "ProductKeyMemory: key_width must be even and at least 2, got 7", lambda: small(key_width=7)),
+        (ValueError, "ProductKeyMemory: query_norm must be one of none, layer, rms, batch, center, got 'l2'",
+         lambda: small(query_norm="l2")),
+        (ValueError, "table memory.values: rows must be at least 1, got 0", lambda: small(rows=0)),
+        (ValueError, "Table: dtype must be float32, bfloat16, float64 or int8, got torch.int32",
+         lambda: loci.Table(3, 3, torch.int32)),
+        (ValueError, "Table: path must be given for a mapped table alone, got None for home 'mapped'",
+         lambda: loci.Table(3, 3, home="mapped")),
+        (ValueError, "ProductKeyMemory: x must be [..., 12], got [3, 4]", lambda: small()(torch.ones(3, 4))),
+        (TypeError, "ProductKeyMemory: x must be of a floating type, got torch.int64",
+         lambda: small()(torch.ones(3, WIDTH, dtype=torch.int64))),
+        (ValueError, "ProductKeyMemory: mask must be bool [3], got torch.bool [4]",
+         lambda: small()(inputs(3), mask=torch.ones(4, dtype=torch.bool))),
+        (IndexError, "prefetch: rows must be within 0 .. 29, got 30",
+         lambda: small().table.prefetch(torch.tensor([30]))),
+        (ValueError, "PeerMemory: down must have the layer's width 12, got 5",
+         lambda: small("peer", down=loci.Table(30, 5))),
+        (RuntimeError, "memory.values", lambda: small(rows=2**44)),
+    ],
+)  # fmt: skip
+def test_bad_input_has_one_clear_line(error: type[Exception], message: str, make: Any) -> None:
+    with pytest.raises(error) as raised:
+        make()
+    assert message in str(raised.value)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = small("batch", output="projection")
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.memory(x))
+
+
+def loss_of(block: Block, step: int) -> Tensor:
+    x = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(step))
+    return nn.functional.cross_entropy(block(x), x[:, :3].argmax(1))
+
+
+def test_row_optimisers_are_optimisers_of_torch() -> None:
+    block = Block()
+    table = block.memory.table
+    rows = loci.optim.RowAdam([{"tables": table, "lr": 2e-2}], lr=1e-3)
+    assert rows.param_groups[0]["lr"] == 2e-2
+    schedule = torch.optim.lr_scheduler.StepLR(rows, 1, gamma=0.5)
+    seen = []
+    rows.register_step_post_hook(lambda *_: seen.append(len(seen)))
+    for step in range(2):
+        loss_of(block, step).backward()
+        rows.step()
+        schedule.step()
+    assert rows.param_groups[0]["lr"] == 5e-3 and seen == [0, 1]
+    assert rows.last_steps[0][0] == "memory.values" and rows.last_steps[0][1] > 0
+    loss_of(block, 3).backward()
+    rows.zero_grad()
+    assert table.gradient() is None
+
+
+@pytest.mark.parametrize("make", [
+    lambda tables: loci.optim.RowAdam(tables, lr=1e-2, seed=1),
+    lambda tables: loci.optim.RowAdam(tables, lr=1e-2, row_moment=True, seed=1),
+    lambda tables: loci.optim.RowAdagrad(tables, seed=1),
+    lambda tables: loci.optim.RowSGD(tables, lr=0.1, seed=1),
+])  # fmt: skip
+def test_a_row_optimiser_goes_on_from_its_state(make: Any) -> None:
+    torch.manual_seed(1)
+    whole = Block()
+    rows = make(whole.memory.tables())
+    states = []
+    for step in range(4):
+        if step == 2:
+            states = [copy.deepcopy(whole.state_dict()), copy.deepcopy(rows.state_dict())]
+        loss_of(whole, step).backward()
+        rows.step()
+    torch.manual_seed(2)
+    again = Block()
+    resumed = make(again.memory.tables())
+    again.load_state_dict(states[0])
+    buffer = io.BytesIO()
+    torch.save(states[1], buffer)
+    buffer.seek(0)
+    resumed.load_state_dict(torch.load(buffer))
+    for step in (2, 3):
+        loss_of(again, step).backward()
+        resumed.step()
+    assert torch.equal(whole.memory.table.values, again.memory.table.values)
+    with pytest.raises(ValueError, match="the state must have"):
+        resumed.load_state_dict({"state": {}, "param_groups": states[1]["param_groups"]})
+
+
+def test_both_skips_for_both_and_learns() -> None:
+    torch.manual_seed(1)
+    block = Block()
+    both = loci.optim.Both(
+        torch.optim.AdamW(block.parameters(), lr=1e-2), loci.optim.RowAdam(block.memory.tables(), lr=1e-2), max_norm=1.0
+    )
+    schedule = torch.optim.lr_scheduler.LinearLR(both, 1.0, 0.1, 60)
+    first = loss_of(block, 0).item()
+    for step in range(60):
+        both.zero_grad()
+        loss_of(block, step).backward()
+        both.step()
+        schedule.step()
+    assert loss_of(block, 0).item() < 0.6 * first
+    assert [round(group["lr"], 6) for group in both.param_groups] == [1e-3, 1e-3]
+
+    before = [block.memory.table.values.clone(), *(p.detach().clone() for p in block.parameters())]
+    (loss_of(block, 0) * float("nan")).backward()
+    both.step()
+    assert both.skipped == 1 and block.memory.table.gradient() is None
+    after = [block.memory.table.values, *block.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    both.zero_grad()
+    other = Block()
+    resumed = loci.optim.Both(
+        torch.optim.AdamW(other.parameters()), loci.optim.RowAdam(other.memory.tables()), max_norm=1.0
+    )
+    other.load_state_dict(block.state_dict())
+    resumed.load_state_dict(both.state_dict())
+    for one, optimizer in ((block, both), (other, resumed)):
+        loss_of(one, 7).backward()
+        optimizer.step()
+    assert torch.equal(block.head.weight, other.head.weight)
+
+
+def test_row_optimisers_refuse_what_they_cannot_take() -> None:
+    table = loci.Table(3, 2)
+    for message, make in (
+        ("tables must name at least one table", lambda: loci.optim.RowAdam([])),
+        ("rounding must be one of stochastic, nearest, master", lambda: loci.optim.RowAdam(table, rounding="up")),
+        ("lr must be at least 0, got -1", lambda: loci.optim.RowSGD(table, lr=-1)),
+        ("a group must have tables", lambda: loci.optim.RowSGD([{"params": []}])),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    with pytest.raises(TypeError, match=r"tables must be loci\.Table, got Linear"):
+        loci.optim.RowAdam([nn.Linear(2, 2)])  # type: ignore[list-item]
+
+
+def test_reports_need_no_library() -> None:
+    code = "import sys, loci.report; assert 'torch' not in sys.modules and 'loci.library' not in sys.modules"
+    environment = os.environ | {"PYTHONPATH": str(Path(loci.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
