@@ -27,6 +27,7 @@ struct EvalArguments {
   std::filesystem::path questions;
   bool places = false;
   bool poses = false;
+  int64_t pictures = 0;
   bool json = false;
   bool quiet = false;
 };
@@ -52,6 +53,7 @@ void eval(const EvalArguments& arguments) {
                          .questions = arguments.questions,
                          .places = arguments.places,
                          .poses = arguments.poses,
+                         .pictures = arguments.pictures,
                          .progress = &progress};
   if (arguments.by_context) {
     require_data(run.checkpoint, measured.task->data_key());
@@ -88,6 +90,9 @@ void add_eval(CLI::App& program, Action& action) {
                  "Relocalisation with a memory: whether frames taken near each other read the same rows");
   verb->add_flag("--poses", arguments->poses,
                  "Relocalisation: --json also has the poses of the test frames, true and predicted");
+  verb->add_option("--pictures", arguments->pictures,
+                   "Pair shapes: --json also has so many test samples, answers, and where the non-local block looks")
+      ->check(whole_number(0));
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_flag("--quiet", arguments->quiet, "No progress");

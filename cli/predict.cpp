@@ -23,6 +23,7 @@
 #include "loci/base/paths.h"
 #include "loci/base/stop_signal.h"
 #include "loci/data/folder_files.h"
+#include "loci/tasks/attention_map.h"
 #include "loci/tasks/image_classification.h"
 #include "loci/tasks/reconstruction.h"
 #include "loci/tasks/relocalisation.h"
@@ -162,7 +163,11 @@ std::vector<Prediction> likeliest(const at::Tensor& probabilities, const std::ve
 std::vector<Prediction> predict_classes(const PredictInputs& inputs, const ImageClassificationPlan& plan) {
   const LoadedImageClassifier loaded = load_image_classifier(plan, inputs.seed(), inputs.run.checkpoint);
   return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t) {
-    return likeliest(at::softmax(loaded.model->forward(batch), 1), loaded.input.classes);
+    const KeptInputs kept(loaded.model->non_local(), inputs.pictures ? batch.size(0) : 0);
+    std::vector<Prediction> found = likeliest(at::softmax(loaded.model->forward(batch), 1), loaded.input.classes);
+    const std::vector<nlohmann::json> attention = kept.attention_maps();
+    for (size_t i = 0; i < attention.size(); ++i) found[i].json["picture"]["attention"] = attention[i];
+    return found;
   });
 }
 
@@ -307,7 +312,7 @@ void add_predict(CLI::App& program, Action& action) {
   verb->add_option("--out", arguments->out, "Folder that reconstructions are written to, as PNG of the images' names");
   auto* json = verb->add_flag("--json", arguments->json, "Print JSON: an object for each image or clip");
   verb->add_flag("--pictures", arguments->pictures,
-                 "The JSON also has what the report draws: images and the rows that their positions read")
+                 "The JSON also has what the report draws: images, the rows that positions read, where blocks look")
       ->needs(json);
   verb->add_flag("--quiet", arguments->quiet, "No progress");
   verb->footer(

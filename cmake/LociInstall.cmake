@@ -26,7 +26,8 @@ set(loci_public_headers
   loci/nn/memory/ngram_slot.h loci/nn/memory/peer_memory.h loci/nn/memory/product_key_memory.h
   loci/nn/memory/query_net.h loci/nn/memory/query_reservoir.h loci/nn/memory/reinitialise.h
   loci/nn/memory/side_memory.h loci/nn/memory/sub_key_counts.h loci/nn/memory/table_layer.h
-  loci/nn/memory/vector_quantiser.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
+  loci/nn/memory/vector_quantiser.h loci/nn/relation/criss_cross.h loci/nn/relation/efficient_attention.h
+  loci/nn/relation/global_context.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
   loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/token_mask.h
   loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
   loci/ops/ngram_hash/ngram_hash.h loci/ops/non_local_concat/non_local_concat.h
@@ -45,7 +46,9 @@ set(loci_public_headers
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
   loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
-  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h loci/tasks/language_model.h loci/tasks/memory_task.h loci/tasks/memory_watch.h loci/tasks/ram_evaluation.h
+  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h
+  loci/tasks/language_model.h loci/tasks/memory_task.h loci/tasks/memory_watch.h loci/tasks/non_local_watch.h
+  loci/tasks/ram_evaluation.h
   loci/tasks/ram_seeds.h loci/tasks/reinitialisation.h loci/tasks/ram_task.h
   loci/train/checkpoint.h loci/train/checkpoint_folder.h loci/train/comparison.h loci/train/experiment.h
   loci/train/measure.h loci/train/memory_check.h loci/train/metrics_log.h loci/train/precision.h

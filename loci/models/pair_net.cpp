@@ -208,6 +208,11 @@ PairNet::PairNet(const PairNetOptions& options, uint64_t seed) : torch::nn::Modu
   linear_bias_ = register_parameter("linear_bias", at::zeros({kPairClasses}));
 }
 
+NamedNonLocals PairNet::non_local() const {
+  if (!non_local_) return {};
+  return {{"non_local", non_local_}};
+}
+
 Tensor PairNet::middle(const Tensor& x) const {
   if (residual1_) return x + residual2_->forward(residual1_->forward(x).relu_());
   if (uniform_) return uniform_->forward(x);

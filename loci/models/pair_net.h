@@ -31,11 +31,9 @@
 
 #include "loci/base/config_fields.h"
 #include "loci/models/trained_parameters.h"
-#include "loci/nn/relation/non_local_options.h"
+#include "loci/nn/relation/non_local.h"
 
 namespace loci {
-
-class NonLocal;
 
 enum class PairMiddle { none, residual, uniform, non_local };
 
@@ -70,6 +68,8 @@ class PairNet : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& frames);
 
   const PairNetOptions& options() const { return options_; }
+  // The middle, if it is a non-local block.
+  NamedNonLocals non_local() const;
   std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
 
  private:

@@ -53,7 +53,7 @@ class Resnet : public torch::nn::Module {
   const ResnetOptions& options() const { return options_; }
   std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   // The non-local blocks by name ("layer3.1"), in their order.
-  const std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>>& non_local() const { return non_local_; }
+  const NamedNonLocals& non_local() const { return non_local_; }
   // The memory, or none; and the number of its block among all blocks, from 0.
   const std::shared_ptr<ProductKeyMemory>& memory() const { return memory_; }
   int64_t memory_layer() const { return memory_layer_; }
@@ -81,7 +81,7 @@ class Resnet : public torch::nn::Module {
   std::shared_ptr<Linear> linear_;              // none without classes
   std::shared_ptr<ProductKeyMemory> memory_;
   int64_t memory_layer_ = -1;
-  std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>> non_local_;
+  NamedNonLocals non_local_;
 };
 
 }  // namespace loci

@@ -35,6 +35,7 @@ ImageClassification::ImageClassification(const ImageClassificationPlan& plan, co
       input_(input_of_run(opened_->input, inputs)),
       model_(std::make_shared<Resnet>(plan.model_for(std::ssize(input_.classes)), inputs.seed, inputs.tables)),
       feed_(opened_, input_, plan.data.augment, batch_shape(), inputs.seed),
+      non_local_watch_(model_->non_local()),
       right_(at::zeros({2}, at::kLong)),
       progress_(inputs.progress) {
   watch(model_->memory(), model_->memory_layer());
@@ -61,6 +62,17 @@ nlohmann::json ImageClassification::training_measures(bool whole) {
   if (right[1] > 0) measures["train_accuracy"] = static_cast<double>(right[0]) / static_cast<double>(right[1]);
   right_.zero_();
   return measures;
+}
+
+void ImageClassification::before_step(int64_t step, OptimizerSet& optimizers) {
+  MemoryTask::before_step(step, optimizers);
+  non_local_watch_.before_step(step);
+}
+
+std::vector<TaskEvent> ImageClassification::after_step(const StepMade& made, OptimizerSet& optimizers) {
+  std::vector<TaskEvent> events = MemoryTask::after_step(made, optimizers);
+  for (TaskEvent& event : non_local_watch_.after_step(made.step)) events.push_back(std::move(event));
+  return events;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ImageClassification::extra_state() {

@@ -13,6 +13,7 @@
 #include "loci/models/resnet.h"
 #include "loci/tasks/image_data.h"
 #include "loci/tasks/memory_task.h"
+#include "loci/tasks/non_local_watch.h"
 #include "loci/train/checkpoint_folder.h"
 #include "loci/train/recipe.h"
 #include "loci/train/task.h"
@@ -49,6 +50,8 @@ class ImageClassification : public MemoryTask {
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
+  void before_step(int64_t step, OptimizerSet& optimizers) override;
+  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet& optimizers) override;
   nlohmann::json training_measures(bool whole) override;
   void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) override {
     model_->load(state, who);
@@ -65,6 +68,7 @@ class ImageClassification : public MemoryTask {
   ImageInput input_;
   std::shared_ptr<Resnet> model_;
   ImageFeed feed_;
+  NonLocalWatch non_local_watch_;
   at::Tensor right_;        // [2] int64: training images classified well, and all, since the last log
   ProgressLine* progress_;  // of evaluations; or null
 };

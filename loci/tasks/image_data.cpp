@@ -142,6 +142,18 @@ at::Tensor pixels_of(const at::Tensor& images, const ChannelScale& scale) {
   return images * of_channels(scale.deviation) + of_channels(scale.mean);
 }
 
+std::vector<Image> images_of(const at::Tensor& pixels) {
+  const at::Tensor bytes =
+      (pixels.detach().to(at::kFloat).clamp(0, 1) * 255).round().to(at::kByte).permute({0, 2, 3, 1}).contiguous();
+  const ImageShape shape = {bytes.size(1), bytes.size(2), bytes.size(3)};
+  std::vector<Image> images;
+  for (int64_t i = 0; i < bytes.size(0); ++i) {
+    const uint8_t* begin = bytes.const_data_ptr<uint8_t>() + i * shape.bytes();
+    images.push_back({shape, {begin, begin + shape.bytes()}});
+  }
+  return images;
+}
+
 nlohmann::json OpenedImages::facts() const {
   return {{"training images", data.train.images.size()},
           {"test images", data.test.images.size()},

@@ -65,6 +65,8 @@ ImageInput input_of_run(const ImageInput& opened, const TaskInputs& inputs);
 
 // A network's input [B, C, height, width] as values of 0 .. 1.
 at::Tensor pixels_of(const at::Tensor& images, const ChannelScale& scale);
+// Values [B, C, height, width], cut to 0 .. 1, as bytes of 0 .. 255.
+std::vector<Image> images_of(const at::Tensor& pixels);
 
 struct ImageBatch {
   at::Tensor images;  // [B, C, height, width], channels last

@@ -91,6 +91,7 @@ Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOp
   refuse_lengths(options);
   refuse_places(options);
   refuse_poses(options);
+  refuse_pictures(options);
   Account account;
   const auto value = [](const nlohmann::json& facts, const char* key) { return number_of(facts.at(key)); };
   for (const nlohmann::json& memory : evaluation.details.at("memories")) {

@@ -5,6 +5,7 @@
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -12,7 +13,10 @@
 #include "loci/base/check.h"
 #include "loci/base/stop_signal.h"
 #include "loci/base/wilson.h"
+#include "loci/tasks/attention_map.h"
+#include "loci/tasks/image_data.h"
 #include "loci/tasks/network_size.h"
+#include "loci/tasks/row_map.h"
 
 namespace loci {
 namespace {
@@ -68,6 +72,7 @@ PairShapesTask::PairShapesTask(const PairShapesPlan& plan, const TaskInputs& inp
       training_(plan.data.shapes, inputs.seed, "pair_shapes.training"),
       test_(plan.data.shapes, kTestSamplesSeed, "pair_shapes.test"),
       model_(std::make_shared<PairNet>(plan.model_of_data(), inputs.seed)),
+      watch_(model_->non_local()),
       right_(at::zeros({2}, at::kLong)),
       progress_(inputs.progress),
       batches_([this](int64_t position) {
@@ -135,7 +140,10 @@ Evaluation PairShapesTask::evaluate() {
 }
 
 Account PairShapesTask::account(const Evaluation& evaluation, const AccountOptions& options) {
-  Account account = Task::account(evaluation, options);
+  AccountOptions others = options;
+  others.pictures = 0;
+  Account account = Task::account(evaluation, others);
+  if (options.pictures > 0) account.json["images"] = pictures(options.pictures);
   const nlohmann::json& details = evaluation.details;
   const nlohmann::json& interval = details.at("accuracy_interval");
   account.text = fmt::format(
@@ -145,6 +153,32 @@ Account PairShapesTask::account(const Evaluation& evaluation, const AccountOptio
       format_count(details.at("multiply_adds").get<double>()), 100 * evaluation.values[0],
       100 * interval.at(0).get<double>(), 100 * interval.at(1).get<double>());
   return account;
+}
+
+nlohmann::json PairShapesTask::pictures(int64_t count) {
+  if (count > plan_.data.test_samples) {
+    fail(ExitCode::usage, "--pictures", fmt::format("must be at most the {} test samples", plan_.data.test_samples),
+         fmt::to_string(count));
+  }
+  const Batch batch = batch_of(test_, 0, count);
+  const KeptInputs kept(model_->non_local(), count);
+  const auto [probability, answer] = at::softmax(model_->forward(batch.frames), 1).max(1);
+  const std::vector<nlohmann::json> attention = kept.attention_maps();
+  const char* const answers[] = {"different", "the same"};
+  nlohmann::json samples = nlohmann::json::array();
+  for (int64_t i = 0; i < count; ++i) {
+    nlohmann::json picture;
+    // -1.5 .. 1.5 as grey.
+    const at::Tensor grey = (batch.frames[i] / 3 + 0.5).unsqueeze(1);
+    for (const Image& frame : images_of(grey)) picture["frames"].push_back(pixels_json(frame));
+    if (!attention.empty()) picture["attention"] = attention[static_cast<size_t>(i)];
+    samples.push_back({{"file", fmt::format("sample {}", i)},
+                       {"class", answers[answer[i].item<int64_t>()]},
+                       {"probability", probability[i].item<double>()},
+                       {"truth", answers[batch.labels[i].item<int64_t>()]},
+                       {"picture", picture}});
+  }
+  return samples;
 }
 
 int64_t PairShapesTask::infer(int64_t position) {

@@ -12,6 +12,7 @@
 
 #include "loci/data/procedural/pair_shapes.h"
 #include "loci/models/pair_net.h"
+#include "loci/tasks/non_local_watch.h"
 #include "loci/train/read_ahead.h"
 #include "loci/train/task.h"
 
@@ -55,6 +56,10 @@ class PairShapesTask : public Task {
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
+  void before_step(int64_t step, OptimizerSet&) override { watch_.before_step(step); }
+  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet&) override {
+    return watch_.after_step(made.step);
+  }
   nlohmann::json training_measures(bool whole) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"right", right_}}; }
   std::string data_key() const override;
@@ -67,11 +72,14 @@ class PairShapesTask : public Task {
   Batch batch_of(const PairShapes& shapes, int64_t first, int64_t count) const;
   Batch test_batch(int64_t index) const;
   int64_t test_batches() const;
+  // The first test samples: frames, answers, and where the block looks.
+  nlohmann::json pictures(int64_t count);
 
   PairShapesPlan plan_;
   BatchShape batch_;
   PairShapes training_, test_;
   std::shared_ptr<PairNet> model_;
+  NonLocalWatch watch_;
   at::Tensor right_;        // [2] int64: training samples answered well, and all, since the last log
   ProgressLine* progress_;  // of evaluations; or null
   ReadAhead<Batch> batches_;

@@ -161,5 +161,44 @@ TEST_F(PairShapesTaskTest, RefusesWhatDoesNotFit) {
   expect_error(ExitCode::usage, "model.residual_width must be left out", [&] { make({"model.residual_width=3"}); });
 }
 
+// Pictures are of the first test samples, with the answers that the measures count.
+TEST_F(PairShapesTaskTest, PicturesShowTestSamplesAnswersAndWhereTheBlockLooks) {
+  const std::vector<std::string> settings = {"data.frames=4", "model.middle=non_local"};
+  const auto task = make(settings);
+  const Evaluation evaluation = evaluate(*task, false);
+  const Account account = account_of(*task, evaluation, {.pictures = 2}, false);
+  const nlohmann::json& images = account.json.at("images");
+  ASSERT_EQ(images.size(), 2);
+  const PairShapes shapes(dynamic_cast<const PairShapesPlan&>(*config_->plan).data.shapes, 0, "pair_shapes.test");
+  for (int64_t i = 0; i < 2; ++i) {
+    const nlohmann::json& image = images[static_cast<size_t>(i)];
+    EXPECT_EQ(image.at("truth"), shapes.layout(i).label() == 1 ? "the same" : "different");
+    EXPECT_GE(image.at("probability").get<double>(), 0.5);
+    const nlohmann::json& frames = image.at("picture").at("frames");
+    ASSERT_EQ(frames.size(), 4);
+    for (const nlohmann::json& frame : frames) EXPECT_EQ(frame.at("pixels").get<std::string>().size(), 2 * 32 * 32);
+    const nlohmann::json& block = image.at("picture").at("attention").at(0);
+    EXPECT_EQ(block.at("map"), nlohmann::json({4, 16, 16}));
+    EXPECT_EQ(block.at("queries").at(0).at("weight").size(), 4 * 8 * 8);
+  }
+  EXPECT_FALSE(account_of(*make(kPairResidual), evaluation, {.pictures = 1}, false)
+                   .json.at("images")
+                   .at(0)
+                   .at("picture")
+                   .contains("attention"));
+  expect_error(ExitCode::usage, "--pictures: must be at most the 300 test samples, got 301",
+               [&] { account_of(*task, evaluation, {.pictures = 301}, false); });
+}
+
+TEST_F(PairShapesTaskTest, TrainingLogsWhereTheBlockLooks) {
+  const auto task = make(kPairBlock);
+  const auto optimizers = optimizers_of(*task);
+  task->before_step(99, *optimizers);
+  task->loss(99, 0);
+  const std::vector<TaskEvent> events = task->after_step({100, 200, 0.7}, *optimizers);
+  ASSERT_EQ(events.size(), 1);
+  EXPECT_EQ(events[0].line.at("block"), "non_local");
+}
+
 }  // namespace
 }  // namespace loci

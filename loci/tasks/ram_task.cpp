@@ -279,6 +279,8 @@ Evaluation RamLearning::evaluate() {
 Account RamLearning::account(const Evaluation&, const AccountOptions& options) {
   refuse_text_options(options);
   refuse_places(options);
+  refuse_poses(options);
+  refuse_pictures(options);
   const std::vector<int64_t> lengths = options.lengths.empty() ? std::vector<int64_t>{5, 10, 20, 50} : options.lengths;
   for (const int64_t length : lengths) {
     if (length >= task_.minimum_difficulty && length <= kMaximumDifficulty) continue;

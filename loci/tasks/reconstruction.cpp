@@ -187,16 +187,4 @@ LoadedAutoencoder load_autoencoder(const ReconstructionPlan& plan, uint64_t seed
   return {std::move(model), std::move(input), plan.data.folder.image};
 }
 
-std::vector<Image> images_of(const at::Tensor& output) {
-  const at::Tensor bytes =
-      (output.detach().to(at::kFloat).clamp(0, 1) * 255).round().to(at::kByte).permute({0, 2, 3, 1}).contiguous();
-  const ImageShape shape = {bytes.size(1), bytes.size(2), bytes.size(3)};
-  std::vector<Image> images;
-  for (int64_t i = 0; i < bytes.size(0); ++i) {
-    const uint8_t* begin = bytes.const_data_ptr<uint8_t>() + i * shape.bytes();
-    images.push_back({shape, {begin, begin + shape.bytes()}});
-  }
-  return images;
-}
-
 }  // namespace loci

@@ -74,7 +74,4 @@ struct LoadedAutoencoder {
 // Throws Error (input) when the checkpoint is broken.
 LoadedAutoencoder load_autoencoder(const ReconstructionPlan& plan, uint64_t seed, const CheckpointReader& checkpoint);
 
-// The network's output [B, C, height, width] of images that were scaled as in training, as bytes of 0 .. 255.
-std::vector<Image> images_of(const at::Tensor& output);
-
 }  // namespace loci

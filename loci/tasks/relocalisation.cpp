@@ -202,6 +202,7 @@ std::vector<Baseline> Relocalisation::baselines(int64_t) {
 Account Relocalisation::account(const Evaluation& evaluation, const AccountOptions& options) {
   refuse_lengths(options);
   refuse_text_options(options);
+  refuse_pictures(options);
   if (!model_->memory()) refuse_places(options);
   Account account;
   if (options.places) account = account_of_places(*model_, *opened_, input_.scale, seed(), options.progress);

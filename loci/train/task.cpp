@@ -27,7 +27,12 @@ void refuse_poses(const AccountOptions& options) {
   if (options.poses) fail(ExitCode::usage, "--poses", "RUN must be of relocalisation", "another");
 }
 
+void refuse_pictures(const AccountOptions& options) {
+  if (options.pictures > 0) fail(ExitCode::usage, "--pictures", "RUN must be of pair_shapes", "another task");
+}
+
 Account Task::account(const Evaluation&, const AccountOptions& options) {
+  refuse_pictures(options);
   refuse_poses(options);
   refuse_places(options);
   refuse_lengths(options);

@@ -39,11 +39,12 @@ struct OpenedData {
 
 // What `loci eval` may ask of a task beyond its measures.
 struct AccountOptions {
-  std::vector<int64_t> lengths;            // of instances, for a task whose instances have a length
+  std::vector<int64_t> lengths = {};       // of instances, for a task whose instances have a length
   std::optional<int64_t> by_context = {};  // steps of training, for a task of text: the loss by what they have shown
   std::filesystem::path questions = {};    // a file of prompts and answers, for a task of text; or empty
   bool places = false;                     // for a task of poses: whether rows are tied to places
   bool poses = false;                      // for a task of poses: those of the test frames, true and predicted
+  int64_t pictures = 0;  // for a task that makes its samples: so many test samples, with what is found
   ProgressLine* progress = nullptr;
 };
 
@@ -52,6 +53,7 @@ void refuse_lengths(const AccountOptions& options);
 void refuse_text_options(const AccountOptions& options);
 void refuse_places(const AccountOptions& options);
 void refuse_poses(const AccountOptions& options);
+void refuse_pictures(const AccountOptions& options);
 
 struct Account {
   std::string text;  // for people

@@ -1,6 +1,7 @@
 """What a run makes of images: `loci predict RUN --images DIR --pictures --json`, kept as RUN/pictures.json.
 
-The images as the network got them, reconstructions, and a map of the rows that each position read."""
+The images as the network got them, reconstructions, a map of the rows that each position read, and where non-local
+blocks look. `loci eval RUN --pictures N --json` prints the same of test samples that a task makes."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loci.attention import Line, Query, queries_of
 from loci.figures import STYLE, png
 from loci.runs import PrintedError, Record, Run, number, read_printed
 
@@ -35,15 +37,25 @@ class Picture:
         picture = record["picture"]
         self.name = str(record.get("file", ""))
         self.said = said_of(record)
-        self.image = pixels_of(picture.get("image"))
+        self.frames = frames_of(picture)
+        self.attention = queries_of(picture["attention"]) if "attention" in picture else []
         self.reconstruction = pixels_of(picture["reconstruction"]) if "reconstruction" in picture else None
         self.maps = maps_of(picture["rows"]) if "rows" in picture else []
+
+
+def frames_of(picture: Record) -> list[Pixels]:
+    """Those of a clip, or one image."""
+    frames = picture.get("frames", [picture.get("image")])
+    if not isinstance(frames, list) or not frames:
+        raise PrintedError("frames must be a list of images")
+    return [pixels_of(frame) for frame in frames]
 
 
 def said_of(record: Record) -> str:
     """What the network says of an image, in short."""
     if isinstance(record.get("class"), str):
-        return f"{record['class']}, {100 * number(record.get('probability')):.0f} %"
+        truth = f" ({record['truth']})" if isinstance(record.get("truth"), str) else ""
+        return f"{record['class']}{truth}, {100 * number(record.get('probability')):.0f} %"
     if "psnr" in record:
         return f"{number(record['psnr']):.1f} dB"
     return ""
@@ -113,7 +125,8 @@ def read_pictures(run: Run) -> list[Picture]:
 
 
 def records_in(read: Any) -> list[Any]:
-    records = read.get("images") if isinstance(read, dict) else None
+    account = read.get("account") if isinstance(read, dict) else None  # of loci eval
+    records = (account if isinstance(account, dict) else read).get("images") if isinstance(read, dict) else None
     if not isinstance(records, list):
         raise PrintedError("it must be the output of loci predict --pictures --json")
     return records
@@ -144,12 +157,35 @@ def pictures_figure(pictures: list[Picture]) -> bytes:
         return png(figure)
 
 
+def attention_lines(found: list[Picture]) -> list[Line]:
+    """For attention_figure(). An image has a line for each block, with its queries beside each other; a clip one for
+    each query, those to which the blocks add most first."""
+    images, clips = [], []
+    for picture in found:
+        said = f"{short(picture.name)}: {picture.said}" if picture.said else short(picture.name)
+        blocks: dict[str, list[Query]] = {}
+        for query in picture.attention:
+            blocks.setdefault(query.block, []).append(query)
+        for block, queries in blocks.items():
+            if len(picture.frames) == 1:
+                adds = ", ".join(f"{query.adds:.2f}" for query in queries)
+                title = f"{said}\n{block} adds {adds} of its input at the rings"
+                images.append(Line(title, [(picture.frames[0], 0, 1, query) for query in queries]))
+                continue
+            for place, query in enumerate(queries):
+                title = f"{said}\n{block} adds {query.adds:.2f} of its input at the ring"
+                count = len(picture.frames)
+                clips.append((place, Line(title, [(frame, i, count, query) for i, frame in enumerate(picture.frames)])))
+    return images + [line for _, line in sorted(clips, key=lambda clip: clip[0])]
+
+
 def panels_of(picture: Picture) -> list[tuple[str, npt.NDArray[Any]]]:
-    panels: list[tuple[str, npt.NDArray[Any]]] = [(short(picture.name), picture.image)]
+    panels: list[tuple[str, npt.NDArray[Any]]] = [(short(picture.name), picture.frames[0])]
+    panels += [("", frame) for frame in picture.frames[1:]]
     if picture.reconstruction is not None:
         panels.append((picture.said, picture.reconstruction))
     elif picture.said:
-        panels[0] = (f"{short(picture.name)}\n{picture.said}", picture.image)
+        panels[0] = (f"{short(picture.name)}\n{picture.said}", picture.frames[0])
     for place, rows in enumerate(picture.maps[: HEADS + 1]):
         heads = "" if len(picture.maps) == 1 else "all heads: " if place == 0 else f"head {place}: "
         colours = np.array([colour_of_row(int(row)) for row in rows.ravel()]).reshape(*rows.shape, 3)

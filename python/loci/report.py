@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loci import figures, pictures, places, poses, provenance, ram
+from loci.attention import LINES_SHOWN, attention_figure
 from loci.comparison import comparison
 from loci.console import EXIT_INPUT, EXIT_RESOURCES, EXIT_USAGE, LACKING, complain
 from loci.runs import Experiment, ReportError, Run, printable, read_experiment
-from loci.watch import watch_figure, watched
+from loci.watch import BLOCK_PANELS, blocks_figure, watch_figure, watched
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
@@ -173,6 +174,11 @@ def page(experiments: list[Experiment], runs: list[Run]) -> str:
             pair([(watch_figure(runs), "rows read in windows of steps")]),
             html.escape(watched(runs)),
         ),
+        section(
+            "Non-local blocks in training",
+            pair((blocks_figure(runs, key), f"{title} over training") for key, title in BLOCK_PANELS.items()),
+            "What a block adds to its input, and how evenly its positions look: every hundred steps, a few samples.",
+        ),
         *plans,
         section(
             "Rows read in training",
@@ -297,7 +303,7 @@ def trajectory_section(run: Run) -> str:
 
 
 def picture_section(run: Run) -> str:
-    """Images, reconstructions and maps of rows, of a run that has pictures.json."""
+    """Images, reconstructions, maps of rows and where blocks look, of a run that has pictures.json."""
     found = pictures.read_pictures(run)
     if not found:
         return ""
@@ -305,7 +311,7 @@ def picture_section(run: Run) -> str:
         " A cell of a map is a position; its colour names the row that carries most weight there, the same colour the "
         "same row in all maps."
     )
-    return section(
+    images = section(
         f"Images of {html.escape(run.title)}",
         f'<div class="scroll">{image(pictures.pictures_figure(found), "png", "images")}</div>',
         "As the network got them."
@@ -313,6 +319,16 @@ def picture_section(run: Run) -> str:
         + (rows if any(one.maps for one in found) else "")
         + some_of(len(found), pictures.SHOWN, "images"),
     )
+    lines = pictures.attention_lines(found)
+    if not lines:
+        return images
+    looks = section(
+        f"Where the blocks of {html.escape(run.title)} look",
+        f'<div class="scroll">{image(attention_figure(lines), "png", "attention")}</div>',
+        "Rings mark positions to which a non-local block adds much: bright is where they look."
+        + some_of(len(lines), LINES_SHOWN, "lines"),
+    )
+    return images + "\n" + looks
 
 
 def some_of(count: int, shown: int, what: str) -> str:

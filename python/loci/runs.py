@@ -54,6 +54,7 @@ class Run:
     evaluations: list[Record] = field(default_factory=list)
     windows: list[Record] = field(default_factory=list)  # kind "memory": what the memories read in a hundred steps
     events: list[Record] = field(default_factory=list)  # kind "reinitialise"
+    blocks: list[Record] = field(default_factory=list)  # kind "non_local": what a block does, every hundred steps
     end: Record | None = None
     reads: dict[str, Counts] = field(default_factory=dict)
     config: str = ""
@@ -242,6 +243,8 @@ def read_run(path: Path) -> Run:
                 run.windows.append(record)
             case "reinitialise":
                 run.events.append(record)
+            case "non_local":
+                run.blocks.append(record)
             case "end":
                 run.end = record
     config = path / "config.toml"

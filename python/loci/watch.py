@@ -1,4 +1,5 @@
-"""What a run's log says of its memories every hundred steps: rows used, and when dead sub-keys were drawn anew."""
+"""What a run's log says every hundred steps: rows that its memories use, when dead sub-keys were drawn anew, and what
+its non-local blocks do."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import math
 import matplotlib
 from matplotlib.ticker import PercentFormatter
 
-from loci.figures import STYLE, add_legend, arms_of, colour_of, draw_arms, new_figure, svg
-from loci.runs import Run, number, series
+from loci.figures import LINE_STYLES, STYLE, add_legend, arms_of, colour_of, draw_arms, new_figure, svg
+from loci.runs import Record, Run, number, series
 
 
 def watch_figure(runs: list[Run]) -> bytes | None:
@@ -32,6 +33,38 @@ def watch_figure(runs: list[Run]) -> bytes | None:
         axes.set_title(title, loc="left", fontsize=10, color="#555555")
         add_legend(axes)
         return svg(figure)
+
+
+BLOCK_PANELS = {
+    "residual_ratio": "added, as a share of the input",
+    "entropy": "entropy of the weights (1: even)",
+}
+
+
+def blocks_figure(runs: list[Run], key: str) -> bytes | None:
+    """A number of BLOCK_PANELS of each non-local block over training."""
+    names = list(dict.fromkeys(str(record.get("block")) for run in runs for record in run.blocks))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.6)
+        drawn = False
+        for place, name in enumerate(names):
+            suffix = f", {name}" if len(names) > 1 else ""
+            drawn |= draw_arms(
+                axes, runs, lambda run, of=name: series(records_of(run, of), "step", key), suffix,
+                LINE_STYLES[place % len(LINE_STYLES)],
+            )  # fmt: skip
+        if not drawn:
+            return None
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0, top=1.02 if key == "entropy" else None)
+        axes.set_xlabel("training steps")
+        axes.set_ylabel(BLOCK_PANELS[key])
+        add_legend(axes)
+        return svg(figure)
+
+
+def records_of(run: Run, block: str) -> list[Record]:
+    return [record for record in run.blocks if str(record.get("block")) == block]
 
 
 def watched(runs: list[Run]) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
+from loci.attention import draw_frame
 from loci.places import plan_figure
 from loci.poses import floor_axes
 from loci.report import main
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from loci import pictures, poses
@@ -100,6 +102,60 @@ def test_reconstructions_stand_beside_images(tmp_path: Path) -> None:
     drawn = imread(io.BytesIO(picture_in(page, "images")))
     for grey in (200, 90):
         assert (np.abs(drawn[..., :3] - grey / 255).max(-1) < 0.01).sum() > 1000
+
+
+def clip() -> dict[str, Any]:
+    """Two frames; the block's first query looks at the lower right quarter of the second one alone."""
+    weight = [0.0] * 8
+    weight[7] = 1.0
+    queries = [{"at": [0, 0, 0], "adds": 0.8, "weight": weight}, {"at": [1, 2, 3], "adds": 0.5, "weight": [0.125] * 8}]
+    block = {"block": "layer3.1", "map": [2, 4, 4], "keys": [2, 2, 2], "queries": queries}
+    picture = {"frames": [pixels(0, 1), pixels(0, 1)], "attention": [block]}
+    return {"file": "sample 0", "class": "the same", "truth": "different", "probability": 0.75, "picture": picture}
+
+
+def test_where_blocks_look_is_drawn_over_the_frames(tmp_path: Path) -> None:
+    page = page_of(run_with(tmp_path, pictures.FILE, {"account": {"images": [clip()]}}))
+    assert "Where the blocks of run look" in page
+    found = pictures.Picture(clip())
+    assert found.said == "the same (different), 75 %" and len(found.frames) == 2
+    lines = pictures.attention_lines([found, found])
+    assert [line.panels[0][3].adds for line in lines] == [0.8, 0.8, 0.5, 0.5]
+    assert lines[0].title.endswith("layer3.1 adds 0.80 of its input at the ring")
+    figure = Figure()
+    for place, axes in enumerate(figure.subplots(1, 2)):
+        draw_frame(axes, *lines[0].panels[place])
+        weights = axes.images[1].get_array()
+        assert weights.shape == (2, 2) and weights.sum() == place and weights[1, 1] == place
+        assert len(axes.lines) == 1 - place
+        if place == 0:
+            assert axes.lines[0].get_xydata().tolist() == [[0.5, 0.5]]  # the centre of a cell of two pixels
+
+
+def test_an_image_has_its_queries_beside_each_other() -> None:
+    one = clip()
+    one["picture"]["image"] = one["picture"].pop("frames")[0]
+    (line,) = pictures.attention_lines([pictures.Picture(one)])
+    assert line.title.endswith("adds 0.80, 0.50 of its input at the rings")
+    assert [panel[3].adds for panel in line.panels] == [0.8, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"map": [2, 4]}, "map must be frames, height and width"),
+        ({"keys": [2, 2, 0]}, "keys must be frames, height and width of at least 1"),
+        ({"keys": [2, 2, 3]}, "the weights of a query must be one for each key"),
+        ({"queries": 3}, "each block must have queries"),
+        ({"queries": [{"at": [2, 0, 0], "weight": [0.1] * 8}]}, "a query must be at a position of its map"),
+        ({"queries": [{"at": [0, 0, 0], "weight": ["x"] * 8}]}, "the weights of a query must be numbers"),
+    ],
+)
+def test_strange_attention_becomes_a_note(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    damaged = clip()
+    damaged["picture"]["attention"][0] |= change
+    page = page_of(run_with(tmp_path, pictures.FILE, {"images": [clip(), damaged]}))
+    assert f"1 of 2 images of pictures.json could not be read: {words}" in page and 'alt="attention"' in page
 
 
 def broken(change: str) -> Any:

@@ -58,6 +58,19 @@ def test_windows_and_events_are_drawn(tmp_path: Path) -> None:
     assert "watched: 4 sub-keys and 6 rows in 2 events" in page
 
 
+def test_what_blocks_do_is_drawn(tmp_path: Path) -> None:
+    rows = synthetic.records("memory", 1)
+    assert "Non-local blocks" not in page_of(synthetic.write_run(tmp_path / "plain" / "seed-1", rows))
+    blocks = [
+        {"kind": "non_local", "step": step, "block": block, "residual_ratio": 0.1, "entropy": strange}
+        for step, strange in ((100, 0.5), (200, None), (300, 0.7))
+        for block in ("layer2.1", "layer3.1")
+    ]
+    page = page_of(synthetic.write_run(tmp_path / "blocks" / "seed-1", [*rows, *blocks]))
+    assert 'alt="added, as a share of the input over training"' in page
+    assert 'alt="entropy of the weights (1: even) over training"' in page
+
+
 @pytest.mark.parametrize("strange", [{"step": "x"}, {"redrawn": None}, {"redrawn": math.nan}, {"step": None}])
 def test_strange_events_do_not_stop_it(tmp_path: Path, strange: dict[str, Any]) -> None:
     rows = [*synthetic.records("memory", 1), *windows(), event(100, 4) | strange]

@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <tuple>
@@ -17,7 +18,6 @@
 #include "loci/nn/initialise.h"
 #include "loci/nn/relation/non_local_layout.h"
 #include "loci/ops/batch_product/batch_product.h"
-#include "loci/ops/few_linear/few_linear.h"
 #include "loci/ops/non_local_concat/non_local_concat.h"
 #include "loci/ops/non_local_dot/non_local_dot.h"
 #include "loci/ops/non_local_softmax/non_local_softmax.h"
@@ -29,13 +29,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr const char* kNonLocalMaps[] = {"[B, C, width]", "[B, C, height, width]", "[B, C, frames, height, width]"};
 constexpr double kSmallStart = 0.01;
-
-Tensor embedded(const Tensor& tokens, const Tensor& weight, const Tensor& bias) {
-  const auto shift = bias.defined() ? std::optional(bias) : std::nullopt;
-  return linear_map(as_parameter(tokens, weight), weight, shift);
-}
 
 bool is_zero(const Tensor& x) {
   return !x.any().item<bool>();
@@ -72,19 +66,13 @@ NonLocal::NonLocal(const std::string& name, NonLocalOptions options, uint64_t se
   norm.running_variance = register_buffer("running_variance", at::ones({C}));
 }
 
-void NonLocal::check_map(const Tensor& x) const {
-  TORCH_CHECK(x.dim() == options_.dimensions + 2 && x.size(1) == options_.channels && x.is_floating_point(),
-              "NonLocal: x must be ", kNonLocalMaps[options_.dimensions - 1],
-              " of a floating type with C = ", options_.channels, ", got ", x.sizes(), " of ", x.scalar_type());
-}
-
 double NonLocal::scale() const {
   const bool scaled = options_.form == PairForm::embedded && options_.scale == PairScale::rsqrt;
   return scaled ? 1 / std::sqrt(static_cast<double>(options_.inner_width())) : 1;
 }
 
 NonLocal::Pairs NonLocal::pairs(const Tensor& x) const {
-  check_map(x);
+  require_relation_map("NonLocal", x, options_.channels, options_.dimensions);
   const Tensor tokens = map_tokens(x);  // [B, T, H, W, C]
   Pairs pairs;
   pairs.map = {tokens.size(1), tokens.size(2), tokens.size(3)};
@@ -93,7 +81,7 @@ NonLocal::Pairs NonLocal::pairs(const Tensor& x) const {
   const bool pools_after = options_.pool == PairPool::after;
   const Tensor source = options_.pool == PairPool::before ? max_pooled(tokens, kernel) : tokens;
   const auto pooled = [&](const Tensor& y) { return pools_after ? max_pooled(y, kernel) : y; };
-  const Tensor value = pooled(embedded(source, g_weight, g_bias));
+  const Tensor value = pooled(pointwise(source, g_weight, g_bias));
   Tensor query = tokens, key = source;
   if (options_.form == PairForm::gaussian) {
     query = query.to(value.scalar_type());
@@ -103,12 +91,12 @@ NonLocal::Pairs NonLocal::pairs(const Tensor& x) const {
     // stands between.
     const int64_t I = options_.inner_width();
     const Tensor w1 = concat_weight.narrow(0, 0, I).view({1, I}), w2 = concat_weight.narrow(0, I, I).view({1, I});
-    query = embedded(query, w1.matmul(theta_weight), w1.mv(theta_bias));
-    key = pools_after ? embedded(pooled(embedded(source, phi_weight, phi_bias)), w2, {})
-                      : embedded(source, w2.matmul(phi_weight), w2.mv(phi_bias));
+    query = pointwise(query, w1.matmul(theta_weight), w1.mv(theta_bias));
+    key = pools_after ? pointwise(pooled(pointwise(source, phi_weight, phi_bias)), w2, {})
+                      : pointwise(source, w2.matmul(phi_weight), w2.mv(phi_bias));
   } else {
-    query = embedded(query, theta_weight, theta_bias);
-    key = pooled(embedded(source, phi_weight, phi_bias));
+    query = pointwise(query, theta_weight, theta_bias);
+    key = pooled(pointwise(source, phi_weight, phi_bias));
   }
   pairs.query = to_windows(query, pairs.window);
   pairs.key = to_windows(key, pairs.keys);
@@ -151,7 +139,7 @@ Tensor NonLocal::residual(const Tensor& x, const Pairs& p, const Tensor& y, bool
   const bool scaled = norm.gain.defined();
   TORCH_CHECK(!training || !scaled || !is_zero(norm.gain) || !is_zero(output_weight),
               "NonLocal: W_z must not be 0 while the norm's scale is 0 (neither would ever move), got 0");
-  Tensor z = embedded(from_windows(y, p.map, p.window), output_weight, output_bias);  // [B, T, H, W, C]
+  Tensor z = pointwise(from_windows(y, p.map, p.window), output_weight, output_bias);  // [B, T, H, W, C]
   if (scaled) {
     const Tensor rows = z.reshape({-1, options_.channels});
     z = batch_normalised(rows, norm, training && options_.norm == PairNorm::batch).view(z.sizes());
@@ -162,9 +150,19 @@ Tensor NonLocal::residual(const Tensor& x, const Pairs& p, const Tensor& y, bool
   return tokens_map(x, z.to(x.scalar_type()));
 }
 
+void NonLocal::keep_inputs(int64_t samples) {
+  kept_samples_ = samples;
+  kept_input_ = Tensor();
+}
+
+void NonLocal::keep_input(const Tensor& x) {
+  if (kept_samples_ > 0) kept_input_ = x.detach().narrow(0, 0, std::min(kept_samples_, x.size(0))).clone();
+}
+
 Tensor NonLocal::forward(const Tensor& x, const Tensor& mask) {
   if (mask.defined()) return forward_with_map(x, mask).first;
   const Pairs p = pairs(x);
+  keep_input(x);
   return x + residual(x, p, summed(p), is_training());
 }
 
@@ -172,6 +170,7 @@ std::pair<Tensor, Tensor> NonLocal::forward_with_map(const Tensor& x, const Tens
   TORCH_CHECK(!mask.defined() || options_.domain == PairDomain::spacetime,
               "NonLocal: a mask must come with domain spacetime, got another domain");
   const Pairs p = pairs(x);
+  keep_input(x);
   const Tensor map = weights(p.query, p.key, mask);
   return {x + residual(x, p, batch_product(map.to(p.value.scalar_type()), p.value), is_training()), map};
 }

@@ -20,8 +20,10 @@
 #include <torch/nn/modules/common.h>
 #include <torch/nn/modules/container/any_value.h>
 
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "loci/nn/batch_normalised.h"
 #include "loci/nn/relation/non_local_options.h"
@@ -51,6 +53,12 @@ class NonLocal : public torch::nn::Module {
   // norm(W_z y) for y [B windows, N, I] of all of x, as a channels-last map.
   at::Tensor residual(const at::Tensor& x, const Pairs& pairs, const at::Tensor& y, bool training) const;
 
+  // From now on keeps the first `samples` samples that forward() gets, for diagnose() and for pictures; 0 (the start)
+  // keeps none.
+  void keep_inputs(int64_t samples);
+  // Those of the last forward(), without gradients; undefined where none were kept.
+  const at::Tensor& kept_input() const { return kept_input_; }
+
   const NonLocalOptions& options() const { return options_; }
 
   // Undefined where the form has none.
@@ -64,11 +72,16 @@ class NonLocal : public torch::nn::Module {
   FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(at::Tensor())})
 
  private:
-  void check_map(const at::Tensor& x) const;
   double scale() const;
   at::Tensor summed(const Pairs& pairs) const;
+  void keep_input(const at::Tensor& x);
 
   NonLocalOptions options_;
+  int64_t kept_samples_ = 0;
+  at::Tensor kept_input_;
 };
+
+// The blocks of a network by name ("layer3.1"), in their order.
+using NamedNonLocals = std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>>;
 
 }  // namespace loci

@@ -41,6 +41,11 @@ double root_mean_square(const Tensor& x) {
 
 }  // namespace
 
+Tensor weight_shares(const Tensor& p) {
+  const Tensor size = p.to(at::kDouble).abs(), sum = size.sum(-1, /*keepdim=*/true);
+  return at::where(sum > 0, size / sum, at::full_like(size, 1 / static_cast<double>(p.size(-1))));
+}
+
 NonLocalDiagnosis diagnose(const NonLocal& block, const Tensor& x) {
   const at::NoGradGuard no_gradient;
   TORCH_CHECK(x.dim() > 0 && x.size(0) > 0, "diagnose: x must have a sample, got ", x.sizes());
@@ -51,9 +56,7 @@ NonLocalDiagnosis diagnose(const NonLocal& block, const Tensor& x) {
   const int64_t N = pairs.query.size(1), M = pairs.key.size(1), windows = pairs.query.size(0) / samples.size(0);
   const int64_t step = std::clamp<int64_t>((N * windows + kQueries - 1) / kQueries, 1, N);
   const auto chosen = [&](const Tensor& queries) { return queries.slice(1, 0, c10::nullopt, step); };
-  Tensor p = block.weights(chosen(pairs.query), pairs.key).to(at::kDouble).abs();  // [B windows, n, M]
-  const Tensor sum = p.sum(-1, /*keepdim=*/true);
-  p = at::where(sum > 0, p / sum, at::full_like(p, 1 / static_cast<double>(M)));
+  const Tensor p = weight_shares(block.weights(chosen(pairs.query), pairs.key));  // [B windows, n, M]
   result.largest_weight = p.amax(-1).mean().item<double>();
   if (M > 1) {
     const Tensor entropy = at::xlogy(p, p).sum(-1).neg() / std::log(static_cast<double>(M));

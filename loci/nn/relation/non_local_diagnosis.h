@@ -27,6 +27,9 @@ struct NonLocalDiagnosis {
   bool collapsed() const;
 };
 
+// p [.., M] of a block's queries as shares |p| / sum |p|, float64; even ones where all are 0.
+at::Tensor weight_shares(const at::Tensor& p);
+
 // Of at most 4 samples and about 256 queries of each, in evaluation; parameters and statistics stay as they are.
 NonLocalDiagnosis diagnose(const NonLocal& block, const at::Tensor& x);
 

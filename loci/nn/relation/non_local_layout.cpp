@@ -2,12 +2,36 @@
 
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/max_pool3d.h>
+#include <fmt/format.h>
+
+#include "loci/base/check.h"
+#include "loci/nn/batch_normalised.h"
+#include "loci/ops/few_linear/few_linear.h"
 
 // Legend: B batch, T frames, H height, W width of a map, c numbers of a position, n positions of a window.
 
 namespace loci {
 
 using at::Tensor;
+
+void check_relation_map(const char* block, int64_t channels, int64_t dimensions) {
+  if (channels < 1) fail(ExitCode::usage, block, "channels must be at least 1", fmt::to_string(channels));
+  if (dimensions < 1 || dimensions > 3) {
+    fail(ExitCode::usage, block, "dimensions must be 1, 2 or 3", fmt::to_string(dimensions));
+  }
+}
+
+void require_relation_map(const char* block, const Tensor& x, int64_t channels, int64_t dimensions) {
+  static constexpr const char* kMaps[] = {"[B, C, width]", "[B, C, height, width]", "[B, C, frames, height, width]"};
+  TORCH_CHECK(x.dim() == dimensions + 2 && x.size(1) == channels && x.is_floating_point(), block, ": x must be ",
+              kMaps[dimensions - 1], " of a floating type with C = ", channels, ", got ", x.sizes(), " of ",
+              x.scalar_type());
+}
+
+Tensor pointwise(const Tensor& tokens, const Tensor& weight, const Tensor& bias) {
+  const auto shift = bias.defined() ? std::optional(bias) : std::nullopt;
+  return linear_map(as_parameter(tokens, weight), weight, shift);
+}
 
 Tensor map_tokens(const Tensor& x) {
   const Tensor last = x.movedim(1, -1).contiguous();  // [B, ..., c]
