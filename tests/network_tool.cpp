@@ -37,12 +37,12 @@ struct Description {
     f.section("image", image);
     f.field("depth", video.depth, "of a video network");
     f.field("width", video.width, "of a video network");
-    f.field("frames", video.frames, "of a video network");
+    f.field("time_halvings", video.time_halvings, "of a video network");
     f.choice("inflation", video.inflation, "of a video network",
              {{"none", loci::Inflation::none},
               {"first", loci::Inflation::first_convolution},
               {"second", loci::Inflation::second_convolution}});
-    f.field("after", video.non_local_after, "of a video network");
+    f.field("after", video.non_local.after, "of a video network");
     f.field("dimensions", block.dimensions, "of a block");
     f.section("non_local", block);
   }
@@ -60,7 +60,8 @@ at::Tensor output_of(Description d, const std::map<std::string, at::Tensor>& wei
   if (d.kind == Kind::video_resnet) {
     d.video.classes = d.classes;
     d.video.channels = d.channels;
-    d.video.block = d.block;
+    static_cast<loci::NonLocalOptions&>(d.video.non_local) = d.block;
+    d.video.has_non_local = !d.video.non_local.after.empty();
     loci::VideoResnet network(d.video, 0);
     network.load(weights);
     network.eval();

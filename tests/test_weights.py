@@ -92,7 +92,7 @@ def test_torchvision_weights_inflate_to_a_video_network(tmp_path):
     converted("import", "--from", "torchvision", "--model", "resnet50", "--width", 4, "--classes", 5,
               tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors")  # fmt: skip
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    options = 'kind = "video_resnet"\nclasses = 5\nwidth = 4\nframes = 8\n'
+    options = 'kind = "video_resnet"\nclasses = 5\nwidth = 4\ntime_halvings = 1\n'
     clip = x.unsqueeze(2).expand(-1, -1, 8, -1, -1).contiguous()
     got = output_of(tmp_path, options, tmp_path / "ours.safetensors", clip)
     assert_same(got, peers.torchvision_logits(state, x, 50))
@@ -157,7 +157,7 @@ def test_mmaction2_networks_with_blocks(tmp_path, inflation, word):
     converted("import", "--from", "mmaction2", *model, tmp_path / "theirs.pth", tmp_path / "ours.safetensors")
     x = torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(3))
     options = (
-        f'kind = "video_resnet"\nclasses = 5\nwidth = 4\nframes = 8\ninflation = "{word}"\n'
+        f'kind = "video_resnet"\nclasses = 5\nwidth = 4\ntime_halvings = 1\ninflation = "{word}"\n'
         'after = ["res3.1", "res4.3"]\n[non_local]\nscale = "none"\npool = "after"\noutput_bias = false\n'
     )
     got = output_of(tmp_path, options, tmp_path / "ours.safetensors", x)

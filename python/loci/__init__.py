@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loci import optim as optim
+    from loci.insertion import Inserted as Inserted
+    from loci.insertion import insert as insert
+    from loci.insertion import load as load
+    from loci.insertion import remove as remove
+    from loci.insertion import save as save
     from loci.library import ops as ops
     from loci.memory import FlatKeyMemory as FlatKeyMemory
     from loci.memory import PeerMemory as PeerMemory
@@ -24,11 +29,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FlatKeyMemory": "memory",
+    "Inserted": "insertion",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "Reads": "memory_layer",
     "Table": "table",
+    "insert": "insertion",
+    "load": "insertion",
     "ops": "library",
+    "remove": "insertion",
+    "save": "insertion",
 }
 __all__ = [*_HOMES, "optim"]
 
