@@ -32,7 +32,7 @@ void VideoTaskData::fields(ConfigFields& f) {
   image.fields(f);
   windows.fields(f);
   f.field("crop", crop,
-          "[height, width] cut from frames, at random in training and around the centre in tests; empty: whole frames",
+          "[height, width] cut from frames, at random in training, else around the centre; empty: nothing",
           {.minimum = 1, .maximum = 1 << 15});
   f.field("crop_padding", augment.crop_padding,
           "a training clip is shifted at random, all frames alike, by up to so many pixels in addition",
