@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loci.memory import ProductKeyMemory as ProductKeyMemory
     from loci.memory_layer import Reads as Reads
     from loci.table import Table as Table
+    from loci.usage import Usage as Usage
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "ProductKeyMemory": "memory",
     "Reads": "memory_layer",
     "Table": "table",
+    "Usage": "usage",
     "insert": "insertion",
     "load": "insertion",
     "ops": "library",

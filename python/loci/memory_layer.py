@@ -176,6 +176,7 @@ class MemoryLayer(nn.Module):
             if not 0 <= share < 1:
                 raise ValueError(f"{who}: dropout must be at least 0 and below 1, got {share}")
 
+        self.observers: list[Callable[[Reads], None]] = []  # told of every read (loci.Usage); none by default
         self.name = name
         self.seed = drawn_seed() if seed is None else int(seed)
         self.width, self.heads, self.top_k, self.key_width = width, heads, top_k, key_width
@@ -295,7 +296,10 @@ class MemoryLayer(nn.Module):
             weight = WEIGHTS[self.weight](score).to(self.table.sum_dtype)
             index = self._rows_of(address)
             rows = self._read(tokens, index.flatten(1), weight.flatten(1))
-        return rows, Reads(score, index, weight, query)
+        reads = Reads(score, index, weight, query)
+        for observer in self.observers:
+            observer(reads)
+        return rows, reads
 
     def _normalise(self, query: Tensor) -> Tensor:
         exact = exact_type_of(query)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import subprocess
 import sys
@@ -264,6 +265,33 @@ def test_mapped_tables_train_in_files(tmp_path: Path) -> None:
         torch.save(memory, io.BytesIO())
     with pytest.raises(TypeError, match="a mapped table cannot be copied"):
         copy.deepcopy(memory)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_usage_counts_what_is_read(compiled: bool) -> None:
+    model = nn.ModuleDict({"a": small(), "b": small("flat")})
+    torch._dynamo.reset()
+    run = {name: torch.compile(part, fullgraph=True) if compiled else part for name, part in model.items()}
+    with loci.Usage(model) as usage:
+        index = []
+        for step in range(3):
+            y, reads = run["a"](inputs(TOKENS)[step * 5 : step * 5 + 5], return_reads=True)
+            y.sum().backward()
+            index.append(reads.index)
+            usage.step()
+        found = usage.metrics()
+        assert list(found) == ["a", "b"] and math.isnan(found["b"]["kl"]) and found["b"]["usage"] == 0
+        read = torch.stack(index)
+        assert found["a"]["reads"] == read.numel() and found["a"]["usage"] == read.unique().numel() / 30
+        assert 0 < found["a"]["usage_at_1"] <= found["a"]["usage"] and found["a"]["kl"] > 0
+        usage.begin_window()
+        assert usage.metrics()["a"]["reads"] == 0
+        usage.clear()
+        assert usage.metrics()["a"]["never_touched"] == 1
+    run["a"](inputs(5))
+    assert usage.metrics()["a"]["reads"] == 0 and model["a"].observers == []
+    with pytest.raises(ValueError, match="the module must have a memory, got Linear without any"):
+        loci.Usage(nn.Linear(2, 2))
 
 
 def test_parameters_start_from_the_seed_of_torch() -> None:

@@ -1,0 +1,76 @@
+"""How evenly memories use their rows: the same counts and measures as in the command line's logs.
+
+    with loci.Usage(model) as usage:            # of every memory in it
+        for batch in batches:
+            model(batch)
+    usage.metrics()["layers.3.memory"]["usage"]
+
+Measures (docs/product-key-memory.md): usage (share of rows read), usage_at_1 (read with most weight by some head), kl
+and gini of the rows' summed weights, rows_50, rows_90 and rows_99 (the fewest rows with that share of the weight),
+collision, staleness in steps."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from loci.library import classes, ops
+from loci.memory_layer import MemoryLayer, Reads
+
+
+class Counts:
+    """The counts of one memory; called with what it reads."""
+
+    def __init__(self, memory: MemoryLayer):
+        self.object: Any = classes.Usage(memory.table.rows)
+        self.state = self.object.state()
+        self.window = 0
+        self.step = 0
+
+    def __call__(self, reads: Reads) -> None:
+        ops.usage_add_(self.state, reads.index, reads.weight.detach().float(), self.window, self.step)
+
+
+class Usage:
+    """Counts what the memories in `module` read while it is entered, in training and in evaluation, compiled or not.
+
+    step() says that a training step is over: staleness is counted in steps. clear() forgets all counts."""
+
+    def __init__(self, module: nn.Module):
+        self.memories = {name: part for name, part in module.named_modules() if isinstance(part, MemoryLayer)}
+        if not self.memories:
+            raise ValueError(f"Usage: the module must have a memory, got {type(module).__name__} without any")
+        self.counts = {name: Counts(memory) for name, memory in self.memories.items()}
+
+    def __enter__(self) -> Usage:
+        for name, memory in self.memories.items():
+            memory.observers = [*memory.observers, self.counts[name]]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, memory in self.memories.items():
+            memory.observers = [seen for seen in memory.observers if seen is not self.counts[name]]
+
+    def step(self) -> None:
+        for counts in self.counts.values():
+            counts.step += 1
+            counts.object.set_step(counts.step)
+
+    def begin_window(self) -> None:
+        """From now on later reads alone count; the dates of last reads stay."""
+        for counts in self.counts.values():
+            counts.window = counts.step
+            counts.object.begin_window(counts.step)
+
+    def clear(self) -> None:
+        for counts in self.counts.values():
+            counts.object.clear()
+            counts.state = counts.object.state()
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The measures of each memory by its name; NaN where nothing defines one, such as kl without reads."""
+        return {name: dict(counts.object.metrics()) for name, counts in self.counts.items()}
