@@ -6,7 +6,7 @@ set(loci_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/loci)
 set(loci_public_headers
   loci/base/check.h loci/base/checksum.h loci/base/config.h loci/base/config_fields.h loci/base/cpu_level.h
   loci/base/durable_file.h loci/base/mapped_file.h loci/base/paths.h loci/base/progress.h loci/base/ram_modules.h
-  loci/base/random.h loci/base/random_sequence.h loci/base/stop_signal.h loci/base/utf8.h
+  loci/base/random.h loci/base/random_sequence.h loci/base/stop_signal.h loci/base/utf8.h loci/base/wilson.h
   loci/data/epoch_order.h loci/data/file_inventory.h loci/data/image/augment.h loci/data/image/idx_file.h
   loci/data/image/image_batches.h loci/data/image/image_file.h loci/data/image/image_folder.h loci/data/image/image_set.h
   loci/data/poses/pose_metrics.h loci/data/poses/pose_sequence.h loci/data/poses/rotation.h loci/data/poses/spatial_correlation.h
@@ -46,7 +46,7 @@ set(loci_public_headers
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
   loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
-  loci/tasks/all.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h
+  loci/tasks/all.h loci/tasks/class_accuracy.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h
   loci/tasks/language_model.h loci/tasks/memory_task.h loci/tasks/memory_watch.h loci/tasks/non_local_watch.h
   loci/tasks/ram_evaluation.h
   loci/tasks/ram_seeds.h loci/tasks/reinitialisation.h loci/tasks/ram_task.h

@@ -19,6 +19,7 @@ TASKS = [
     "random_labels",
     "reconstruction",
     "relocalisation",
+    "skeleton_classification",
     "video_classification",
 ]
 

@@ -57,7 +57,7 @@ class VideoResnet : public torch::nn::Module {
   const VideoResnetOptions& options() const { return options_; }
   std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   // The non-local blocks by name, in their order: "res4_4".
-  const std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>>& non_local() const { return non_local_; }
+  const NamedNonLocals& non_local() const { return non_local_; }
 
   // Copies parameters and buffers of a trained model, by name. Weights of an image network [C, C', height, width] are
   // inflated. Those of non-local blocks may be missing: a trained network goes on with blocks, at first with the same
@@ -76,7 +76,7 @@ class VideoResnet : public torch::nn::Module {
   std::shared_ptr<ChannelNorm> bn1_;
   std::vector<std::vector<std::shared_ptr<Bottleneck>>> stages_;
   std::shared_ptr<Linear> linear_;
-  std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>> non_local_;
+  NamedNonLocals non_local_;
 };
 
 // A kernel of one frame [C, C', height, width], or [C, C', 1, height, width], over t frames: 1/t of it in each.

@@ -2,24 +2,14 @@
 #include "loci/tasks/image_classification.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/Reduction.h>
 #include <ATen/ops/cross_entropy_loss.h>
-#include <ATen/ops/topk.h>
-#include <ATen/ops/zeros.h>
-
-#include <algorithm>
+#include <ATen/ops/log_softmax.h>
 
 #include "loci/base/check.h"
 #include "loci/base/stop_signal.h"
 #include "loci/train/table_home.h"
 
 namespace loci {
-namespace {
-
-constexpr int64_t kBest = 5;  // classes of the measure top_5
-
-}  // namespace
-
 std::unique_ptr<Task> ImageClassificationPlan::make(const TaskInputs& inputs) const {
   return std::make_unique<ImageClassification>(*this, inputs);
 }
@@ -36,7 +26,6 @@ ImageClassification::ImageClassification(const ImageClassificationPlan& plan, co
       model_(std::make_shared<Resnet>(plan.model_for(std::ssize(input_.classes)), inputs.seed, inputs.tables)),
       feed_(opened_, input_, plan.data.augment, batch_shape(), inputs.seed),
       non_local_watch_(model_->non_local()),
-      right_(at::zeros({2}, at::kLong)),
       progress_(inputs.progress) {
   watch(model_->memory(), model_->memory_layer());
   const ResnetMemoryOptions& memory = plan.model.memory;
@@ -49,18 +38,13 @@ at::Tensor ImageClassification::loss(int64_t step, int64_t micro) {
   const ImageBatch batch = feed_.training(step, micro);
   const auto observed = observe();
   const at::Tensor logits = model_->forward(batch.images);
-  auto* right = right_.mutable_data_ptr<int64_t>();
-  right[0] += logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
-  right[1] += batch.labels.size(0);
+  right_.add(logits, batch.labels);
   return at::cross_entropy_loss(logits, batch.labels);
 }
 
 nlohmann::json ImageClassification::training_measures(bool whole) {
   nlohmann::json measures = MemoryTask::training_measures(whole);
-  auto* right = right_.mutable_data_ptr<int64_t>();
-  measures["train_accuracy"] = nullptr;
-  if (right[1] > 0) measures["train_accuracy"] = static_cast<double>(right[0]) / static_cast<double>(right[1]);
-  right_.zero_();
+  measures.update(right_.take());
   return measures;
 }
 
@@ -77,45 +61,32 @@ std::vector<TaskEvent> ImageClassification::after_step(const StepMade& made, Opt
 
 std::vector<std::pair<std::string, at::Tensor>> ImageClassification::extra_state() {
   auto state = MemoryTask::extra_state();
-  state.emplace_back("right", right_);
+  state.push_back(right_.state());
   return state;
 }
 
 std::vector<Measure> ImageClassification::measures() const {
-  std::vector<Measure> measures = {{"accuracy", 1, false, "%", "share of the test images whose class is the likeliest"},
-                                   {"loss", 3, true, "nats", "what the network misses of the classes, per test image"}};
-  if (std::ssize(input_.classes) > kBest) {
-    measures.push_back({"top_5", 1, false, "%", "share of the test images whose class is among the five likeliest"});
-  }
+  std::vector<Measure> measures = ClassAccuracy::measures(std::ssize(input_.classes), "test image");
   if (memory()) add_usage_measures(measures, "memory's rows", "test images");
   return measures;
 }
 
 Evaluation ImageClassification::evaluate() {
   const CountedReads reads(memory());
-  const int64_t best = std::min(kBest, std::ssize(input_.classes));
-  double nats = 0;
-  int64_t right = 0, among_best = 0, images = 0;
+  ClassAccuracy found(std::ssize(input_.classes));
   for (int64_t index = 0; index < feed_.test_batches(); ++index) {
     StopSignal::check("stopped while the model was evaluated");
-    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} images", images));
+    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} images", found.samples()));
     const ImageBatch batch = feed_.test(index);
-    const at::Tensor logits = model_->forward(batch.images);
-    nats += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
-    const at::Tensor found = std::get<1>(at::topk(logits, best, 1)).eq(batch.labels.unsqueeze(1));  // [B, best]
-    right += found.select(1, 0).sum().item<int64_t>();
-    among_best += found.sum().item<int64_t>();
-    images += batch.labels.size(0);
+    found.add(at::log_softmax(model_->forward(batch.images), 1), batch.labels);
   }
-  const auto all = static_cast<double>(images);
   const auto [dense, table] = count_resnet_parameters(model_->options());
   Evaluation result{
-      {static_cast<double>(right) / all, nats / all},
-      {{"images", images},
+      found.values(),
+      {{"images", found.samples()},
        {"parameters", dense},
        {"rows", model_->memory() ? model_->memory()->table()->rows() : 0},
        {"multiply_adds", resnet_multiply_adds(model_->options(), input_.shape.height, input_.shape.width)}}};
-  if (std::ssize(input_.classes) > kBest) result.values.push_back(static_cast<double>(among_best) / all);
   if (reads.usage) add_usage(result, *reads.usage);
   return result;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "loci/models/resnet.h"
+#include "loci/tasks/class_accuracy.h"
 #include "loci/tasks/image_data.h"
 #include "loci/tasks/memory_task.h"
 #include "loci/tasks/non_local_watch.h"
@@ -69,7 +70,7 @@ class ImageClassification : public MemoryTask {
   std::shared_ptr<Resnet> model_;
   ImageFeed feed_;
   NonLocalWatch non_local_watch_;
-  at::Tensor right_;        // [2] int64: training images classified well, and all, since the last log
+  TrainingAccuracy right_;
   ProgressLine* progress_;  // of evaluations; or null
 };
 

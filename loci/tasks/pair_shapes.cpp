@@ -2,17 +2,15 @@
 #include "loci/tasks/pair_shapes.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/Reduction.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "loci/base/check.h"
 #include "loci/base/stop_signal.h"
-#include "loci/base/wilson.h"
 #include "loci/tasks/attention_map.h"
 #include "loci/tasks/image_data.h"
 #include "loci/tasks/network_size.h"
@@ -73,7 +71,6 @@ PairShapesTask::PairShapesTask(const PairShapesPlan& plan, const TaskInputs& inp
       test_(plan.data.shapes, kTestSamplesSeed, "pair_shapes.test"),
       model_(std::make_shared<PairNet>(plan.model_of_data(), inputs.seed)),
       watch_(model_->non_local()),
-      right_(at::zeros({2}, at::kLong)),
       progress_(inputs.progress),
       batches_([this](int64_t position) {
         const int64_t count = batch_.per_micro_batch();
@@ -99,18 +96,8 @@ PairShapesTask::Batch PairShapesTask::test_batch(int64_t index) const {
 at::Tensor PairShapesTask::loss(int64_t step, int64_t micro) {
   const Batch batch = batches_.take(step * batch_.accumulation + micro);
   const at::Tensor logits = model_->forward(batch.frames);
-  auto* right = right_.mutable_data_ptr<int64_t>();
-  right[0] += logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
-  right[1] += batch.labels.size(0);
+  right_.add(logits, batch.labels);
   return at::cross_entropy_loss(logits, batch.labels);
-}
-
-nlohmann::json PairShapesTask::training_measures(bool) {
-  nlohmann::json measures = {{"train_accuracy", nullptr}};
-  auto* right = right_.mutable_data_ptr<int64_t>();
-  if (right[1] > 0) measures["train_accuracy"] = static_cast<double>(right[0]) / static_cast<double>(right[1]);
-  right_.zero_();
-  return measures;
 }
 
 std::vector<Measure> PairShapesTask::measures() const {
@@ -119,21 +106,16 @@ std::vector<Measure> PairShapesTask::measures() const {
 }
 
 Evaluation PairShapesTask::evaluate() {
-  double nats = 0;
-  int64_t right = 0, samples = 0;
+  ClassAccuracy found(2);
   for (int64_t index = 0; index < test_batches(); ++index) {
     StopSignal::check("stopped while the model was evaluated");
-    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} samples", samples));
+    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} samples", found.samples()));
     const Batch batch = test_batch(index);
-    const at::Tensor logits = model_->forward(batch.frames);
-    nats += at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Sum).item<double>();
-    right += logits.argmax(1).eq(batch.labels).sum().item<int64_t>();
-    samples += batch.labels.size(0);
+    found.add(at::log_softmax(model_->forward(batch.frames), 1), batch.labels);
   }
-  const Interval interval = wilson_interval(right, samples);
-  const auto all = static_cast<double>(samples);
-  return {{static_cast<double>(right) / all, nats / all},
-          {{"samples", samples},
+  const Interval interval = found.interval();
+  return {found.values(),
+          {{"samples", found.samples()},
            {"accuracy_interval", {interval.low, interval.high}},
            {"parameters", model_->options().parameters()},
            {"multiply_adds", model_->options().multiply_adds()}}};

@@ -12,6 +12,7 @@
 
 #include "loci/data/procedural/pair_shapes.h"
 #include "loci/models/pair_net.h"
+#include "loci/tasks/class_accuracy.h"
 #include "loci/tasks/non_local_watch.h"
 #include "loci/train/read_ahead.h"
 #include "loci/train/task.h"
@@ -60,8 +61,8 @@ class PairShapesTask : public Task {
   std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet&) override {
     return watch_.after_step(made.step);
   }
-  nlohmann::json training_measures(bool whole) override;
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"right", right_}}; }
+  nlohmann::json training_measures(bool) override { return right_.take(); }
+  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {right_.state()}; }
   std::string data_key() const override;
 
  private:
@@ -80,7 +81,7 @@ class PairShapesTask : public Task {
   PairShapes training_, test_;
   std::shared_ptr<PairNet> model_;
   NonLocalWatch watch_;
-  at::Tensor right_;        // [2] int64: training samples answered well, and all, since the last log
+  TrainingAccuracy right_;
   ProgressLine* progress_;  // of evaluations; or null
   ReadAhead<Batch> batches_;
 };

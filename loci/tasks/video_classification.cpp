@@ -3,26 +3,19 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/core/Reduction.h>
 #include <ATen/ops/cross_entropy_loss.h>
-#include <ATen/ops/nll_loss.h>
-#include <ATen/ops/topk.h>
-#include <ATen/ops/zeros.h>
 
-#include <algorithm>
 #include <limits>
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
-#include "loci/base/wilson.h"
 #include "loci/tasks/memory_task.h"
 #include "loci/tasks/network_size.h"
 
 namespace loci {
 namespace {
 
-constexpr int64_t kBestVideoClasses = 5;      // of the measure top_5
 constexpr int64_t kAssumedVideoClasses = 10;  // of size estimates
 
 MapExtents clip_extents(const VideoTaskData& data, const ImageShape& output) {
@@ -82,7 +75,7 @@ VideoClassification::VideoClassification(const VideoClassificationPlan& plan, co
       multiply_adds_(
           video_resnet_multiply_adds(model_->options(), clip_extents(plan.data, plan.data.output(input_.shape)))),
       feed_(opened_, input_, plan.data, batch_, inputs.seed),
-      right_(at::zeros({2}, at::kLong)),
+      watch_(model_->non_local()),
       progress_(inputs.progress) {}
 
 at::Tensor VideoClassification::loss(int64_t step, int64_t micro) {
@@ -90,56 +83,25 @@ at::Tensor VideoClassification::loss(int64_t step, int64_t micro) {
   const auto position = static_cast<uint64_t>(step * batch_.accumulation + micro);
   const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(position);
   const at::Tensor logits = model_->forward(batch.clips, at::detail::createCPUGenerator(dropout_seed));
-  auto* right = right_.mutable_data_ptr<int64_t>();
-  right[0] += logits.detach().argmax(1).eq(batch.labels).sum().item<int64_t>();
-  right[1] += batch.labels.size(0);
+  right_.add(logits, batch.labels);
   return at::cross_entropy_loss(logits, batch.labels);
 }
 
-nlohmann::json VideoClassification::training_measures(bool) {
-  nlohmann::json measures = {{"train_accuracy", nullptr}};
-  auto* right = right_.mutable_data_ptr<int64_t>();
-  if (right[1] > 0) measures["train_accuracy"] = static_cast<double>(right[0]) / static_cast<double>(right[1]);
-  right_.zero_();
-  return measures;
-}
-
-std::vector<Measure> VideoClassification::measures() const {
-  std::vector<Measure> measures = {{"accuracy", 1, false, "%", "share of the test clips whose class is the likeliest"},
-                                   {"loss", 3, true, "nats", "what the network misses of the classes, per test clip"}};
-  if (std::ssize(input_.classes) > kBestVideoClasses) {
-    measures.push_back({"top_5", 1, false, "%", "share of the test clips whose class is among the five likeliest"});
-  }
-  return measures;
-}
-
 Evaluation VideoClassification::evaluate() {
-  const int64_t best = std::min(kBestVideoClasses, std::ssize(input_.classes));
-  double nats = 0;
-  int64_t right = 0, among_best = 0, clips = 0;
+  ClassAccuracy found(std::ssize(input_.classes));
   for (int64_t index = 0; index < feed_.test_batches(); ++index) {
     StopSignal::check("stopped while the model was evaluated");
-    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} clips", clips));
+    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} clips", found.samples()));
     const ClipBatch batch = feed_.test(index);
     const at::Tensor share = clip_probabilities(model_->forward(batch.clips), plan_.data.windows.eval_clips);
-    const at::Tensor logarithm = share.clamp_min(std::numeric_limits<float>::min()).log();
-    nats += at::nll_loss(logarithm, batch.labels, {}, at::Reduction::Sum).item<double>();
-    const at::Tensor found = std::get<1>(at::topk(share, best, 1)).eq(batch.labels.unsqueeze(1));  // [B, best]
-    right += found.select(1, 0).sum().item<int64_t>();
-    among_best += found.sum().item<int64_t>();
-    clips += batch.labels.size(0);
+    found.add(share.clamp_min(std::numeric_limits<float>::min()).log(), batch.labels);
   }
-  const Interval interval = wilson_interval(right, clips);
-  const auto all = static_cast<double>(clips);
-  Evaluation result{{static_cast<double>(right) / all, nats / all},
-                    {{"clips", clips},
-                     {"accuracy_interval", {interval.low, interval.high}},
-                     {"parameters", count_video_resnet_parameters(model_->options())},
-                     {"multiply_adds", multiply_adds_}}};
-  if (std::ssize(input_.classes) > kBestVideoClasses) {
-    result.values.push_back(static_cast<double>(among_best) / all);
-  }
-  return result;
+  const Interval interval = found.interval();
+  return {found.values(),
+          {{"clips", found.samples()},
+           {"accuracy_interval", {interval.low, interval.high}},
+           {"parameters", count_video_resnet_parameters(model_->options())},
+           {"multiply_adds", multiply_adds_}}};
 }
 
 Account VideoClassification::account(const Evaluation& evaluation, const AccountOptions& options) {

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "loci/models/video_resnet.h"
+#include "loci/tasks/class_accuracy.h"
+#include "loci/tasks/non_local_watch.h"
 #include "loci/tasks/video_data.h"
 #include "loci/train/checkpoint_folder.h"
 #include "loci/train/recipe.h"
@@ -46,15 +48,21 @@ class VideoClassification : public Task {
   at::Tensor loss(int64_t step, int64_t micro) override;
   std::string unit() const override { return plan_.unit(); }
   int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
-  std::vector<Measure> measures() const override;
+  std::vector<Measure> measures() const override {
+    return ClassAccuracy::measures(std::ssize(input_.classes), "test clip");
+  }
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
   int64_t infer(int64_t position) override;
-  nlohmann::json training_measures(bool whole) override;
+  void before_step(int64_t step, OptimizerSet&) override { watch_.before_step(step); }
+  std::vector<TaskEvent> after_step(const StepMade& made, OptimizerSet&) override {
+    return watch_.after_step(made.step);
+  }
+  nlohmann::json training_measures(bool) override { return right_.take(); }
   void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) override {
     model_->load(state, who);
   }
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {{"right", right_}}; }
+  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {right_.state()}; }
   std::vector<std::pair<std::string, std::string>> files() override { return {{ImageInput::kFile, input_.save()}}; }
   std::string data_key() const override { return opened_->data.inventory.key(); }
   std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
@@ -69,7 +77,8 @@ class VideoClassification : public Task {
   std::shared_ptr<VideoResnet> model_;
   int64_t multiply_adds_;  // of a window
   ClipFeed feed_;
-  at::Tensor right_;        // [2] int64: training clips classified well, and all, since the last log
+  NonLocalWatch watch_;
+  TrainingAccuracy right_;
   ProgressLine* progress_;  // of evaluations; or null
 };
 

@@ -148,6 +148,32 @@ TEST_F(VideoTask, WindowsOfATestClipAreAveraged) {
   EXPECT_THAT(three->account(of_three, {}).text, HasSubstr("20 test clips, 3 windows of 4 frames each"));
 }
 
+TEST_F(VideoTask, WatchesItsBlocks) {
+  const auto task = make({"main:model.non_local.blocks=[0,1,0,0]"});
+  const auto optimizers = optimizers_of(*task);
+  task->module().train();
+  const auto events_of = [&](int64_t step) {
+    task->before_step(step, *optimizers);
+    task->loss(step, 0);
+    return task->after_step({step + 1, 200, 1}, *optimizers);
+  };
+  EXPECT_TRUE(events_of(98).empty());
+  const std::vector<TaskEvent> events = events_of(99);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].line.at("kind"), "non_local");
+  EXPECT_EQ(events[0].line.at("block"), "res3_0");
+}
+
+TEST_F(VideoTask, SaysHowManyClipsAreTooShort) {
+  const auto notices = [&](const char* frames) {
+    const auto task = make({frames});
+    return std::dynamic_pointer_cast<const OpenedClips>(task->opened_data())->data.notices;
+  };
+  EXPECT_THAT(notices("data.frames=8"), testing::ElementsAre());
+  EXPECT_THAT(notices("data.frames=9"),
+              testing::ElementsAre("50 of 50 clips have fewer than 9 frames: their last one is repeated"));
+}
+
 TEST_F(VideoTask, ACheckpointNeedsNoDataToBeUsed) {
   const auto task = make({"data.eval_clips=2"});
   const auto optimizers = optimizers_of(*task);
