@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loci.memory import PeerMemory as PeerMemory
     from loci.memory import ProductKeyMemory as ProductKeyMemory
     from loci.memory_layer import Reads as Reads
+    from loci.ngram import NgramMemory as NgramMemory
     from loci.table import Table as Table
     from loci.usage import Usage as Usage
 
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "FlatKeyMemory": "memory",
     "Inserted": "insertion",
+    "NgramMemory": "ngram",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "Reads": "memory_layer",

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loci.memory import FlatKeyMemory, PeerMemory, ProductKeyMemory
-from loci.memory_layer import MemoryLayer, one_of
-from loci.table import Table, drawn_seed
+from loci.memory_layer import MemoryLayer
+from loci.table import Table, drawn_seed, one_of
 
 SLOT = "loci_memory"  # begins the name of the submodule
 BESIDE = "_loci_beside"  # where the module that it stands beside finds it

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.library import ops
-from loci.memory_layer import MemoryLayer, one_of
-from loci.table import Table, TableUse
+from loci.memory_layer import MemoryLayer
+from loci.table import Table, TableUse, one_of
 
 SCORES_AT_ONCE = 1 << 24  # of a search over flat keys
 ADDRESSINGS = ("mask", "modulo")

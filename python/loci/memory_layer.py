@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.library import ops
-from loci.table import Table, TableUse, drawn_seed
+from loci.table import Table, TableLayer, TableUse, at_least, drawn_seed, one_of
 
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.1
@@ -110,7 +110,7 @@ class QueryNet(nn.Module):
         return x
 
 
-class MemoryLayer(nn.Module):
+class MemoryLayer(TableLayer):
     """What searched memories share. Use ProductKeyMemory, FlatKeyMemory or PeerMemory."""
 
     # None where the options have no use for them.
@@ -176,7 +176,6 @@ class MemoryLayer(nn.Module):
             if not 0 <= share < 1:
                 raise ValueError(f"{who}: dropout must be at least 0 and below 1, got {share}")
 
-        self.observers: list[Callable[[Reads], None]] = []  # told of every read (loci.Usage); none by default
         self.name = name
         self.seed = drawn_seed() if seed is None else int(seed)
         self.width, self.heads, self.top_k, self.key_width = width, heads, top_k, key_width
@@ -218,7 +217,6 @@ class MemoryLayer(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.empty(sizes, **factory)) if present else None)
 
     def tables(self) -> list[Table]:
-        """Those that it reads, for the optimisers of rows (loci.optim)."""
         return [self.table]
 
     def reset_parameters(self, seed: int | None = None) -> None:
@@ -379,13 +377,3 @@ class MemoryLayer(nn.Module):
             f"{self.width}, rows={self.table.rows}, heads={self.heads}, top_k={self.top_k}, "
             f"key_width={self.key_width}, query_norm='{self.query_norm}'"
         )
-
-
-def at_least(who: str, what: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{who}: {what} must be at least {least}, got {value}")
-
-
-def one_of(who: str, what: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{who}: {what} must be one of {', '.join(known)}, got {value!r}")

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from loci.library import classes
-from loci.memory_layer import at_least, one_of
-from loci.table import Table, drawn_seed
+from loci.table import Table, at_least, drawn_seed, one_of
 
 RULES = ("adam", "adam_row_moment", "adagrad", "sgd")
 ROUNDINGS = ("stochastic", "nearest", "master")

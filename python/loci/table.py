@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,16 @@ HOMES = ("memory", "mapped")
 def drawn_seed() -> int:
     """A seed from torch's default generator, so that torch.manual_seed decides."""
     return int(torch.randint(2**62, ()).item())
+
+
+def at_least(who: str, what: str, value: float, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{who}: {what} must be at least {least}, got {value}")
+
+
+def one_of(who: str, what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{who}: {what} must be one of {', '.join(known)}, got {value!r}")
 
 
 class Table(nn.Module):
@@ -254,6 +264,19 @@ class Table(nn.Module):
             if scale is not None and self._scale is not None:
                 self._scale.copy_(scale)
         self.frozen = frozen
+
+
+class TableLayer(nn.Module):
+    """What layers with tables share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observers: list[Callable[[Any], None]] = []  # told of every read (loci.Usage); none by default
+        self.table: Table
+
+    def tables(self) -> list[Table]:
+        """Those that it reads, for the optimisers of rows (loci.optim)."""
+        raise NotImplementedError
 
 
 class TableUse:

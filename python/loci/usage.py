@@ -17,13 +17,14 @@ from typing import Any
 from torch import nn
 
 from loci.library import classes, ops
-from loci.memory_layer import MemoryLayer, Reads
+from loci.memory_layer import Reads
+from loci.table import TableLayer
 
 
 class Counts:
     """The counts of one memory; called with what it reads."""
 
-    def __init__(self, memory: MemoryLayer):
+    def __init__(self, memory: TableLayer):
         self.object: Any = classes.Usage(memory.table.rows)
         self.state = self.object.state()
         self.window = 0
@@ -39,7 +40,7 @@ class Usage:
     step() says that a training step is over: staleness is counted in steps. clear() forgets all counts."""
 
     def __init__(self, module: nn.Module):
-        self.memories = {name: part for name, part in module.named_modules() if isinstance(part, MemoryLayer)}
+        self.memories = {name: part for name, part in module.named_modules() if isinstance(part, TableLayer)}
         if not self.memories:
             raise ValueError(f"Usage: the module must have a memory, got {type(module).__name__} without any")
         self.counts = {name: Counts(memory) for name, memory in self.memories.items()}

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,81 @@ def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, 
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
+
+
+NGRAMS: dict[str, dict[str, Any]] = {
+    "sum": {},
+    "gate": {"injection": "gate", "hash_heads": 2, "orders": [1, 3]},
+    "gate-convolution": {"injection": "gate", "orders": [2], "convolution": True},
+    "row": {"injection": "row", "orders": [1]},
+}
+
+
+def ngram(name: str, **changes: Any) -> loci.NgramMemory:
+    settings = {"rows": 90, "vocabulary": 20, "seed": 1, "name": "memory"} | NGRAMS[name] | changes
+    return loci.NgramMemory(WIDTH, **settings)
+
+
+def words(*sizes: int) -> Tensor:
+    return torch.randint(20, sizes, generator=torch.Generator().manual_seed(6))
+
+
+@pytest.mark.parametrize("name", NGRAMS)
+def test_n_grams_have_the_bits_of_the_c_plus_plus_layer(tmp_path: Path, name: str) -> None:
+    value_width = WIDTH if name == "sum" else 10
+    (tmp_path / "options.toml").write_text(
+        f'kind = "ngram"\nrows = 90\nvalue_width = {value_width}\nvocabulary = 20\n[ngram]\n{toml(NGRAMS[name])}\n'
+        f"[table_optimizer]\nlearning_rate = 1e-2\n"
+    )
+    x, grad, tokens = inputs(STEPS, 2, 9), inputs(STEPS, 2, 9).flip(0).contiguous(), words(STEPS, 2, 9)
+    save_file({"x": x, "grad": grad, "tokens": tokens}, tmp_path / "in.safetensors")
+    subprocess.run([TOOL, tmp_path / "options.toml", tmp_path / "in.safetensors", tmp_path / "out.safetensors"],
+                   check=True, timeout=120)  # fmt: skip
+    expected = load_file(tmp_path / "out.safetensors")
+    memory = with_drawn_rows(ngram(name, value_width=value_width))
+    if name == "gate-convolution":
+        expected_start = memory.convolution_weight.abs().max()
+        assert expected_start == 0
+    rows = loci.optim.RowAdam(memory.tables(), lr=1e-2, seed=7)
+    outputs = []
+    for step in range(STEPS):
+        y = memory(x[step], tokens[step])
+        y.backward(grad[step])
+        outputs.append(y.detach())
+        rows.step()
+    found = {"y": torch.stack(outputs), memory.table.name: memory.table.values}
+    for key, parameter in memory.named_parameters():
+        found |= {key: parameter.detach()} | ({} if parameter.grad is None else {f"grad.{key}": parameter.grad})
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
+def test_n_grams_compile_count_and_know_documents() -> None:
+    eager = ngram("gate-convolution")
+    compiled = copy.deepcopy(eager)
+    torch._dynamo.reset()
+    run = torch.compile(compiled, fullgraph=True)
+    x, tokens = inputs(2, 9), words(2, 9)
+    with loci.Usage(compiled) as usage:
+        torch.testing.assert_close(run(x, tokens), eager(x, tokens))
+    assert usage.metrics()[""]["reads"] == 18
+    run(x, tokens).sum().backward()
+    eager(x, tokens).sum().backward()
+    assert torch.equal(compiled.table.gradient().indices(), eager.table.gradient().indices())
+    starts = torch.zeros(2, 9, dtype=torch.bool)
+    starts[:, 4] = True
+    cut = eager.rows(tokens, starts)
+    assert torch.equal(cut[:, 4:], eager.rows(tokens[:, 4:])) and not torch.equal(cut, eager.rows(tokens))
+    eager.table.prefetch(cut)
+    for message, make in (
+        ("orders must be within 1 .. 16, got 17", lambda: ngram("sum", orders=[17])),
+        ("injection must be one of sum, gate, row, got 'add'", lambda: ngram("sum", injection="add")),
+        ("the table's width must be 12 (the layer's) for injection sum, got 5", lambda: ngram("sum", value_width=5)),
+        ("x must be [B, L, 12] and tokens [B, L], got [2, 9, 12], [2, 8]", lambda: ngram("sum")(x, tokens[:, 1:])),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make()
 
 
 def graphs_of(action: Any) -> int:
@@ -426,7 +502,7 @@ def test_both_skips_for_both_and_learns() -> None:
         torch.optim.AdamW(other.parameters()), loci.optim.RowAdam(other.memory.tables()), max_norm=1.0
     )
     other.load_state_dict(block.state_dict())
-    resumed.load_state_dict(both.state_dict())
+    resumed.load_state_dict(copy.deepcopy(both.state_dict()))  # torch keeps the tensors that it is given
     for one, optimizer in ((block, both), (other, resumed)):
         loss_of(one, 7).backward()
         optimizer.step()

@@ -9,6 +9,7 @@
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/zeros.h>
+#include <torch/library.h>
 
 #include <cmath>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "loci/nn/memory/memory_formula.h"
 #include "loci/nn/token_mask.h"
 #include "loci/ops/few_linear/few_linear.h"
+#include "loci/table/torch_errors.h"
 
 namespace loci {
 namespace {
@@ -162,6 +164,22 @@ Tensor NgramMemory::convolved(const Tensor& u, Tensor* history) const {
     sum = sum.defined() ? sum + term : term;
   }
   return at::silu(sum);
+}
+
+// For the module in Python: multipliers [n], the orders of the K columns, modulus and offset [K], those of a layer of
+// this seed and name.
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def(
+      "ngram_rows(int[] orders, int hash_heads, int rows, int vocabulary, int seed, str name) -> (Tensor, int[], "
+      "Tensor, Tensor)",
+      [](const std::vector<int64_t>& orders, int64_t hash_heads, int64_t rows, int64_t vocabulary, int64_t seed,
+         const std::string& name) {
+        return with_torch_errors([&] {
+          const uint64_t own = CounterRandom(static_cast<uint64_t>(seed), name).bits(0);
+          const NgramRows found = ngram_rows(orders, hash_heads, rows, vocabulary, own);
+          return std::make_tuple(found.multipliers, found.orders, found.modulus, found.offset);
+        });
+      });
 }
 
 }  // namespace loci
