@@ -1,5 +1,5 @@
-// loci predict: what a trained network makes of images: classes, poses of the camera, or reconstructions as PNG; and of
-// clips: classes.
+// loci predict: what a trained network makes of images: classes, poses of the camera, detections, or reconstructions as
+// PNG; and of clips: classes.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/softmax.h>
@@ -28,6 +28,7 @@
 #include "loci/tasks/reconstruction.h"
 #include "loci/tasks/relocalisation.h"
 #include "loci/tasks/row_map.h"
+#include "loci/tasks/shapes_keypoints.h"
 #include "loci/tasks/video_classification.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
@@ -37,6 +38,7 @@ namespace loci::cli {
 namespace {
 
 constexpr int64_t kPredictedAtOnce = 64;  // images
+constexpr double kShownScore = 0.3;       // of a detection in a line of text
 constexpr size_t kMostPictures = 64;      // their pixels and rows are some 100 KB of JSON each
 
 struct PredictArguments {
@@ -118,6 +120,16 @@ void add_pictures(std::vector<Prediction>& predictions, const std::vector<Image>
   }
 }
 
+// The memory of a network that may have one.
+template <class Model>
+std::shared_ptr<ProductKeyMemory> memory_of(const std::shared_ptr<Model>& model) {
+  if constexpr (requires { model->memory(); }) {
+    return model->memory();
+  } else {
+    return nullptr;
+  }
+}
+
 // `loaded`: a network with what its input is and how images are read. Each prediction gets its file's name.
 template <class Loaded>
 std::vector<Prediction> predict_images(const PredictInputs& inputs, const Loaded& loaded, const PredictBatch& batch) {
@@ -134,7 +146,7 @@ std::vector<Prediction> predict_images(const PredictInputs& inputs, const Loaded
     std::vector<int64_t> labels(kPredictedAtOnce);
     const int64_t count = batches.fill(index, pixels.mutable_data_ptr<float>(), labels.data());
     const at::Tensor part = pixels.narrow(0, 0, count).permute({0, 3, 1, 2});
-    const KeptReads reads(inputs.pictures ? loaded.model->memory() : nullptr);
+    const KeptReads reads(inputs.pictures ? memory_of(loaded.model) : nullptr);
     std::vector<Prediction> made_of_batch = batch(part, predictions.size());
     if (inputs.pictures) add_pictures(made_of_batch, images_of(pixels_of(part, input.scale)), *reads.last);
     for (Prediction& made : made_of_batch) {
@@ -218,6 +230,27 @@ std::vector<Prediction> predict_poses(const PredictInputs& inputs, const Relocal
   });
 }
 
+// Detections of a score of at least kShownScore for people; all for programs.
+std::vector<Prediction> predict_detections(const PredictInputs& inputs, const ShapesKeypointsPlan& plan) {
+  const LoadedCenterDetector loaded = load_center_detector(plan, inputs.seed(), inputs.run.checkpoint);
+  return predict_images(inputs, loaded, [&](const at::Tensor& batch, size_t) {
+    std::vector<Prediction> found;
+    for (const std::vector<Detection>& detections : center_detections(loaded.model->forward(batch))) {
+      std::string text;
+      nlohmann::json list = nlohmann::json::array();
+      for (const Detection& detection : detections) {
+        list.push_back(detection_json(detection));
+        if (detection.score < kShownScore) continue;
+        const auto& [x0, y0, x1, y1] = detection.instance.box;
+        text += fmt::format("{}{} {:.1f} % at {:.0f} {:.0f} {:.0f} {:.0f}", text.empty() ? "" : ", ",
+                            shape_name(detection.instance.label), 100 * detection.score, x0, y0, x1, y1);
+      }
+      found.push_back({{text.empty() ? "nothing" : text}, {{"detections", list}}});
+    }
+    return found;
+  });
+}
+
 // Of the clips in a folder, each a folder of frames.
 std::vector<Prediction> predict_clips(const RunArgument& run, const VideoClassificationPlan& plan,
                                       const std::filesystem::path& folder, ProgressLine& progress) {
@@ -271,6 +304,7 @@ std::vector<Prediction> predict(const PredictArguments& arguments, const RunArgu
   const PredictInputs inputs{run, sources, progress, arguments.pictures};
   if (reconstruction != nullptr) return predict_reconstructions(inputs, *reconstruction, arguments.out);
   if (const auto* poses = dynamic_cast<const RelocalisationPlan*>(plan)) return predict_poses(inputs, *poses);
+  if (const auto* shapes = dynamic_cast<const ShapesKeypointsPlan*>(plan)) return predict_detections(inputs, *shapes);
   return predict_classes(inputs, dynamic_cast<const ImageClassificationPlan&>(*plan));
 }
 
@@ -301,8 +335,8 @@ void print_predictions(const PredictArguments& arguments) {
 }  // namespace
 
 void add_predict(CLI::App& program, Action& action) {
-  auto* verb =
-      program.add_subcommand("predict", "Classes, camera poses or reconstructions of images, or classes of clips");
+  auto* verb = program.add_subcommand(
+      "predict", "Classes, camera poses, detections or reconstructions of images, or classes of clips");
   auto arguments = std::make_shared<PredictArguments>();
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
   verb->add_option("--images", arguments->images,

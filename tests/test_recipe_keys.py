@@ -19,6 +19,7 @@ TASKS = [
     "random_labels",
     "reconstruction",
     "relocalisation",
+    "shapes_keypoints",
     "skeleton_classification",
     "video_classification",
 ]

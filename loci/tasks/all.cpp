@@ -7,6 +7,7 @@
 #include "loci/tasks/random_labels.h"
 #include "loci/tasks/reconstruction.h"
 #include "loci/tasks/relocalisation.h"
+#include "loci/tasks/shapes_keypoints.h"
 #include "loci/tasks/skeleton_classification.h"
 #include "loci/tasks/video_classification.h"
 
@@ -21,6 +22,7 @@ const std::vector<TaskKind>& all_tasks() {
       {"random_labels", random_labels_plan},
       {"reconstruction", reconstruction_plan, {"predict"}},
       {"relocalisation", relocalisation_plan, {"predict"}},
+      {"shapes_keypoints", shapes_keypoints_plan, {"predict"}},
       {"skeleton_classification", skeleton_classification_plan},
       {"video_classification", video_classification_plan, {"predict"}},
   };
