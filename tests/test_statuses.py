@@ -152,7 +152,7 @@ TABLE = [
     ("generate RUN --prompt-file NONE", 3, "No such file"),
     ("generate DAMAGED", 3, "config.toml"),
     ("predict RUN", 2, "--images"),
-    ("predict RUN --images DATA", 2, "reconstruction or relocalisation or video_classification, got language_model"),
+    ("predict RUN --images DATA", 2, "relocalisation or shapes_keypoints or video_classification, got language_model"),
     ("predict NONE --images DATA", 3, "nothing there"),
     ("generate NONE", 3, "nothing there"),
     ("program NONE", 3, "nothing there"),

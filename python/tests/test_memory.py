@@ -1,4 +1,4 @@
-"""Memories, tables and row optimisers of Python: the bits of the C++ layers, the habits of torch's modules."""
+"""Memories and tables of Python: the bits of the C++ layers, the habits of torch's modules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import io
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,52 +13,23 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from memory_cases import (
+    LAYERS,
+    STEPS,
+    TOKENS,
+    WIDTH,
+    assert_same,
+    c_plus_plus,
+    inputs,
+    parameters_and_gradients,
+    small,
+    toml,
+    with_drawn_rows,
+)
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import loci
-
-TOOL = Path(__file__).resolve().parents[2] / "build" / "release" / "tests" / "memory_tool"
-WIDTH, TOKENS, STEPS = 12, 40, 3
-
-KINDS = {"product": loci.ProductKeyMemory, "flat": loci.FlatKeyMemory, "peer": loci.PeerMemory}
-LAYERS: dict[str, dict[str, Any]] = {
-    "product": {},
-    "batch": {"query_norm": "batch"},
-    "center": {"query_norm": "center", "query_hidden": [9]},
-    "rms": {"query_norm": "rms", "normalise_keys": True, "weight": "relu"},
-    "none": {"query_norm": "none", "weight": "sigmoid", "addressing": "modulo", "row_offset": 5},
-    "projection": {"output": "projection", "query_hidden": [7, 5]},
-    "swilu": {"output": "swilu"},
-    "flat": {"kind": "flat"},
-    "flat-unit": {"kind": "flat", "normalise_keys": True},
-    "peer": {"kind": "peer"},
-    "peer-relu-batch": {"kind": "peer", "query_norm": "batch"},
-}
-
-
-def small(name: str = "product", **changes: Any) -> Any:
-    settings = {"rows": 30, "heads": 2, "top_k": 3, "key_width": 8, "seed": 1} | LAYERS[name] | changes
-    return KINDS[settings.pop("kind", "product")](WIDTH, **settings)
-
-
-def inputs(*sizes: int) -> Tensor:
-    return torch.randn(*sizes, WIDTH, generator=torch.Generator().manual_seed(5))
-
-
-def with_drawn_rows(memory: Any) -> Any:
-    for table in memory.tables():
-        table.std = 0.5
-        table.reset_parameters(seed=1)
-    return memory
-
-
-def toml(settings: dict[str, Any]) -> str:
-    words = {True: "true", False: "false"}
-    return "\n".join(
-        f"{key} = {words[value] if isinstance(value, bool) else repr(value)}" for key, value in settings.items()
-    ).replace("'", '"')
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -69,15 +39,12 @@ def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, 
     kind = settings.pop("kind", "product")
     value_width = 10 if settings.get("output") else WIDTH
     layer = {"width": WIDTH, "heads": 2, "top_k": 3, "key_width": 8} | settings
-    (tmp_path / "options.toml").write_text(
+    options = (
         f'kind = "{kind}"\nrows = 30\nvalue_width = {value_width}\ndtype = "{dtype}"\n'
         f"[layer]\n{toml(layer)}\n[table_optimizer]\nlearning_rate = 1e-2\nclip_norm = 0.5\n"
     )
     x, grad = inputs(STEPS, TOKENS), inputs(STEPS, TOKENS).flip(0).contiguous()
-    save_file({"x": x, "grad": grad}, tmp_path / "in.safetensors")
-    subprocess.run([TOOL, tmp_path / "options.toml", tmp_path / "in.safetensors", tmp_path / "out.safetensors"],
-                   check=True, timeout=120)  # fmt: skip
-    expected = load_file(tmp_path / "out.safetensors")
+    expected = c_plus_plus(tmp_path, options, {"x": x, "grad": grad})
 
     memory = with_drawn_rows(small(name, value_width=value_width, table_dtype=getattr(torch, dtype)))
     rows = loci.optim.RowAdam(memory.tables(), lr=1e-2, clip_norm=0.5, seed=7)
@@ -88,89 +55,7 @@ def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, 
         outputs.append(y.detach())
         rows.step()
     found = {"y": torch.stack(outputs)} | {t.name: t.values for t in memory.tables()}
-    found |= dict(memory.named_buffers())
-    for key, parameter in memory.named_parameters():
-        found[key] = parameter.detach()
-        if parameter.grad is not None:
-            found[f"grad.{key}"] = parameter.grad
-    assert found.keys() == expected.keys()
-    for key, tensor in expected.items():
-        assert torch.equal(found[key], tensor), key
-
-
-NGRAMS: dict[str, dict[str, Any]] = {
-    "sum": {},
-    "gate": {"injection": "gate", "hash_heads": 2, "orders": [1, 3]},
-    "gate-convolution": {"injection": "gate", "orders": [2], "convolution": True},
-    "row": {"injection": "row", "orders": [1]},
-}
-
-
-def ngram(name: str, **changes: Any) -> loci.NgramMemory:
-    settings = {"rows": 90, "vocabulary": 20, "seed": 1, "name": "memory"} | NGRAMS[name] | changes
-    return loci.NgramMemory(WIDTH, **settings)
-
-
-def words(*sizes: int) -> Tensor:
-    return torch.randint(20, sizes, generator=torch.Generator().manual_seed(6))
-
-
-@pytest.mark.parametrize("name", NGRAMS)
-def test_n_grams_have_the_bits_of_the_c_plus_plus_layer(tmp_path: Path, name: str) -> None:
-    value_width = WIDTH if name == "sum" else 10
-    (tmp_path / "options.toml").write_text(
-        f'kind = "ngram"\nrows = 90\nvalue_width = {value_width}\nvocabulary = 20\n[ngram]\n{toml(NGRAMS[name])}\n'
-        f"[table_optimizer]\nlearning_rate = 1e-2\n"
-    )
-    x, grad, tokens = inputs(STEPS, 2, 9), inputs(STEPS, 2, 9).flip(0).contiguous(), words(STEPS, 2, 9)
-    save_file({"x": x, "grad": grad, "tokens": tokens}, tmp_path / "in.safetensors")
-    subprocess.run([TOOL, tmp_path / "options.toml", tmp_path / "in.safetensors", tmp_path / "out.safetensors"],
-                   check=True, timeout=120)  # fmt: skip
-    expected = load_file(tmp_path / "out.safetensors")
-    memory = with_drawn_rows(ngram(name, value_width=value_width))
-    if name == "gate-convolution":
-        expected_start = memory.convolution_weight.abs().max()
-        assert expected_start == 0
-    rows = loci.optim.RowAdam(memory.tables(), lr=1e-2, seed=7)
-    outputs = []
-    for step in range(STEPS):
-        y = memory(x[step], tokens[step])
-        y.backward(grad[step])
-        outputs.append(y.detach())
-        rows.step()
-    found = {"y": torch.stack(outputs), memory.table.name: memory.table.values}
-    for key, parameter in memory.named_parameters():
-        found |= {key: parameter.detach()} | ({} if parameter.grad is None else {f"grad.{key}": parameter.grad})
-    assert found.keys() == expected.keys()
-    for key, tensor in expected.items():
-        assert torch.equal(found[key], tensor), key
-
-
-def test_n_grams_compile_count_and_know_documents() -> None:
-    eager = ngram("gate-convolution")
-    compiled = copy.deepcopy(eager)
-    torch._dynamo.reset()
-    run = torch.compile(compiled, fullgraph=True)
-    x, tokens = inputs(2, 9), words(2, 9)
-    with loci.Usage(compiled) as usage:
-        torch.testing.assert_close(run(x, tokens), eager(x, tokens))
-    assert usage.metrics()[""]["reads"] == 18
-    run(x, tokens).sum().backward()
-    eager(x, tokens).sum().backward()
-    assert torch.equal(compiled.table.gradient().indices(), eager.table.gradient().indices())
-    starts = torch.zeros(2, 9, dtype=torch.bool)
-    starts[:, 4] = True
-    cut = eager.rows(tokens, starts)
-    assert torch.equal(cut[:, 4:], eager.rows(tokens[:, 4:])) and not torch.equal(cut, eager.rows(tokens))
-    eager.table.prefetch(cut)
-    for message, make in (
-        ("orders must be within 1 .. 16, got 17", lambda: ngram("sum", orders=[17])),
-        ("injection must be one of sum, gate, row, got 'add'", lambda: ngram("sum", injection="add")),
-        ("the table's width must be 12 (the layer's) for injection sum, got 5", lambda: ngram("sum", value_width=5)),
-        ("x must be [B, L, 12] and tokens [B, L], got [2, 9, 12], [2, 8]", lambda: ngram("sum")(x, tokens[:, 1:])),
-    ):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            make()
+    assert_same(found | dict(memory.named_buffers()) | parameters_and_gradients(memory), expected)
 
 
 def graphs_of(action: Any) -> int:
@@ -406,121 +291,6 @@ def test_bad_input_has_one_clear_line(error: type[Exception], message: str, make
     with pytest.raises(error) as raised:
         make()
     assert message in str(raised.value)
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.memory = small("batch", output="projection")
-        self.head = nn.Linear(WIDTH, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(x + self.memory(x))
-
-
-def loss_of(block: Block, step: int) -> Tensor:
-    x = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(step))
-    return nn.functional.cross_entropy(block(x), x[:, :3].argmax(1))
-
-
-def test_row_optimisers_are_optimisers_of_torch() -> None:
-    block = Block()
-    table = block.memory.table
-    rows = loci.optim.RowAdam([{"tables": table, "lr": 2e-2}], lr=1e-3)
-    assert rows.param_groups[0]["lr"] == 2e-2
-    schedule = torch.optim.lr_scheduler.StepLR(rows, 1, gamma=0.5)
-    seen = []
-    rows.register_step_post_hook(lambda *_: seen.append(len(seen)))
-    for step in range(2):
-        loss_of(block, step).backward()
-        rows.step()
-        schedule.step()
-    assert rows.param_groups[0]["lr"] == 5e-3 and seen == [0, 1]
-    assert rows.last_steps[0][0] == "memory.values" and rows.last_steps[0][1] > 0
-    loss_of(block, 3).backward()
-    rows.zero_grad()
-    assert table.gradient() is None
-
-
-@pytest.mark.parametrize("make", [
-    lambda tables: loci.optim.RowAdam(tables, lr=1e-2, seed=1),
-    lambda tables: loci.optim.RowAdam(tables, lr=1e-2, row_moment=True, seed=1),
-    lambda tables: loci.optim.RowAdagrad(tables, seed=1),
-    lambda tables: loci.optim.RowSGD(tables, lr=0.1, seed=1),
-])  # fmt: skip
-def test_a_row_optimiser_goes_on_from_its_state(make: Any) -> None:
-    torch.manual_seed(1)
-    whole = Block()
-    rows = make(whole.memory.tables())
-    states = []
-    for step in range(4):
-        if step == 2:
-            states = [copy.deepcopy(whole.state_dict()), copy.deepcopy(rows.state_dict())]
-        loss_of(whole, step).backward()
-        rows.step()
-    torch.manual_seed(2)
-    again = Block()
-    resumed = make(again.memory.tables())
-    again.load_state_dict(states[0])
-    buffer = io.BytesIO()
-    torch.save(states[1], buffer)
-    buffer.seek(0)
-    resumed.load_state_dict(torch.load(buffer))
-    for step in (2, 3):
-        loss_of(again, step).backward()
-        resumed.step()
-    assert torch.equal(whole.memory.table.values, again.memory.table.values)
-    with pytest.raises(ValueError, match="the state must have"):
-        resumed.load_state_dict({"state": {}, "param_groups": states[1]["param_groups"]})
-
-
-def test_both_skips_for_both_and_learns() -> None:
-    torch.manual_seed(1)
-    block = Block()
-    both = loci.optim.Both(
-        torch.optim.AdamW(block.parameters(), lr=1e-2), loci.optim.RowAdam(block.memory.tables(), lr=1e-2), max_norm=1.0
-    )
-    schedule = torch.optim.lr_scheduler.LinearLR(both, 1.0, 0.1, 60)
-    first = loss_of(block, 0).item()
-    for step in range(60):
-        both.zero_grad()
-        loss_of(block, step).backward()
-        both.step()
-        schedule.step()
-    assert loss_of(block, 0).item() < 0.6 * first
-    assert [round(group["lr"], 6) for group in both.param_groups] == [1e-3, 1e-3]
-
-    before = [block.memory.table.values.clone(), *(p.detach().clone() for p in block.parameters())]
-    (loss_of(block, 0) * float("nan")).backward()
-    both.step()
-    assert both.skipped == 1 and block.memory.table.gradient() is None
-    after = [block.memory.table.values, *block.parameters()]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    both.zero_grad()
-    other = Block()
-    resumed = loci.optim.Both(
-        torch.optim.AdamW(other.parameters()), loci.optim.RowAdam(other.memory.tables()), max_norm=1.0
-    )
-    other.load_state_dict(block.state_dict())
-    resumed.load_state_dict(copy.deepcopy(both.state_dict()))  # torch keeps the tensors that it is given
-    for one, optimizer in ((block, both), (other, resumed)):
-        loss_of(one, 7).backward()
-        optimizer.step()
-    assert torch.equal(block.head.weight, other.head.weight)
-
-
-def test_row_optimisers_refuse_what_they_cannot_take() -> None:
-    table = loci.Table(3, 2)
-    for message, make in (
-        ("tables must name at least one table", lambda: loci.optim.RowAdam([])),
-        ("rounding must be one of stochastic, nearest, master", lambda: loci.optim.RowAdam(table, rounding="up")),
-        ("lr must be at least 0, got -1", lambda: loci.optim.RowSGD(table, lr=-1)),
-        ("a group must have tables", lambda: loci.optim.RowSGD([{"params": []}])),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make()
-    with pytest.raises(TypeError, match=r"tables must be loci\.Table, got Linear"):
-        loci.optim.RowAdam([nn.Linear(2, 2)])  # type: ignore[list-item]
 
 
 def test_reports_need_no_library() -> None:
