@@ -135,7 +135,8 @@ RowOptimizer::RowOptimizer(RowStore& rows, RowOptimizerOptions options, uint64_t
       steps_(at::zeros({}, at::kLong)) {
   const std::string who = "row optimiser of table " + rows.name();
   if (!rows.values().is_cpu()) fail(ExitCode::usage, who, "rows must be on cpu", rows.values().device().str());
-  if (options_.epsilon == 0) options_.epsilon = options_.rule == RowRule::adagrad ? 1e-10 : 1e-8;
+  set_rates(
+      {options.learning_rate, options.beta1, options.beta2, options.epsilon, options.weight_decay, options.clip_norm});
   const auto dtype = rows.values().scalar_type();
   const auto real = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const PageSize size = options_.pages == RowPages::huge ? PageSize::huge : PageSize::small;
@@ -151,6 +152,15 @@ RowOptimizer::RowOptimizer(RowStore& rows, RowOptimizerOptions options, uint64_t
     state_.moment2 = storage("moment2", 0, real);
   }
   if (has_master(options_, dtype)) state_.master = storage("master", rows.width(), at::kFloat);
+}
+
+void RowOptimizer::set_rates(const RowRates& rates) {
+  options_.learning_rate = rates.learning_rate;
+  options_.beta1 = rates.beta1;
+  options_.beta2 = rates.beta2;
+  options_.epsilon = rates.epsilon != 0 ? rates.epsilon : options_.rule == RowRule::adagrad ? 1e-10 : 1e-8;
+  options_.weight_decay = rates.weight_decay;
+  options_.clip_norm = rates.clip_norm;
 }
 
 PendingRows RowOptimizer::pending(double scale) const {

@@ -37,6 +37,11 @@ struct RowOptimizerOptions {
   void fields(ConfigFields& f);
 };
 
+// The settings that may change from step to step; names and defaults are those of RowOptimizerOptions.
+struct RowRates {
+  double learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm;
+};
+
 struct RowStep {
   int64_t rows = 0;      // distinct rows updated
   double norm = 0;       // L2 norm of the summed gradient before clipping, in double (NaN or inf: the step was skipped;
@@ -66,7 +71,7 @@ class RowOptimizer {
 
   RowStore& rows() const { return *rows_; }
   const RowOptimizerOptions& options() const { return options_; }
-  void set_learning_rate(double rate) { options_.learning_rate = rate; }  // from the next step on
+  void set_rates(const RowRates& rates);  // from the next step on
   // State tensors by name ("moment1" [R, D], "moment2", "count" [R], "master", "steps"), to save and to copy into.
   // The store allocates them (RowStore::row_storage), so that rows without updates take no memory.
   std::vector<std::pair<std::string, at::Tensor>> state() const;

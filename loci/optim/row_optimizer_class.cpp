@@ -1,13 +1,16 @@
 // torch.classes.loci.RowOptimizer: a row optimiser as an object of Python.
 //
-//   RowOptimizer(table, rule, betas, epsilon, weight_decay, clip_norm, rounding, moments, pages, seed)
-//   pending(scale) -> finite            sums what backward left; apply() follows
-//   apply(rate, scale, wanted) -> (rows, norm, skipped)
+//   RowOptimizer(table, rule, rounding, moments, pages, seed)
+//   pending(rate, beta1, beta2, epsilon, weight_decay, clip_norm) -> finite
+//                                       sums what backward left, for a step with these settings
+//   apply(wanted) -> (rows, norm, skipped)      makes the step, or forgets the gradient
 //   state() -> [(name, tensor)]         the state itself: copying into a tensor changes it
 #include <torch/custom_class.h>
 
-#include <map>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "loci/optim/row_optimizer.h"
 #include "loci/table/table_class.h"
@@ -34,18 +37,12 @@ struct RowOptimizerObject : torch::CustomClassHolder {
 };
 
 c10::intrusive_ptr<RowOptimizerObject> new_row_optimizer(const c10::intrusive_ptr<TableObject>& table,
-                                                         const std::string& rule, double beta1, double beta2,
-                                                         double epsilon, double weight_decay, double clip_norm,
-                                                         const std::string& rounding, const std::string& moments,
-                                                         const std::string& pages, int64_t seed) {
+                                                         const std::string& rule, const std::string& rounding,
+                                                         const std::string& moments, const std::string& pages,
+                                                         int64_t seed) {
   return with_torch_errors([&] {
     RowOptimizerOptions options;
     options.rule = choice_of("rule", row_rule_words(), rule);
-    options.beta1 = beta1;
-    options.beta2 = beta2;
-    options.epsilon = epsilon;
-    options.weight_decay = weight_decay;
-    options.clip_norm = clip_norm;
     options.rounding = choice_of("rounding", row_rounding_words(), rounding);
     options.moments = choice_of("moments", row_moments_words(), moments);
     options.pages = choice_of("pages", row_pages_words(), pages);
@@ -60,27 +57,23 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
   m.class_<RowOptimizerObject>("RowOptimizer")
       .def(torch::init(new_row_optimizer))
       .def("pending",
-           [](Self self, double scale) {
-             self->pending = with_torch_errors([&] { return self->optimizer.pending(scale); });
+           [](Self self, double rate, double beta1, double beta2, double epsilon, double weight_decay,
+              double clip_norm) {
+             self->optimizer.set_rates({rate, beta1, beta2, epsilon, weight_decay, clip_norm});
+             self->pending = with_torch_errors([&] { return self->optimizer.pending(); });
              return self->pending->finite();
            })
       .def("apply",
-           [](Self self, double rate, double scale, bool wanted) {
+           [](Self self, bool wanted) {
              TORCH_CHECK(self->pending.has_value(), "RowOptimizer: pending() must come before apply(), got none");
-             self->optimizer.set_learning_rate(rate);
-             const RowStep step =
-                 with_torch_errors([&] { return self->optimizer.apply(*self->pending, scale, wanted); });
+             const RowStep step = with_torch_errors([&] { return self->optimizer.apply(*self->pending, 1, wanted); });
              self->pending.reset();
              return std::make_tuple(step.rows, step.norm, step.skipped);
            })
-      .def("state",
-           [](Self self) {
-             std::vector<std::tuple<std::string, at::Tensor>> state;
-             for (const auto& [name, tensor] : self->optimizer.state()) state.emplace_back(name, tensor);
-             return state;
-           })
-      .def("clear_state", [](Self self, const std::optional<at::Tensor>& rows) {
-        with_torch_errors([&] { rows ? self->optimizer.clear_state(*rows) : self->optimizer.clear_state(); });
+      .def("state", [](Self self) {
+        std::vector<std::tuple<std::string, at::Tensor>> state;
+        for (const auto& [name, tensor] : self->optimizer.state()) state.emplace_back(name, tensor);
+        return state;
       });
 }
 

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 from loci.library import classes
-from loci.table import Table, at_least, drawn_seed, one_of
+from loci.table import Table, at_least, drawn_seed
 
-RULES = ("adam", "adam_row_moment", "adagrad", "sgd")
-ROUNDINGS = ("stochastic", "nearest", "master")
-MOMENTS = ("float32", "bfloat16")
-PAGES = ("huge", "small")
+# The settings that a group may change from step to step; the others fix the state.
+RATES = ("lr", "eps", "weight_decay", "clip_norm")
+FIXED = ("rule", "rounding", "moments", "pages")
 
 
 class RowOptimizer(torch.optim.Optimizer):
@@ -56,36 +55,42 @@ class RowOptimizer(torch.optim.Optimizer):
         group = self._group_of(param_group) if "tables" in param_group else param_group
         super().add_param_group(group)
         group = self.param_groups[-1]
-        at_least(type(self).__name__, "lr", group["lr"], 0)
-        one_of(type(self).__name__, "rounding", group["rounding"], ROUNDINGS)
-        one_of(type(self).__name__, "moments", group["moments"], MOMENTS)
-        one_of(type(self).__name__, "pages", group["pages"], PAGES)
+        self._check(group)
         for anchor in group["params"]:
             table = self._tables.get(id(anchor))
             if table is None:
                 raise ValueError(f"{type(self).__name__}: groups must be made of tables, got a tensor")
-            beta1, beta2 = group["betas"]
-            made = classes.RowOptimizer(
-                table.object, group["rule"], beta1, beta2, group["eps"], group["weight_decay"], group["clip_norm"],
-                group["rounding"], group["moments"], group["pages"], self._seed,
-            )  # fmt: skip
+            made = classes.RowOptimizer(table.object, *(group[key] for key in FIXED), self._seed)
             self._optimizers[id(anchor)] = made
             self.state[anchor] = dict(made.state())
+
+    def _check(self, group: dict[str, Any]) -> None:
+        who = type(self).__name__
+        for key in RATES:
+            at_least(who, key, group[key], 0)
+        for beta in group["betas"]:
+            if not 0 <= beta < 1:
+                raise ValueError(f"{who}: betas must be at least 0 and below 1, got {beta}")
 
     def tables(self) -> list[Table]:
         return [self._tables[id(anchor)] for group in self.param_groups for anchor in group["params"]]
 
-    def pending(self, scale: float = 1.0) -> bool:
+    def pending(self) -> bool:
         """Sums what backward left. False where a gradient is not finite: then no table must be updated."""
-        found = [made.pending(scale) for made in self._optimizers.values()]
+        found = []
+        for group in self.param_groups:
+            self._check(group)
+            settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"], group["clip_norm"])
+            rates = [float(setting) for setting in settings]
+            found += [self._optimizers[id(anchor)].pending(*rates) for anchor in group["params"]]
         return all(found)
 
-    def apply(self, scale: float = 1.0, wanted: bool = True) -> None:
+    def apply(self, wanted: bool = True) -> None:
         """Updates the rows, unless not `wanted`; forgets the gradients in any case. After pending()."""
         self.last_steps = []
         for group in self.param_groups:
             for anchor in group["params"]:
-                done = self._optimizers[id(anchor)].apply(float(group["lr"]), scale, wanted)
+                done = self._optimizers[id(anchor)].apply(wanted)
                 self.last_steps.append((self._tables[id(anchor)].name, *done))
 
     @torch.no_grad()
@@ -110,7 +115,9 @@ class RowOptimizer(torch.optim.Optimizer):
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in self.param_groups]:
             raise ValueError(f"{who}: the state must be of as many tables in the same groups")
         for own, given in zip(self.param_groups, groups, strict=True):
-            own.update({key: value for key, value in given.items() if key != "params"})
+            for key in FIXED:
+                if given[key] != own[key]:
+                    raise ValueError(f"{who}: the state must be of {key} {own[key]}, got {given[key]}")
             for anchor, number in zip(own["params"], given["params"], strict=True):
                 state = state_dict["state"].get(number, {})
                 if set(state) != set(self.state[anchor]):
@@ -121,7 +128,11 @@ class RowOptimizer(torch.optim.Optimizer):
                 for key, tensor in self.state[anchor].items():
                     if state[key].shape != tensor.shape:
                         raise ValueError(f"{who}: {key} must be {list(tensor.shape)}, got {list(state[key].shape)}")
-                    tensor.copy_(state[key])
+        for own, given in zip(self.param_groups, groups, strict=True):
+            own.update({key: value for key, value in given.items() if key != "params"})
+            for anchor, number in zip(own["params"], given["params"], strict=True):
+                for key, tensor in self.state[anchor].items():
+                    tensor.copy_(state_dict["state"][number][key])
 
 
 class RowAdam(RowOptimizer):
@@ -214,8 +225,19 @@ class Both(torch.optim.Optimizer):
     def __init__(self, dense: torch.optim.Optimizer, rows: RowOptimizer, max_norm: float = 0.0):
         self.dense, self.rows, self.max_norm = dense, rows, max_norm
         self.skipped = 0
+        self._made = False
         super().__init__([{"params": group["params"]} for group in (*dense.param_groups, *rows.param_groups)], {})
-        self.param_groups = [*dense.param_groups, *rows.param_groups]
+        self._made = True
+        self._gather()
+
+    def _gather(self) -> None:
+        self.param_groups = [*self.dense.param_groups, *self.rows.param_groups]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Not here: groups belong to `dense` or `rows`."""
+        if self._made:
+            raise TypeError("Both: groups must be added to the dense optimiser or to that of rows, got one for both")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -244,5 +266,6 @@ class Both(torch.optim.Optimizer):
         return {"dense": self.dense.state_dict(), "rows": self.rows.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.dense.load_state_dict(state_dict["dense"])
+        self.dense.load_state_dict(state_dict["dense"])  # it makes new groups
         self.rows.load_state_dict(state_dict["rows"])
+        self._gather()

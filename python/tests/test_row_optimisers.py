@@ -12,6 +12,7 @@ from memory_cases import TOKENS, WIDTH, small
 from torch import Tensor, nn
 
 import loci
+from loci.table import TableUse
 
 
 class Block(nn.Module):
@@ -115,12 +116,55 @@ def test_both_skips_for_both_and_learns() -> None:
     assert torch.equal(block.head.weight, other.head.weight)
 
 
+def test_groups_hold_what_a_step_does() -> None:
+    table = loci.Table(3, 2, seed=1)
+    rows = loci.optim.RowSGD(table, lr=0.5)
+    use = TableUse(table)
+    before = table.values.clone()
+
+    def step() -> None:
+        use.read(torch.tensor([[0]]), torch.ones(1, 1)).sum().backward()
+        rows.step()
+
+    step()
+    torch.testing.assert_close(table.values[0], before[0] - 0.5)
+    rows.param_groups[0]["weight_decay"] = 0.1
+    rows.param_groups[0]["clip_norm"] = 0.1
+    before = table.values.clone()
+    step()
+    assert rows.last_steps == [("table", 1, pytest.approx(2**0.5), False)]
+    torch.testing.assert_close(table.values[0], before[0] * (1 - 0.5 * 0.1) - 0.5 * 0.1 / 2**0.5)
+    rows.param_groups[0]["lr"] = float("nan")
+    with pytest.raises(ValueError, match="lr must be at least 0, got nan"):
+        rows.step()
+    other = loci.optim.RowSGD(loci.Table(3, 2), rounding="nearest")
+    with pytest.raises(ValueError, match="the state must be of rounding nearest, got stochastic"):
+        other.load_state_dict(rows.state_dict())
+
+
+def test_schedules_reach_both_after_their_state_was_loaded() -> None:
+    block = Block()
+    both = loci.optim.Both(
+        torch.optim.AdamW(block.parameters(), lr=1e-2), loci.optim.RowAdam(block.memory.tables(), lr=1e-2)
+    )
+    both.load_state_dict(copy.deepcopy(both.state_dict()))
+    schedule = torch.optim.lr_scheduler.StepLR(both, 1, gamma=0.5)
+    loss_of(block, 0).backward()
+    both.step()
+    schedule.step()
+    assert both.dense.param_groups[0]["lr"] == 5e-3 and both.rows.param_groups[0]["lr"] == 5e-3
+    with pytest.raises(TypeError, match="groups must be added to the dense optimiser or to that of rows"):
+        both.add_param_group({"params": [torch.zeros(1, requires_grad=True)]})
+
+
 def test_row_optimisers_refuse_what_they_cannot_take() -> None:
     table = loci.Table(3, 2)
     for message, make in (
         ("tables must name at least one table", lambda: loci.optim.RowAdam([])),
         ("rounding must be one of stochastic, nearest, master", lambda: loci.optim.RowAdam(table, rounding="up")),
         ("lr must be at least 0, got -1", lambda: loci.optim.RowSGD(table, lr=-1)),
+        ("clip_norm must be at least 0, got nan", lambda: loci.optim.RowSGD(table, clip_norm=float("nan"))),
+        (r"betas must be at least 0 and below 1, got 1\.0", lambda: loci.optim.RowAdam(table, betas=(0.9, 1.0))),
         ("a group must have tables", lambda: loci.optim.RowSGD([{"params": []}])),
     ):
         with pytest.raises(ValueError, match=message):
