@@ -3,7 +3,7 @@
 // Legend: N rows, D width, U rows of a gradient.
 //
 //   Table(name, rows, width, dtype, home, folder)   dtype "float32", "bfloat16", "float64" or "int8"; home "memory",
-//                                                   "mapped" (files in folder) or "served" (folder is the file)
+//                                                   "mapped" (files in folder)
 //   values() [N, D]; scale() [N] or None            the rows themselves: writing into them changes the table
 //   new_use() [2]                                   for read_table and project_table (table_operators.h)
 //   gradient() -> ([U], [U, D])                     what backward left, summed
@@ -49,20 +49,12 @@ c10::intrusive_ptr<TableObject> new_table(const std::string& name, int64_t rows,
       [&] { return c10::make_intrusive<TableObject>(make_table(name, rows, width, dtype, home, folder)); });
 }
 
-c10::intrusive_ptr<TableObject> served_table(const std::string& file, const std::string& name) {
-  return with_torch_errors([&] { return c10::make_intrusive<TableObject>(std::make_shared<ServedTable>(file, name)); });
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
   using Self = const c10::intrusive_ptr<TableObject>&;
   m.class_<TableObject>("Table")
       .def(torch::init(new_table))
-      .def_static("serve", served_table)
-      .def("name", [](Self self) { return self->table->name(); })
-      .def("rows", [](Self self) { return self->table->rows(); })
-      .def("width", [](Self self) { return self->table->width(); })
       .def("values", [](Self self) { return self->table->store().values(); })
       .def("scale", [](Self self) { return self->table->store().scale(); })
       .def("new_use", [](Self self) { return use_of_table(*self->table); })

@@ -8,7 +8,7 @@
 
 y = feed_forward(z) + memory(z), Kim and Jung 2020 ("Large Product Key Memory for Pretrained Language Models", section
 3), with rows that start at zero. A memory is a submodule `loci_memory` of the module that it stands beside, called by a
-hook: the model's own modules, names and code stay, so that `generate`, caches, `peft` and trainers work as before.
+hook: the model's own modules, names and code stay, so that `generate` and its caches work as before.
 """
 
 from __future__ import annotations
@@ -116,17 +116,18 @@ def insert(
     places = named_places(model, where) if where is not None else places_of_layers(model, layers)
     seed = drawn_seed() if seed is None else int(seed)
     settings = {"rows": rows, "kind": kind, "shared_table": shared_table, "seed": seed, "options": options}
-    if not train_backbone:
-        model.requires_grad_(False)
-    return _insert(model, places, settings)
+    memories = _memories(model, places, settings)
+    _attach_all(model, places, memories, settings, train_backbone)
+    return Inserted(places, memories)
 
 
-def _insert(model: nn.Module, places: list[Place], settings: dict[str, Any]) -> Inserted:
+def _memories(model: nn.Module, places: list[Place], settings: dict[str, Any]) -> list[MemoryLayer]:
+    """New ones, not yet in the model."""
     if already := [name for name, _ in memories_in(model)]:
         raise ValueError(f"insert: the model must have no memory, got one beside {already[0]} (loci.remove)")
     options, kind = dict(settings["options"]), settings["kind"]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    made: list[tuple[Place, MemoryLayer]] = []
+    made: list[MemoryLayer] = []
     shared: Table | None = None
     for place in places:
         table = shared
@@ -140,13 +141,19 @@ def _insert(model: nn.Module, places: list[Place], settings: dict[str, Any]) -> 
         layer_options = {key: value for key, value in options.items() if key not in ("table_dtype", "home", "path")}
         memory = KINDS[kind](place.width, table=table, name=place.name, seed=settings["seed"], device=device,
                              **layer_options)  # fmt: skip
-        made.append((place, memory))
-    for place, memory in made:
+        made.append(memory)
+    return made
+
+
+def _attach_all(
+    model: nn.Module, places: list[Place], memories: list[MemoryLayer], settings: dict[str, Any], train_backbone: bool
+) -> None:
+    if not train_backbone:
+        model.requires_grad_(False)
+    for place, memory in zip(places, memories, strict=True):
         _attach(model, place, memory)
         memory.train(model.training)
-    stored = {"places": [vars(place) for place in places], **settings}
-    model.__dict__["_loci_inserted"] = stored
-    return Inserted(places, [memory for _, memory in made])
+    model.__dict__["_loci_inserted"] = {"places": [vars(place) for place in places], **settings}
 
 
 def _attach(model: nn.Module, place: Place, memory: MemoryLayer) -> None:
@@ -319,28 +326,33 @@ def load(model: nn.Module, folder: str | os.PathLike[str], train_backbone: bool 
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         got = repr(config.get("format")) if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"load: {target / 'config.json'} must be of format {FORMAT}, got {got}")
-    if config["base"] != base_of(model):
+    try:
+        base, name = config["base"], config["model"]
+        places = [Place(**place) for place in config["places"]]
+        settings = {key: config[key] for key in ("rows", "kind", "shared_table", "seed")}
+        settings["options"] = {key: _from_json(value) for key, value in config["options"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"load: {target / 'config.json'} must have what loci.save writes, got {error!r}") from None
+    if base != base_of(model):
         raise ValueError(
-            f"load: the model must be the {config['model']} that the memories were made for, got another: "
+            f"load: the model must be the {name} that the memories were made for, got another: "
             f"{type(model).__name__} with other parameters"
         )
-    places = [Place(**place) for place in config["places"]]
-    settings = {key: config[key] for key in ("rows", "kind", "shared_table", "seed")}
-    settings["options"] = {key: _from_json(value) for key, value in config["options"].items()}
-    if not train_backbone:
-        model.requires_grad_(False)
-    inserted = _insert(model, places, settings)
-    with torch.no_grad():
-        for place, memory in zip(inserted.places, inserted.memories, strict=True):
-            own = memory.state_dict()
-            given = {key: tensors[f"{place.name}.{key}"] for key in own if f"{place.name}.{key}" in tensors}
-            shared = memory is not inserted.memories[0] and settings["shared_table"]
-            missing = [key for key in own if key not in given and not (shared and key.startswith("table."))]
-            if missing:
-                remove(model)
-                raise ValueError(f"load: {target / 'memory.safetensors'} must have {place.name}.{missing[0]}, got none")
-            memory.load_state_dict(given, strict=False)
-    return inserted
+    memories = _memories(model, places, settings)
+    for number, (place, memory) in enumerate(zip(places, memories, strict=True)):
+        shared = number > 0 and settings["shared_table"]  # the first has the table
+        prefix = place.name + "."
+        given = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        wanted = [key for key in memory.state_dict() if not (shared and key.startswith("table."))]
+        if missing := [key for key in wanted if key not in given]:
+            raise ValueError(f"load: {target / 'memory.safetensors'} must have {prefix}{missing[0]}, got none")
+        try:
+            memory.load_state_dict({key: given[key] for key in wanted}, strict=False)
+        except RuntimeError as error:
+            got = str(error).splitlines()[-1].strip()
+            raise ValueError(f"load: {target / 'memory.safetensors'} must fit its config.json, got {got}") from None
+    _attach_all(model, places, memories, settings, train_backbone)
+    return Inserted(places, memories)
 
 
 def _as_json(value: Any) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from loci.library import ops
 from loci.memory_layer import MemoryLayer
@@ -58,48 +57,17 @@ class ProductKeyMemory(MemoryLayer):
     keys1: Tensor
     keys2: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        rows: int | None = None,
-        *,
-        table: Table | None = None,
-        heads: int = 4,
-        top_k: int = 32,
-        key_width: int = 0,
-        query_hidden: Sequence[int] = (),
-        query_norm: str = "layer",
-        normalise_keys: bool = False,
-        weight: str = "softmax",
-        output: str = "none",
-        value_width: int = 0,
-        addressing: str = "mask",
-        row_offset: int = 0,
-        input_dropout: float = 0.0,
-        query_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        table_dtype: torch.dtype = torch.float32,
-        home: str = "memory",
-        path: str | os.PathLike[str] | None = None,
-        query_net: nn.Module | None = None,
-        name: str = "memory",
-        seed: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
+    def __init__(self, width: int, rows: int | None = None, *, addressing: str = "mask", **options: Any):
         one_of(type(self).__name__, "addressing", addressing, ADDRESSINGS)
-        super().__init__(
-            width, rows, table, lambda rows: rows if addressing == "mask" else math.prod(sub_keys_for(rows)),
-            heads=heads, top_k=top_k, key_width=key_width, query_hidden=query_hidden, query_norm=query_norm,
-            normalise_keys=normalise_keys, weight=weight, output=output, value_width=value_width, row_offset=row_offset,
-            input_dropout=input_dropout, query_dropout=query_dropout, output_dropout=output_dropout,
-            table_dtype=table_dtype, home=home, path=path, query_net=query_net, name=name, seed=seed, device=device,
-            dtype=dtype,
-        )  # fmt: skip
         self.addressing = addressing
+        super().__init__(width, rows, **options)
+
+    def _addresses(self, rows: int) -> int:
+        return rows if self.addressing == "mask" else math.prod(sub_keys_for(rows))
+
+    def _add_keys(self, factory: Mapping[str, Any]) -> None:
         for which, count in zip(("keys1", "keys2"), sub_keys_for(self.table.rows), strict=True):
-            self._add(which, True, (heads, count, self.key_width // 2), self._factory)
-        self.reset_parameters()
+            self._add(which, True, (self.heads, count, self.key_width // 2), factory)
 
     def _reset_keys(self) -> None:
         for which in ("keys1", "keys2"):
@@ -118,44 +86,8 @@ class FlatKeyMemory(MemoryLayer):
 
     keys: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        rows: int | None = None,
-        *,
-        table: Table | None = None,
-        heads: int = 4,
-        top_k: int = 32,
-        key_width: int = 0,
-        query_hidden: Sequence[int] = (),
-        query_norm: str = "layer",
-        normalise_keys: bool = False,
-        weight: str = "softmax",
-        output: str = "none",
-        value_width: int = 0,
-        row_offset: int = 0,
-        input_dropout: float = 0.0,
-        query_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        table_dtype: torch.dtype = torch.float32,
-        home: str = "memory",
-        path: str | os.PathLike[str] | None = None,
-        query_net: nn.Module | None = None,
-        name: str = "memory",
-        seed: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(
-            width, rows, table, lambda rows: rows,
-            heads=heads, top_k=top_k, key_width=key_width, query_hidden=query_hidden, query_norm=query_norm,
-            normalise_keys=normalise_keys, weight=weight, output=output, value_width=value_width, row_offset=row_offset,
-            input_dropout=input_dropout, query_dropout=query_dropout, output_dropout=output_dropout,
-            table_dtype=table_dtype, home=home, path=path, query_net=query_net, name=name, seed=seed, device=device,
-            dtype=dtype,
-        )  # fmt: skip
-        self._add("keys", True, (heads, self.table.rows, self.key_width), self._factory)
-        self.reset_parameters()
+    def _add_keys(self, factory: Mapping[str, Any]) -> None:
+        self._add("keys", True, (self.heads, self.table.rows, self.key_width), factory)
 
     def _reset_keys(self) -> None:
         self._draw_uniform(self.keys, "keys", (self.key_width / 2) ** -0.5)
@@ -182,7 +114,7 @@ class FlatKeyMemory(MemoryLayer):
             score = torch.matmul(part.transpose(0, 1), keys.transpose(1, 2)).transpose(0, 1).contiguous()
             zero = score.new_zeros(part.size(0), self.heads, 1)
             parts.append(ops.product_key_select(zero, score, self.top_k, keys.size(1))[1])
-        return torch.cat(parts) if parts else query.new_zeros(0, self.heads, self.top_k, dtype=torch.int64)
+        return torch.cat(parts)
 
 
 class PeerMemory(ProductKeyMemory):
@@ -198,10 +130,9 @@ class PeerMemory(ProductKeyMemory):
         one_of("PeerMemory", "activation", activation, tuple(ACTIVATIONS))
         super().__init__(width, rows, **options)
         if down is None:
-            path = options.get("path")
-            down = Table(self.table.rows, width, self.table.dtype, home=self.table.home,
-                         path=path, seed=self.seed, name=f"{self.name}.down",
-                         device=options.get("device"))  # fmt: skip
+            up = self.table
+            down = Table(up.rows, width, up.dtype, home=up.home, path=up.path, seed=self.seed,
+                         name=f"{self.name}.down", device=up.device)  # fmt: skip
         if down.rows != self.table.rows:
             raise ValueError(f"PeerMemory: down must have {self.table.rows} rows like up, got {down.rows}")
         if down.width != width:

@@ -111,7 +111,7 @@ class QueryNet(nn.Module):
 
 
 class MemoryLayer(TableLayer):
-    """What searched memories share. Use ProductKeyMemory, FlatKeyMemory or PeerMemory."""
+    """What searched memories share: use ProductKeyMemory (which has the arguments), FlatKeyMemory or PeerMemory."""
 
     # None where the options have no use for them.
     norm_gain: Tensor
@@ -126,31 +126,30 @@ class MemoryLayer(TableLayer):
     def __init__(
         self,
         width: int,
-        rows: int | None,
-        table: Table | None,
-        addresses: Callable[[int], int],
+        rows: int | None = None,
         *,
-        heads: int,
-        top_k: int,
-        key_width: int,
-        query_hidden: Sequence[int],
-        query_norm: str,
-        normalise_keys: bool,
-        weight: str,
-        output: str,
-        value_width: int,
-        row_offset: int,
-        input_dropout: float,
-        query_dropout: float,
-        output_dropout: float,
-        table_dtype: torch.dtype,
-        home: str,
-        path: str | os.PathLike[str] | None,
-        query_net: nn.Module | None,
-        name: str,
-        seed: int | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        table: Table | None = None,
+        heads: int = 4,
+        top_k: int = 32,
+        key_width: int = 0,
+        query_hidden: Sequence[int] = (),
+        query_norm: str = "layer",
+        normalise_keys: bool = False,
+        weight: str = "softmax",
+        output: str = "none",
+        value_width: int = 0,
+        row_offset: int = 0,
+        input_dropout: float = 0.0,
+        query_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        table_dtype: torch.dtype = torch.float32,
+        home: str = "memory",
+        path: str | os.PathLike[str] | None = None,
+        query_net: nn.Module | None = None,
+        name: str = "memory",
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         who = type(self).__name__
@@ -188,7 +187,7 @@ class MemoryLayer(TableLayer):
                           name=f"{name}.values", device=device)  # fmt: skip
         self.table = table
         self.use = TableUse(table)
-        self.addresses = addresses(table.rows)
+        self.addresses = self._addresses(table.rows)
         if not 1 <= top_k <= self.addresses:
             raise ValueError(f"{who}: top_k must be within 1 .. {self.addresses} (the addresses), got {top_k}")
         if top_k == 1 and weight == "softmax":
@@ -211,7 +210,8 @@ class MemoryLayer(TableLayer):
         self._add("output_weight", output != "none", (width, table.width), factory)
         self._add("output_bias", output != "none", (width,), factory)
         self._add("gate_weight", output == "swilu", (table.width, width), factory)
-        self._factory = factory
+        self._add_keys(factory)
+        self.reset_parameters()
 
     def _add(self, name: str, present: bool, sizes: Sequence[int], factory: Mapping[str, Any]) -> None:
         self.register_parameter(name, nn.Parameter(torch.empty(sizes, **factory)) if present else None)
@@ -240,6 +240,13 @@ class MemoryLayer(TableLayer):
                 if (tensor := getattr(self, name)) is not None:
                     self._draw_normal(tensor, name, self.width**-0.5)
             self._reset_keys()
+
+    def _addresses(self, rows: int) -> int:
+        """How many a head can name."""
+        return rows
+
+    def _add_keys(self, factory: Mapping[str, Any]) -> None:
+        raise NotImplementedError
 
     def _reset_keys(self) -> None:
         raise NotImplementedError

@@ -28,7 +28,7 @@ def drawn_seed() -> int:
 
 
 def at_least(who: str, what: str, value: float, least: int) -> None:
-    if value < least:
+    if not value >= least:  # NaN is not
         raise ValueError(f"{who}: {what} must be at least {least}, got {value}")
 
 
@@ -47,7 +47,7 @@ class Table(nn.Module):
     Args:
         rows, width: at least 1.
         dtype: float32, bfloat16, float64, or int8 with a float32 scale for each row, which only serves.
-        home: "memory", or "mapped": in files in the folder `path`, which may be larger than memory.
+        home: "memory", or "mapped": in files in the folder `path`, which is made, and which may be larger than memory.
         seed: of the starting values, N(0, std^2); None draws it from torch's generator.
         std: None for width ** -0.5; 0 for zeros, which take no memory until they are written.
         name: names the table in messages, files and the random numbers of its start.
@@ -78,20 +78,27 @@ class Table(nn.Module):
             raise ValueError(f"Table: home must be memory or mapped, got {home!r}")
         if (home == "mapped") != (path is not None):
             raise ValueError(f"Table: path must be given for a mapped table alone, got {path!r} for home {home!r}")
+        at_least(f"table {name}", "rows", rows, 1)
+        at_least(f"table {name}", "width", width, 1)
+        where = torch.device(device or torch.get_default_device())
+        if where.type not in ("cpu", "meta"):
+            raise ValueError(f"table {name}: device must be cpu, where rows are updated, or meta, got {where}")
         self.rows, self.width, self.dtype, self.name = int(rows), int(width), dtype, name
         self.home, self.path = home, None if path is None else os.fspath(path)
-        self.std = self.width**-0.5 if std is None and self.width > 0 else float(std or 0)
+        self.std = self.width**-0.5 if std is None else float(std)
         # Where it requires a gradient, backward reaches the rows even if nothing else in a read needs one.
         self.anchor = torch.zeros(1, requires_grad=True)
         self.uses: weakref.WeakSet[TableUse] = weakref.WeakSet()
         self._object: Any = None
-        self._values = torch.empty(max(self.rows, 0), max(self.width, 0), dtype=dtype, device="meta")
+        self._values = torch.empty(self.rows, self.width, dtype=dtype, device="meta")
         self._scale: Tensor | None = None
-        if torch.device(device or torch.get_default_device()).type != "meta":
+        if where.type != "meta":
             self._allocate()
             self.reset_parameters(seed)
 
     def _allocate(self) -> None:
+        if self.path is not None:
+            os.makedirs(self.path, exist_ok=True)
         self._object = classes.Table(
             self.name, self.rows, self.width, DTYPES[self.dtype], self.home, self.path or ""
         )  # fmt: skip

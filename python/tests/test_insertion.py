@@ -165,6 +165,32 @@ def test_loading_refuses_another_model_and_damaged_files(tmp_path: Path) -> None
         loci.load(model_of("llama"), folder)
 
 
+def test_what_fails_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = model_of("llama")
+    loci.insert(model, rows=ROWS, layers=[1], seed=3, **OPTIONS)
+    loci.save(model, tmp_path)
+    base = model_of("llama")
+    names, config = list(base.state_dict()), json.loads((tmp_path / "config.json").read_text())
+
+    def refused(message: str, action: Any) -> None:
+        with pytest.raises((ValueError, TypeError), match=message):
+            action()
+        assert list(base.state_dict()) == names and all(p.requires_grad for p in base.parameters())
+
+    refused("top_k must be within", lambda: loci.insert(base, rows=ROWS, **OPTIONS | {"top_k": 1000}))
+    refused("unexpected keyword argument 'head'", lambda: loci.insert(base, rows=ROWS, head=3))
+    for change, message in (
+        ({"places": [{"name": "x"}]}, r"config\.json must have what loci\.save writes"),
+        ({"options": 3}, r"config\.json must have what loci\.save writes"),
+        ({"rows": 2 * ROWS}, r"memory\.safetensors must fit its config\.json, got size mismatch for table\.values"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        refused(message, lambda: loci.load(base, tmp_path))
+    del config["places"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused("got KeyError", lambda: loci.load(base, tmp_path))
+
+
 class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -186,6 +212,16 @@ def test_modules_of_any_model_can_be_named() -> None:
                                       + memory(model.encoder(x))))  # fmt: skip
     same = copy.deepcopy(model)
     assert torch.equal(same(x), model(x))
+
+
+@pytest.mark.parametrize("kind", ["flat", "peer"])
+def test_other_kinds_of_memory_are_inserted(kind: str) -> None:
+    model, x = Odd(), torch.randn(3, 8)
+    before = model(x)
+    inserted = loci.insert(model, rows=ROWS, where=["my_ffn"], kind=kind, seed=1, **OPTIONS)
+    assert torch.equal(model(x), before) and len(inserted.tables()) == (2 if kind == "peer" else 1)
+    draw_rows(inserted)
+    assert not torch.equal(model(x), before)
 
 
 @pytest.mark.parametrize(

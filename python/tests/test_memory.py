@@ -222,6 +222,8 @@ def test_mapped_tables_train_in_files(tmp_path: Path) -> None:
     assert torch.equal(memory.table.values, same.table.values)
     assert sorted(path.name for path in tmp_path.iterdir())[0].startswith("table.memory.values.")
     memory.table.prefetch(torch.tensor([[0, 29]]))
+    peer = small("peer", home="mapped", path=tmp_path / "peer")
+    assert peer.down.path == peer.table.path and torch.equal(peer(inputs(5)), small("peer")(inputs(5)))
     with pytest.raises(TypeError, match="a mapped table cannot be pickled"):
         torch.save(memory, io.BytesIO())
     with pytest.raises(TypeError, match="a mapped table cannot be copied"):
@@ -285,6 +287,8 @@ def test_parameters_start_from_the_seed_of_torch() -> None:
         (ValueError, "PeerMemory: down must have the layer's width 12, got 5",
          lambda: small("peer", down=loci.Table(30, 5))),
         (RuntimeError, "memory.values", lambda: small(rows=2**44)),
+        (ValueError, "table table: device must be cpu, where rows are updated, or meta, got cuda",
+         lambda: loci.Table(3, 3, device="cuda")),
     ],
 )  # fmt: skip
 def test_bad_input_has_one_clear_line(error: type[Exception], message: str, make: Any) -> None:
