@@ -208,6 +208,19 @@ def test_predict_names_the_class_of_each_image(place):
     assert all(0.5 <= image["probability"] <= 1 for image in images)
 
 
+def test_predict_says_where_blocks_look(place, tmp_path):
+    settings = ("--set", "main:model.non_local.blocks=[0,1,1]", "--set", "train.steps=10")
+    result = train(place, tmp_path / "out", *settings)
+    assert result.returncode == 0, result.stderr
+    folder = place / "images" / "test" / "left"
+    result = loci(place, "predict", tmp_path / "out", "--images", folder, "--json", "--pictures")
+    (first, second) = json.loads(result.stdout)["images"][0]["picture"]["attention"]
+    assert (first["block"], first["map"], first["keys"]) == ("layer2.0", [1, 4, 4], [1, 2, 2])
+    assert (second["block"], second["map"], second["keys"]) == ("layer3.0", [1, 2, 2], [1, 1, 1])
+    for query in first["queries"]:
+        assert sum(query["weight"]) == pytest.approx(1, abs=1e-3) and len(query["weight"]) == 4
+
+
 def test_predict_says_which_rows_the_positions_read(place, tmp_path):
     folder = place / "images" / "test" / "left"
     pictures = ("predict", place / "out", "--images", folder, "--pictures")

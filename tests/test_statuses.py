@@ -136,6 +136,7 @@ TABLE = [
     ("eval DAMAGED --data DATA", 3, "config.toml"),
     ("eval RUN --data DATA --lengths 5", 2, "--lengths"),
     ("eval RUN --data DATA --lengths 99999999999999999999", 2, "--lengths"),
+    ("eval RUN --data DATA --pictures 2", 2, "--pictures: RUN must be of pair_shapes, got another task"),
     ("eval RUN --data DATA --questions NONE", 3, "No such file"),
     ("eval RUN --data DATA --questions RECIPE", 3, "PROMPT, one tab, ANSWER"),
     ("generate RUN --seed -1", 2, "--seed: must be a whole number from 0, got -1"),

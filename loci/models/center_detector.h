@@ -41,10 +41,9 @@
 #include "loci/data/detection/instances.h"
 #include "loci/models/feature_pyramid.h"
 #include "loci/models/trained_parameters.h"
+#include "loci/nn/relation/non_local.h"
 
 namespace loci {
-
-class NonLocal;
 
 // [model]
 struct CenterDetectorOptions {
@@ -100,7 +99,7 @@ class CenterDetector : public torch::nn::Module {
   const CenterDetectorOptions& options() const { return options_; }
   std::vector<NamedParameter> dense_parameters() const { return trained_parameters(*this); }
   // The non-local blocks by name: "backbone.body.layer3.0", "head.keypoints".
-  std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>> non_local() const;
+  NamedNonLocals non_local() const;
 
   // Copies parameters and buffers of a trained network, by name: of a whole detector, or of a backbone alone, with or
   // without the pyramid. Blocks and extra blocks may be missing (ImageResnet::load). Throws Error (input) in the name

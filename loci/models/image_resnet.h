@@ -5,8 +5,9 @@
 // Legend: B batch, C channels, n blocks of a stage.
 //
 //   conv1            7x7, `width` channels, stride 2; batch norm, ReLU; max 3x3, stride 2
-//   layer1 .. 4      2, 2, 2, 2 (ResNet-18) or 3, 4, 6 (ResNet-101: 23), 3 blocks; the first of layer2 .. 4 has stride
-//   2 head             mean over positions, linear; without classes there is none
+//   layer1 .. 4      2, 2, 2, 2 (ResNet-18) or 3, 4, 6 (ResNet-101: 23), 3 blocks;
+//                    the first of layer2 .. 4 has stride 2
+//   head             mean over positions, linear; without classes there is none
 //
 //   block            relu(x' + bn2(conv2(relu(bn1(conv1(x))))))     3x3 (stride), 3x3
 //   bottleneck       relu(x' + bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))))     1x1, 3x3 (stride), 1x1
@@ -27,11 +28,11 @@
 #include <vector>
 
 #include "loci/models/image_resnet_options.h"
+#include "loci/nn/relation/non_local.h"
 
 namespace loci {
 
 class ChannelNorm;
-class NonLocal;
 
 class ImageResnet : public torch::nn::Module {
  public:
@@ -46,7 +47,7 @@ class ImageResnet : public torch::nn::Module {
 
   const ImageResnetOptions& options() const { return options_; }
   // The non-local blocks by name ("layer3.4"), in their order.
-  const std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>>& non_local() const { return non_local_; }
+  const NamedNonLocals& non_local() const { return non_local_; }
 
   // Copies parameters and buffers of a trained network, by name. Non-local blocks and extra blocks may be missing: a
   // trained network goes on with them, at first with the same output. num_batches_tracked is left out. Throws Error
@@ -76,7 +77,7 @@ class ImageResnet : public torch::nn::Module {
   std::shared_ptr<ChannelNorm> bn1_;
   std::vector<std::vector<std::shared_ptr<Block>>> stages_;
   std::shared_ptr<Linear> linear_;  // none without classes
-  std::vector<std::pair<std::string, std::shared_ptr<NonLocal>>> non_local_;
+  NamedNonLocals non_local_;
 };
 
 }  // namespace loci

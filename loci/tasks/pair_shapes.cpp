@@ -122,9 +122,11 @@ Evaluation PairShapesTask::evaluate() {
 }
 
 Account PairShapesTask::account(const Evaluation& evaluation, const AccountOptions& options) {
-  AccountOptions others = options;
-  others.pictures = 0;
-  Account account = Task::account(evaluation, others);
+  refuse_lengths(options);
+  refuse_text_options(options);
+  refuse_places(options);
+  refuse_poses(options);
+  Account account;
   if (options.pictures > 0) account.json["images"] = pictures(options.pictures);
   const nlohmann::json& details = evaluation.details;
   const nlohmann::json& interval = details.at("accuracy_interval");

@@ -47,9 +47,7 @@ void SkeletonTaskData::fields(ConfigFields& f) {
   f.field("frames", frames, "frames that each clip is resampled to", {.minimum = 1, .maximum = 1 << 16});
   f.field("shortest_part", shortest_part, "training draws a part of a clip, at least this share of it",
           {.minimum = 0, .maximum = 1});
-  f.field("noise", noise,
-          "deviation of what is added to a training clip's joints; 1 is the "
-          "body's height",
+  f.field("noise", noise, "deviation of what is added to a training clip's joints; 1 is the body's height",
           {.minimum = 0, .maximum = 10});
 }
 
@@ -182,8 +180,7 @@ Account SkeletonClassification::account(const Evaluation& evaluation, const Acco
   const nlohmann::json& details = evaluation.details;
   const nlohmann::json& interval = details.at("accuracy_interval");
   account.text = fmt::format(
-      "{} test clips of {} joints, {} frames each; {} parameters, {} "
-      "multiply-adds a clip\n"
+      "{} test clips of {} joints, {} frames each; {} parameters, {} multiply-adds a clip\n"
       "accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %\n",
       details.at("clips").get<int64_t>(), opened_->data.joints, plan_.data.frames, model_->options().parameters(),
       format_count(details.at("multiply_adds").get<double>()), 100 * evaluation.values[0],

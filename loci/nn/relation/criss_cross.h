@@ -36,7 +36,7 @@ class CrissCross : public torch::nn::Module {
   // Weights start as N(0, 2 / inputs) by counter from (seed, name). Throws Error (usage) for impossible options.
   CrissCross(const std::string& name, const CrissCrossOptions& options, uint64_t seed);
 
-  // x [B, C, H, W] -> the same, in x's type and layout; channels-last maps are read and written without a copy.
+  // x [B, C, H, W] -> the same, in x's type and layout. Columns are copied once to stand in rows.
   at::Tensor forward(const at::Tensor& x);
 
   const CrissCrossOptions& options() const { return options_; }
