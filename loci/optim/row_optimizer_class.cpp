@@ -4,12 +4,12 @@
 //   pending(rate, beta1, beta2, epsilon, weight_decay, clip_norm) -> finite
 //                                       sums what backward left, for a step with these settings
 //   apply(wanted) -> (rows, norm, skipped)      makes the step, or forgets the gradient
+//   clear_state(rows [U] or None)       of these rows, or of all
 //   state() -> [(name, tensor)]         the state itself: copying into a tensor changes it
 #include <torch/custom_class.h>
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "loci/optim/row_optimizer.h"
@@ -18,16 +18,6 @@
 
 namespace loci {
 namespace {
-
-template <class Choice>
-Choice choice_of(const char* what, const std::vector<std::pair<std::string, Choice>>& words, const std::string& word) {
-  std::string known;
-  for (const auto& [name, choice] : words) {
-    if (name == word) return choice;
-    known += known.empty() ? name : ", " + name;
-  }
-  fail(ExitCode::usage, "RowOptimizer", fmt::format("{} must be one of {}", what, known), word);
-}
 
 struct RowOptimizerObject : torch::CustomClassHolder {
   RowOptimizerObject(RowStore& rows, const RowOptimizerOptions& options, uint64_t seed)
@@ -42,10 +32,10 @@ c10::intrusive_ptr<RowOptimizerObject> new_row_optimizer(const c10::intrusive_pt
                                                          int64_t seed) {
   return with_torch_errors([&] {
     RowOptimizerOptions options;
-    options.rule = choice_of("rule", row_rule_words(), rule);
-    options.rounding = choice_of("rounding", row_rounding_words(), rounding);
-    options.moments = choice_of("moments", row_moments_words(), moments);
-    options.pages = choice_of("pages", row_pages_words(), pages);
+    options.rule = choice_of_word("RowOptimizer", "rule", row_rule_words(), rule);
+    options.rounding = choice_of_word("RowOptimizer", "rounding", row_rounding_words(), rounding);
+    options.moments = choice_of_word("RowOptimizer", "moments", row_moments_words(), moments);
+    options.pages = choice_of_word("RowOptimizer", "pages", row_pages_words(), pages);
     return c10::make_intrusive<RowOptimizerObject>(table->table->store(), options, static_cast<uint64_t>(seed));
   });
 }
@@ -69,6 +59,10 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
              const RowStep step = with_torch_errors([&] { return self->optimizer.apply(*self->pending, 1, wanted); });
              self->pending.reset();
              return std::make_tuple(step.rows, step.norm, step.skipped);
+           })
+      .def("clear_state",
+           [](Self self, const std::optional<at::Tensor>& row) {
+             row ? self->optimizer.clear_state(*row) : self->optimizer.clear_state();
            })
       .def("state", [](Self self) {
         std::vector<std::tuple<std::string, at::Tensor>> state;

@@ -3,6 +3,10 @@
 
 #include <c10/util/Exception.h>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "loci/base/check.h"
 
 namespace loci {
@@ -17,6 +21,18 @@ auto with_torch_errors(const Action& action) {
     TORCH_CHECK_VALUE(error.code() != ExitCode::usage, error.what());
     TORCH_CHECK(false, error.what());
   }
+}
+
+// The choice that `word` names; throws Error (usage).
+template <class Choice>
+Choice choice_of_word(const char* who, const char* what, const std::vector<std::pair<std::string, Choice>>& words,
+                      const std::string& word) {
+  std::string known;
+  for (const auto& [name, choice] : words) {
+    if (name == word) return choice;
+    known += known.empty() ? name : ", " + name;
+  }
+  fail(ExitCode::usage, who, fmt::format("{} must be one of {}", what, known), word);
 }
 
 }  // namespace loci

@@ -1,7 +1,6 @@
 // What the task of a language model knows of its memories: counters of their reads, calibration, facts.
 #include <ATen/ops/cat.h>
 
-#include "loci/base/random.h"
 #include "loci/nn/memory/calibrate.h"
 #include "loci/tasks/language_model.h"
 
@@ -78,7 +77,7 @@ void LanguageModelTask::calibrate_memories(int64_t step, OptimizerSet& optimizer
       inputs.push_back(model_->memory_inputs(batch.input)[i]);
     }
     CalibrateOptions options;
-    options.seed = CounterRandom(seed_, "calibrate").bits(i);
+    options.seed = calibration_seed(seed_, static_cast<int64_t>(i));
     calibrate(memory, at::cat(inputs), options);
     for (const at::Tensor& parameter : calibrated_parameters(memory)) optimizers.clear_state(parameter);
     optimizers.rows_of(*memory.table()).clear_state();

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loci import optim as optim
+    from loci.calibration import calibrate as calibrate
     from loci.insertion import Inserted as Inserted
     from loci.insertion import insert as insert
     from loci.insertion import load as load
@@ -38,6 +39,7 @@ _HOMES = {
     "Reads": "memory_layer",
     "Table": "table",
     "Usage": "usage",
+    "calibrate": "calibration",
     "insert": "insertion",
     "load": "insertion",
     "ops": "library",

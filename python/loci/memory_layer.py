@@ -46,7 +46,13 @@ class Reads(NamedTuple):
     score: Tensor  # [T', H, K]
     index: Tensor  # type: ignore[assignment]  # [T', H, K] rows, int64
     weight: Tensor  # [T', H, K]
-    query: Tensor  # [T', H, 2, w] after the norm
+    query: Tensor  # [T', H, 2, w] after the norm, as it was searched with
+    address: Tensor | None = None  # [T', H, K] of memories that search: i * n2 + j of a pair of sub-keys
+
+
+def default_key_width(width: int) -> int:
+    """Half of a layer's width, even."""
+    return max(2, (width // 2 + 1) // 2 * 2)
 
 
 def autocasts(x: Tensor) -> bool:
@@ -76,6 +82,15 @@ def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def take_tokens(x: Tensor, positions: Tensor | None) -> Tensor:
+    return x if positions is None else x.index_select(0, positions)
+
+
+def put_tokens(y: Tensor, positions: Tensor | None, tokens: int) -> Tensor:
+    """y [T', D] at its positions among all tokens, zeros elsewhere."""
+    return y if positions is None else y.new_zeros(tokens, y.size(1)).index_copy(0, positions, y)
+
+
 def unit_vectors(x: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / length.clamp_min(LEAST_LENGTH)
@@ -85,10 +100,41 @@ def exact_type_of(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-class QueryNet(nn.Module):
+def batch_normalised(
+    x: Tensor, gain: Tensor, bias: Tensor, running_mean: Tensor, running_variance: Tensor, training: bool
+) -> Tensor:
+    """Batch norm of x [T, ...] over T, each feature by itself, in float32 or, for float64, in float64."""
+    exact = exact_type_of(x)
+    mean, variance = running_mean.to(exact).view(-1), running_variance.to(exact).view(-1)
+    flat = x.reshape(x.size(0), mean.numel())
+    y: Tensor = ops.batch_norm(flat, gain.to(exact).view(-1), bias.to(exact).view(-1), mean, variance, training,
+                               NORM_MOMENTUM, NORM_EPSILON)[0]  # fmt: skip
+    if training and exact != running_mean.dtype:
+        running_mean.copy_(mean.view_as(running_mean))
+        running_variance.copy_(variance.view_as(running_variance))
+    return y.view(x.shape)
+
+
+class DrawnQueryNet(nn.Module):
+    """A query net of ours: its parameters are drawn by counter, as those of the memory."""
+
+    def draw_parameters(self, draw: Callable[[Tensor, str, float], None]) -> None:
+        """draw(tensor, name, bound) fills a tensor with uniform numbers."""
+        raise NotImplementedError
+
+
+class MapQueryNet(DrawnQueryNet):
+    """A query net whose queries depend on a token's neighbours: called with x [B, ..., d] and the positions [T'] of the
+    tokens that count (None: all), it returns [T', H * 2w]."""
+
+
+class QueryNet(DrawnQueryNet):
     """Linear maps with ReLU between them, `widths` from input to output: x [T, d] -> [T, H * 2w].
 
     Before batch norm the last bias is a buffer: the batch's mean takes it away."""
+
+    weight_0: Tensor
+    bias_0: Tensor
 
     def __init__(self, widths: Sequence[int], train_last_bias: bool, factory: Mapping[str, Any]):
         super().__init__()
@@ -101,6 +147,11 @@ class QueryNet(nn.Module):
                 self.register_parameter(f"bias_{place}", nn.Parameter(bias))
             else:
                 self.register_buffer(f"bias_{place}", bias)
+
+    def draw_parameters(self, draw: Callable[[Tensor, str, float], None]) -> None:
+        for place, width in enumerate(self.widths[:-1]):
+            for kind in ("weight", "bias"):
+                draw(getattr(self, f"{kind}_{place}"), f"query_{place}_{kind}", width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         for place in range(len(self.widths) - 1):
@@ -152,6 +203,7 @@ class MemoryLayer(TableLayer):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        self.input_observers: list[Callable[[Tensor], None]] = []  # told of the tokens [T', d] that count
         who = type(self).__name__
         at_least(who, "width", width, 1)
         at_least(who, "heads", heads, 1)
@@ -159,7 +211,7 @@ class MemoryLayer(TableLayer):
             raise ValueError(
                 f"{who}: rows or table must be given, one of both, got {'none' if rows is None else 'both'}"
             )
-        key_width = key_width or max(2, (width // 2 + 1) // 2 * 2)
+        key_width = key_width or default_key_width(width)
         if key_width < 2 or key_width % 2:
             raise ValueError(f"{who}: key_width must be even and at least 2, got {key_width}")
         one_of(who, "query_norm", query_norm, QUERY_NORMS)
@@ -224,11 +276,8 @@ class MemoryLayer(TableLayer):
         if seed is not None:
             self.seed = int(seed)
         with torch.no_grad():
-            if isinstance(self.query_net, QueryNet):
-                for place, width in enumerate(self.query_net.widths[:-1]):
-                    for kind in ("weight", "bias"):
-                        tensor = getattr(self.query_net, f"{kind}_{place}")
-                        self._draw_uniform(tensor, f"query_{place}_{kind}", width**-0.5)
+            if isinstance(self.query_net, DrawnQueryNet):
+                self.query_net.draw_parameters(self._draw_uniform)
             for tensor, value in ((self.norm_gain, 1), (self.norm_bias, 0), (self.running_mean, 0),
                                   (self.running_variance, 1), (self.output_bias, 0)):  # fmt: skip
                 if tensor is not None:
@@ -266,34 +315,52 @@ class MemoryLayer(TableLayer):
 
         mask: bool [...], the tokens that count; the others get zeros and are not read for. return_reads: also gives
         Reads. Raises ValueError for x of another width and TypeError for one that is not of a floating type."""
+        positions = self.positions_of(x, mask)
+        tokens, rows, reads = self.read_at(x, positions)
+        y = F.dropout(self._map_output(rows, tokens).to(x.dtype), self.output_dropout, self.training)
+        y = put_tokens(y, positions, x.shape[:-1].numel()).view(*x.shape[:-1], y.size(1))
+        return (y, reads) if return_reads else y
+
+    def read_at(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Reads]:
+        """Of x [..., d] at positions [T']: the tokens [T', d] after dropout, the weighted sums of their rows [T', D]
+        before the output map, and what was read."""
+        tokens, query = self._tokens(x, positions)
+        rows, reads = self._look_up(tokens, query)
+        return tokens, rows, reads
+
+    def queries(self, tokens: Tensor) -> Tensor:
+        """The normalised queries of tokens [T, d]: [T, H, 2, w], float32 or float64."""
+        return self._normalised(self.query_net(tokens))
+
+    def positions_of(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """int64 [T'] of the tokens that count; None: all. Checks x [..., d] and mask [...]."""
         who = type(self).__name__
         if x.dim() < 1 or x.size(-1) != self.width:
             raise ValueError(f"{who}: x must be [..., {self.width}], got {list(x.shape)}")
         if not x.is_floating_point():
             raise TypeError(f"{who}: x must be of a floating type, got {x.dtype}")
-        tokens = F.dropout(x.reshape(-1, self.width), self.input_dropout, self.training)
-        positions = None
-        if mask is not None:
-            if mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
-                raise ValueError(f"{who}: mask must be bool {list(x.shape[:-1])}, got {mask.dtype} {list(mask.shape)}")
-            positions = mask.reshape(-1).nonzero().squeeze(1)
-            tokens = tokens.index_select(0, positions)
-        rows, reads = self.look_up(tokens)
-        y = F.dropout(self._map_output(rows, tokens).to(x.dtype), self.output_dropout, self.training)
-        if positions is not None:
-            y = y.new_zeros(x.shape[:-1].numel(), y.size(1)).index_copy(0, positions, y)
-        y = y.view(*x.shape[:-1], y.size(1))
-        return (y, reads) if return_reads else y
+        if mask is None:
+            return None
+        if mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
+            raise ValueError(f"{who}: mask must be bool {list(x.shape[:-1])}, got {mask.dtype} {list(mask.shape)}")
+        return mask.reshape(-1).nonzero().squeeze(1)
 
-    def queries(self, tokens: Tensor) -> Tensor:
-        """The normalised queries of tokens [T, d]: [T, H, 2, w], float32 or float64."""
-        query = self.query_net(tokens).view(-1, self.heads, 2, self.key_width // 2)
-        with without_autocast(tokens):
-            return self._normalise(query)
+    def _tokens(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The tokens that count [T', d] after dropout, and their queries [T', H * 2w] as the query net gives them."""
+        x = F.dropout(x, self.input_dropout, self.training)
+        tokens = take_tokens(x.reshape(-1, self.width), positions)
+        for input_observer in self.input_observers:
+            input_observer(tokens)
+        if isinstance(self.query_net, MapQueryNet):
+            return tokens, self.query_net(x, positions)
+        return tokens, self.query_net(tokens)
 
-    def look_up(self, tokens: Tensor) -> tuple[Tensor, Reads]:
-        """The weighted sums of rows [T, D] for tokens [T, d], and what was read."""
-        query = F.dropout(self.queries(tokens), self.query_dropout, self.training)
+    def _normalised(self, query: Tensor) -> Tensor:
+        with without_autocast(query):
+            return self._normalise(query.view(-1, self.heads, 2, self.key_width // 2))
+
+    def _look_up(self, tokens: Tensor, query: Tensor) -> tuple[Tensor, Reads]:
+        query = F.dropout(self._normalised(query), self.query_dropout, self.training)
         with without_autocast(tokens):
             if self.normalise_keys:
                 query = unit_vectors(query)
@@ -301,15 +368,16 @@ class MemoryLayer(TableLayer):
             weight = WEIGHTS[self.weight](score).to(self.table.sum_dtype)
             index = self._rows_of(address)
             rows = self._read(tokens, index.flatten(1), weight.flatten(1))
-        reads = Reads(score, index, weight, query)
-        for observer in self.observers:
-            observer(reads)
+        reads = Reads(score, index, weight, query, address)
+        self.tell_observers(reads)
         return rows, reads
 
     def _normalise(self, query: Tensor) -> Tensor:
         exact = exact_type_of(query)
         if self.query_norm == "batch":
-            return self._batch_norm(query, exact)
+            assert self.norm_bias is not None
+            statistics = (self.running_mean, self.running_variance)
+            return batch_normalised(query, self.norm_gain, self.norm_bias, *statistics, self.training)
         if self.query_norm == "center":
             return self._centred(query, exact)
         query = query.to(exact)
@@ -318,17 +386,6 @@ class MemoryLayer(TableLayer):
         bias = None if self.norm_bias is None else self.norm_bias.to(exact)
         normed: Tensor = ops.half_norm(query, self.norm_gain.to(exact), bias, NORM_EPSILON)[0]
         return normed
-
-    def _batch_norm(self, query: Tensor, exact: torch.dtype) -> Tensor:
-        mean, variance = self.running_mean.to(exact).view(-1), self.running_variance.to(exact).view(-1)
-        assert self.norm_bias is not None
-        gain, bias = self.norm_gain.to(exact).view(-1), self.norm_bias.to(exact).view(-1)
-        flat = query.reshape(query.size(0), -1)
-        y: Tensor = ops.batch_norm(flat, gain, bias, mean, variance, self.training, NORM_MOMENTUM, NORM_EPSILON)[0]
-        if self.training and exact != self.running_mean.dtype:
-            self.running_mean.copy_(mean.view_as(self.running_mean))
-            self.running_variance.copy_(variance.view_as(self.running_variance))
-        return y.view(query.shape)
 
     def _centred(self, query: Tensor, exact: torch.dtype) -> Tensor:
         mean = self.running_mean.to(exact)

@@ -174,8 +174,7 @@ class NgramMemory(TableLayer):
         if self.injection == "gate":
             read = read.view(index.size(0), -1)
         one_head = weight.view(-1, 1, self.columns)
-        for observer in self.observers:
-            observer(Reads(one_head, index.unsqueeze(1), one_head, read))
+        self.tell_observers(Reads(one_head, index.unsqueeze(1), one_head, read))
         return read
 
     def _injected(self, x: Tensor, read: Tensor) -> Tensor:

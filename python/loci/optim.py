@@ -104,6 +104,12 @@ class RowOptimizer(torch.optim.Optimizer):
         self.apply(wanted=self.pending())
         return loss
 
+    def clear_state(self, table: Table, rows: torch.Tensor | None = None) -> None:
+        """Forgets what is kept for these rows [U] int64 of one of its tables, or for all: they were replaced."""
+        if id(table.anchor) not in self._optimizers:
+            raise ValueError(f"{type(self).__name__}: table must be one of this optimiser's, got {table.name}")
+        self._optimizers[id(table.anchor)].clear_state(rows)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         for table in self.tables():
             table.zero_grad(set_to_none)

@@ -285,6 +285,13 @@ class TableLayer(nn.Module):
         """Those that it reads, for the optimisers of rows (loci.optim)."""
         raise NotImplementedError
 
+    def tell_observers(self, reads: Any) -> None:
+        # Within a backward pass the forward pass runs again, for gradient checkpointing: its reads were told before.
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            return
+        for observer in self.observers:
+            observer(reads)
+
 
 class TableUse:
     """A layer's use of a table: it numbers the passes, in whose order gradients are summed."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 
 from loci.library import classes, ops
@@ -27,11 +28,10 @@ class Counts:
     def __init__(self, memory: TableLayer):
         self.object: Any = classes.Usage(memory.table.rows)
         self.state = self.object.state()
-        self.window = 0
-        self.step = 0
+        self.when = torch.zeros(2, dtype=torch.int64)  # first step of the window, and the step
 
     def __call__(self, reads: Reads) -> None:
-        ops.usage_add_(self.state, reads.index, reads.weight.detach().float(), self.window, self.step)
+        ops.usage_add_at_(self.state, reads.index, reads.weight.detach().float(), self.when)
 
 
 class Usage:
@@ -58,14 +58,14 @@ class Usage:
 
     def step(self) -> None:
         for counts in self.counts.values():
-            counts.step += 1
-            counts.object.set_step(counts.step)
+            counts.when[1] += 1
+            counts.object.set_step(int(counts.when[1]))
 
     def begin_window(self) -> None:
         """From now on later reads alone count; the dates of last reads stay."""
         for counts in self.counts.values():
-            counts.window = counts.step
-            counts.object.begin_window(counts.step)
+            counts.when[0] = counts.when[1]
+            counts.object.begin_window(int(counts.when[1]))
 
     def clear(self) -> None:
         for counts in self.counts.values():

@@ -64,7 +64,7 @@ def c_plus_plus(folder: Path, options: str, tensors: dict[str, Tensor]) -> dict[
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+    assert sorted(found) == sorted(expected)
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
 
@@ -76,3 +76,9 @@ def parameters_and_gradients(module: torch.nn.Module) -> dict[str, Tensor]:
         if parameter.grad is not None:
             found[f"grad.{key}"] = parameter.grad
     return found
+
+
+def graphs_of(action: Any, x: Tensor) -> int:
+    """How many graphs torch.compile makes of it."""
+    torch._dynamo.reset()
+    return int(torch._dynamo.explain(action)(x).graph_count)

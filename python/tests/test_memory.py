@@ -20,6 +20,7 @@ from memory_cases import (
     WIDTH,
     assert_same,
     c_plus_plus,
+    graphs_of,
     inputs,
     parameters_and_gradients,
     small,
@@ -58,12 +59,6 @@ def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, 
     assert_same(found | dict(memory.named_buffers()) | parameters_and_gradients(memory), expected)
 
 
-def graphs_of(action: Any) -> int:
-    """How many graphs torch.compile makes of it."""
-    torch._dynamo.reset()
-    return torch._dynamo.explain(action)(inputs(TOKENS)).graph_count
-
-
 @pytest.mark.parametrize("name", ["product", "batch", "center", "swilu", "peer"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_training_compiles_as_one_graph(name: str, dynamic: bool) -> None:
@@ -81,7 +76,7 @@ def test_training_compiles_as_one_graph(name: str, dynamic: bool) -> None:
         assert counts[0] == counts[1] and min(counts[0]) > 0
     for table, other in zip(eager.tables(), compiled.tables(), strict=True):
         torch.testing.assert_close(table.values, other.values, atol=1e-5, rtol=1e-4)
-    assert graphs_of(compiled) == 1
+    assert graphs_of(compiled, inputs(TOKENS)) == 1
 
 
 def test_several_passes_before_backward_are_summed() -> None:
@@ -237,8 +232,8 @@ def test_usage_counts_what_is_read(compiled: bool) -> None:
     run = {name: torch.compile(part, fullgraph=True) if compiled else part for name, part in model.items()}
     with loci.Usage(model) as usage:
         index = []
-        for step in range(3):
-            y, reads = run["a"](inputs(TOKENS)[step * 5 : step * 5 + 5], return_reads=True)
+        for step in range(12):  # compiled code must not be compiled again for every step
+            y, reads = run["a"](inputs(2 * TOKENS)[step * 5 : step * 5 + 5], return_reads=True)
             y.sum().backward()
             index.append(reads.index)
             usage.step()

@@ -10,16 +10,20 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mv.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
 
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/base/random.h"
 #include "loci/nn/evaluation_scope.h"
 #include "loci/table/row_store.h"
+#include "loci/table/torch_errors.h"
 
 namespace loci {
 namespace {
@@ -80,70 +84,93 @@ Tensor draw_keys(const Tensor& half_query, int64_t n, uint64_t seed, const std::
   return keys;
 }
 
-// The query map whitens the inputs x [T, d] and rotates them at random. Returns it, [H * 2w, d] and [H * 2w].
-std::pair<Tensor, Tensor> whitening_map(const ProductKeyMemory& memory, const Tensor& x,
-                                        const CalibrateOptions& options) {
-  const int64_t width = memory.options().width, half = memory.half_width(), halves = memory.options().heads * 2;
-  const Whitening white = whitening_of(x, options.least_variance);
-  const Tensor weight = at::empty({halves, half, width}, at::kDouble), bias = at::empty({halves, half}, at::kDouble);
-  for (int64_t i = 0; i < halves; ++i) {
-    const CounterRandom random(options.seed, fmt::format("calibrate.{}.map.{}", memory.table()->name(), i));
-    const Tensor draw = normal_matrix(random, width, half);
-    const Tensor map = half <= width ? std::get<0>(at::linalg_qr(draw)) : draw / std::sqrt(static_cast<double>(width));
-    const Tensor query = at::matmul(white.matrix, map);  // [d, w]
-    weight[i].copy_(query.t());
-    bias[i].copy_(-at::mv(query.t(), white.mean));
+void check_calibration_inputs(const Tensor& inputs, int64_t width) {
+  if (inputs.dim() != 2 || inputs.size(1) != width || inputs.size(0) < 2) {
+    fail(ExitCode::usage, "calibrate", fmt::format("inputs must be [T, {}] with T >= 2", width),
+         c10::str(inputs.sizes()));
   }
-  return {weight.view({halves * half, width}), bias.view({halves * half})};
 }
 
-void start_query(ProductKeyMemory& memory, MlpQueryNet& net, const Tensor& x, const CalibrateOptions& options) {
-  const auto [weight, bias] = whitening_map(memory, x, options);
-  net.weight[0].copy_(weight);
-  net.bias[0].copy_(bias);
+// least_variance is of no use to the keys.
+CalibrateOptions numbered_options(int64_t seed, int64_t number, double least_variance) {
+  return {calibration_seed(static_cast<uint64_t>(seed), number), least_variance};
+}
+
+void start_query(ProductKeyMemory& memory, MlpQueryNet& net, const CalibratedMap& map) {
+  net.weight[0].copy_(map.weight);
+  net.bias[0].copy_(map.bias);
   if (memory.norm.gain.defined()) memory.norm.gain.fill_(1);
   if (memory.norm.bias.defined()) memory.norm.bias.zero_();
   if (memory.temperature.defined()) memory.temperature.fill_(std::sqrt(static_cast<double>(memory.half_width()) / 3));
   if (memory.norm.running_mean.defined()) {
-    const Tensor query = at::matmul(x, weight.t()) + bias;
-    memory.norm.running_mean.copy_(query.mean(0).view_as(memory.norm.running_mean));
-    memory.norm.running_variance.copy_(query.var(0, /*unbiased=*/true).view_as(memory.norm.running_variance));
+    memory.norm.running_mean.copy_(map.mean.view_as(memory.norm.running_mean));
+    memory.norm.running_variance.copy_(map.variance.view_as(memory.norm.running_variance));
   }
 }
 
 }  // namespace
 
-void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOptions& options) {
-  const auto refuse = [](const std::string& expected, const std::string& got) {
-    fail(ExitCode::usage, "calibrate", expected, got);
-  };
-  const auto net = std::dynamic_pointer_cast<MlpQueryNet>(memory.query_net);
-  if (!net || net->weight.size() != 1) {
-    refuse("the query net must be one linear map", net ? fmt::format("{} maps", net->weight.size()) : "another net");
-  }
-  const int64_t width = memory.options().width;
-  if (inputs.dim() != 2 || inputs.size(1) != width || inputs.size(0) < 2) {
-    refuse(fmt::format("inputs must be [T, {}] with T >= 2", width), c10::str(inputs.sizes()));
-  }
-  const at::NoGradGuard no_gradient;
+// The query map whitens the inputs [T, d] and rotates them at random.
+CalibratedMap calibrated_map(const Tensor& inputs, int64_t heads, int64_t half, bool statistics,
+                             const std::string& table, const CalibrateOptions& options) {
   const OneThread one_thread;
-  const EvaluationScope evaluation(memory);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Tensor x = inputs.to(at::kDouble).contiguous();
   if (!x.isfinite().all().item<bool>()) {
     fail(ExitCode::numbers, "calibrate", "inputs must be finite", "NaN or infinity");
   }
-  start_query(memory, *net, x, options);
-
-  const Tensor query = memory.query(inputs.to(net->weight[0].scalar_type()));  // [T, H, 2, w]
-  for (int64_t h = 0; h < memory.options().heads; ++h) {
-    for (int64_t p = 0; p < 2; ++p) {
-      Tensor keys = (p == 0 ? memory.keys1 : memory.keys2)[h];  // [n, w]
-      const std::string stream = fmt::format("calibrate.{}.keys.{}.{}", memory.table()->name(), h, p);
-      keys.copy_(draw_keys(query.select(1, h).select(1, p), keys.size(0), options.seed, stream));
-    }
+  const int64_t width = x.size(1), halves = heads * 2;
+  const Whitening white = whitening_of(x, options.least_variance);
+  const Tensor weights = at::empty({halves, half, width}, at::kDouble), biases = at::empty({halves, half}, at::kDouble);
+  for (int64_t i = 0; i < halves; ++i) {
+    const CounterRandom random(options.seed, fmt::format("calibrate.{}.map.{}", table, i));
+    const Tensor draw = normal_matrix(random, width, half);
+    const Tensor map = half <= width ? std::get<0>(at::linalg_qr(draw)) : draw / std::sqrt(static_cast<double>(width));
+    const Tensor query = at::matmul(white.matrix, map);  // [d, w]
+    weights[i].copy_(query.t());
+    biases[i].copy_(-at::mv(query.t(), white.mean));
   }
+  const Tensor weight = weights.view({halves * half, width}), bias = biases.view({halves * half});
+  if (!statistics) return {weight, bias, {}, {}};
+  const Tensor query = at::matmul(x, weight.t()) + bias;
+  return {weight, bias, query.mean(0), query.var(0, /*unbiased=*/true)};
+}
+
+Tensor calibrated_keys(const Tensor& query, int64_t half, int64_t n, const std::string& table,
+                       const CalibrateOptions& options) {
+  const OneThread one_thread;
+  const int64_t heads = query.size(1);
+  Tensor keys = at::empty({heads, n, query.size(3)}, at::kDouble);
+  for (int64_t h = 0; h < heads; ++h) {
+    const std::string stream = fmt::format("calibrate.{}.keys.{}.{}", table, h, half);
+    keys[h].copy_(draw_keys(query.select(1, h).select(1, half), n, options.seed, stream));
+  }
+  return keys;
+}
+
+void calibrate(ProductKeyMemory& memory, const Tensor& inputs, const CalibrateOptions& options) {
+  const auto net = std::dynamic_pointer_cast<MlpQueryNet>(memory.query_net);
+  if (!net || net->weight.size() != 1) {
+    fail(ExitCode::usage, "calibrate", "the query net must be one linear map",
+         net ? fmt::format("{} maps", net->weight.size()) : "another net");
+  }
+  check_calibration_inputs(inputs, memory.options().width);
+  const at::NoGradGuard no_gradient;
+  const OneThread one_thread;
+  const EvaluationScope evaluation(memory);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const std::string& table = memory.table()->name();
+  start_query(memory, *net,
+              calibrated_map(inputs, memory.options().heads, memory.half_width(), memory.norm.running_mean.defined(),
+                             table, options));
+  const Tensor query = memory.query(inputs.to(net->weight[0].scalar_type()));  // [T, H, 2, w]
+  memory.keys1.copy_(calibrated_keys(query, 0, memory.sub_keys1(), table, options));
+  memory.keys2.copy_(calibrated_keys(query, 1, memory.sub_keys2(), table, options));
   if (!options.keep_values) memory.table()->store().initialise_zero();
+}
+
+uint64_t calibration_seed(uint64_t seed, int64_t number) {
+  return CounterRandom(seed, "calibrate").bits(static_cast<uint64_t>(number));
 }
 
 std::vector<Tensor> calibrated_parameters(const ProductKeyMemory& memory) {
@@ -152,6 +179,29 @@ std::vector<Tensor> calibrated_parameters(const ProductKeyMemory& memory) {
     if (parameter.defined()) result.push_back(parameter);
   }
   return result;
+}
+
+// For memories in Python, which start with the same numbers.
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def(
+      "calibrated_map(Tensor inputs, int heads, int half_width, bool statistics, float least_variance, str table, "
+      "int seed, int number) -> (Tensor weight, Tensor bias, Tensor? mean, Tensor? variance)",
+      [](const Tensor& inputs, int64_t heads, int64_t half_width, bool statistics, double least_variance,
+         const std::string& table, int64_t seed, int64_t number) {
+        const CalibratedMap map = with_torch_errors([&] {
+          check_calibration_inputs(inputs, inputs.dim() == 2 ? inputs.size(1) : -1);
+          return calibrated_map(inputs, heads, half_width, statistics, table,
+                                numbered_options(seed, number, least_variance));
+        });
+        const auto optional = [](const Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
+        return std::make_tuple(map.weight, map.bias, optional(map.mean), optional(map.variance));
+      });
+  m.def("calibrated_keys(Tensor query, int half, int n, str table, int seed, int number) -> Tensor",
+        [](const Tensor& query, int64_t half, int64_t n, const std::string& table, int64_t seed, int64_t number) {
+          TORCH_CHECK_VALUE(query.dim() == 4 && query.size(0) >= 1 && query.size(2) == 2,
+                            "calibrated_keys: query must be [T, H, 2, w] with T >= 1, got ", query.sizes());
+          return calibrated_keys(query, half, n, table, numbered_options(seed, number, 0));
+        });
 }
 
 }  // namespace loci

@@ -1,6 +1,8 @@
 // The data-dependent start of a memory: query net, keys and values begin anew from what the layer really receives.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "loci/nn/memory/product_key_memory.h"
@@ -22,5 +24,18 @@ struct CalibrateOptions {
 void calibrate(ProductKeyMemory& memory, const at::Tensor& inputs, const CalibrateOptions& options);
 // The parameters that it starts anew.
 std::vector<at::Tensor> calibrated_parameters(const ProductKeyMemory& memory);
+// The seed of one of several memories, numbered from 0 in the order in which they are calibrated.
+uint64_t calibration_seed(uint64_t seed, int64_t number);
+
+// The parts of calibrate(), for a memory that is not a module of C++ (Python's loci.calibrate). `table`: its name.
+struct CalibratedMap {
+  at::Tensor weight, bias;    // [H * 2w, d], [H * 2w] float64
+  at::Tensor mean, variance;  // [H * 2w] float64, of the queries that the map makes of the inputs; undefined without
+};
+CalibratedMap calibrated_map(const at::Tensor& inputs, int64_t heads, int64_t half_width, bool statistics,
+                             const std::string& table, const CalibrateOptions& options);
+// The n keys of all heads for one half, 0 or 1, [H, n, w] float64, from normalised queries [T, H, 2, w].
+at::Tensor calibrated_keys(const at::Tensor& query, int64_t half, int64_t n, const std::string& table,
+                           const CalibrateOptions& options);
 
 }  // namespace loci
