@@ -58,6 +58,8 @@ class Usage : public ReadObserver {
   int64_t rows() const { return rows_; }
   // [N, 3] int32: the RowUsage of each row, to save and to copy into.
   const at::Tensor& state();
+  // The same to read alone; empty before the first read.
+  std::span<const RowUsage> all() const;
   // What `row` counts in the window; its date is of any step.
   RowUsage row(int64_t row) const;
   // How many rows were read at `step` or later, whatever the window.
@@ -66,7 +68,6 @@ class Usage : public ReadObserver {
   std::vector<int64_t> touched_since(int64_t step) const;
 
  private:
-  std::span<const RowUsage> all() const;  // empty before the first read
   RowUsage in_window(const RowUsage& row) const;
 
   int64_t rows_;

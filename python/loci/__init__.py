@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from loci.memory import ProductKeyMemory as ProductKeyMemory
     from loci.memory_layer import Reads as Reads
     from loci.ngram import NgramMemory as NgramMemory
+    from loci.reinitialisation import Redrawn as Redrawn
+    from loci.reinitialisation import Reinitialise as Reinitialise
     from loci.table import Table as Table
     from loci.usage import Usage as Usage
 
@@ -37,6 +39,8 @@ _HOMES = {
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "Reads": "memory_layer",
+    "Redrawn": "reinitialisation",
+    "Reinitialise": "reinitialisation",
     "Table": "table",
     "Usage": "usage",
     "calibrate": "calibration",

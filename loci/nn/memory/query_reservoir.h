@@ -13,7 +13,12 @@
 
 namespace loci {
 
-// Algorithm R: of all tokens since begin(), each is kept with the same probability. Which are, depends on (seed, name,
+// Algorithm R for the tokens of query [T, H, 2, w], any floating type: `queries` [S, H, 2, w] float32 keeps S of them
+// or fewer. `seen` [2] int64: tokens since begin() and the number of the window. The operator sample_queries_ is it.
+void sample_queries(const at::Tensor& queries, const at::Tensor& seen, const at::Tensor& query, uint64_t seed,
+                    const std::string& name);
+
+// Of all tokens since begin(), each is kept with the same probability. Which are, depends on (seed, name,
 // window, order of the tokens) alone.
 class QueryReservoir : public ReadObserver {
  public:

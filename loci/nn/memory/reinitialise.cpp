@@ -73,16 +73,15 @@ void draw_fresh(std::span<double> key, const std::string& stream, uint64_t seed,
 }
 
 // False where there is no such query of a finite length above 0.
-bool draw_query(std::span<double> key, const QueryReservoir& queries, int64_t half_number, double length,
+bool draw_query(std::span<double> key, const Tensor& queries, int64_t half_number, double length,
                 const std::string& stream, uint64_t seed, int64_t i) {
-  if (queries.size() == 0) return false;
+  if (queries.size(0) == 0) return false;
   // In an order without repetition: equal keys would share their reads.
-  const auto size = static_cast<uint64_t>(queries.size());
+  const auto size = static_cast<uint64_t>(queries.size(0));
   const CounterPermutation order(size, seed, stream_of(stream));
   const auto token = static_cast<int64_t>(order(static_cast<uint64_t>(i) % size));
   const auto width = static_cast<int64_t>(key.size());
-  const float* const from =
-      queries.queries().const_data_ptr<float>() + token * queries.queries().stride(0) + half_number * width;
+  const float* const from = queries.const_data_ptr<float>() + token * queries.stride(0) + half_number * width;
   double square = 0;
   for (int64_t c = 0; c < width; ++c) square += double{from[c]} * double{from[c]};
   if (!std::isfinite(square) || square == 0) return false;
@@ -109,15 +108,15 @@ Tensor index_of(const std::vector<int64_t>& values) {
 }
 
 // Draws the dead sub-keys of a head and half anew, with their optimiser state.
-RedrawnHalf redraw_half(const CountedLayer& layer, int64_t head, int64_t half, const ReinitialiseEvent& event,
-                        const ReinitialiseOptions& options, OptimizerSet& optimizers) {
-  const std::span<const int64_t> counts = layer.sub_keys->of(head, half);
+RedrawnHalf redraw_half(const CountedKeys& layer, int64_t head, int64_t half, const ReinitialiseEvent& event,
+                        const ReinitialiseOptions& options, const ForgetState& forget) {
+  const std::span<const int64_t> counts = counts_of_half(layer.sub_keys, layer.keys1.size(1), head, half);
   const auto n = std::ssize(counts);
   RedrawnHalf redrawn{dead_sub_keys(counts, options.dead_below, options.most_redrawn),
                       std::vector<int64_t>(counts.size())};
   std::iota(redrawn.parent.begin(), redrawn.parent.end(), 0);
   if (redrawn.dead.empty()) return redrawn;
-  const Tensor& parameter = half == 0 ? layer.memory->keys1 : layer.memory->keys2;  // [H, n, w]
+  const Tensor& parameter = half == 0 ? layer.keys1 : layer.keys2;  // [H, n, w]
   const HalfKeys keys(parameter[head], counts, options.dead_below);
   const std::string stream = fmt::format("reinitialise.{}.{}.{}.{}", layer.name, head, half, event.number);
   for (const int64_t i : redrawn.dead) {
@@ -131,33 +130,35 @@ RedrawnHalf redraw_half(const CountedLayer& layer, int64_t head, int64_t half, c
       }
       redrawn.parent[static_cast<size_t>(i)] = parent;
     } else if (options.keys == KeyRule::fresh ||
-               !draw_query(key, *layer.queries, 2 * head + half, keys.length, stream, event.seed, i)) {
+               !draw_query(key, layer.queries, 2 * head + half, keys.length, stream, event.seed, i)) {
       draw_fresh(key, stream, event.seed, i);
     }
   }
   const Tensor dead = index_of(redrawn.dead), offset = at::scalar_tensor(head * n, at::kLong);
   parameter[head].index_copy_(0, dead, keys.values().index_select(0, dead).to(parameter.scalar_type()));
-  optimizers.clear_rows(parameter, dead + offset, index_of(keys.live) + offset);
+  forget.keys(parameter, dead + offset, index_of(keys.live) + offset);
   return redrawn;
 }
 
 // The newest date of a row's reads by any layer: step + 1, or 0.
-int64_t last_touched(std::span<const CountedLayer> layers, int64_t row) {
+int64_t last_touched(std::span<const CountedKeys> layers, int64_t row) {
   int64_t last = 0;
-  for (const CountedLayer& layer : layers) last = std::max<int64_t>(last, layer.usage->row(row).touched);
+  for (const CountedKeys& layer : layers) {
+    if (!layer.usage.empty()) last = std::max<int64_t>(last, layer.usage[static_cast<size_t>(row)].touched);
+  }
   return last;
 }
 
 // The row of a pair, or -1.
-int64_t row_of_pair(const ProductKeyMemory& memory, int64_t i, int64_t j) {
-  const int64_t address = i * memory.sub_keys2() + j, rows = memory.table()->rows();
-  if (address >= rows && memory.addressing() == RowAddressing::mask) return -1;
-  return (address + memory.options().row_offset) % rows;
+int64_t row_of_pair(const CountedKeys& layer, int64_t rows, int64_t i, int64_t j) {
+  const int64_t address = i * layer.keys2.size(1) + j;
+  if (address >= rows && layer.addressing == RowAddressing::mask) return -1;
+  return (address + layer.row_offset) % rows;
 }
 
 // Writes `values_of(rows [U])` [U, D] into these rows, a few megabytes at a time, and clears their state.
 template <class Values>
-void write_redrawn(RowStore& store, RowOptimizer& optimizer, const std::vector<int64_t>& rows,
+void write_redrawn(RowStore& store, const ForgetState& forget, const std::vector<int64_t>& rows,
                    const Values& values_of) {
   constexpr int64_t kBytes = int64_t{4} << 20;
   const int64_t at_once = std::max<int64_t>(1, kBytes / (8 * store.width()));
@@ -167,24 +168,22 @@ void write_redrawn(RowStore& store, RowOptimizer& optimizer, const std::vector<i
     const Tensor index = index_of(part);
     const Tensor values = values_of(index).to(store.values().scalar_type());
     store.write_rows(index, [&] { Tensor(store.values()).index_copy_(0, index, values); });
-    optimizer.clear_state(index);
+    forget.rows(index);
   }
 }
 
 // Rows that the window did not read become as they start, or 0. What the window before did not read either is so
 // already; so is what nothing ever read, unless it has to become 0.
-int64_t refresh_rows(std::span<const CountedLayer> layers, const ReinitialiseEvent& event,
-                     const ReinitialiseOptions& options, OptimizerSet& optimizers) {
-  const Table& table = *layers.front().memory->table();
-  RowStore& store = layers.front().memory->table()->store();
+int64_t refresh_rows(RowStore& store, std::span<const CountedKeys> layers, const ReinitialiseEvent& event,
+                     const ReinitialiseOptions& options, const ForgetState& forget) {
   const double deviation = options.values == ValueRule::zero ? 0 : event.row_deviation;
   std::vector<int64_t> rows;
-  for (int64_t row = 0; row < table.rows(); ++row) {
+  for (int64_t row = 0; row < store.rows_here(); ++row) {
     const int64_t last = last_touched(layers, row);
     if (last <= event.begin && last > event.begin_before) rows.push_back(row);
   }
-  const CounterRandom random(event.seed, fmt::format("reinitialise.{}.rows.{}", table.name(), event.number));
-  write_redrawn(store, optimizers.rows_of(table), rows, [&](const Tensor& index) {
+  const CounterRandom random(event.seed, fmt::format("reinitialise.{}.rows.{}", store.name(), event.number));
+  write_redrawn(store, forget, rows, [&](const Tensor& index) {
     const int64_t width = store.width();
     Tensor values = at::empty({index.numel(), width}, at::kFloat);
     float* out = values.mutable_data_ptr<float>();
@@ -200,41 +199,41 @@ int64_t refresh_rows(std::span<const CountedLayer> layers, const ReinitialiseEve
 }
 
 // Unread rows of redrawn sub-keys become copies: by the first layer and head that redrew one of their sub-keys.
-int64_t copy_rows(std::span<const CountedLayer> layers, const std::vector<std::vector<RedrawnHalf>>& redrawn,
-                  const ReinitialiseEvent& event, OptimizerSet& optimizers) {
-  const Table& table = *layers.front().memory->table();
-  std::vector<int64_t> source(static_cast<size_t>(table.rows()), -1);
-  const auto copy = [&](const ProductKeyMemory& memory, int64_t i, int64_t j, int64_t from_i, int64_t from_j) {
-    const int64_t row = row_of_pair(memory, i, j), from = row_of_pair(memory, from_i, from_j);
+int64_t copy_rows(RowStore& store, std::span<const CountedKeys> layers,
+                  const std::vector<std::vector<RedrawnHalf>>& redrawn, const ReinitialiseEvent& event,
+                  const ForgetState& forget) {
+  const int64_t all = store.rows_here();
+  std::vector<int64_t> source(static_cast<size_t>(all), -1);
+  const auto copy = [&](const CountedKeys& layer, int64_t i, int64_t j, int64_t from_i, int64_t from_j) {
+    const int64_t row = row_of_pair(layer, all, i, j), from = row_of_pair(layer, all, from_i, from_j);
     if (row < 0 || from < 0 || source[static_cast<size_t>(row)] >= 0) return;
     if (last_touched(layers, row) <= event.begin) source[static_cast<size_t>(row)] = from;
   };
   for (size_t l = 0; l < layers.size(); ++l) {
-    const ProductKeyMemory& memory = *layers[l].memory;
-    for (size_t h = 0; h < static_cast<size_t>(memory.options().heads); ++h) {
+    const CountedKeys& layer = layers[l];
+    for (size_t h = 0; h < static_cast<size_t>(layer.keys1.size(0)); ++h) {
       const RedrawnHalf &first = redrawn[l][2 * h], &second = redrawn[l][2 * h + 1];
       for (const int64_t i : first.dead) {
-        for (int64_t j = 0; j < memory.sub_keys2(); ++j) {
-          copy(memory, i, j, first.parent[static_cast<size_t>(i)], second.parent[static_cast<size_t>(j)]);
+        for (int64_t j = 0; j < layer.keys2.size(1); ++j) {
+          copy(layer, i, j, first.parent[static_cast<size_t>(i)], second.parent[static_cast<size_t>(j)]);
         }
       }
       for (const int64_t j : second.dead) {
-        for (int64_t i = 0; i < memory.sub_keys1(); ++i) {
-          copy(memory, i, j, first.parent[static_cast<size_t>(i)], second.parent[static_cast<size_t>(j)]);
+        for (int64_t i = 0; i < layer.keys1.size(1); ++i) {
+          copy(layer, i, j, first.parent[static_cast<size_t>(i)], second.parent[static_cast<size_t>(j)]);
         }
       }
     }
   }
   std::vector<int64_t> rows, from;
-  for (int64_t row = 0; row < table.rows(); ++row) {
+  for (int64_t row = 0; row < all; ++row) {
     if (source[static_cast<size_t>(row)] < 0) continue;
     rows.push_back(row);
     from.push_back(source[static_cast<size_t>(row)]);
   }
-  RowStore& store = layers.front().memory->table()->store();
   const Tensor values = store.values().detach().index_select(0, index_of(from));  // as they were before the event
   int64_t written = 0;
-  write_redrawn(store, optimizers.rows_of(table), rows, [&](const Tensor& index) {
+  write_redrawn(store, forget, rows, [&](const Tensor& index) {
     const Tensor part = values.narrow(0, written, index.numel());
     written += index.numel();
     return part;
@@ -244,16 +243,27 @@ int64_t copy_rows(std::span<const CountedLayer> layers, const std::vector<std::v
 
 }  // namespace
 
+const std::vector<std::pair<std::string, KeyRule>>& key_rule_words() {
+  static const std::vector<std::pair<std::string, KeyRule>> words = {
+      {"query", KeyRule::query}, {"split", KeyRule::split}, {"fresh", KeyRule::fresh}};
+  return words;
+}
+
+const std::vector<std::pair<std::string, ValueRule>>& value_rule_words() {
+  static const std::vector<std::pair<std::string, ValueRule>> words = {
+      {"fresh", ValueRule::fresh}, {"copy", ValueRule::copy}, {"zero", ValueRule::zero}, {"keep", ValueRule::keep}};
+  return words;
+}
+
 void ReinitialiseOptions::fields(ConfigFields& f) {
   f.choice<KeyRule>("keys", keys, "what dead sub-keys become: queries of the window, copies of live ones, a new start",
-                    {{"query", KeyRule::query}, {"split", KeyRule::split}, {"fresh", KeyRule::fresh}});
+                    key_rule_words());
   f.when(keys == KeyRule::split, "reinitialise.keys is \"split\"", [&] {
     f.field("noise", noise, "deviation that is added to a copy, as a share of that of the live sub-keys",
             {.minimum = 0});
   });
-  f.choice<ValueRule>(
-      "values", values, "what unread rows become: a new start, copies (with split), 0, or as they are",
-      {{"fresh", ValueRule::fresh}, {"copy", ValueRule::copy}, {"zero", ValueRule::zero}, {"keep", ValueRule::keep}});
+  f.choice<ValueRule>("values", values, "what unread rows become: a new start, copies (with split), 0, or as they are",
+                      value_rule_words());
   f.field("window", window, "steps from one event to the next", {.minimum = 1, .maximum = int64_t{1} << 30});
   f.field("dead_below", dead_below, "a sub-key is dead below this share of an even part of the reads",
           {.minimum = 0, .maximum = 1});
@@ -281,30 +291,48 @@ std::vector<int64_t> dead_sub_keys(std::span<const int64_t> counts, double dead_
   return dead;
 }
 
-Reinitialised reinitialise(std::span<const CountedLayer> layers, const ReinitialiseEvent& event,
-                           const ReinitialiseOptions& options, OptimizerSet& optimizers) {
+Reinitialised reinitialise(RowStore& table, std::span<const CountedKeys> layers, const ReinitialiseEvent& event,
+                           const ReinitialiseOptions& options, const ForgetState& forget) {
   const at::NoGradGuard no_gradient;
   Reinitialised result;
   std::vector<std::vector<RedrawnHalf>> redrawn;
-  for (const CountedLayer& layer : layers) {
-    if (options.keys == KeyRule::query && layer.queries == nullptr) {
+  for (const CountedKeys& layer : layers) {
+    if (options.keys == KeyRule::query && !layer.queries.defined()) {
       fail(ExitCode::bug, "reinitialise", "queries must be sampled for the rule query", "none");
     }
     redrawn.emplace_back();
     result.redrawn.push_back(0);
-    for (int64_t h = 0; h < layer.memory->options().heads; ++h) {
+    for (int64_t h = 0; h < layer.keys1.size(0); ++h) {
       for (const int64_t half : {0, 1}) {
-        redrawn.back().push_back(redraw_half(layer, h, half, event, options, optimizers));
+        redrawn.back().push_back(redraw_half(layer, h, half, event, options, forget));
         result.redrawn.back() += std::ssize(redrawn.back().back().dead);
       }
     }
   }
   if (options.values == ValueRule::copy) {
-    result.refreshed = copy_rows(layers, redrawn, event, optimizers);
+    result.refreshed = copy_rows(table, layers, redrawn, event, forget);
   } else if (options.values != ValueRule::keep) {
-    result.refreshed = refresh_rows(layers, event, options, optimizers);
+    result.refreshed = refresh_rows(table, layers, event, options, forget);
   }
   return result;
+}
+
+Reinitialised reinitialise(std::span<const CountedLayer> layers, const ReinitialiseEvent& event,
+                           const ReinitialiseOptions& options, OptimizerSet& optimizers) {
+  std::vector<CountedKeys> counted;
+  for (const CountedLayer& layer : layers) {
+    const ProductKeyMemory& memory = *layer.memory;
+    counted.push_back(
+        {layer.name, memory.keys1, memory.keys2, memory.addressing(), memory.options().row_offset,
+         layer.sub_keys->state(), layer.usage->all(),
+         layer.queries != nullptr ? layer.queries->queries().narrow(0, 0, layer.queries->size()) : Tensor()});
+  }
+  Table& table = *layers.front().memory->table();
+  RowOptimizer& rows = optimizers.rows_of(table);
+  return reinitialise(
+      table.store(), counted, event, options,
+      {[&](const Tensor& keys, const Tensor& dead, const Tensor& live) { optimizers.clear_rows(keys, dead, live); },
+       [&](const Tensor& row) { rows.clear_state(row); }});
 }
 
 }  // namespace loci

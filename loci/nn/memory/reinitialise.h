@@ -19,8 +19,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "loci/base/config_fields.h"
@@ -33,6 +35,9 @@ namespace loci {
 
 enum class KeyRule { query, split, fresh };
 enum class ValueRule { fresh, copy, zero, keep };
+// The rules with the words that configurations and messages call them by.
+const std::vector<std::pair<std::string, KeyRule>>& key_rule_words();
+const std::vector<std::pair<std::string, ValueRule>>& value_rule_words();
 
 struct ReinitialiseOptions {
   KeyRule keys = KeyRule::query;
@@ -75,5 +80,23 @@ std::vector<int64_t> dead_sub_keys(std::span<const int64_t> counts, double dead_
 // (seed, layer, head, half, event, index) alone: same bits for any thread count. Writes the redrawn rows alone.
 Reinitialised reinitialise(std::span<const CountedLayer> layers, const ReinitialiseEvent& event,
                            const ReinitialiseOptions& options, OptimizerSet& optimizers);
+
+// The same for memories that are not modules of C++, and with optimisers of any kind (Python's loci.Reinitialise).
+struct CountedKeys {
+  std::string name;
+  at::Tensor keys1, keys2;  // [H, n1, w], [H, n2, w], of any floating type
+  RowAddressing addressing = RowAddressing::mask;
+  int64_t row_offset = 0;
+  at::Tensor sub_keys;              // [H, n1 + n2], as of count_sub_keys()
+  std::span<const RowUsage> usage;  // of each row, or empty: nothing was read
+  at::Tensor queries;               // [U, H, 2, w] float32, of the window; undefined for other rules than query
+};
+struct ForgetState {
+  // Of keys `dead` [U], numbered head * n + i, of a tensor of keys; `live` [V] are the others of their head.
+  std::function<void(const at::Tensor& keys, const at::Tensor& dead, const at::Tensor& live)> keys;
+  std::function<void(const at::Tensor& row)> rows;  // [U] int64
+};
+Reinitialised reinitialise(RowStore& table, std::span<const CountedKeys> layers, const ReinitialiseEvent& event,
+                           const ReinitialiseOptions& options, const ForgetState& forget);
 
 }  // namespace loci

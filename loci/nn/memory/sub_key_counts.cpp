@@ -8,6 +8,8 @@
 #include <limits>
 #include <numeric>
 
+#include "loci/ops/operator.h"
+
 namespace loci {
 namespace {
 
@@ -65,20 +67,34 @@ void count_pairs(const at::Tensor& addresses, int64_t n1, int64_t n2, const at::
 
 }  // namespace
 
+void count_sub_keys(const at::Tensor& counts, const at::Tensor& address, int64_t n2) {
+  TORCH_CHECK(counts.dim() == 2 && counts.scalar_type() == at::kLong && counts.is_contiguous() && n2 >= 1 &&
+                  counts.sym_size(1) > n2,
+              "SubKeyCounts: counts must be int64 [H, n1 + ", n2, "], got ", counts.scalar_type(), " ",
+              counts.sym_sizes());
+  TORCH_CHECK(address.dim() == 3 && address.scalar_type() == at::kLong && address.sym_size(1) == counts.sym_size(0),
+              "SubKeyCounts: address must be int64 [T, ", counts.sym_size(0), ", K], got ", address.scalar_type(), " ",
+              address.sym_sizes());
+  if (counts.is_meta()) return;
+  const int64_t n1 = counts.size(1) - n2;
+  const bool narrow = n1 * n2 <= std::numeric_limits<uint32_t>::max();
+  (narrow ? count_pairs<NarrowQuotient> : count_pairs<WideQuotient>)(address.contiguous(), n1, n2, counts);
+}
+
+std::span<const int64_t> counts_of_half(const at::Tensor& counts, int64_t n1, int64_t head, int64_t half) {
+  const int64_t* const first = counts.const_data_ptr<int64_t>() + head * counts.size(1);
+  return {half == 0 ? first : first + n1, static_cast<size_t>(half == 0 ? n1 : counts.size(1) - n1)};
+}
+
 SubKeyCounts::SubKeyCounts(const ProductKeyMemory& memory)
     : n1_(memory.sub_keys1()), n2_(memory.sub_keys2()), counts_(zero_counts(memory.options().heads, n1_ + n2_)) {}
 
 void SubKeyCounts::reads(const MemoryReads& reads) {
-  const at::Tensor addresses = reads.address.to(at::kCPU).contiguous();
-  TORCH_CHECK(addresses.dim() == 3 && addresses.size(1) == heads(), "SubKeyCounts: address must be [T, ", heads(),
-              ", K], got ", addresses.sizes());
-  const bool narrow = n1_ * n2_ <= std::numeric_limits<uint32_t>::max();
-  (narrow ? count_pairs<NarrowQuotient> : count_pairs<WideQuotient>)(addresses, n1_, n2_, counts_);
+  count_sub_keys(counts_, reads.address.to(at::kCPU), n2_);
 }
 
 std::span<const int64_t> SubKeyCounts::of(int64_t head, int64_t half) const {
-  const int64_t* const first = counts_.const_data_ptr<int64_t>() + head * (n1_ + n2_);
-  return {half == 0 ? first : first + n1_, static_cast<size_t>(sub_keys(half))};
+  return counts_of_half(counts_, n1_, head, half);
 }
 
 void SubKeyCounts::clear() {
@@ -101,6 +117,15 @@ double alive_share(const SubKeyCounts& counts) {
     }
   }
   return static_cast<double>(alive) / static_cast<double>(all);
+}
+
+// For memories in Python, compiled ones too.
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  define_operator(m, "count_sub_keys_(Tensor(a!) counts, Tensor address, int n2) -> ()", count_sub_keys,
+                  torch::CppFunction::makeFallthrough());
+}
+TORCH_LIBRARY_IMPL(loci, ADInplaceOrView, m) {
+  m.impl("count_sub_keys_", moves_versions());
 }
 
 }  // namespace loci

@@ -11,12 +11,16 @@
 
 namespace loci {
 
+// address [T, H, K] int64 on the CPU, counts [H, n1 + n2] int64: of each head the first half's, then the second's. The
+// operator count_sub_keys_ is it.
+void count_sub_keys(const at::Tensor& counts, const at::Tensor& address, int64_t n2);
+
 class SubKeyCounts : public ReadObserver {
  public:
   explicit SubKeyCounts(const ProductKeyMemory& memory);
   void reads(const MemoryReads& reads) override;  // on the CPU
 
-  // [H, n1 + n2] int64: of each head the first half's, then the second's. To save and to copy into.
+  // [H, n1 + n2], as of count_sub_keys(). To save and to copy into.
   const at::Tensor& state() const { return counts_; }
   std::span<const int64_t> of(int64_t head, int64_t half) const;
   int64_t heads() const { return counts_.size(0); }
@@ -30,6 +34,8 @@ class SubKeyCounts : public ReadObserver {
 
 // A sub-key is dead when it was read less often than this share of the mean over its half.
 constexpr double kDeadShare = 0.1;
+// The counts of a head and half among those of count_sub_keys().
+std::span<const int64_t> counts_of_half(const at::Tensor& counts, int64_t n1, int64_t head, int64_t half);
 // The least count of a sub-key that is not dead, with a share of one's own. 0 in a half that was not read: none is
 // dead.
 double least_live_count(std::span<const int64_t> counts, double dead_below);
