@@ -22,6 +22,7 @@ class ReadBackground : public ReadObserver {
  public:
   explicit ReadBackground(int64_t rows);       // throws Error (usage) below 1
   ReadBackground(ReadBackground&&) = default;  // a copy would share its counters
+  ReadBackground& operator=(ReadBackground&&) = default;
 
   void reads(const MemoryReads& reads) override;
   // One batch of ordinary text, with all the rows that it read, in any order and as often as they were read. A row out

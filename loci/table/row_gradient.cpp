@@ -46,6 +46,11 @@ void PendingReferences::set_trained_rows(const at::Tensor& mask) {
   trained_rows_ = std::move(own);
 }
 
+at::Tensor PendingReferences::trained_rows() const {
+  const std::lock_guard lock(mutex_);
+  return trained_rows_;
+}
+
 void PendingReferences::add(RowReferences references) {
   const at::Tensor &index = references.index, &weight = references.weight, &grad = references.grad;
   TORCH_CHECK(index.dim() == 2 && index.scalar_type() == at::kLong && weight.sizes() == index.sizes(), "table ", table_,

@@ -53,6 +53,7 @@ class PendingReferences {
 
   // Later references to rows whose mask [R] bool is false are dropped. Undefined: none is.
   void set_trained_rows(const at::Tensor& mask);
+  at::Tensor trained_rows() const;  // the mask
   void add(RowReferences references);
   bool empty() const;
   OrderedReferences ordered() const;

@@ -7,13 +7,21 @@
 //   values() [N, D]; scale() [N] or None            the rows themselves: writing into them changes the table
 //   new_use() [2]                                   for read_table and project_table (table_operators.h)
 //   gradient() -> ([U], [U, D])                     what backward left, summed
+//   trained_rows() [N] or None                      the mask of set_trained_rows
+//   apply_patch(path) -> rows                       apply_row_patch (row_patch.h)
+// and write_row_patch(path, name, before [N, D], name, after [N, D]) -> rows.
 #include "loci/table/table_class.h"
 
+#include <cstddef>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <type_traits>
 
 #include "loci/table/local_table.h"
 #include "loci/table/mapped_table.h"
+#include "loci/table/mapped_tensor.h"
+#include "loci/table/row_patch.h"
 #include "loci/table/table_operators.h"
 #include "loci/table/torch_errors.h"
 
@@ -40,6 +48,28 @@ TablePtr make_table(const std::string& name, int64_t rows, int64_t width, const 
   if (home == "memory") return std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{type});
   if (home == "mapped") return std::make_shared<MappedTable>(name, rows, width, type, folder);
   fail(ExitCode::usage, who, "home must be memory or mapped", home);
+}
+
+// The rows of a table as bytes, for patches.
+template <class Byte>
+RowBytes<Byte> row_bytes_of(const std::string& name, const Tensor& rows) {
+  TORCH_CHECK_VALUE(rows.dim() == 2 && rows.is_floating_point(), "row patch: rows of ", name,
+                    " must be [N, D] of a floating type, got ", rows.scalar_type(), " ", rows.sizes());
+  TORCH_CHECK_VALUE(rows.is_cpu() && rows.is_contiguous(), "row patch: rows of ", name,
+                    " must be on cpu and contiguous, got ", rows.device(), " with strides ", rows.strides());
+  Byte* data = nullptr;
+  if constexpr (std::is_const_v<Byte>) {
+    data = static_cast<Byte*>(rows.const_data_ptr());
+  } else {
+    data = static_cast<Byte*>(rows.mutable_data_ptr());
+  }
+  return {name, dtype_of_tensor(rows), rows.size(0), rows.size(1), {data, rows.nbytes()}};
+}
+
+int64_t apply_patch(RowStore& store, const std::string& path) {
+  int64_t changed = 0;
+  store.write_all([&] { changed = apply_row_patch(path, row_bytes_of<std::byte>(store.name(), store.values())); });
+  return changed;
 }
 
 c10::intrusive_ptr<TableObject> new_table(const std::string& name, int64_t rows, int64_t width,
@@ -74,6 +104,15 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
            [](Self self, const std::optional<Tensor>& mask) {
              with_torch_errors([&] { self->table->set_trained_rows(mask.value_or(Tensor())); });
            })
+      .def("trained_rows",
+           [](Self self) -> std::optional<Tensor> {
+             const Tensor mask = self->table->store().references().trained_rows();
+             return mask.defined() ? std::optional(mask) : std::nullopt;
+           })
+      .def("apply_patch",
+           [](Self self, const std::string& path) {
+             return with_torch_errors([&] { return apply_patch(self->table->store(), path); });
+           })
       .def("has_gradient", [](Self self) { return !self->table->store().references().empty(); })
       .def("gradient",
            [](Self self) {
@@ -81,6 +120,14 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
              return std::make_tuple(sum.row, sum.gradient);
            })
       .def("clear_gradient", [](Self self) { self->table->store().references().clear(); });
+  m.def("write_row_patch(str path, str name_before, Tensor before, str name_after, Tensor after) -> int",
+        [](const std::string& path, const std::string& name_before, const Tensor& before, const std::string& name_after,
+           const Tensor& after) {
+          return with_torch_errors([&] {
+            return write_row_patch(path, row_bytes_of<const std::byte>(name_before, before),
+                                   row_bytes_of<const std::byte>(name_after, after));
+          });
+        });
 }
 
 }  // namespace loci

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loci import optim as optim
     from loci.calibration import calibrate as calibrate
+    from loci.finetuning import ReadBackground as ReadBackground
+    from loci.finetuning import apply_patch as apply_patch
+    from loci.finetuning import finetune_rows as finetune_rows
+    from loci.finetuning import write_patch as write_patch
     from loci.insertion import Inserted as Inserted
     from loci.insertion import insert as insert
     from loci.insertion import load as load
@@ -38,17 +42,21 @@ _HOMES = {
     "NgramMemory": "ngram",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
+    "ReadBackground": "finetuning",
     "Reads": "memory_layer",
     "Redrawn": "reinitialisation",
     "Reinitialise": "reinitialisation",
     "Table": "table",
     "Usage": "usage",
+    "apply_patch": "finetuning",
     "calibrate": "calibration",
+    "finetune_rows": "finetuning",
     "insert": "insertion",
     "load": "insertion",
     "ops": "library",
     "remove": "insertion",
     "save": "insertion",
+    "write_patch": "finetuning",
 }
 __all__ = [*_HOMES, "optim"]
 

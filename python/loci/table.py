@@ -171,6 +171,12 @@ class Table(nn.Module):
         """Trains only the rows whose mask bool [rows] is true; None: all."""
         self.object.set_trained_rows(mask)
 
+    @property
+    def trained_rows(self) -> Tensor | None:
+        """The mask of train_rows(), or None."""
+        mask: Tensor | None = self.object.trained_rows()
+        return mask
+
     def gradient(self) -> Tensor | None:
         """What backward left since the last step: a sparse COO tensor [rows, width] in the dtype of sums, or None."""
         if not self.object.has_gradient():
@@ -254,12 +260,14 @@ class Table(nn.Module):
             )
         state = dict(self.__dict__)
         state["frozen"] = self._object is not None and self.frozen
+        state["trained_rows"] = None if self._object is None else self.trained_rows
         del state["_object"], state["anchor"], state["uses"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         frozen, values, scale = state.pop("frozen"), state.pop("_values"), state.pop("_scale")
+        trained_rows = state.pop("trained_rows")
         self.__dict__.update(state)
         self.anchor, self.uses = torch.zeros(1, requires_grad=True), weakref.WeakSet()
         self._object, self._values, self._scale = None, values, scale
@@ -271,6 +279,7 @@ class Table(nn.Module):
             if scale is not None and self._scale is not None:
                 self._scale.copy_(scale)
         self.frozen = frozen
+        self.train_rows(trained_rows)
 
 
 class TableLayer(nn.Module):
