@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from loci.memory import PeerMemory as PeerMemory
     from loci.memory import ProductKeyMemory as ProductKeyMemory
     from loci.memory_layer import Reads as Reads
+    from loci.memory_map import MemoryMap as MemoryMap
+    from loci.memory_map import SideMemory as SideMemory
     from loci.ngram import NgramMemory as NgramMemory
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "FlatKeyMemory": "memory",
     "Inserted": "insertion",
+    "MemoryMap": "memory_map",
     "NgramMemory": "ngram",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
@@ -46,6 +49,7 @@ _HOMES = {
     "Reads": "memory_layer",
     "Redrawn": "reinitialisation",
     "Reinitialise": "reinitialisation",
+    "SideMemory": "memory_map",
     "Table": "table",
     "Usage": "usage",
     "apply_patch": "finetuning",
