@@ -26,6 +26,7 @@ Measured measure(const RunArgument& run, const std::filesystem::path& data, cons
   inputs.seed = static_cast<uint64_t>(run.config.seed);
   inputs.batch = run.config.batch();
   inputs.rows = run.config.table_optimizer;
+  inputs.units_before = run.config.units_before();
   inputs.tables = serving_tables(run.checkpoint);
   inputs.training = false;
   inputs.progress = &progress;

@@ -78,7 +78,8 @@ class TinyTask : public Task {
     }
     if (options_.bad_gradients.count(step) > 0) return (module_.weight.sum() * 0).sqrt();
     steps_seen_ += 1;
-    return loss_of(step * inputs_.batch.batch + micro * inputs_.batch.per_micro_batch(), "train");
+    return loss_of(inputs_.units_before + step * inputs_.batch.batch + micro * inputs_.batch.per_micro_batch(),
+                   "train");
   }
   Evaluation evaluate() override {
     if (options_.before_evaluation) options_.before_evaluation();
@@ -142,6 +143,7 @@ class TinyPlan : public TaskPlan {
  public:
   void fields(ConfigFields& f) override { f.section("model", model); }
   std::string unit() const override { return "images"; }
+  bool can_continue() const override { return model.width != 5; }
   RunSize size(const BatchShape& batch, const RowOptimizerOptions&, bool) const override {
     return {.parameters_dense = model.width * model.width,
             .parameters_table = model.rows * model.width,

@@ -56,20 +56,39 @@ struct Arms {
       runs[run.arm].push_back(&run);
     }
   }
-  // Those that were not given the time of another and started from these weights (empty: drawn ones).
+  // Those that were not given the time of another and started from these weights (empty: drawn ones). An arm that goes
+  // on behind the units of its start counts them, so that it belongs to those of drawn weights, and its start does not.
   std::vector<std::string> of_equal_units(const std::string& start) const {
     std::vector<std::string> result;
     for (const std::string& name : names) {
-      const RunResult& run = *runs.at(name).front();
-      if (run.as_long_as.empty() && run.starts_from == start) result.push_back(name);
+      if (runs.at(name).front()->as_long_as.empty() && !is_continued(name) && start_of(name) == start) {
+        result.push_back(name);
+      }
     }
     return result;
+  }
+  // Those that others go on from.
+  std::vector<std::string> continued() const {
+    std::vector<std::string> result;
+    std::copy_if(names.begin(), names.end(), std::back_inserter(result),
+                 [this](const std::string& name) { return is_continued(name); });
+    return result;
+  }
+  bool is_continued(const std::string& name) const {
+    return std::any_of(runs.begin(), runs.end(), [&name](const auto& arm) {
+      const RunResult& run = *arm.second.front();
+      return run.units_before > 0 && run.starts_from == name;
+    });
+  }
+  std::string start_of(const std::string& name) const {
+    const RunResult& run = *runs.at(name).front();
+    return run.units_before > 0 ? "" : run.starts_from;
   }
   // What arms started from, first drawn weights.
   std::vector<std::string> starts() const {
     std::vector<std::string> result = {""};
     for (const std::string& name : names) {
-      const std::string& start = runs.at(name).front()->starts_from;
+      const std::string start = start_of(name);
       if (std::find(result.begin(), result.end(), start) == result.end()) result.push_back(start);
     }
     return result;
@@ -144,9 +163,9 @@ std::vector<Column> comparison_columns(const Summary& summary, const std::string
          const int64_t count = runs.front()->parameters_table;
          return count > 0 ? format_count(static_cast<double>(count)) : "";
        }},
-      {"train " + unit, fmt::format("{} that it was trained on, repetitions counted", unit),
+      {"train " + unit, fmt::format("{} that it was trained on, with those of a start that it continues", unit),
        [](const Runs& runs) {
-         return mean_count(runs, [](const RunResult& r) { return static_cast<double>(r.units); });
+         return mean_count(runs, [](const RunResult& r) { return static_cast<double>(r.units_before + r.units); });
        }},
       {"train s", "seconds of training, without evaluation and checkpoints; arms run one after another",
        [](const Runs& runs) {
@@ -181,7 +200,7 @@ BaselineRuns baselines_of(const std::vector<std::string>& names, const Arms& arm
   for (const std::string& name : names) {
     const Runs& runs = arms.runs.at(name);
     int64_t units = 0;
-    for (const RunResult* run : runs) units += run->units / std::ssize(runs);
+    for (const RunResult* run : runs) units += (run->units_before + run->units) / std::ssize(runs);
     for (const RunResult* run : runs) {
       for (const Baseline& baseline : run->baselines) {
         RunResult row;
@@ -189,6 +208,7 @@ BaselineRuns baselines_of(const std::vector<std::string>& names, const Arms& arm
         row.seed = run->seed;
         row.parameters_table = baseline.numbers;
         row.units = run->units;
+        row.units_before = run->units_before;
         row.seconds = std::nan("");
         row.measures = baseline.measures;
         result[{units, baseline.name}][run->seed] = row;
@@ -317,6 +337,9 @@ std::string comparison_text(const Summary& summary) {
     if (names.empty()) continue;
     const std::string from = start.empty() ? "" : fmt::format(" from the weights of {}", start);
     text += fmt::format("\nAt equal training {}{}{}\n\n{}", summary.unit, from, of_seeds, table(names.front(), names));
+  }
+  if (const std::vector<std::string> names = arms.continued(); !names.empty()) {
+    text += fmt::format("\nWhat others go on from{}\n\n{}", of_seeds, table(names.front(), names));
   }
   for (const auto& [arm, to] : arms.of_equal_time()) {
     text += fmt::format("\nAt equal training time: {} trained for as long as {}, by their paces in turns\n\n{}", arm,

@@ -118,6 +118,24 @@ TEST(Comparison, ArmsThatStartFromOthersAreComparedAmongThemselves) {
   EXPECT_EQ(nlohmann::json(summary).get<Summary>().runs[2].starts_from, "base");
 }
 
+TEST(Comparison, ArmsThatGoOnAreComparedWithThoseOfDrawnWeights) {
+  Summary summary = summary_of({result_of("half", 0, 4.0), result_of("more", 0, 3.5), result_of("drawn", 0, 3.0)});
+  summary.runs[0].units = 400;
+  summary.runs[1].units = 600;
+  summary.runs[1].units_before = 400;
+  summary.runs[1].starts_from = "half";
+  summary.runs[2].units = 1000;
+  const std::string text = comparison_text(summary);
+  EXPECT_THAT(text, HasSubstr("After equally many training images, drawn is 0.500 cm better than more"));
+  const size_t before = text.find("\nWhat others go on from\n");
+  ASSERT_NE(before, std::string::npos);
+  const std::string equal = text.substr(0, before);
+  EXPECT_THAT(equal, testing::ContainsRegex("\nmore +1.0 k .*\ndrawn +1.0 k "));
+  EXPECT_EQ(equal.find("\nhalf"), std::string::npos);
+  EXPECT_NE(text.find("\nhalf", before), std::string::npos);
+  EXPECT_EQ(nlohmann::json(summary).get<Summary>().runs[1].units_before, 400);
+}
+
 TEST(Comparison, ARunWithoutAMeasureLeavesItOut) {
   Summary summary = three_arms();
   summary.measures.push_back({"usage", 0, false, "%", "rows that are read"});

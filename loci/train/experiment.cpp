@@ -31,6 +31,17 @@ std::string threads_text(int64_t threads) {
   return threads == 1 ? "1 thread" : fmt::format("{} threads", threads);
 }
 
+// Of an arm of plan().
+std::string start_text(const nlohmann::json& arm) {
+  if (!arm.contains("starts_from")) return "";
+  std::string text = fmt::format("; starts from {}", arm["starts_from"].get<std::string>());
+  if (arm.contains("units_before")) {
+    text += fmt::format(" and goes on behind its {} {}", format_count(arm["units_before"].get<double>()),
+                        arm["unit"].get<std::string>());
+  }
+  return text;
+}
+
 }  // namespace
 
 int use_threads(int64_t threads) {
@@ -92,6 +103,7 @@ nlohmann::json Experiment::plan() const {
       facts["disk_text"] = memory_text(size.disk);
     }
     if (arm->config.has_start) facts["starts_from"] = arm->config.start.source();
+    if (const int64_t before = arm->config.units_before(); before > 0) facts["units_before"] = before;
     if (arm->equal_time) {
       facts["steps"] = nullptr;
       facts["equal_time"] = {{"to", arm->equal_time->to}, {"of", arm->equal_time->of}};
@@ -112,15 +124,14 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
                                   : fmt::format("{} steps of {} {}", arm["steps"].get<int64_t>(),
                                                 arm["units_per_step"].get<int64_t>(), arm["unit"].get<std::string>());
     const double table = arm["parameters_table"].get<double>(), operations = arm.value("multiply_adds", 0.0);
-    text += wrapped(
-        fmt::format(
-            "  {}: {} dense parameters{}{}{}; {}; {}, {}", arm["arm"].get<std::string>(),
-            format_count(arm["parameters_dense"].get<double>()),
-            table > 0 ? fmt::format(", {} in tables", format_count(table)) : "",
-            operations > 0 ? fmt::format(", {} multiply-adds forward", format_count(operations)) : "",
-            arm.contains("starts_from") ? fmt::format("; starts from {}", arm["starts_from"].get<std::string>()) : "",
-            steps, threads_text(arm["threads"].get<int64_t>()), arm["precision"].get<std::string>()),
-        4);
+    text +=
+        wrapped(fmt::format("  {}: {} dense parameters{}{}{}; {}; {}, {}", arm["arm"].get<std::string>(),
+                            format_count(arm["parameters_dense"].get<double>()),
+                            table > 0 ? fmt::format(", {} in tables", format_count(table)) : "",
+                            operations > 0 ? fmt::format(", {} multiply-adds forward", format_count(operations)) : "",
+                            start_text(arm), steps, threads_text(arm["threads"].get<int64_t>()),
+                            arm["precision"].get<std::string>()),
+                4);
     text += wrapped(fmt::format("    memory: {}", arm["memory_text"].get<std::string>()), 6);
     if (arm.contains("disk_text")) text += wrapped(fmt::format("    disk: {}", arm["disk_text"].get<std::string>()), 6);
   }
@@ -210,7 +221,7 @@ void Experiment::check_out() const {
 void Experiment::check_starts(ProgressLine& progress) const {
   constexpr int64_t no_sums = 0;
   for (auto place = places_.begin(); place != places_.end(); ++place) {
-    const RunConfig& config = place->arm->config;
+    const RunConfig config = recipe_.run(*place->arm, place->seed);
     const fs::path folder = folder_of(place->arm->name, place->seed);
     if (!config.has_start || (path_exists(folder) && newest_step_folder(folder))) continue;
     const StartOptions& start = config.start;
@@ -244,7 +255,8 @@ Summary Experiment::finished_result(const std::string& arm, int64_t seed, const 
   const fs::path path = folder_of(arm, seed) / kResultFile;
   if (!path_exists(path)) {
     fail(ExitCode::usage, "train", fmt::format("arm {} needs a finished run of {} with seed {}", for_arm, arm, seed),
-         "none in " + options_.out.string());
+         fmt::format("none in {} (--arm {} --seed {} trains it{})", options_.out.string(), arm, seed,
+                     path_exists(folder_of(arm, seed)) ? ", with --resume" : ""));
   }
   const Summary result = read_summary(path);
   if (result.runs.size() != 1 || result.runs[0].arm != arm || result.runs[0].seed != seed) {
@@ -263,6 +275,7 @@ TaskInputs Experiment::inputs_of(const RunConfig& config, const std::optional<Ch
   inputs.cache = options_.cache;
   inputs.seed = static_cast<uint64_t>(config.seed);
   inputs.batch = config.batch();
+  inputs.units_before = config.units_before();
   inputs.rows = config.table_optimizer;
   inputs.progress = &progress;
   return inputs;

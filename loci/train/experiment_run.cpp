@@ -36,13 +36,14 @@ void restart_peak_memory() {
   std::ofstream("/proc/self/clear_refs") << 5;
 }
 
-Summary result_of(const RunConfig& config, const std::string& as_long_as, const RunSize& size, const Task& task,
+Summary result_of(const RunConfig& config, const Arm& arm, const RunSize& size, const Task& task,
                   const TrainerState& state) {
   RunResult result;
   result.arm = config.arm;
   result.seed = config.seed;
-  result.as_long_as = as_long_as;
-  if (config.has_start) result.starts_from = config.start.source();
+  if (arm.equal_time) result.as_long_as = arm.equal_time->to;
+  if (config.has_start) result.starts_from = arm.config.start.source();  // the same words for all seeds
+  result.units_before = config.units_before();
   result.parameters_dense = size.parameters_dense;
   result.parameters_table = size.parameters_table;
   result.units = state.step * size.units_per_step;
@@ -101,6 +102,7 @@ nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Ta
                          {"torch", TORCH_VERSION},
                          {"memory_estimate_bytes", total_bytes(size.memory)}};
   if (config.has_start) line["starts_from"] = config.start.source();
+  if (config.units_before() > 0) line["units_before"] = config.units_before();
   return line;
 }
 
@@ -164,8 +166,7 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
              {"units", state.step * size.units_per_step},
              {"seconds", state.seconds},
              {"peak_memory_bytes", peak_resident_bytes()}});
-  const std::string as_long_as = place.arm->equal_time ? place.arm->equal_time->to : "";
-  Summary result = result_of(config, as_long_as, size, *open->task, state);
+  Summary result = result_of(config, *place.arm, size, *open->task, state);
   result.runs.front().baselines = open->task->baselines(state.step);
   write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
   const RunResult& run_result = result.runs.front();

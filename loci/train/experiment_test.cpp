@@ -194,6 +194,69 @@ TEST(Experiment, AnArmStartsFromTheWeightsOfAnother) {
   EXPECT_EQ(model_of(folder / "files/late/seed-0"), model_of(out / "base/seed-1"));
 }
 
+// With weights that stay, the loss of a step is a function of the data alone.
+TEST(Experiment, AnArmThatContinuesGoesOnWhereItsStartEnded) {
+  const TemporaryFolder folder;
+  const std::string text =
+      "task = \"tiny\"\nseeds = [3]\n[train]\nimages = 40\nbatch = 4\nthreads = 1\nlog_every = 1\n"
+      "[optimizer]\nlearning_rate = 0\n[table_optimizer]\nlearning_rate = 0\n[[arms]]\nname = \"whole\"\n"
+      "[[arms]]\nname = \"half\"\nset = {\"train.images\" = 16}\n"
+      "[[arms]]\nname = \"rest\"\nset = {start = {arm = \"half\", continues = true}}\n";
+  const Recipe read = read_recipe(Config::from_text(text, "recipe.toml"), {}, tiny_tasks());
+  ExperimentOptions options = options_for(folder / "out");
+  const nlohmann::json plan = Experiment(read, options).plan();
+  EXPECT_EQ(plan["arms"][2]["units_before"], 16);
+  EXPECT_EQ(plan["arms"][2]["steps"], 6);
+  EXPECT_NE(Experiment::plan_text(plan).find("starts from half and goes on behind its 16 images"), std::string::npos);
+  options.arms = {"whole", "half"};
+  Experiment(read, options).run();
+  options.arms = {"rest"};
+  const Summary summary = Experiment(read, options).run();
+  EXPECT_EQ(summary.runs[2].units, 24);
+  EXPECT_EQ(summary.runs[2].units_before, 16);
+  const auto losses = [&](const std::string& arm) {
+    std::ifstream log(folder / "out" / arm / "seed-3/metrics.jsonl");
+    std::vector<double> values;
+    for (std::string line; std::getline(log, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json["kind"] == "train") values.push_back(json["loss"]);
+    }
+    return values;
+  };
+  const std::vector<double> whole = losses("whole"), half = losses("half"), rest = losses("rest");
+  ASSERT_EQ(whole.size(), 10u);
+  EXPECT_EQ(half, std::vector<double>(whole.begin(), whole.begin() + 4));
+  EXPECT_EQ(rest, std::vector<double>(whole.begin() + 4, whole.end()));
+  fs::remove_all(folder / "out/half");
+  fs::remove_all(folder / "out/rest");
+  expect_error(ExitCode::usage,
+               "train: arm rest needs a finished run of half with seed 3, got none in " + (folder / "out").string() +
+                   " (--arm half --seed 3 trains it)",
+               [&] { Experiment(read, options).run(); });
+  fs::create_directories(folder / "out/half/seed-3");
+  expect_error(ExitCode::usage, "(--arm half --seed 3 trains it, with --resume)",
+               [&] { Experiment(read, options).run(); });
+}
+
+TEST(Experiment, WeightsThatNameTheRunAreThoseOfItsSeed) {
+  const TemporaryFolder folder;
+  ExperimentOptions options = options_for(folder / "first");
+  options.arms = {"base"};
+  Experiment(recipe(), options).run();
+  options.out = folder / "second";
+  const std::string pattern = (folder / "first/{arm}/seed-{seed}").string();
+  const std::vector<std::string> settings = {"base:start.weights=\"" + pattern + "\"", "optimizer.learning_rate=0",
+                                             "table_optimizer.learning_rate=0"};
+  const Summary summary = Experiment(recipe(settings), options).run();
+  EXPECT_EQ(model_of(folder / "second/base/seed-1"), model_of(folder / "first/base/seed-1"));
+  EXPECT_NE(model_of(folder / "second/base/seed-1"), model_of(folder / "first/base/seed-0"));
+  EXPECT_EQ(summary.runs[0].starts_from, pattern);
+  fs::remove_all(folder / "first/base/seed-1");
+  options.out = folder / "third";
+  expect_error(ExitCode::input, "first/base/seed-1: start.weights must be a safetensors file",
+               [&] { Experiment(recipe(settings), options).run(); });
+}
+
 TEST(Experiment, ARunThatGoesOnDoesNotStartAgain) {
   const TemporaryFolder folder;
   const fs::path out = folder / "out";

@@ -161,15 +161,53 @@ void check_run(const RunConfig& config) {
   config.train.check();
   if (config.plan->uses_optimizers()) config.optimizer.check();
   if (config.has_start) config.start.check();
+  if (config.has_start && config.start.continues && !config.plan->can_continue()) {
+    fail(ExitCode::usage, "config", fmt::format("start.continues must be false for the task {}", config.task), "true");
+  }
   checked_product("config", fmt::format("the {} of a run", config.plan->unit()), config.steps(),
                   config.size().units_per_step);
 }
 
-void check_start(const Config& config, const Arm& arm, const std::vector<Arm>& earlier) {
+// What was trained before is counted: the steps that are left of train.UNIT.
+void take_units_before(const Config& config, Arm& arm, int64_t of_start) {
+  RunConfig& run = arm.config;
+  int64_t& before = run.start.units_before;
+  if (before == 0) before = of_start;
+  if (of_start != 0 && before != of_start) {
+    refuse_recipe(config,
+                  fmt::format("start.units_before of {} must be 0 or what {} is trained on, {}", arm.name,
+                              run.start.arm, of_start),
+                  fmt::to_string(before));
+  }
+  if (run.train.steps > 0) return;  // of this run alone
+  if (before >= run.train.units) {
+    refuse_recipe(config,
+                  fmt::format("train.{} of {} must be more than the {} of its start", run.train.unit, arm.name, before),
+                  fmt::to_string(run.train.units));
+  }
+  run.train.units -= before;
+  run.train.steps = run.steps();
+}
+
+void check_start(const Config& config, Arm& arm, const std::vector<Arm>& earlier) {
+  if (!arm.config.has_start) return;
   const std::string& from = arm.config.start.arm;
-  if (!arm.config.has_start || from.empty()) return;
-  if (std::any_of(earlier.begin(), earlier.end(), [&from](const Arm& other) { return other.name == from; })) return;
-  refuse_recipe(config, fmt::format("start.arm of {} must be an earlier arm", arm.name), from);
+  int64_t units = 0;
+  if (!from.empty()) {
+    const auto found =
+        std::find_if(earlier.begin(), earlier.end(), [&from](const Arm& other) { return other.name == from; });
+    if (found == earlier.end()) {
+      refuse_recipe(config, fmt::format("start.arm of {} must be an earlier arm", arm.name), from);
+    }
+    if (arm.config.start.continues && found->equal_time) {
+      refuse_recipe(config, fmt::format("start.arm of {} must be an arm of known length", arm.name),
+                    from + ", which has equal_time");
+    }
+    const RunConfig& other = found->config;
+    units = checked_sum("config", "units", other.units_before(),
+                        checked_product("config", "units", other.steps(), other.size().units_per_step));
+  }
+  if (arm.config.start.continues) take_units_before(config, arm, units);
 }
 
 }  // namespace
@@ -214,6 +252,13 @@ const Arm& Recipe::arm(const std::string& wanted) const {
 RunConfig Recipe::run(const Arm& arm, int64_t seed) const {
   RunConfig config = arm.config;
   config.seed = seed;
+  std::string& weights = config.start.weights;
+  for (const auto& [word, value] :
+       {std::pair<std::string, std::string>{"{arm}", arm.name}, {"{seed}", std::to_string(seed)}}) {
+    for (size_t at = 0; (at = weights.find(word, at)) != std::string::npos; at += value.size()) {
+      weights.replace(at, word.size(), value);
+    }
+  }
   return config;
 }
 

@@ -4,7 +4,8 @@
 //   seeds = [0, 1]
 //   [data] [tokenizer] [model]          the task's sections
 //   [train] [optimizer] [table_optimizer]
-//   [start]                              optional: trained weights that runs start from; an arm, or files
+//   [start]                              optional: trained weights that runs start from; an arm, or files. With
+//                                        `continues` the run goes on where the other ended: in units and in the data
 //   [[arms]]
 //   name = "memory"
 //   from = "base"                        optional: an earlier arm whose overrides come first
@@ -45,6 +46,8 @@ struct RunConfig {
   BatchShape batch() const { return {train.batch, train.accumulation}; }
   RunSize size() const;
   int64_t steps() const;
+  // What its weights were trained on before, where that counts (start.continues).
+  int64_t units_before() const { return has_start && start.continues ? start.units_before : 0; }
 };
 
 // Steps such that the arm trains as long as `to` took, by the speed of `of`.
@@ -64,6 +67,7 @@ struct Recipe {
   std::vector<Arm> arms;
 
   const Arm& arm(const std::string& name) const;
+  // "{arm}" and "{seed}" in start.weights become the run's.
   RunConfig run(const Arm& arm, int64_t seed) const;
 };
 

@@ -71,6 +71,52 @@ TEST(Recipe, AnArmStartsFromAnEarlierOne) {
   EXPECT_EQ(read_run_config(folder / "config.toml", tiny_tasks()).start.arm, "wide");
 }
 
+TEST(Recipe, AnArmThatContinuesCountsTheUnitsOfItsStart) {
+  const auto with = [](const std::string& late, const std::string& settings = "train.images = 100") {
+    return read_tiny(
+        fmt::format("task = \"tiny\"\n{}\ntrain.batch = 4\n[[arms]]\nname = \"base\"\nset = "
+                    "{{\"train.images\" = 40}}\n[[arms]]\nname = \"late\"\nset = {{start = {{{}}}}}\n",
+                    settings, late));
+  };
+  const Arm late = with("arm = \"base\", continues = true").arm("late");
+  EXPECT_EQ(late.config.units_before(), 40);
+  EXPECT_EQ(late.config.steps(), 15);
+  EXPECT_EQ(with("arm = \"base\"").arm("late").config.steps(), 25);
+  EXPECT_EQ(with("arm = \"base\"").arm("late").config.units_before(), 0);
+  EXPECT_EQ(with("weights = \"x\", continues = true, units_before = 60").arm("late").config.steps(), 10);
+  EXPECT_EQ(with("arm = \"base\", continues = true", "train.steps = 7").arm("late").config.steps(), 7);
+  // An arm behind an arm behind an arm.
+  const Recipe chain = read_tiny(
+      "task = \"tiny\"\ntrain = {images = 100, batch = 4}\n[[arms]]\nname = \"a\"\nset = {\"train.images\" = 20}\n"
+      "[[arms]]\nname = \"b\"\nset = {train = {images = 60}, start = {arm = \"a\", continues = true}}\n"
+      "[[arms]]\nname = \"c\"\nset = {start = {arm = \"b\", continues = true}}\n");
+  EXPECT_EQ(chain.arm("c").config.units_before(), 60);
+  EXPECT_EQ(chain.arm("c").config.steps(), 10);
+  const TemporaryFolder folder;
+  write_file_durably(folder / "config.toml", Config::write(late.config));
+  const RunConfig read = read_run_config(folder / "config.toml", tiny_tasks());
+  EXPECT_EQ(read.steps(), 15);
+  EXPECT_EQ(read.units_before(), 40);
+  const auto refused = [&](const std::string& start, const std::string& message,
+                           const std::string& settings = "train.images = 100") {
+    expect_error(ExitCode::usage, message, [&] { with(start, settings); });
+  };
+  refused("arm = \"base\", continues = true, units_before = 41",
+          "start.units_before of late must be 0 or what base is trained on, 40, got 41");
+  refused("weights = \"x\", continues = true", "start.units_before must say what start.weights were trained on, got 0");
+  refused("weights = \"x\", continues = true, units_before = 100",
+          "train.images of late must be more than the 100 of its start, got 100");
+  refused("arm = \"base\", units_before = 40", "start.units_before");
+  refused("arm = \"base\", continues = true", "start.continues must be false for the task tiny, got true",
+          "train.images = 100\nmodel.width = 5");
+}
+
+TEST(Recipe, WeightsMayNameTheRunByArmAndSeed) {
+  const Recipe recipe = read_tiny(std::string(kArms) + "[start]\nweights = \"out/{arm}/seed-{seed}/{seed}\"\n");
+  EXPECT_EQ(recipe.run(recipe.arm("wide"), 5).start.weights, "out/wide/seed-5/5");
+  EXPECT_EQ(recipe.arm("wide").config.start.weights, "out/{arm}/seed-{seed}/{seed}");
+}
+
 TEST(Recipe, SettingsWinOverArms) {
   const Recipe recipe = read_tiny(kArms, {"model.rows=16", "train.steps=9"});
   for (const char* arm : {"base", "wide", "wider"}) EXPECT_EQ(rows_of(recipe.arm(arm)), 16) << arm;

@@ -20,6 +20,7 @@ void to_json(nlohmann::json& json, const RunResult& result) {
           {"baselines", result.baselines}};
   if (!result.as_long_as.empty()) json["as_long_as"] = result.as_long_as;
   if (!result.starts_from.empty()) json["starts_from"] = result.starts_from;
+  if (result.units_before > 0) json["units_before"] = result.units_before;
   if (result.units_per_second_inference) json["units_per_second_inference"] = *result.units_per_second_inference;
 }
 
@@ -33,6 +34,7 @@ void from_json(const nlohmann::json& json, RunResult& result) {
   const nlohmann::json& as_long_as = json.at("as_long_as");
   if (!as_long_as.is_null()) as_long_as.get_to(result.as_long_as);
   result.starts_from = json.value("starts_from", std::string());
+  result.units_before = json.value("units_before", int64_t{0});
   for (const auto& [name, value] : json.at("measures").get<std::map<std::string, nlohmann::json>>()) {
     result.measures[name] = number_of(value);
   }

@@ -1,7 +1,8 @@
 // What training leaves for readers: result.json of a run and summary.json of an experiment, in one format.
 //
 //   {"task", "unit", "measures": [{"name", "digits", "lower_is_better", "unit", "meaning"}],
-//    "runs": [{"arm", "seed", "as_long_as", "starts_from" (of some), "parameters_dense", "parameters_table",
+//    "runs": [{"arm", "seed", "as_long_as", "starts_from", "units_before" (of some), "parameters_dense",
+//    "parameters_table",
 //              "units", "seconds", "units_per_second_inference", "measures": {name: value},
 //              "baselines": [{"name", "meaning", "numbers", "measures": {name: value}}]}]}
 #pragma once
@@ -23,10 +24,11 @@ struct RunResult {
   std::string arm;
   int64_t seed = 0;
   std::string as_long_as;   // an arm of equal time: the arm whose training time it was given
-  std::string starts_from;  // the arm or file whose weights it started from; or empty
+  std::string starts_from;  // the arm or file whose weights it started from, as the recipe says it; or empty
   int64_t parameters_dense = 0;
   int64_t parameters_table = 0;
   int64_t units = 0;                       // that it was trained on
+  int64_t units_before = 0;                // that the weights it started from were trained on, where that counts
   double seconds = 0;                      // of training
   std::map<std::string, double> measures;  // by name; NaN where there is none
   std::optional<double> units_per_second_inference;

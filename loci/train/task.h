@@ -165,6 +165,7 @@ struct TaskInputs {
   BatchShape batch;
   RowOptimizerOptions rows;
   TableMaker tables = make_local_table;
+  int64_t units_before = 0;  // that the run's weights were trained on: the data go on behind them
   bool training = true;
   ProgressLine* progress = nullptr;
 };
@@ -183,6 +184,8 @@ class TaskPlan {
   virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
   // False for a task that updates its parameters itself: it has neither [optimizer] nor [table_optimizer].
   virtual bool uses_optimizers() const { return true; }
+  // True for a task whose data can go on behind TaskInputs::units_before.
+  virtual bool can_continue() const { return false; }
   // False for a task that makes its data itself.
   virtual bool needs_data() const { return true; }
   // The settings that decide what is read of a data folder, as text. Runs that share them must see the same data.

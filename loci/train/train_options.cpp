@@ -41,13 +41,21 @@ void TrainOptions::check() const {
 }
 
 void StartOptions::fields(ConfigFields& f) {
-  f.field("weights", weights, "what to start from: a safetensors file, a run directory or one of its step-N folders");
+  f.field("weights", weights,
+          "a safetensors file, a run directory or its step-N folder; {arm} and {seed} are filled in");
   f.when(weights.empty(), "start.weights is \"\"",
          [&] { f.field("arm", arm, "an earlier arm, whose finished run of the same seed is started from"); });
+  f.field("continues", continues, "train.tokens (what is counted) has those of the start too; the data go on there");
+  f.when(continues, "start.continues is true", [&] {
+    f.field("units_before", units_before, "what the weights were trained on; 0: as start.arm was", {.minimum = 0});
+  });
 }
 
 void StartOptions::check() const {
   if (source().empty()) fail(ExitCode::usage, "config", "start.weights or start.arm must be given", "neither");
+  if (continues && !weights.empty() && units_before == 0) {
+    fail(ExitCode::usage, "config", "start.units_before must say what start.weights were trained on", "0");
+  }
 }
 
 int64_t TrainOptions::steps_for(int64_t units_per_step) const {

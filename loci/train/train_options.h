@@ -38,8 +38,10 @@ struct TrainOptions {
 
 // [start]: trained weights in place of drawn ones; one of the two.
 struct StartOptions {
-  std::string weights;  // a safetensors file, a run directory or one of its step-N folders
-  std::string arm;      // of the same recipe: its finished run of the same seed
+  std::string weights;       // a safetensors file, a run directory or one of its step-N folders
+  std::string arm;           // of the same recipe: its finished run of the same seed
+  bool continues = false;    // train.UNIT counts `units_before`, and the data go on behind them
+  int64_t units_before = 0;  // that the weights were trained on; 0: what the arm was
   void fields(ConfigFields& f);
 
   // Throws Error (usage) unless one is given.

@@ -22,19 +22,24 @@ class Column:
 
 
 def comparison(rows: Rows, measures: list[Measure], unit: str, runs: list[Run]) -> str:
-    """A table of the arms that saw equally many units from the same start, and one of each arm that was given the time
-    of another."""
+    """A table of the arms that saw equally many units from the same start, one of those that others go on from, and
+    one of each arm that was given the time of another. Arms that go on count the units of their start."""
     arms = by_arm(rows)
     as_long_as = {arm: str(group[0].get("as_long_as") or "") for arm, group in arms.items()}
     starts: dict[str, dict[str, Rows]] = {"": {}}  # drawn weights, then those of arms and files
+    goes_on = {arm: number(group[0].get("units_before")) > 0 for arm, group in arms.items()}
+    continued = {str(group[0].get("starts_from")) for arm, group in arms.items() if goes_on[arm]}
     for arm, group in arms.items():
-        if not as_long_as[arm]:
-            starts.setdefault(str(group[0].get("starts_from") or ""), {})[arm] = group
+        if not as_long_as[arm] and arm not in continued:
+            start = "" if goes_on[arm] else str(group[0].get("starts_from") or "")
+            starts.setdefault(start, {})[arm] = group
     parts = []
     for start, equal_units in starts.items():
         if equal_units:
             title = f"At equal training {unit}" + (f" from the weights of {start}" if start else "")
             parts.append(f"<h3>{html.escape(title)}</h3>{comparison_table(equal_units, measures, unit, runs)}")
+    if before := {arm: group for arm, group in arms.items() if arm in continued}:
+        parts.append(f"<h3>What others go on from</h3>{comparison_table(before, measures, unit, runs)}")
     for arm, other in as_long_as.items():
         if other in arms:
             table = comparison_table({other: arms[other], arm: arms[arm]}, measures, unit, runs)
@@ -104,10 +109,16 @@ def baselines(rows: Rows) -> list[tuple[str, Rows]]:
         for baseline in listed if isinstance(listed, list) else []:
             if not isinstance(baseline, dict):
                 continue
-            group = groups.setdefault((number(row.get("units")), str(baseline.get("name"))), {})
-            of_seed = {"seed": row.get("seed"), "units": row.get("units"), "measures": baseline.get("measures", {})}
+            group = groups.setdefault((units_of(row), str(baseline.get("name"))), {})
+            of_seed = {"seed": row.get("seed"), "units": units_of(row), "measures": baseline.get("measures", {})}
             group[str(row.get("seed"))] = of_seed | {"parameters_table": baseline.get("numbers")}
     return [(name, list(group.values())) for (_, name), group in sorted(groups.items())]
+
+
+def units_of(row: Record) -> float:
+    """What a run was trained on, with what it goes on behind."""
+    before = number(row.get("units_before"))
+    return number(row.get("units")) + (before if math.isfinite(before) else 0)
 
 
 def columns_of(measures: list[Measure], unit: str) -> list[Column]:
@@ -120,7 +131,7 @@ def columns_of(measures: list[Measure], unit: str) -> list[Column]:
     return [
         Column("parameters<br>dense", key("parameters_dense"), count),
         Column("parameters<br>table", key("parameters_table"), count),
-        Column(f"training<br>{unit}", key("units"), count),
+        Column(f"training<br>{unit}", units_of, count),
         Column("training<br>time", key("seconds"), duration),
         *(
             Column(title_of(measure), lambda row, name=measure.name: value_of(row, name), form_of(measure))

@@ -143,6 +143,23 @@ def test_arms_that_start_from_others_have_a_table_of_their_own(tmp_path: Path) -
     assert "against<br>base-late" in late and "&minus;0.250" in late
 
 
+def test_arms_that_go_on_stand_with_those_of_drawn_weights(tmp_path: Path) -> None:
+    rows = [("half", 4.0, 400), ("more", 3.5, 600), ("drawn", 3.0, 1000)]
+    for arm, _, _ in rows:
+        synthetic.write_run(tmp_path / arm / "seed-1", synthetic.records(arm, 1, steps=20, evaluations=2))
+    listed = [
+        {"arm": arm, "seed": 1, "units": units, "measures": {"loss": loss}}
+        | ({"starts_from": "half", "units_before": 400} if arm == "more" else {})
+        for arm, loss, units in rows
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"measures": synthetic.MEASURES, "runs": listed}))
+    assert main([str(tmp_path)]) == 0
+    equal, before = (tmp_path / "report.html").read_text().split("<h3>What others go on from</h3>")
+    assert re.findall(r"</span>([\w-]+)</td><td>1</td>", equal) == ["more", "drawn"]
+    assert re.findall(r"</span>([\w-]+)</td><td>1</td>", before) == ["half"]
+    assert equal.count("<td>1 k</td>") == 2
+
+
 def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"run-\xff")
     run = synthetic.write_run(tmp_path / name, synthetic.records("base", 1))
