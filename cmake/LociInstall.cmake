@@ -11,7 +11,7 @@ set(loci_public_headers
   loci/data/image/image_batches.h loci/data/image/image_file.h loci/data/image/image_folder.h loci/data/image/image_set.h
   loci/data/poses/pose_metrics.h loci/data/poses/pose_sequence.h loci/data/poses/rotation.h loci/data/poses/spatial_correlation.h
   loci/data/procedural/room_data.h loci/data/procedural/room_scene.h loci/data/ram/curriculum.h loci/data/ram/ram_tape.h loci/data/ram/ram_tasks.h
-  loci/data/text/batches.h loci/data/text/text_folder.h loci/data/text/token_cache.h
+  loci/data/text/batches.h loci/data/text/masking.h loci/data/text/text_folder.h loci/data/text/token_cache.h
   loci/data/text/token_span.h loci/data/text/tokenizer.h
   loci/models/autoencoder.h loci/models/generate.h loci/models/load_state.h loci/models/map_memory_options.h
   loci/models/pose_loss.h loci/models/posenet.h loci/models/resnet.h loci/models/resnet_options.h

@@ -52,6 +52,16 @@ Tensor rotation_table(int64_t context, int64_t head_width) {
   return at::polar(at::ones_like(angle), angle);
 }
 
+// What every position of a sequence may attend to, [B, 1, 1, L]; undefined: all. A sequence of padding alone sees
+// itself: softmax over nothing would be NaN.
+Tensor seen_positions(const Tensor& token_mask, const Tensor& tokens) {
+  if (!token_mask.defined()) return {};
+  TORCH_CHECK(token_mask.scalar_type() == at::kBool && token_mask.sizes() == tokens.sizes(),
+              "TransformerLm: token_mask must be bool ", tokens.sizes(), " like tokens, got ", token_mask.scalar_type(),
+              " ", token_mask.sizes());
+  return token_mask.logical_or(token_mask.any(1, true).logical_not()).unsqueeze(1).unsqueeze(1);
+}
+
 }  // namespace
 
 struct TransformerLm::Layer : torch::nn::Module {
@@ -61,11 +71,12 @@ struct TransformerLm::Layer : torch::nn::Module {
   std::shared_ptr<MemoryLayer> memory;                 // or none
   std::shared_ptr<NgramMemory> ngram;                  // or none
   int64_t number = 0, heads = 0;
+  bool causal = true;
 
   Tensor ffn(const Tensor& z) const { return linear_map(at::gelu(linear_map(z, ffn_in)), ffn_out); }
 
-  // z [B, L, d], rotation [L, 1, 1, e / 2] -> [B, L, d].
-  Tensor attention(const Tensor& z, const Tensor& rotation, KeyValueCache* cache) const {
+  // z [B, L, d], rotation [L, 1, 1, e / 2], seen bool [B, 1, 1, L] or undefined (all) -> [B, L, d].
+  Tensor attention(const Tensor& z, const Tensor& rotation, const Tensor& seen, KeyValueCache* cache) const {
     const int64_t batch = z.size(0), length = z.size(1), width = z.size(2), head_width = width / heads;
     const Tensor mixed = linear_map(z, attention_in);  // [B, L, 3d]
     const auto parts = mixed.split_with_sizes({2 * width, width}, -1);
@@ -76,7 +87,7 @@ struct TransformerLm::Layer : torch::nn::Module {
     const Tensor query = query_key[0].transpose(1, 2);  // [B, h, L, e]
     Tensor key = query_key[1].transpose(1, 2);
     Tensor value = parts[1].view({batch, length, heads, head_width}).transpose(1, 2);
-    Tensor mask;
+    Tensor mask = seen;
     if (cache != nullptr) {
       const auto slot = static_cast<size_t>(number);
       if (cache->length > 0) {
@@ -91,9 +102,9 @@ struct TransformerLm::Layer : torch::nn::Module {
       cache->keys[slot] = key;
       cache->values[slot] = value;
     }
-    const bool causal = length > 1 && !mask.defined();
     const auto optional_mask = mask.defined() ? std::optional<Tensor>(mask) : std::nullopt;
-    const Tensor read = at::scaled_dot_product_attention(query, key, value, optional_mask, 0.0, causal);
+    const Tensor read = at::scaled_dot_product_attention(query, key, value, optional_mask, 0.0,
+                                                         causal && length > 1 && !mask.defined());
     return linear_map(read.transpose(1, 2).reshape({batch, length, width}), attention_out);
   }
 };
@@ -131,6 +142,7 @@ std::shared_ptr<TransformerLm::Layer> TransformerLm::make_layer(int64_t number, 
   };
   layer->number = number;
   layer->heads = options_.heads;
+  layer->causal = options_.causal;
   layer->attention_norm = layer->register_parameter("attention_norm", at::ones({d}));
   layer->attention_in = matrix("attention_in", 3 * d, d, kStartStd);
   layer->attention_out = matrix("attention_out", d, d, residual_std);
@@ -158,6 +170,7 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
   const int64_t length = tokens.size(1), start = cache != nullptr ? cache->length : 0;
   TORCH_CHECK(start + length <= options_.context, "TransformerLm: tokens must be at most ", options_.context,
               " with those in the cache (context), got ", start + length);
+  TORCH_CHECK(cache == nullptr || options_.causal, "TransformerLm: a cache needs a causal model, got causal = false");
   if (cache != nullptr && start == 0) {
     cache->keys.assign(layers_.size(), {});
     cache->values.assign(layers_.size(), {});
@@ -168,6 +181,7 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
   const auto like_parameters = embedding_.options().dtype(complex);
   const Tensor rotation = rotation_.narrow(0, start, length).to(like_parameters).unsqueeze(1).unsqueeze(1);
 
+  const Tensor seen = options_.causal ? Tensor() : seen_positions(context.token_mask, tokens);
   const auto drop = [&](const Tensor& x) { return dropout(x, options_.dropout, is_training(), context); };
   const std::vector<Tensor> ngram_rows = next_ngram_rows(tokens, cache);
   size_t ngram = 0;
@@ -181,7 +195,7 @@ Tensor TransformerLm::hidden(const Tensor& tokens, KeyValueCache* cache, const B
   for (const auto& layer : layers_) {
     const bool gated = layer->ngram && layer->ngram->options().injection == NgramInjection::gate;
     if (gated) x = x + addressed(*layer->ngram, x);
-    x = x + drop(layer->attention(layer_normed(x, layer->attention_norm), rotation, cache));
+    x = x + drop(layer->attention(layer_normed(x, layer->attention_norm), rotation, seen, cache));
     const Tensor z = layer_normed(x, layer->ffn_norm);
     if (layer->ffn_in.defined()) x = x + drop(layer->ffn(z));
     if (layer->ngram && !gated) x = x + addressed(*layer->ngram, z);
@@ -202,8 +216,14 @@ Tensor TransformerLm::forward(const Tensor& tokens, KeyValueCache* cache, const 
 Tensor TransformerLm::loss(const Tensor& input, const Tensor& target, const BlockContext& context) {
   TORCH_CHECK(input.sizes() == target.sizes(), "TransformerLm: target must be ", input.sizes(), " like input, got ",
               target.sizes());
-  const Tensor x = hidden(input, nullptr, context);
-  return vocabulary_loss(x.view({input.numel(), options_.width}), embedding_, target.reshape({input.numel()}));
+  Tensor x = hidden(input, nullptr, context).view({input.numel(), options_.width});
+  Tensor goal = target.reshape({input.numel()});
+  if (!options_.causal) {  // few positions have a target, and logits are most of the work
+    const Tensor asked = goal.ge(0).nonzero().squeeze(1);
+    x = x.index_select(0, asked);
+    goal = goal.index_select(0, asked);
+  }
+  return vocabulary_loss(x, embedding_, goal);
 }
 
 std::vector<NamedParameter> TransformerLm::dense_parameters() {
@@ -271,8 +291,16 @@ std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
 }
 
 void TransformerLm::load(const std::map<std::string, Tensor>& state, const std::string& who) {
-  load_state(who, *this, state, [](const std::string& name) -> std::string {
-    for (const std::string_view part : {".memory", ".ngram."}) {
+  std::map<std::string, Tensor> wanted = state;
+  for (const auto& layer : layers_) {
+    const std::string prefix = fmt::format("layers.{}.", layer->number);
+    const auto next = state.lower_bound(prefix + "memory");
+    const bool has_memory = next != state.end() && next->first.starts_with(prefix + "memory");
+    if (layer->ffn_in.defined() || has_memory) continue;
+    for (const char* map : {"ffn_in", "ffn_out"}) wanted.erase(prefix + map);  // the new memory replaces them
+  }
+  load_state(who, *this, wanted, [](const std::string& name) -> std::string {
+    for (const std::string_view part : {".memory", ".ngram.", "classifier."}) {
       if (const size_t at = name.find(part); at != std::string::npos) return name.substr(0, at + part.size());
     }
     return "";

@@ -1,4 +1,4 @@
-// A decoder-only language model: pre-norm blocks, rotary positions, scaled-dot-product attention, tied embeddings,
+// A transformer language model: pre-norm blocks, rotary positions, scaled-dot-product attention, tied embeddings,
 // memories in place of, parallel to or after the feed-forward of chosen layers, and n-gram memories.
 //
 // Legend: B batch, L positions, d width, V vocabulary.
@@ -11,6 +11,9 @@
 //               an n-gram memory g:  gate     x = x + g(x) before the attention
 //                                    sum, row  x = x + f(z) + g(z), whatever the memory m does
 //   logits = norm(x) embedding^T                                    [B, L, V]
+//
+// A causal model sees of each position those before it and itself. The other kind sees all of the sequence, for masked
+// language modelling and for classification; it has neither a cache nor n-gram memories.
 //
 // Norms are LayerNorm without bias: the framework has one fused CPU kernel each way for it, and none for RMSNorm.
 // Linear layers have no bias. Under bfloat16 autocast linear layers and attention run in bfloat16; the residual stream,
@@ -44,6 +47,7 @@ struct TransformerLmOptions {
   int64_t ffn_width = 0;  // 0: 4 * width
   int64_t context = 128;  // longest sequence
   double dropout = 0;
+  bool causal = true;  // false: each position sees the whole sequence
   bool has_memory = false;
   MemoryOptions memory;
   bool has_ngram = false;
@@ -66,7 +70,9 @@ class TransformerLm : public torch::nn::Module {
   // (usage) for impossible options, (resources) for what cannot be had.
   TransformerLm(TransformerLmOptions options, uint64_t seed, const TableMaker& tables = make_local_table);
 
-  // tokens [B, L] int64 -> logits [B, L, V] (float32). With a cache: the L new positions after cache->length.
+  // tokens [B, L] int64 -> logits [B, L, V] (float32). With a cache: the L new positions after cache->length. Positions
+  // outside context.token_mask [B, L] are padding: none attends to them, save in a sequence of nothing else; of a
+  // causal model they must stand behind the tokens of their sequence.
   at::Tensor forward(const at::Tensor& tokens, KeyValueCache* cache = nullptr, const BlockContext& context = {});
   // Mean cross-entropy in nats over the targets that are >= 0 (target -1: none). input, target [B, L] int64.
   // Chunked over tokens so that [B * L, V] float32 logits never stand twice (models/vocabulary_loss.h).
@@ -88,8 +94,9 @@ class TransformerLm : public torch::nn::Module {
   // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode.
   std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
 
-  // Copies parameters and buffers of a trained model, by name. Only a memory or an n-gram memory may be missing, whole
-  // (insertion into a model without one); unknown names and other shapes throw Error (input) in the name of `who`.
+  // Copies parameters and buffers of a trained model, by name. Only a memory, an n-gram memory or a classifier may be
+  // missing, whole (insertion into a model without one); a memory that is inserted in place of a feed-forward leaves
+  // its maps out. Unknown names and other shapes throw Error (input) in the name of `who`.
   void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "TransformerLm");
 
   // Counts of parameters before anything is allocated: dense and table elements.
@@ -99,13 +106,15 @@ class TransformerLm : public torch::nn::Module {
   FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(static_cast<KeyValueCache*>(nullptr))},
                            {2, torch::nn::AnyValue(BlockContext())})
 
+ protected:
+  at::Tensor hidden(const at::Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
+                    std::vector<at::Tensor>* memory_inputs = nullptr);  // [B, L, d]
+
  private:
   struct Layer;
   std::shared_ptr<Layer> make_layer(int64_t number, bool has_memory, bool has_ngram, uint64_t seed,
                                     const TableMaker& tables);
   std::vector<at::Tensor> next_ngram_rows(const at::Tensor& tokens, KeyValueCache* cache) const;
-  at::Tensor hidden(const at::Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
-                    std::vector<at::Tensor>* memory_inputs = nullptr);  // [B, L, d]
 
   TransformerLmOptions options_;
   at::Tensor embedding_;   // [V, d]

@@ -30,6 +30,7 @@ void TransformerLmOptions::fields(ConfigFields& f) {
           {.minimum = 0, .maximum = int64_t{1} << 24});
   f.field("context", context, "tokens of the longest sequence", {.minimum = 1, .maximum = 1 << 30});
   f.field("dropout", dropout, "dropout of the residual branches", {.minimum = 0, .maximum = 1});
+  f.field("causal", causal, "false: positions see both sides, and the model learns to fill in masked tokens");
   f.optional_section("memory", has_memory, memory);
   f.optional_section("ngram", has_ngram, ngram);
 }
@@ -54,6 +55,10 @@ void check_model_options(const TransformerLmOptions& options) {
   if (options.ffn_width < 0) refuse("ffn_width must be at least 0", std::to_string(options.ffn_width));
   if (!(options.dropout >= 0 && options.dropout < 1)) {
     refuse("dropout must be at least 0 and below 1", std::to_string(options.dropout));
+  }
+  if (!options.causal && options.has_ngram) {
+    refuse("ngram must be absent where causal is false (an n-gram is of the tokens before, and some are masked)",
+           "[model.ngram]");
   }
   if (options.has_memory) check_memory(options.memory, options.width, options.layers);
   if (options.has_ngram) check_ngram(options.ngram, options.width, options.vocabulary, options.layers);

@@ -54,6 +54,11 @@ TEST(TransformerLmOptions, ImpossibleOptionsAreRefused) {
       {"vocabulary", [](auto& o) { o.vocabulary = 0; }},
       {"width", [](auto& o) { o.width = 6; }},
       {"context", [](auto& o) { o.context = 0; }},
+      {"ngram must be absent where causal is false",
+       [](auto& o) {
+         o.causal = false;
+         o.has_ngram = true;
+       }},
       {"dropout", [](auto& o) { o.dropout = 1; }},
       {"memory.layers", [](auto& o) { o.memory.layers = {}; }},
       {"memory.layers", [](auto& o) { o.memory.layers = {2}; }},

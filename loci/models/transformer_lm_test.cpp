@@ -51,7 +51,7 @@ Tensor reference(const std::map<std::string, Tensor>& p, const TransformerLmOpti
     const Tensor even = x.slice(-1, 0, e, 2), odd = x.slice(-1, 1, e, 2);
     return at::stack({even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()}, -1).flatten(-2);
   };
-  const Tensor hidden_future = at::ones({length, length}, at::kBool).triu(1);
+  const Tensor hidden_future = o.causal ? at::ones({length, length}, at::kBool).triu(1) : at::zeros({}, at::kBool);
   Tensor x = p.at("embedding").index({tokens});
   x = x + ngrams(-1, Place::embedding, x);
   for (int64_t i = 0; i < o.layers; ++i) {
@@ -85,6 +85,84 @@ TEST(TransformerLm, EqualsTheReferenceWithGradients) {
   const auto parameters = model.parameters();
   const auto ours = torch::autograd::grad({loss}, parameters), theirs = torch::autograd::grad({truth}, parameters);
   for (size_t i = 0; i < parameters.size(); ++i) EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-8, 1e-11)) << i;
+}
+
+TransformerLmOptions two_sided() {
+  return small_model([](auto& o) { o.causal = false; });
+}
+
+TEST(TransformerLm, AModelThatIsNotCausalEqualsTheReferenceWithGradients) {
+  TransformerLm model(two_sided(), 1);
+  model.to(at::kDouble);
+  const Tensor tokens = some_tokens(3, 11);
+  Tensor target = at::full({3, 11}, -100, at::kLong);
+  target[0][3] = 4;
+  target[0][10] = 22;
+  target[2][0] = 0;
+  const Tensor expected = reference(state_of(model), model.options(), tokens);
+  EXPECT_TRUE(torch::allclose(model.forward(tokens), expected, 1e-10, 1e-12));
+  const Tensor truth = at::cross_entropy_loss(expected.flatten(0, 1), target.flatten());
+  const Tensor loss = model.loss(tokens, target);
+  EXPECT_NEAR(loss.item<double>(), truth.item<double>(), 1e-12);
+  const auto parameters = model.parameters();
+  const auto ours = torch::autograd::grad({loss}, parameters), theirs = torch::autograd::grad({truth}, parameters);
+  for (size_t i = 0; i < parameters.size(); ++i) EXPECT_TRUE(torch::allclose(ours[i], theirs[i], 1e-8, 1e-11)) << i;
+  const Tensor nothing = model.loss(tokens, at::full({3, 11}, -100, at::kLong));
+  nothing.backward();
+  EXPECT_EQ(nothing.item<double>(), 0);
+}
+
+// A sequence with padding is the sequence without it.
+TEST(TransformerLm, NoPositionAttendsToPadding) {
+  for (const bool causal : {true, false}) {
+    TransformerLm model(small_model_with_memory(MemoryPlacement::parallel,
+                                                [&](auto& o) {
+                                                  o.causal = causal;
+                                                  o.memory.layers = {0};
+                                                  o.memory.layer.query_norm = QueryNorm::batch;
+                                                }),
+                        1);
+    model.to(at::kDouble);
+    Tensor tokens = some_tokens(3, 12);
+    BlockContext context;
+    context.token_mask = at::ones({3, 12}, at::kBool);
+    context.token_mask[0].slice(0, 7) = false;
+    context.token_mask[2] = false;  // nothing but padding
+    const Tensor padded = model.forward(tokens, nullptr, context);
+    EXPECT_TRUE(padded.isfinite().all().item<bool>());
+    model.eval();
+    const Tensor in_evaluation = model.forward(tokens, nullptr, context);
+    const Tensor alone = model.forward(tokens.narrow(0, 0, 1).narrow(1, 0, 7));
+    EXPECT_TRUE(torch::allclose(in_evaluation.narrow(0, 0, 1).narrow(1, 0, 7), alone, 1e-10, 1e-12)) << causal;
+    tokens[0].slice(0, 7) = 5;
+    model.train();
+    const Tensor other = model.forward(tokens, nullptr, context);
+    EXPECT_TRUE(torch::equal(other[0].narrow(0, 0, 7), padded[0].narrow(0, 0, 7))) << causal;
+    EXPECT_TRUE(torch::equal(other[1], padded[1])) << causal;
+  }
+}
+
+TEST(TransformerLm, AModelThatIsNotCausalHasNoCacheAndChecksItsMask) {
+  TransformerLm model(two_sided(), 1);
+  const auto refused = [&](const std::string& message, const std::function<void()>& action) {
+    try {
+      action();
+      ADD_FAILURE() << message;
+    } catch (const c10::Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(message));
+    }
+  };
+  refused("TransformerLm: a cache needs a causal model, got causal = false", [&] {
+    KeyValueCache cache;
+    model.forward(some_tokens(1, 3), &cache);
+  });
+  for (const Tensor& mask : {at::ones({3, 2}, at::kBool), at::ones({2, 3}, at::kLong)}) {
+    refused("TransformerLm: token_mask must be bool [2, 3] like tokens, got ", [&] {
+      BlockContext context;
+      context.token_mask = mask;
+      model.forward(some_tokens(2, 3), nullptr, context);
+    });
+  }
 }
 
 TEST(TransformerLm, ReadsNgramsAtTheirPlace) {
@@ -217,6 +295,31 @@ TEST(TransformerLm, TheFirstGradientOfAnInsertedMemoryIsInItsZeroFactorThenEvery
       if (rows.row.numel() > 0) Tensor(table->store().values()).index_add_(0, rows.row, rows.gradient, -1);
     }
   }
+}
+
+TEST(TransformerLm, AMemoryThatReplacesTheFeedForwardLeavesItsMapsOut) {
+  TransformerLm base(small_model(), 1);
+  TransformerLm model(
+      small_model_with_memory(MemoryPlacement::replace, [](auto& o) { o.memory.start = MemoryStart::zero_values; }),
+      99);
+  const Tensor tokens = some_tokens(3, 12);
+  model.load(state_of(base));
+  const auto state = state_of(model);
+  for (const auto& [name, value] : state_of(base)) {
+    if (name.starts_with("layers.1.ffn_in") || name.starts_with("layers.1.ffn_out")) continue;
+    EXPECT_TRUE(torch::equal(state.at(name), value)) << name;
+  }
+  // With rows of zero the layer adds nothing there, as a feed-forward of zeros.
+  for (const auto& parameter : base.named_parameters()) {
+    if (parameter.key() == "layers.1.ffn_out") parameter.value().detach().zero_();
+  }
+  EXPECT_TRUE(torch::equal(model.forward(tokens), base.forward(tokens)));
+  // The maps of a layer that keeps its feed-forward, or whose memory came with them, are not left out.
+  auto bad = state_of(base);
+  bad.erase("layers.0.ffn_in");
+  EXPECT_THROW(model.load(bad), Error);
+  TransformerLm parallel(small_model_with_memory(MemoryPlacement::parallel), 3);
+  EXPECT_THROW(model.load(state_of(parallel)), Error);
 }
 
 TEST(TransformerLm, LoadRefusesForeignMissingAndMisshapenNames) {

@@ -19,26 +19,8 @@
 namespace loci {
 namespace {
 
-constexpr const char* kTokenizerFile = "tokenizer.model";
-
-Tokenizer load_tokenizer(const std::filesystem::path& file) {
-  return Tokenizer::load(read_text_file(file), file.string());
-}
-
-std::vector<WatchedMemory> watched_memories(const TransformerLm& model) {
-  std::vector<WatchedMemory> memories;
-  for (const auto& [layer, memory] : model.memories()) memories.push_back({layer, memory});
-  return memories;
-}
-
 std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const TaskInputs& inputs) {
-  const auto refuse_int8 = [&](bool present, const TableOptions& table, const char* section) {
-    if (!inputs.training || !present || table.value_dtype != "int8") return;
-    fail(ExitCode::usage, "language_model",
-         fmt::format("{}.value_dtype must be float32 or bfloat16 to be trained", section), "int8");
-  };
-  refuse_int8(plan.model.has_memory, plan.model.memory, "model.memory");
-  refuse_int8(plan.model.has_ngram, plan.model.ngram, "model.ngram");
+  if (inputs.training) refuse_int8_tables(plan.model, "language_model");
   const std::string tokenizer = inputs.checkpoint.empty() ? "" : read_text_file(inputs.checkpoint / kTokenizerFile);
   const auto opened = std::dynamic_pointer_cast<const OpenedText>(inputs.opened);
   if (opened && (tokenizer.empty() || tokenizer == opened->tokens.tokenizer.save())) return opened;
@@ -48,6 +30,12 @@ std::shared_ptr<const OpenedText> open_data(const LanguageModelPlan& plan, const
                                        inputs.cache, *inputs.progress);
   for (const std::string& notice : tokens.notices) inputs.progress->finish(notice);
   return std::make_shared<const OpenedText>(std::move(tokens));
+}
+
+// In whole steps of this run, so that no window that was seen before comes again in the same epoch.
+int64_t first_position(const TaskInputs& inputs, int64_t window) {
+  const int64_t of_step = inputs.batch.batch * window;
+  return (inputs.units_before + of_step - 1) / of_step * inputs.batch.accumulation;
 }
 
 }  // namespace
@@ -62,13 +50,58 @@ void LanguageModelPlan::fields(ConfigFields& f) {
   f.section("data", data);
   f.section("tokenizer", tokenizer);
   f.section("model", model);
+  f.when(!model.causal, "model.causal is false", [&] { f.section("masking", masking); });
 }
 
-TransformerLmOptions LanguageModelPlan::model_for(int64_t vocabulary, int64_t end_of_text) const {
-  TransformerLmOptions options = model;
-  options.end_of_text = end_of_text;
-  if (options.vocabulary == 0) options.vocabulary = vocabulary;
-  return options;
+Tokenizer load_tokenizer(const std::filesystem::path& file) {
+  return Tokenizer::load(read_text_file(file), file.string());
+}
+
+std::vector<WatchedMemory> watched_memories(const TransformerLm& model) {
+  std::vector<WatchedMemory> memories;
+  for (const auto& [layer, memory] : model.memories()) memories.push_back({layer, memory});
+  return memories;
+}
+
+std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables_of(const TransformerLm& model,
+                                                                const RowOptimizerOptions& rows) {
+  std::vector<std::pair<TablePtr, RowOptimizerOptions>> result;
+  for (const TablePtr& table : model.tables()) result.emplace_back(table, rows);
+  for (const auto& [layer, ngram] : model.ngrams()) {
+    for (auto& [table, options] : result) {
+      if (table == ngram->table()) options.learning_rate *= model.options().ngram.rate;
+    }
+  }
+  return result;
+}
+
+void refuse_int8_tables(const TransformerLmOptions& model, const std::string& who) {
+  const auto refuse = [&](bool present, const TableOptions& table, const char* section) {
+    if (!present || table.value_dtype != "int8") return;
+    fail(ExitCode::usage, who, fmt::format("{}.value_dtype must be float32 or bfloat16 to be trained", section),
+         "int8");
+  };
+  refuse(model.has_memory, model.memory, "model.memory");
+  refuse(model.has_ngram, model.ngram, "model.ngram");
+}
+
+int64_t model_vocabulary(const TransformerLmOptions& model, int64_t vocabulary) {
+  return model.causal ? vocabulary : vocabulary + 1;
+}
+
+TransformerLmOptions with_vocabulary(TransformerLmOptions model, int64_t vocabulary, int64_t end_of_text) {
+  model.end_of_text = end_of_text;
+  if (model.vocabulary == 0) model.vocabulary = model_vocabulary(model, vocabulary);
+  return model;
+}
+
+void check_vocabulary(const TransformerLmOptions& model, const Tokenizer& tokenizer, const std::string& who) {
+  const int64_t needed = model_vocabulary(model, tokenizer.vocabulary());
+  if (model.vocabulary >= needed) return;
+  fail(ExitCode::usage, who,
+       fmt::format("model.vocabulary must be 0 or at least the tokenizer's {}{}", tokenizer.vocabulary(),
+                   model.causal ? "" : " and the mask symbol"),
+       fmt::to_string(model.vocabulary));
 }
 
 std::unique_ptr<TaskPlan> language_model_plan() {
@@ -81,6 +114,7 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       rows_(inputs.rows),
       seed_(inputs.seed),
       window_(plan.model.context),
+      first_(first_position(inputs, plan.model.context)),
       cache_(inputs.cache),
       opened_(open_data(plan, inputs)),
       tokens_(opened_->tokens),
@@ -88,14 +122,13 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
           plan.model_for(tokens_.tokenizer.vocabulary(), tokens_.tokenizer.end_of_text()), inputs.seed, inputs.tables)),
       sampler_(tokens_.train, window_, batch_.per_micro_batch(), inputs.seed, batch_.accumulation),
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
+      training_masks_(plan.masking, tokens_.tokenizer.vocabulary(), inputs.seed, "masking"),
+      evaluation_masks_(plan.masking, tokens_.tokenizer.vocabulary(), 0, "masking of evaluations"),
       watch_(watched_memories(*model_)),
       progress_(inputs.progress),
       batches_([this](int64_t position) { return batch_with_rows(position); }) {
-  if (model_->options().vocabulary < tokens_.tokenizer.vocabulary()) {
-    fail(ExitCode::usage, "language_model",
-         fmt::format("model.vocabulary must be 0 or at least the tokenizer's {}", tokens_.tokenizer.vocabulary()),
-         fmt::to_string(model_->options().vocabulary));
-  }
+  check_vocabulary(model_->options(), tokens_.tokenizer, "language_model");
+  if (masked()) check_masked_tokens();
   const MemoryOptions& memory = model_->options().memory;
   if (model_->options().has_memory && memory.has_reinitialise) {
     watch_.reinitialise(memory.reinitialise, memory.row_deviation(model_->options().width), seed_);
@@ -105,22 +138,14 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
   }
 }
 
-std::vector<std::pair<TablePtr, RowOptimizerOptions>> LanguageModelTask::tables() {
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> result;
-  for (const TablePtr& table : model_->tables()) result.emplace_back(table, rows_);
-  for (const auto& [layer, ngram] : model_->ngrams()) {
-    for (auto& [table, options] : result) {
-      if (table == ngram->table()) options.learning_rate *= model_->options().ngram.rate;
-    }
-  }
-  return result;
-}
-
 LanguageModelTask::Batch LanguageModelTask::training_batch(int64_t position) const {
   const std::vector<int64_t> shape = {batch_.per_micro_batch(), window_};
   Batch batch{at::empty(shape, at::kLong), at::empty(shape, at::kLong)};
-  sampler_.fill(position / batch_.accumulation, position % batch_.accumulation, batch.input.mutable_data_ptr<int64_t>(),
-                batch.target.mutable_data_ptr<int64_t>());
+  auto* const input = batch.input.mutable_data_ptr<int64_t>();
+  auto* const target = batch.target.mutable_data_ptr<int64_t>();
+  position += first_;
+  sampler_.fill(position / batch_.accumulation, position % batch_.accumulation, input, target);
+  if (masked()) training_masks_.apply(position * units_per_micro_batch(), units_per_micro_batch(), input, target);
   return batch;
 }
 
@@ -138,8 +163,13 @@ LanguageModelTask::Batch LanguageModelTask::batch_with_rows(int64_t position) co
 LanguageModelTask::Batch LanguageModelTask::validation_batch(int64_t index, int64_t* targets) const {
   const std::vector<int64_t> shape = {batch_.per_micro_batch(), window_};
   Batch batch{at::empty(shape, at::kLong), at::empty(shape, at::kLong)};
-  const int64_t count =
-      evaluation_.fill(index, batch.input.mutable_data_ptr<int64_t>(), batch.target.mutable_data_ptr<int64_t>());
+  auto* const input = batch.input.mutable_data_ptr<int64_t>();
+  auto* const target = batch.target.mutable_data_ptr<int64_t>();
+  const int64_t all = units_per_micro_batch();
+  int64_t count = evaluation_.fill(index, input, target);
+  if (count < all) batch.token_mask = batch.target.ge(0);
+  // Windows follow each other, so that a token's position is that in the text, whatever batch and context are.
+  if (masked()) count = evaluation_masks_.apply(index * all, all, input, target);
   if (targets != nullptr) *targets = count;
   return batch;
 }
@@ -184,7 +214,7 @@ Evaluation LanguageModelTask::evaluate() {
     int64_t targets = 0;
     const Batch batch = validation_batch(index, &targets);
     BlockContext context;
-    if (targets < per_batch) context.token_mask = batch.target.ge(0);
+    context.token_mask = batch.token_mask;
     for (CountedNgrams& ngram : ngrams) {
       ngram.collisions.add(batch.input, model_->document_starts(batch.input), context.token_mask);
     }
@@ -195,9 +225,20 @@ Evaluation LanguageModelTask::evaluate() {
       if (target[t] >= 0) text.bytes += token_bytes_[static_cast<size_t>(target[t])];
     }
   }
-  Evaluation result{{text.per_token(), text.bits_per_byte()}, {{"tokens", text.tokens}}};
+  Evaluation result{{text.per_token()}, {{"tokens", text.tokens}}};
+  if (!masked()) result.values.push_back(text.bits_per_byte());
   describe(memories, ngrams, result);
   return result;
+}
+
+void LanguageModelTask::check_masked_tokens() const {
+  int64_t targets = 0;
+  for (const int64_t index : evaluated_batches()) {
+    validation_batch(index, &targets);
+    if (targets > 0) return;
+  }
+  fail(ExitCode::input, "language_model", "the validation part must be so long that a token of it is masked",
+       fmt::format("none of {} tokens", tokens_.validation.size()));
 }
 
 std::pair<at::Tensor, at::Tensor> LanguageModelTask::losses_of(const Batch& batch) {
@@ -216,9 +257,13 @@ std::pair<at::Tensor, at::Tensor> LanguageModelTask::losses_of(const Batch& batc
 }
 
 std::vector<Measure> LanguageModelTask::measures() const {
-  std::vector<Measure> measures = {
-      {"loss", 3, true, "nats", "what the model misses of the validation text, in nats per token"},
-      {"bits_per_byte", 3, true, "bits", "the same in bits per byte of text, comparable between tokenizers"}};
+  std::vector<Measure> measures;
+  if (masked()) {
+    measures = {{"loss", 3, true, "nats", "what the model misses of masked validation tokens, in nats per token"}};
+  } else {
+    measures = {{"loss", 3, true, "nats", "what the model misses of the validation text, in nats per token"},
+                {"bits_per_byte", 3, true, "bits", "the same in bits per byte of text, comparable between tokenizers"}};
+  }
   if (model_->options().has_memory) {
     measures.push_back({"usage", 0, false, "%", "share of the memory's rows that the validation text reads"});
     measures.push_back({"kl", 2, true, "nats", "how unevenly it reads them: 0 when every row carries the same weight"});
@@ -256,6 +301,10 @@ nlohmann::json LanguageModelTask::data_facts() const {
 LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint) {
   const auto* plan = dynamic_cast<const LanguageModelPlan*>(config.plan.get());
   if (plan == nullptr) fail(ExitCode::usage, "generate", "the run must be a language model", config.task);
+  if (!plan->model.causal) {
+    fail(ExitCode::usage, "generate", "the run must be a causal language model",
+         "one that fills in masked tokens (model.causal is false)");
+  }
   Tokenizer tokenizer = load_tokenizer(checkpoint.file(kTokenizerFile));
   auto model = std::make_shared<TransformerLm>(plan->model_for(tokenizer.vocabulary(), tokenizer.end_of_text()),
                                                static_cast<uint64_t>(config.seed), serving_tables(checkpoint));

@@ -1,4 +1,5 @@
-// The language model as a task: a folder of text, a tokenizer, a transformer with or without memories.
+// The language model as a task: a folder of text, a tokenizer, a transformer with or without memories. A causal model
+// learns the next token, the other kind the tokens that are masked (data/text/masking.h).
 //
 // Legend: B windows of a micro-batch, L positions of a window (the model's context).
 #pragma once
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "loci/data/text/batches.h"
+#include "loci/data/text/masking.h"
 #include "loci/data/text/token_cache.h"
 #include "loci/models/transformer_lm.h"
 #include "loci/nn/memory/ngram_collisions.h"
@@ -24,6 +26,21 @@
 namespace loci {
 
 class NgramCounts;
+
+// What tasks of a transformer share. The tokenizer stands in this file of a checkpoint.
+inline constexpr const char* kTokenizerFile = "tokenizer.model";
+Tokenizer load_tokenizer(const std::filesystem::path& file);
+std::vector<WatchedMemory> watched_memories(const TransformerLm& model);
+std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables_of(const TransformerLm& model,
+                                                                const RowOptimizerOptions& rows);
+// Throws Error (usage) for tables that cannot be trained.
+void refuse_int8_tables(const TransformerLmOptions& model, const std::string& who);
+// The tokens that a model needs with a tokenizer of `vocabulary`: one more than it has where some are masked.
+int64_t model_vocabulary(const TransformerLmOptions& model, int64_t vocabulary);
+// `model` with a tokenizer of so many tokens, of which `end_of_text` ends a document.
+TransformerLmOptions with_vocabulary(TransformerLmOptions model, int64_t vocabulary, int64_t end_of_text = -1);
+// Throws Error (usage) unless `model` has the tokens that it needs with the tokenizer. who: the task.
+void check_vocabulary(const TransformerLmOptions& model, const Tokenizer& tokenizer, const std::string& who);
 
 // [data]
 struct LanguageModelData {
@@ -40,15 +57,19 @@ class LanguageModelPlan : public TaskPlan {
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
   int64_t data_bytes(const std::filesystem::path& folder) const override;
   std::string data_settings() const override;
+  bool can_continue() const override { return true; }
   void convert_tables(const std::string& dtype) override;
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
 
   // The model that this plan means with a tokenizer of so many tokens, of which `end_of_text` ends a document.
-  TransformerLmOptions model_for(int64_t vocabulary, int64_t end_of_text = -1) const;
+  TransformerLmOptions model_for(int64_t vocabulary, int64_t end_of_text = -1) const {
+    return with_vocabulary(model, vocabulary, end_of_text);
+  }
 
   LanguageModelData data;
   TokenizerOptions tokenizer;
   TransformerLmOptions model;
+  MaskingOptions masking;  // of a model that is not causal
 };
 
 std::unique_ptr<TaskPlan> language_model_plan();
@@ -73,7 +94,7 @@ class LanguageModelTask : public Task {
 
   torch::nn::Module& module() override { return *model_; }
   std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override;
+  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return tables_of(*model_, rows_); }
   at::Tensor loss(int64_t step, int64_t micro) override;
   std::string unit() const override { return plan_.unit(); }
   int64_t units_per_micro_batch() const override { return batch_.per_micro_batch() * window_; }
@@ -101,7 +122,8 @@ class LanguageModelTask : public Task {
 
  private:
   struct Batch {
-    at::Tensor input, target;  // [B, L] int64
+    at::Tensor input, target;    // [B, L] int64
+    at::Tensor token_mask = {};  // [B, L] bool; undefined: all positions hold tokens
   };
   // A memory and what counts its reads.
   struct Counted {
@@ -123,10 +145,11 @@ class LanguageModelTask : public Task {
   // Writes what was counted into an evaluation.
   static void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
                        Evaluation& evaluation);
-  Batch training_batch(int64_t position) const;              // position = step * accumulation + micro
+  Batch training_batch(int64_t position) const;              // of this run: step * accumulation + micro
   Batch batch_with_rows(int64_t position) const;             // fetches the rows of n-grams that are in files
   static constexpr int64_t kMostCounted = int64_t{1} << 23;  // tokens: 250 MB while they are sorted
-  int64_t tokens_in(int64_t steps) const { return steps * batch_.accumulation * units_per_micro_batch(); }
+  // With those that the weights were trained on before, where they count.
+  int64_t tokens_in(int64_t steps) const { return (first_ + steps * batch_.accumulation) * units_per_micro_batch(); }
   NgramCounts counted_ngrams(int64_t order, int64_t steps) const;
   // Of tokens [B, L]: nats of each target (0 where it is < 0) and whether it is the likeliest token, [B, L].
   std::pair<at::Tensor, at::Tensor> losses_of(const Batch& batch);
@@ -136,12 +159,16 @@ class LanguageModelTask : public Task {
   std::vector<int64_t> evaluated_batches() const;  // the validation batches that are measured
   Batch validation_batch(int64_t index, int64_t* targets = nullptr) const;
   void calibrate_memories(int64_t step, OptimizerSet& optimizers);
+  bool masked() const { return !model_->options().causal; }
+  // Throws Error (input) for a validation part of which no token is masked.
+  void check_masked_tokens() const;
 
   LanguageModelPlan plan_;
   BatchShape batch_;
   RowOptimizerOptions rows_;
   uint64_t seed_;
   int64_t window_;
+  int64_t first_;  // position of the first training batch: behind what the weights were trained on
   std::filesystem::path cache_;
   std::shared_ptr<const OpenedText> opened_;
   const TokenData& tokens_;
@@ -149,8 +176,9 @@ class LanguageModelTask : public Task {
   std::shared_ptr<TransformerLm> model_;
   WindowSampler sampler_;
   EvaluationWindows evaluation_;
-  MemoryWatch watch_;       // of the losses
-  ProgressLine* progress_;  // of evaluations and counting; or null
+  TokenMasking training_masks_, evaluation_masks_;  // the latter are the same for all runs
+  MemoryWatch watch_;                               // of the losses
+  ProgressLine* progress_;                          // of evaluations and counting; or null
   ReadAhead<Batch> batches_;
 };
 

@@ -17,6 +17,7 @@ constexpr const char* kStoppedCounting = "stopped while n-grams were counted";
 }  // namespace
 
 std::vector<Baseline> LanguageModelTask::baselines(int64_t steps) {
+  if (masked()) return {};  // n-grams do not see what follows a token
   const int64_t tokens = tokens_in(steps);
   if (tokens > kMostCounted) {
     if (progress_ != nullptr) {
@@ -39,7 +40,7 @@ std::vector<Baseline> LanguageModelTask::baselines(int64_t steps) {
 NgramCounts LanguageModelTask::counted_ngrams(int64_t order, int64_t steps) const {
   NgramCounts counts(order, tokens_.tokenizer.vocabulary());
   std::vector<int64_t> text(static_cast<size_t>(window_) + 1);
-  for (int64_t position = 0; position < steps * batch_.accumulation; ++position) {
+  for (int64_t position = -first_; position < steps * batch_.accumulation; ++position) {
     StopSignal::check(kStoppedCounting);
     const Batch batch = training_batch(position);
     const auto* const input = batch.input.const_data_ptr<int64_t>();

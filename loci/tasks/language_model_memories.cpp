@@ -91,6 +91,10 @@ Account LanguageModelTask::account(const Evaluation& evaluation, const AccountOp
   refuse_places(options);
   refuse_poses(options);
   refuse_pictures(options);
+  if (masked() && (options.by_context || !options.questions.empty())) {
+    fail(ExitCode::usage, options.by_context ? "--by-context" : "--questions", "RUN must be a causal language model",
+         "one that fills in masked tokens (model.causal is false)");
+  }
   Account account;
   const auto value = [](const nlohmann::json& facts, const char* key) { return number_of(facts.at(key)); };
   for (const nlohmann::json& memory : evaluation.details.at("memories")) {

@@ -110,6 +110,7 @@ double ngram_bytes(const NgramOptions& ngram, const TransformerLmOptions& model,
 
 void LanguageModelPlan::check() const {
   TransformerLm::count_parameters(model_for(tokenizer.vocabulary));
+  if (!model.causal) masking.check();
 }
 
 RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const {
