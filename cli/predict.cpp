@@ -1,5 +1,5 @@
 // loci predict: what a trained network makes of images: classes, poses of the camera, detections, or reconstructions as
-// PNG; and of clips: classes.
+// PNG; of clips: classes; and of texts: classes.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/softmax.h>
@@ -12,6 +12,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,7 @@
 #include "loci/tasks/relocalisation.h"
 #include "loci/tasks/row_map.h"
 #include "loci/tasks/shapes_keypoints.h"
+#include "loci/tasks/text_classification.h"
 #include "loci/tasks/video_classification.h"
 #include "loci/train/experiment.h"
 #include "loci/train/memory_check.h"
@@ -44,7 +46,8 @@ constexpr size_t kMostPictures = 64;      // their pixels and rows are some 100 
 struct PredictArguments {
   std::string run;
   std::string images;
-  std::string out;  // folder of reconstructions
+  std::string texts;  // file, of a run of text_classification
+  std::string out;    // folder of reconstructions
   bool pictures = false;
   bool json = false;
   bool quiet = false;
@@ -278,8 +281,45 @@ std::vector<Prediction> predict_clips(const RunArgument& run, const VideoClassif
   return predictions;
 }
 
+std::vector<Prediction> predict_texts(const RunArgument& run, const TextClassificationPlan& plan,
+                                      const std::filesystem::path& file, ProgressLine& progress) {
+  const LoadedTextClassifier loaded =
+      load_text_classifier(plan, static_cast<uint64_t>(run.config.seed), run.checkpoint);
+  const std::vector<LabelledText> texts = read_unlabelled_texts(file, plan.data);
+  std::vector<Prediction> predictions;
+  for (size_t first = 0; first < texts.size(); first += kPredictedAtOnce) {
+    StopSignal::check("stopped while texts were predicted");
+    progress.show(fmt::format("predicting: {} of {} texts", first, texts.size()));
+    const std::span part = std::span(texts).subspan(first, std::min<size_t>(kPredictedAtOnce, texts.size() - first));
+    const at::Tensor probabilities = text_probabilities(loaded, part);
+    for (Prediction& made : likeliest(probabilities, loaded.classes)) {
+      const LabelledText& text = texts[predictions.size()];
+      made.columns.push_back(printable(text.pair.empty() ? text.text : text.text + " | " + text.pair));
+      made.json["text"] = text.text;
+      if (!text.pair.empty()) made.json["pair"] = text.pair;
+      predictions.push_back(std::move(made));
+    }
+  }
+  progress.finish();
+  return predictions;
+}
+
+// --texts for a run of texts, --images for the others.
+void check_source(const PredictArguments& arguments, const RunArgument& run) {
+  const bool of_texts = dynamic_cast<const TextClassificationPlan*>(run.config.plan.get()) != nullptr;
+  const auto check = [&](const char* option, const std::string& value, bool wanted) {
+    if (value.empty() != wanted) return;
+    fail(ExitCode::usage, "predict",
+         fmt::format("{} must {}be given for a run of {}", option, wanted ? "" : "not ", run.config.task),
+         wanted ? "none" : value);
+  };
+  check("--texts", arguments.texts, of_texts);
+  check("--images", arguments.images, !of_texts);
+}
+
 std::vector<Prediction> predict(const PredictArguments& arguments, const RunArgument& run) {
   const TaskPlan* plan = run.config.plan.get();
+  check_source(arguments, run);
   const auto* reconstruction = dynamic_cast<const ReconstructionPlan*>(plan);
   if ((reconstruction == nullptr) != arguments.out.empty()) {
     fail(ExitCode::usage, "predict",
@@ -287,10 +327,12 @@ std::vector<Prediction> predict(const PredictArguments& arguments, const RunArgu
          arguments.out.empty() ? "none" : arguments.out);
   }
   const auto* video = dynamic_cast<const VideoClassificationPlan*>(plan);
-  if (video != nullptr && arguments.pictures) {
+  const auto* texts = dynamic_cast<const TextClassificationPlan*>(plan);
+  const bool of_images = video == nullptr && texts == nullptr;
+  if (!of_images && arguments.pictures) {
     fail(ExitCode::usage, "--pictures", "it must not be given for a run of " + run.config.task, "it");
   }
-  const std::vector<ImageSource> sources = video != nullptr ? std::vector<ImageSource>{} : images_in(arguments.images);
+  const std::vector<ImageSource> sources = of_images ? images_in(arguments.images) : std::vector<ImageSource>{};
   if (arguments.pictures && sources.size() > kMostPictures) {
     fail(ExitCode::usage, "--pictures", fmt::format("--images must hold at most {} images", kMostPictures),
          fmt::to_string(sources.size()));
@@ -301,6 +343,7 @@ std::vector<Prediction> predict(const PredictArguments& arguments, const RunArgu
   const c10::InferenceMode no_gradient;
   const PrecisionGuard precision(wants_bfloat16(run.config.train.precision));
   if (video != nullptr) return predict_clips(run, *video, arguments.images, progress);
+  if (texts != nullptr) return predict_texts(run, *texts, arguments.texts, progress);
   const PredictInputs inputs{run, sources, progress, arguments.pictures};
   if (reconstruction != nullptr) return predict_reconstructions(inputs, *reconstruction, arguments.out);
   if (const auto* poses = dynamic_cast<const RelocalisationPlan*>(plan)) return predict_poses(inputs, *poses);
@@ -315,8 +358,9 @@ void print_predictions(const PredictArguments& arguments) {
   if (arguments.json) {
     nlohmann::json all = nlohmann::json::array();
     for (const Prediction& p : predictions) all.push_back(p.json);
-    const bool clips = dynamic_cast<const VideoClassificationPlan*>(run.config.plan.get()) != nullptr;
-    return print_json({{clips ? "clips" : "images", all}});
+    const TaskPlan* plan = run.config.plan.get();
+    const bool clips = dynamic_cast<const VideoClassificationPlan*>(plan) != nullptr;
+    return print_json({{!arguments.texts.empty() ? "texts" : clips ? "clips" : "images", all}});
   }
   std::vector<size_t> widths;
   for (const Prediction& p : predictions) {
@@ -336,15 +380,17 @@ void print_predictions(const PredictArguments& arguments) {
 
 void add_predict(CLI::App& program, Action& action) {
   auto* verb = program.add_subcommand(
-      "predict", "Classes, camera poses, detections or reconstructions of images, or classes of clips");
+      "predict", "Classes, camera poses, detections or reconstructions of images, or classes of clips or texts");
   auto arguments = std::make_shared<PredictArguments>();
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
   verb->add_option("--images", arguments->images,
                    "Folder with images: .jpg, .jpeg, .png, also in its subfolders; for clips, each folder in it that "
-                   "holds frames is one")
-      ->required();
+                   "holds frames is one");
+  verb->add_option("--texts", arguments->texts,
+                   "File with texts, for a run of text_classification: columns or keys as those of its training data; "
+                   "labels are not needed");
   verb->add_option("--out", arguments->out, "Folder that reconstructions are written to, as PNG of the images' names");
-  auto* json = verb->add_flag("--json", arguments->json, "Print JSON: an object for each image or clip");
+  auto* json = verb->add_flag("--json", arguments->json, "Print JSON: an object for each image, clip or text");
   verb->add_flag("--pictures", arguments->pictures,
                  "The JSON also has what the report draws: images, the rows that positions read, where blocks look")
       ->needs(json);
@@ -353,7 +399,8 @@ void add_predict(CLI::App& program, Action& action) {
       "Examples:\n  loci predict out/side/seed-0 --images photos\n"
       "  loci predict out/side/seed-0/step-40 --images photos --json\n"
       "  loci predict out/side/seed-0 --images photos --json --pictures > out/side/seed-0/pictures.json\n"
-      "  loci predict out/vq/seed-0 --images photos --out reconstructions");
+      "  loci predict out/vq/seed-0 --images photos --out reconstructions\n"
+      "  loci predict out/classes/seed-0 --texts reviews.tsv");
   verb->callback([arguments, &action] { action = [arguments] { print_predictions(*arguments); }; });
 }
 

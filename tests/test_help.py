@@ -10,6 +10,7 @@ from command_line import LOCI, RECIPE, loci, write_text
 from test_images import RECIPE as IMAGE_RECIPE
 from test_images import RECONSTRUCTION, write_images
 from test_ram import RECIPE as RAM_RECIPE
+from test_texts import CLASSIFY, write_reviews
 
 
 def verbs():
@@ -54,6 +55,12 @@ def walk(tmp_path_factory):
         result = loci(folder, "train", "images.toml", "--data", "photos", "--out", name, cwd=folder)
         assert result.returncode == 0, result.stderr
         (folder / name / "main").rename(folder / "out" / name)
+    write_reviews(folder / "texts")
+    (folder / "reviews.tsv").write_text("text\naxa\n")
+    (folder / "texts.toml").write_text(CLASSIFY)
+    result = loci(folder, "train", "texts.toml", "--data", "texts", "--out", "classes", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "classes/main").rename(folder / "out/classes")
     return folder
 
 

@@ -21,6 +21,7 @@ TASKS = [
     "relocalisation",
     "shapes_keypoints",
     "skeleton_classification",
+    "text_classification",
     "video_classification",
 ]
 
