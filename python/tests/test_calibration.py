@@ -142,6 +142,25 @@ def test_inserted_memories_are_calibrated() -> None:
     assert torch.equal(model(x), before)  # the rows are 0
 
 
+def test_autocast_and_later_writes_into_the_inputs_change_nothing() -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = small()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.memory(x)
+            x.zero_()
+            return y
+
+    expected = small()
+    loci.calibrate(expected, [correlated(50)], seed=3)
+    model = Overwriting()
+    with torch.autocast("cpu", torch.bfloat16):
+        loci.calibrate(model, [correlated(50)], seed=3)
+    assert_same(model.memory.state_dict(), expected.state_dict())
+
+
 def test_optimisers_forget_what_starts_anew_and_nothing_else() -> None:
     model = Stack(small("swilu"), small("peer"))
     tables = [*model.first.tables(), *model.later.tables()]

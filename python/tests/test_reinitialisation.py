@@ -144,31 +144,41 @@ def test_reads_in_evaluation_do_not_count() -> None:
 def test_memories_that_share_a_table_are_renewed_together() -> None:
     table = loci.Table(ROWS, WIDTH, std=1.0, seed=1)
     model = nn.ModuleList([small(rows=None, table=table), small("peer", rows=None, table=table, seed=2), small()])
-    rows = loci.optim.RowSGD([*model[1].tables(), model[2].table], lr=1e-2)
+    rows = loci.optim.RowAdam([*model[1].tables(), model[2].table], lr=1e-2)
     dense = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    before, other = table.values.clone(), model[2].table.values.clone()
-    with loci.Reinitialise(model, [dense, rows], steps=10, window=2, values="zero", seed=5) as reinitialise:
-        read = []
-        for step in range(2):
-            for number, memory in enumerate(model):
-                y, reads = memory(crowded(1, 20)[0] * (number + 1), return_reads=True)
-                y.sum().backward()
-                if number < 2 and step == 1:
-                    read.append(reads.index)
-            dense.step()
-            rows.step()
-            events = reinitialise.step()
-    assert [(event.memory, event.event) for event in events] == [("0", 0), ("1", 0), ("2", 0)]
-    # Nothing was read before this first window, so no row becomes 0.
-    assert [event.refreshed for event in events] == [0, 0, 0] and torch.equal(table.values != 0, before != 0)
-    shares = [torch.unique(torch.cat([index.flatten()])).numel() / ROWS for index in read]
-    assert [events[0].used, events[1].used] == pytest.approx(shares, abs=0.2)
-    for event, memory in zip(events, model, strict=True):
-        assert 0 < event.redrawn <= event.sub_keys * 0.25 and event.sub_keys == HEADS * (5 + 6)
-        for keys in (memory.keys1, memory.keys2):
-            momentum = dense.state[keys]["momentum_buffer"]
-            assert (momentum == 0).all(-1).sum() >= 1
-    assert torch.equal(model[2].table.values != 0, other != 0)
+    settings: dict[str, Any] = {"steps": 10, "window": 2, "values": "zero", "seed": 5}
+    read: list[list[set[int]]] = []  # by window and memory
+    with loci.Reinitialise(model, [dense, rows], **settings) as reinitialise:
+        for window in range(2):
+            read.append([set(), set(), set()])
+            for _ in range(2):
+                for number, memory in enumerate(model):
+                    generator = torch.Generator().manual_seed(10 * window + number)
+                    x = crowded(1, 4)[0] + (1 + window) * torch.randn(4, WIDTH, generator=generator)
+                    y, reads = memory(x, return_reads=True)
+                    y.sum().backward()
+                    read[-1][number] |= set(reads.index.flatten().tolist())
+                dense.step()
+                rows.step()
+                before = table.values.clone()
+                events = reinitialise.step()
+            assert [(event.memory, event.event) for event in events] == [(name, window) for name in "012"]
+            assert [event.used for event in events] == [len(of_memory) / ROWS for of_memory in read[-1]]
+            for event, memory in zip(events, model, strict=True):
+                assert 0 < event.redrawn <= event.sub_keys * 0.25 and event.sub_keys == HEADS * (5 + 6)
+                momentum = torch.cat([dense.state[keys]["momentum_buffer"].flatten(0, 1)
+                                      for keys in (memory.keys1, memory.keys2)])  # fmt: skip
+                assert int((momentum == 0).all(-1).sum()) >= event.redrawn
+            if window == 0:  # what nothing ever read is not written
+                assert [event.refreshed for event in events] == [0, 0, 0] and torch.equal(table.values, before)
+    unread = sorted((read[0][0] | read[0][1]) - (read[1][0] | read[1][1]))
+    assert unread and not set(unread) & read[1][0] and [event.refreshed for event in events[:2]] == [len(unread)] * 2
+    assert (read[0][0] & read[1][1]) - read[1][0]  # rows that the other memory alone still reads
+    changed = (table.values != before).any(1).nonzero().squeeze(1).tolist()
+    assert changed == unread and not table.values[unread].any()
+    count = rows.state[table.anchor]["count"]
+    ever = read[0][0] | read[0][1] | read[1][0] | read[1][1]
+    assert not count[unread].any() and int((count > 0).sum()) == len(ever) - len(unread)
 
 
 def test_calibration_and_restart_begin_a_window() -> None:
