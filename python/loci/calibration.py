@@ -45,8 +45,9 @@ def calibrate(
     evaluation mode and without gradients. Tokens that a mask excludes do not count.
 
     Args:
-        batches: of ordinary training data. forward: runs `module` on one; None: module(**batch) for a mapping,
-            module(*batch) for a tuple or a list, module(batch) otherwise.
+        batches: of ordinary training data; those that are used stay in memory until the end.
+        forward: runs `module` on a batch; None: module(**batch) for a mapping, module(*batch) for a tuple or a list,
+            module(batch) otherwise.
         tokens: whole batches are taken until a memory has received so many, or the batches end.
         seed: of the random maps and the choice of keys; None draws it from torch's generator. The memory that is
             reached as number i gets the numbers that the command line gives memory i.
@@ -56,9 +57,12 @@ def calibrate(
 
     Returns: the tokens that each memory was calibrated with, by its name, in that order.
 
-    Raises ValueError for a module without such memories, for one with flat keys or with another query net than one
-    linear map, for frozen rows that would become 0, and where the batches do not reach a memory with two tokens;
-    RuntimeError for inputs that are not finite. Memories that were done before stay calibrated."""
+    Raises TypeError for one batch in place of several; ValueError for a module without such memories, for one with flat
+    keys or with another query net than one linear map, for frozen rows that would become 0, and where the batches do
+    not reach a memory with two tokens; RuntimeError for inputs that are not finite. Memories that were done before stay
+    calibrated."""
+    if isinstance(batches, (Tensor, Mapping, str)):
+        raise TypeError(f"{WHO}: batches must be an iterable of batches, got one {type(batches).__name__}")
     at_least(WHO, "tokens", tokens, 2)
     at_least(WHO, "least_variance", least_variance, 0)
     remaining = calibrated_memories(module, keep_values)
@@ -168,7 +172,7 @@ def _next_inputs(
         return observe
 
     observers = {name: observer_of(name) for name in remaining}
-    # A compiled module would not call observers that it has not met.
+    # Otherwise a compiled module would be compiled again for the observers of each memory.
     with in_evaluation(module), torch.compiler.set_stance("force_eager"):
         try:
             for name, memory in remaining.items():

@@ -24,11 +24,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.library import ops
+from loci.memory_formula import (
+    NORM_EPSILON,
+    batch_normalised,
+    centred,
+    default_key_width,
+    exact_type_of,
+    put_tokens,
+    take_tokens,
+    unit_vectors,
+)
 from loci.table import Table, TableLayer, TableUse, at_least, drawn_seed, one_of
 
-NORM_EPSILON = 1e-5
-NORM_MOMENTUM = 0.1
-LEAST_LENGTH = 1e-6
 FEW_VECTORS = 4  # so many and fewer have a faster linear map of their own
 
 QUERY_NORMS = ("none", "layer", "rms", "batch", "center")
@@ -48,11 +55,6 @@ class Reads(NamedTuple):
     weight: Tensor  # [T', H, K]
     query: Tensor  # [T', H, 2, w] after the norm, as it was searched with
     address: Tensor | None = None  # [T', H, K] of memories that search: i * n2 + j of a pair of sub-keys
-
-
-def default_key_width(width: int) -> int:
-    """Half of a layer's width, even."""
-    return max(2, (width // 2 + 1) // 2 * 2)
 
 
 def autocasts(x: Tensor) -> bool:
@@ -80,39 +82,6 @@ def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         few: Tensor = ops.few_linear(x.reshape(-1, x.size(-1)), weight, bias)
         return few.view(*x.shape[:-1], weight.size(0))
     return F.linear(x, weight, bias)
-
-
-def take_tokens(x: Tensor, positions: Tensor | None) -> Tensor:
-    return x if positions is None else x.index_select(0, positions)
-
-
-def put_tokens(y: Tensor, positions: Tensor | None, tokens: int) -> Tensor:
-    """y [T', D] at its positions among all tokens, zeros elsewhere."""
-    return y if positions is None else y.new_zeros(tokens, y.size(1)).index_copy(0, positions, y)
-
-
-def unit_vectors(x: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.clamp_min(LEAST_LENGTH)
-
-
-def exact_type_of(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def batch_normalised(
-    x: Tensor, gain: Tensor, bias: Tensor, running_mean: Tensor, running_variance: Tensor, training: bool
-) -> Tensor:
-    """Batch norm of x [T, ...] over T, each feature by itself, in float32 or, for float64, in float64."""
-    exact = exact_type_of(x)
-    mean, variance = running_mean.to(exact).view(-1), running_variance.to(exact).view(-1)
-    flat = x.reshape(x.size(0), mean.numel())
-    y: Tensor = ops.batch_norm(flat, gain.to(exact).view(-1), bias.to(exact).view(-1), mean, variance, training,
-                               NORM_MOMENTUM, NORM_EPSILON)[0]  # fmt: skip
-    if training and exact != running_mean.dtype:
-        running_mean.copy_(mean.view_as(running_mean))
-        running_variance.copy_(variance.view_as(running_variance))
-    return y.view(x.shape)
 
 
 class DrawnQueryNet(nn.Module):
@@ -379,27 +348,13 @@ class MemoryLayer(TableLayer):
             statistics = (self.running_mean, self.running_variance)
             return batch_normalised(query, self.norm_gain, self.norm_bias, *statistics, self.training)
         if self.query_norm == "center":
-            return self._centred(query, exact)
+            return centred(query, self.running_mean, self.running_variance, self.training)
         query = query.to(exact)
         if self.query_norm == "none":
             return query
         bias = None if self.norm_bias is None else self.norm_bias.to(exact)
         normed: Tensor = ops.half_norm(query, self.norm_gain.to(exact), bias, NORM_EPSILON)[0]
         return normed
-
-    def _centred(self, query: Tensor, exact: torch.dtype) -> Tensor:
-        mean = self.running_mean.to(exact)
-        if self.training and query.size(0) >= 2:
-            with torch.no_grad():
-                # With momentum 1 the operator leaves the batch's own statistics.
-                flat = query.detach().reshape(query.size(0), -1)
-                zeros, ones = flat.new_zeros(flat.size(1), dtype=exact), flat.new_ones(flat.size(1), dtype=exact)
-                of_batch, variance = zeros.clone(), ones.clone()
-                ops.batch_norm(flat, ones, zeros, of_batch, variance, True, 1.0, NORM_EPSILON)
-                for running, batch in ((self.running_mean, of_batch), (self.running_variance, variance)):
-                    running.mul_(1 - NORM_MOMENTUM).add_(batch.view_as(running).to(running.dtype), alpha=NORM_MOMENTUM)
-            mean = of_batch.view_as(mean)
-        return query.to(exact) - mean
 
     def _search(self, query: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -22,17 +22,9 @@ from torch import Tensor, nn
 
 from loci.library import ops
 from loci.memory import ProductKeyMemory
-from loci.memory_layer import (
-    MapQueryNet,
-    Reads,
-    autocasts,
-    batch_normalised,
-    default_key_width,
-    linear_map,
-    put_tokens,
-    take_tokens,
-)
-from loci.table import Table, drawn_seed
+from loci.memory_formula import batch_normalised, default_key_width, put_tokens, take_tokens
+from loci.memory_layer import MapQueryNet, Reads, autocasts, linear_map
+from loci.table import Table, at_least, drawn_seed
 
 FORMS = ("[B, C]", "[B, C, length]", "[B, C, height, width]", "[B, C, frames, height, width]")
 CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
@@ -156,6 +148,8 @@ class MemoryMap(nn.Module):
         for hidden in query_hidden:
             if hidden < 1:
                 raise ValueError(f"MemoryMap: query_hidden must be at least 1, got {hidden}")
+        for what, value, least in (("width", width, 1), ("heads", heads, 1), ("key_width", key_width, 0)):
+            at_least("MemoryMap", what, value, least)
         self.dimensions, self.width = dimensions, width
         net = None
         if kernels != [1]:  # otherwise the memory's own linear map does

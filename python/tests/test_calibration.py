@@ -122,9 +122,11 @@ def test_batches_may_be_tuples_mappings_or_tensors(compiled: bool) -> None:
             torch._dynamo.reset()
             model = torch.compile(model)
             model(x, mask)
+            torch._dynamo.utils.counters.clear()
         run = None if forward is None else lambda x, f=forward, model=model: f(model, x)
         assert list(loci.calibrate(model, [batch], run, seed=3).values()) == [20]
         keys.append(model.keys1.detach().clone())
+        assert not compiled or torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
     assert torch.equal(keys[0], keys[1]) and torch.equal(keys[0], keys[2])
     assert not torch.equal(keys[0], small().keys1)
 
@@ -193,6 +195,10 @@ def test_optimisers_forget_what_starts_anew_and_nothing_else() -> None:
          lambda: loci.calibrate(nn.Sequential(small()), [])),
         (ValueError, "calibrate: the batches must give '' at least 2 tokens, got 1",
          lambda: loci.calibrate(small(), [correlated(1)])),
+        (TypeError, "calibrate: batches must be an iterable of batches, got one Tensor",
+         lambda: loci.calibrate(small(), correlated(5))),
+        (TypeError, "calibrate: batches must be an iterable of batches, got one dict",
+         lambda: loci.calibrate(small(), {"x": correlated(5)})),
         (ValueError, "calibrate: tokens must be at least 2, got 1",
          lambda: loci.calibrate(small(), [correlated(5)], tokens=1)),
         (ValueError, "calibrate: least_variance must be at least 0, got -1",

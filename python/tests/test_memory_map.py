@@ -141,6 +141,19 @@ def test_maps_have_the_habits_of_torch() -> None:
     assert half(x.bfloat16()[:0]).shape == (0, CHANNELS, 3, 5)
 
 
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_without_a_position_that_counts_give_zeros_and_move_nothing(name: str) -> None:
+    memory = small_map(name)
+    before = copy.deepcopy(memory.state_dict())
+    dimensions = MAPS[name].get("dimensions", 2)
+    x, none = maps(dimensions, 1)[0], torch.zeros(SIZES[dimensions], dtype=torch.bool)
+    assert not memory(x, none).any() and memory(x[:0], none[:0]).numel() == 0
+    side = loci.SideMemory(CHANNELS, ROWS, **(settings_of(name)[0] | {"output": "none", "seed": 1}))
+    assert torch.equal(side(x, none), x)
+    for key, value in memory.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
 def test_maps_compile_as_one_graph_and_are_calibrated() -> None:
     side = loci.SideMemory(CHANNELS, ROWS, heads=2, top_k=3, key_width=8, seed=1)
     model = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), side, small_map("image"))
@@ -167,6 +180,9 @@ def test_maps_compile_as_one_graph_and_are_calibrated() -> None:
         ("MemoryMap: query_hidden must be at least 1, got 0",
          lambda: small_map(query_kernels=[1, 1], query_hidden=[0])),
         ("ProductKeyMemory: top_k must be within 1 .. 30 (the addresses), got 31", lambda: small_map(top_k=31)),
+        ("MemoryMap: heads must be at least 1, got -1", lambda: small_map("line", heads=-1)),
+        ("MemoryMap: key_width must be at least 0, got -8", lambda: small_map("line", key_width=-8)),
+        ("MemoryMap: width must be at least 1, got 0", lambda: loci.MemoryMap(0, 30, query_kernels=[3])),
         ("MemoryMap: x must be [B, C, height, width] with C = 6, got [2, 3, 5, 6]",
          lambda: small_map()(torch.ones(2, 3, 5, 6))),
         ("MemoryMap: x must be [B, C] with C = 6, got [6]", lambda: small_map("pooled")(torch.ones(6))),
