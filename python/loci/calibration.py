@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from loci.library import ops
 from loci.memory import ProductKeyMemory
 from loci.memory_layer import MemoryLayer, QueryNet, without_autocast
-from loci.optimizer_state import forget_parameter, forget_rows
+from loci.optimizer_state import Optimizers, forget_parameter, forget_rows, parts_of
 from loci.table import at_least, drawn_seed
 
 WHO = "calibrate"
@@ -38,7 +38,7 @@ def calibrate(
     seed: int | None = None,
     keep_values: bool = False,
     least_variance: float = 1e-3,
-    optimizers: Iterable[torch.optim.Optimizer] = (),
+    optimizers: Optimizers = (),
 ) -> dict[str, int]:
     """Calibrates every memory in `module` (ProductKeyMemory, PeerMemory), in the order in which a batch reaches them:
     the inputs of a later one change with those before it. So `module` runs once over the batches for each memory, in
@@ -53,7 +53,7 @@ def calibrate(
             reached as number i gets the numbers that the command line gives memory i.
         keep_values: leaves the rows, for a memory in front of a norm (SideMemory), which rows of 0 would stop.
         least_variance: directions with less than this share of the largest variance count as if they had it.
-        optimizers: forget what they keep for what starts anew.
+        optimizers: one or several, which forget what they keep for what starts anew.
 
     Returns: the tokens that each memory was calibrated with, by its name, in that order.
 
@@ -66,7 +66,7 @@ def calibrate(
     at_least(WHO, "tokens", tokens, 2)
     at_least(WHO, "least_variance", least_variance, 0)
     remaining = calibrated_memories(module, keep_values)
-    optimizers = list(optimizers)
+    optimizers = list(parts_of(optimizers))
     seed = drawn_seed() if seed is None else int(seed)
     replayed = Replay(batches)
     done: dict[str, int] = {}

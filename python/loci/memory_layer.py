@@ -54,7 +54,7 @@ class Reads(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # [T', H, K] rows, int64
     weight: Tensor  # [T', H, K]
     query: Tensor  # [T', H, 2, w] after the norm, as it was searched with
-    address: Tensor | None = None  # [T', H, K] of memories that search: i * n2 + j of a pair of sub-keys
+    address: Tensor | None = None  # [T', H, K] of memories that search: what was found, i * n2 + j of two sub-keys
 
 
 def autocasts(x: Tensor) -> bool:

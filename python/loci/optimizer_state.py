@@ -15,24 +15,25 @@ from loci.table import Table
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer", "grad_avg")
 
 
-def parts_of(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[torch.optim.Optimizer]:
-    for optimizer in optimizers:
+Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer]
+
+
+def parts_of(optimizers: Optimizers) -> Iterator[torch.optim.Optimizer]:
+    for optimizer in [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else optimizers:
         if isinstance(optimizer, Both):
             yield from (optimizer.dense, optimizer.rows)
         else:
             yield optimizer
 
 
-def forget_parameter(optimizers: Iterable[torch.optim.Optimizer], parameter: Tensor) -> None:
+def forget_parameter(optimizers: Optimizers, parameter: Tensor) -> None:
     """A dense optimiser makes the state again, as for its first step."""
     for optimizer in parts_of(optimizers):
         if not isinstance(optimizer, RowOptimizer):
             optimizer.state.pop(parameter, None)
 
 
-def forget_vectors(
-    optimizers: Iterable[torch.optim.Optimizer], parameter: Tensor, vectors: Tensor, like: Tensor
-) -> None:
+def forget_vectors(optimizers: Optimizers, parameter: Tensor, vectors: Tensor, like: Tensor) -> None:
     """Of some vectors of a dense parameter, numbered [U] over its last dimension: first moments become 0, second ones
     the mean over the vectors `like` [V], since the count of updates is the whole parameter's."""
     for optimizer in parts_of(optimizers):
@@ -43,7 +44,7 @@ def forget_vectors(
                 ops.reset_moment_rows_(moment, vectors, None if name in FIRST_MOMENTS else like)
 
 
-def forget_rows(optimizers: Iterable[torch.optim.Optimizer], table: Table, rows: Tensor | None = None) -> None:
+def forget_rows(optimizers: Optimizers, table: Table, rows: Tensor | None = None) -> None:
     """Of rows [U] of a table, or of all."""
     for optimizer in parts_of(optimizers):
         if isinstance(optimizer, RowOptimizer) and any(table is own for own in optimizer.tables()):

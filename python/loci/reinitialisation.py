@@ -17,7 +17,6 @@ Of Karimov et al. 2021, "CNN with large memory layers"; the rules are ours (docs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from loci.library import classes, ops
 from loci.memory import ProductKeyMemory
 from loci.memory_layer import MemoryLayer, Reads
-from loci.optimizer_state import forget_rows, forget_vectors
+from loci.optimizer_state import Optimizers, forget_rows, forget_vectors, parts_of
 from loci.table import Table, at_least, drawn_seed, one_of
 
 WHO = "Reinitialise"
@@ -97,7 +96,7 @@ class Reinitialise:
 
     Args:
         module: with ProductKeyMemory or PeerMemory (its table `up` alone gets new rows).
-        optimizers: of its keys and tables, dense ones of torch, of rows, or loci.optim.Both.
+        optimizers: one or several, of its keys and tables: dense ones of torch, of rows, or loci.optim.Both.
         steps: of the whole training. until: share of them after which nothing is drawn anew.
         window: steps from one event to the next. dead_below, most_redrawn, noise: see above.
         seed: None draws it from torch's generator.
@@ -108,7 +107,7 @@ class Reinitialise:
     def __init__(
         self,
         module: nn.Module,
-        optimizers: Iterable[torch.optim.Optimizer],
+        optimizers: Optimizers,
         *,
         steps: int,
         keys: str = "query",
@@ -130,7 +129,7 @@ class Reinitialise:
         for what, share in (("dead_below", dead_below), ("most_redrawn", most_redrawn), ("until", until)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{WHO}: {what} must be within 0 .. 1, got {share}")
-        self.optimizers = list(optimizers)
+        self.optimizers = list(parts_of(optimizers))
         self.steps, self.keys, self.values, self.window, self.until = int(steps), keys, values, int(window), until
         self.dead_below, self.most_redrawn, self.noise = dead_below, most_redrawn, noise
         self.seed = drawn_seed() if seed is None else int(seed)

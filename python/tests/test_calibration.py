@@ -174,7 +174,7 @@ def test_optimisers_forget_what_starts_anew_and_nothing_else() -> None:
     assert len(dense.state) == len(list(model.parameters()))
     counts = [dict(rows.state[table.anchor])["count"] for table in tables]
     assert all(count.any() for count in counts)
-    loci.calibrate(model, [correlated(60)], optimizers=[both])
+    loci.calibrate(model, [correlated(60)], optimizers=both)
     kept = {name for name, parameter in model.named_parameters() if parameter in dense.state}
     assert kept == {"first.output_weight", "first.output_bias", "first.gate_weight"}
     assert [bool(count.any()) for count in counts] == [False, False, True]  # rows of `down` stay
