@@ -174,7 +174,10 @@ class Reinitialise:
         return events
 
     def restart(self) -> None:
-        """Says that the memories were started anew, such as by loci.calibrate: a window begins here."""
+        """Says that the memories were started anew, such as by loci.calibrate: all reads are forgotten, and a window
+        begins here."""
+        for window in self.windows:
+            window.usage.zero_()
         self._begin_window(0)
 
     def _begin_window(self, begin_before: int) -> None:

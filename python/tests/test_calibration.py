@@ -230,8 +230,9 @@ def test_a_failure_changes_nothing() -> None:
 
 
 def test_checkpointed_passes_are_told_once() -> None:
-    memory = small()
-    with loci.Usage(memory) as usage:
-        x = inputs(TOKENS).requires_grad_()
-        torch.utils.checkpoint.checkpoint(memory, x, use_reentrant=False).square().sum().backward()
-    assert usage.metrics()[""]["reads"] == TOKENS * 2 * 3
+    block = nn.Sequential(small(), nn.Linear(WIDTH, 5), nn.Tanh())  # a pass that is run again up to its end
+    for use_reentrant in (False, True):
+        with loci.Usage(block) as usage:
+            x = inputs(TOKENS).requires_grad_()
+            torch.utils.checkpoint.checkpoint(block, x, use_reentrant=use_reentrant).square().sum().backward()
+        assert usage.metrics()["0"]["reads"] == TOKENS * 2 * 3

@@ -182,18 +182,22 @@ def test_memories_that_share_a_table_are_renewed_together() -> None:
 
 
 def test_calibration_and_restart_begin_a_window() -> None:
-    memory = small()
-    _, both, reinitialise = trained(memory, window=3, steps=100)
+    memory = with_drawn_rows(small())
+    _, both, reinitialise = trained(memory, window=3, steps=100, keys="split")
     with reinitialise:
-        train(memory, both, crowded(2, 20), reinitialise)
-        loci.calibrate(memory, [inputs(100)], optimizers=[both])
+        train(memory, both, inputs(2, 40), reinitialise)
+        loci.calibrate(memory, [inputs(100)], optimizers=both, seed=1)
         reinitialise.restart()
-        assert reinitialise.state_dict()["memories"]["layers.0"]["seen"].tolist() == [0, 1]
-        assert train(memory, both, crowded(2, 20), reinitialise)[1] == []
-        (event,) = train(memory, both, crowded(1, 20), reinitialise)[1]
-        assert (event.step, event.event) == (5, 1)
-    unread = reinitialise.state_dict()["memories"]["layers.0"]["usage"][:, 2] == 0
-    assert unread.any() and not memory.table.values[unread].any()  # rows start at 0 since the calibration
+        counted = reinitialise.state_dict()["memories"]["layers.0"]
+        assert not counted["sub_keys"].any() and not counted["usage"].any()
+        assert train(memory, both, inputs(3, 40)[:2], reinitialise)[1] == []
+        (event,) = train(memory, both, inputs(3, 40)[2:], reinitialise)[1]
+        assert (event.step, event.event, event.refreshed) == (5, 1, 0)  # nothing was read in a window before
+        before = memory.table.values.clone()
+        (event,) = train(memory, both, crowded(3, 2), reinitialise)[1]
+        unread = (counted["usage"][:, 2] > 0) & (counted["usage"][:, 2] <= 5)
+        assert event.refreshed == int(unread.sum()) > 0 and before[unread].any()
+        assert not memory.table.values[unread].any()  # rows start at 0 since the calibration
 
 
 @pytest.mark.parametrize(
