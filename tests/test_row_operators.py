@@ -50,7 +50,17 @@ def usage_inputs(rows=11, tokens=5, heads=2, top_k=3):
     return counters, index, torch.rand(tokens, heads, top_k), 4, 8
 
 
+def counts_of_reads():
+    """What observers of Python count with: usage, sub-keys, a sample of queries."""
+    counters, index, weight, *when = usage_inputs()
+    yield loci.usage_add_at_.default, (counters, index, weight, torch.tensor(when))
+    yield loci.count_sub_keys_.default, (torch.zeros(2, 3 + 4, dtype=torch.int64), index, 4)
+    queries, seen = torch.zeros(4, 2, 2, 3), torch.tensor([3, 1])
+    yield loci.sample_queries_.default, (queries, seen, torch.randn(5, 2, 2, 3), 7, "layer")
+
+
 def operators():
+    yield from counts_of_reads()
     for rule in (ADAM, ADAM_ROW_MOMENT, ADAGRAD, SGD):
         for dtype, real in ((torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float64,) * 2):
             yield loci.row_update_.default, update_inputs(rule, dtype, real)
@@ -120,10 +130,42 @@ def test_graphs_that_saved_a_written_tensor_refuse_to_run():
 
 
 def test_counting_moves_the_version_of_the_counters():
+    for operator, inputs in ((loci.usage_add_.default, usage_inputs()), *counts_of_reads()):
+        counters, *given = copied(inputs)
+        before = counters._version
+        operator(counters, *given)
+        assert counters._version == before + 1 and not torch.equal(counters, inputs[0])
+
+
+def test_counts_with_a_tensor_of_steps_are_those_with_numbers():
     counters, *given = usage_inputs()
-    before = counters._version
+    other = counters.clone()
     loci.usage_add_(counters, *given)
-    assert counters._version == before + 1
+    loci.usage_add_at_(other, *given[:2], torch.tensor(given[2:]))
+    assert torch.equal(counters, other)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (0, {3: torch.tensor([4])}, r"usage_add: when must be int64 \[2\] \(window, step\), got Long \[1\]"),
+        (1, {0: torch.zeros(2, 7)}, r"SubKeyCounts: counts must be int64 \[H, n1 \+ 4\], got Float \[2, 7\]"),
+        (1, {2: 7}, r"SubKeyCounts: counts must be int64 \[H, n1 \+ 7\], got Long \[2, 7\]"),
+        (1, {1: torch.zeros(5, 3, 3, dtype=torch.int64)},
+         r"SubKeyCounts: address must be int64 \[T, 2, K\], got Long \[5, 3, 3\]"),
+        (1, {1: torch.full((1, 2, 1), 12)}, r"SubKeyCounts: address must be within 0 .. 11, got 12"),
+        (2, {0: torch.zeros(4, 2, 2, 3).double()},
+         r"QueryReservoir: queries must be float32 \[S, H, 2, w\], got Double"),
+        (2, {1: torch.zeros(1)}, r"QueryReservoir: seen must be int64 \[2\], got Float \[1\]"),
+        (2, {2: torch.zeros(5, 2, 2, 4)},
+         r"QueryReservoir: query must be \[T, ...\] with \[2, 2, 3\], got \[5, 2, 2, 4\]"),
+    ],
+)  # fmt: skip
+def test_counts_refuse_bad_input(number, change, message):
+    operator, inputs = list(counts_of_reads())[number]
+    given = [change.get(place, x) for place, x in enumerate(inputs)]
+    with pytest.raises(RuntimeError, match=message):
+        operator(*given)
 
 
 def test_an_update_writes_a_leaf_that_requires_a_gradient():
