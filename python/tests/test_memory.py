@@ -244,6 +244,8 @@ def test_usage_counts_what_is_read(compiled: bool) -> None:
         assert 0 < found["a"]["usage_at_1"] <= found["a"]["usage"] and found["a"]["kl"] > 0
         usage.begin_window()
         assert usage.metrics()["a"]["reads"] == 0
+        index = run["a"](inputs(TOKENS)[:5], return_reads=True)[1].index
+        assert usage.metrics()["a"]["reads"] == index.numel()  # those of the windows before do not count
         usage.clear()
         assert usage.metrics()["a"]["never_touched"] == 1
     run["a"](inputs(5))

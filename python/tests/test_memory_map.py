@@ -107,6 +107,18 @@ def test_side_memories_change_nothing_at_first_and_refuse_to_stand_still() -> No
     assert torch.equal(side.eval()(x), x)
 
 
+def test_side_memories_drop_what_they_add_in_training() -> None:
+    side = loci.SideMemory(CHANNELS, ROWS, heads=2, top_k=3, key_width=8, output_dropout=0.5, seed=1)
+    x = maps(2, 1)[0]
+    with torch.no_grad():
+        side.norm_bias.fill_(1)  # and the scale is 0: what is added is 1 everywhere
+        assert torch.equal(side.eval()(x), x + 1)
+        added = side.train()(x) - x
+    dropped = added.abs() < 0.5
+    assert 0 < dropped.sum() < added.numel()
+    torch.testing.assert_close(added[~dropped], torch.full_like(added[~dropped], 2))
+
+
 @pytest.mark.parametrize("name", ["image", "deep"])
 def test_layouts_are_kept_and_read_without_a_copy(name: str) -> None:
     memory = small_map(name).eval()
