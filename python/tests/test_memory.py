@@ -34,8 +34,8 @@ import loci
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "masked"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, dtype: str, masked: bool) -> None:
     settings = dict(LAYERS[name])
     kind = settings.pop("kind", "product")
     value_width = 10 if settings.get("output") else WIDTH
@@ -45,13 +45,17 @@ def test_the_bits_are_those_of_the_c_plus_plus_layer(tmp_path: Path, name: str, 
         f"[layer]\n{toml(layer)}\n[table_optimizer]\nlearning_rate = 1e-2\nclip_norm = 0.5\n"
     )
     x, grad = inputs(STEPS, TOKENS), inputs(STEPS, TOKENS).flip(0).contiguous()
-    expected = c_plus_plus(tmp_path, options, {"x": x, "grad": grad})
+    given = {"x": x, "grad": grad}
+    if masked:  # in the last step no token counts
+        given["mask"] = torch.arange(STEPS * TOKENS).view(STEPS, TOKENS) % 3 > 0
+        given["mask"][-1] = False
+    expected = c_plus_plus(tmp_path, options, given)
 
     memory = with_drawn_rows(small(name, value_width=value_width, table_dtype=getattr(torch, dtype)))
     rows = loci.optim.RowAdam(memory.tables(), lr=1e-2, clip_norm=0.5, seed=7)
     outputs = []
     for step in range(STEPS):
-        y = memory(x[step])
+        y = memory(x[step], given["mask"][step] if masked else None)
         y.backward(grad[step])
         outputs.append(y.detach())
         rows.step()
