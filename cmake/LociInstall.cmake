@@ -1,4 +1,5 @@
-# What `cmake --install` gives: headers, libloci and a package that find_package(loci) finds.
+# What `cmake --install` gives: headers, the libraries and a package that find_package(loci) finds. The component `runtime`
+# is what the Python wheel holds: libraries and the program.
 include(CMakePackageConfigHelpers)
 set(loci_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/loci)
 
@@ -59,8 +60,8 @@ foreach(header ${loci_public_headers})
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES ${PROJECT_SOURCE_DIR}/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/${folder})
 endforeach()
-install(TARGETS loci EXPORT lociTargets
-  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+install(TARGETS loci loci_ops EXPORT lociTargets
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT development
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT lociTargets NAMESPACE loci:: DESTINATION ${loci_package_dir})
 
@@ -69,3 +70,7 @@ configure_package_config_file(cmake/lociConfig.cmake.in ${PROJECT_BINARY_DIR}/lo
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/lociConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/lociConfig.cmake ${PROJECT_BINARY_DIR}/lociConfigVersion.cmake
   cmake/LociTorch.cmake DESTINATION ${loci_package_dir})
+
+# The Python package compares this with the torch that it finds, before it loads the library.
+file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libloci_ops.torch CONTENT "${LOCI_TORCH_VERSION}\n")
+install(FILES ${PROJECT_BINARY_DIR}/libloci_ops.torch DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)

@@ -17,6 +17,17 @@ function(loci_compile_options target)
   endif()
 endfunction()
 
+# loci_library(name): the shared library `name`, with the objects of name_core in it.
+function(loci_library name)
+  add_library(${name} SHARED)
+  add_library(loci::${name} ALIAS ${name})
+  loci_torch_options(${name})
+  loci_unity(${name})
+  set_target_properties(${name} PROPERTIES DEFINE_SYMBOL "" SOVERSION ${PROJECT_VERSION_MAJOR})
+  target_link_libraries(${name} PRIVATE ${name}_core)
+  target_compile_features(${name} PUBLIC cxx_std_20)
+endfunction()
+
 function(loci_torch_options target)
   loci_compile_options(${target})
   # Torch's own copy of fmt comes before /usr/include; header-only use of either is fine.
@@ -42,17 +53,18 @@ macro(loci_room variable)
   get_filename_component(${variable} ${CMAKE_CURRENT_SOURCE_DIR} NAME)
 endmacro()
 
+# Files go into the library that LOCI_LIBRARY names, loci_ops or loci (loci/CMakeLists.txt says which rooms).
 # loci_core_sources(a.cpp ...): files without torch.
 function(loci_core_sources)
   loci_room(room)
-  loci_add_to(loci_core ${room} ${ARGN})
+  loci_add_to(${LOCI_LIBRARY}_core ${room} ${ARGN})
 endfunction()
 
 # loci_sources(a.cpp ...): files with torch.
 function(loci_sources)
   if(LOCI_TORCH)
     loci_room(room)
-    loci_add_to(loci ${room} ${ARGN})
+    loci_add_to(${LOCI_LIBRARY} ${room} ${ARGN})
   endif()
 endfunction()
 
@@ -64,7 +76,7 @@ function(loci_test_program program)
     target_link_libraries(${program}_test PRIVATE GTest::gmock GTest::gtest_main)
     if(program MATCHES "_core$")
       loci_compile_options(${program}_test)
-      target_link_libraries(${program}_test PRIVATE loci_core)
+      target_link_libraries(${program}_test PRIVATE loci_core loci_ops_core)
     else()
       loci_torch_options(${program}_test)
       target_link_libraries(${program}_test PRIVATE loci)
@@ -119,8 +131,8 @@ function(loci_op name)
       if(LOCI_SANITIZE)
         target_compile_options(${name}_kernel_${level} PRIVATE -fsanitize=${LOCI_SANITIZE})
       endif()
-      # INTERFACE: whoever links loci_core takes the objects in, libloci too.
-      target_sources(loci_core INTERFACE $<TARGET_OBJECTS:${name}_kernel_${level}>)
+      # INTERFACE: whoever links loci_ops_core takes the objects in, libloci_ops too.
+      target_sources(loci_ops_core INTERFACE $<TARGET_OBJECTS:${name}_kernel_${level}>)
     endforeach()
   endif()
   if(EXISTS ${folder}/${name}_kernel_test.cpp)

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "loci/base/mapped_file.h"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from loci.memory_map import MemoryMap as MemoryMap
     from loci.memory_map import SideMemory as SideMemory
     from loci.ngram import NgramMemory as NgramMemory
+    from loci.program import doctor as doctor
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
     from loci.table import Table as Table
@@ -54,6 +55,7 @@ _HOMES = {
     "Usage": "usage",
     "apply_patch": "finetuning",
     "calibrate": "calibration",
+    "doctor": "program",
     "finetune_rows": "finetuning",
     "insert": "insertion",
     "load": "insertion",

@@ -1,4 +1,4 @@
-"""Loads libloci, which holds the operators and tables, into torch."""
+"""Loads libloci_ops, which holds the operators and tables, into torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import torch
 
-BUILT_FOR = "2.13"  # torch's minor version: its C++ interface changes with each
 VARIABLE = "LOCI_LIBRARY"
+FILE = "libloci_ops.so.0"
+VERSION_FILE = "libloci_ops.torch"  # of the torch that the library was built for
+
+PACKAGE = Path(__file__).resolve().parent
+BUILD = PACKAGE.parents[1] / "build" / "release"  # of a checkout
 
 
 def library_path() -> Path:
@@ -16,25 +20,37 @@ def library_path() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
-    here = Path(__file__).resolve().parent
-    places = (here / "lib" / "libloci.so", here.parents[1] / "build" / "release" / "libloci.so")
+    places = (PACKAGE / "lib" / FILE, BUILD / FILE)
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ImportError(
-            f"loci: libloci.so must be in {places[0].parent} or {places[1].parent} (make build), got none"
+            f"loci: {FILE} must be in {places[0].parent} (pip install .) or {places[1].parent} (make build), got none"
         )
     return found
 
 
+def minor(version: str) -> str:
+    """ "2.13.0+cpu" -> "2.13"."""
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+def check_torch(path: Path) -> None:
+    """torch's C++ interface changes with each minor version, and a library of another one ends in undefined symbols."""
+    try:
+        built_for = minor((path.parent / VERSION_FILE).read_text().strip())
+    except OSError as error:
+        raise ImportError(f"loci: {VERSION_FILE} must be next to {path}, got {error.strerror}") from None
+    if minor(torch.__version__) != built_for:
+        raise ImportError(
+            f"loci: torch must be {built_for}.* (loci was built for it), got {torch.__version__}; install "
+            f"torch=={built_for}.*, or build loci for this one: pip install --no-build-isolation --no-deps CHECKOUT"
+        )
+
+
 def load() -> None:
     """Once in a process. ImportError says in one line what does not fit."""
-    minor = ".".join(torch.__version__.split("+")[0].split(".")[:2])
-    if minor != BUILT_FOR:
-        raise ImportError(
-            f"loci: torch must be {BUILT_FOR}.* (loci was built for it), got {torch.__version__}; "
-            f"install torch=={BUILT_FOR}.* or build loci from its sources beside this torch"
-        )
     path = library_path()
+    check_torch(path)
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:

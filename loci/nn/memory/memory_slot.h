@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "loci/base/config.h"
+#include "loci/base/config_fields.h"
 #include "loci/nn/memory/memory_layer.h"
 #include "loci/nn/memory/product_key_memory.h"
 #include "loci/nn/memory/reinitialise.h"
