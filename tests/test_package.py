@@ -118,7 +118,7 @@ def test_the_build_takes_an_unpacked_libtorch(tmp_path: Path) -> None:
     options = [f"-DLOCI_TORCH_DIR={libtorch}", "-DLOCI_TESTS=OFF", "-DLOCI_BENCH=OFF", "-DLOCI_UNITY=OFF"]
     options += ["-DPython3_EXECUTABLE=/nonexistent"]  # one small file is enough
     run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options)
-    run("ninja", "-C", tmp_path / "build", "CMakeFiles/loci.dir/loci/table/page_memory.cpp.o")
+    run("ninja", "-C", tmp_path / "build", "CMakeFiles/loci_ops.dir/loci/table/page_memory.cpp.o")
 
 
 def test_a_folder_without_libtorch_is_refused_in_one_line(tmp_path: Path) -> None:
