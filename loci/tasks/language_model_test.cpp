@@ -52,7 +52,7 @@ class LanguageModel : public testing::Test {
     TaskInputs inputs;
     inputs.data = folder_.path();
     inputs.cache = cache_.path();
-    inputs.seed = 3;
+    inputs.seed = seed_;
     inputs.batch = config.batch();
     inputs.rows = config.table_optimizer;
     inputs.progress = &progress_;
@@ -65,6 +65,7 @@ class LanguageModel : public testing::Test {
   ProgressLine progress_{true};
   Recipe recipe_;
   int64_t units_before_ = 0;
+  uint64_t seed_ = 3;
 };
 
 TEST_F(LanguageModel, LossIsAFunctionOfStepAndSeed) {
@@ -405,6 +406,8 @@ TEST_F(LanguageModel, MasksOfAnEvaluationAreTheSameForEverySeedBatchAndContext) 
   EXPECT_EQ(tokens_of({"train.batch=3"}).details["tokens"], one.details["tokens"]);
   EXPECT_NEAR(tokens_of({"train.batch=3"}).values[0], one.values[0], 1e-5);
   EXPECT_EQ(tokens_of({"model.context=11"}).details["tokens"], one.details["tokens"]);
+  seed_ = 4;
+  EXPECT_EQ(tokens_of({}).details["tokens"], one.details["tokens"]);
 }
 
 TEST_F(LanguageModel, AMaskedModelAnswersNoQuestionsOfTheNextToken) {

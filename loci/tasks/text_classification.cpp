@@ -95,7 +95,7 @@ void TextClassificationPlan::check() const {
   };
   data.check();
   TransformerLm::count_parameters(with_vocabulary(model, tokenizer.vocabulary));
-  const int64_t least = data.pair.empty() ? 3 : 5;
+  const int64_t least = least_text_tokens(!data.pair.empty());
   if (model.context < least) {
     refuse(fmt::format("model.context must be at least {}", least), fmt::to_string(model.context));
   }

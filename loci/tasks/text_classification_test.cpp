@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <span>
 
 #include "loci/base/durable_file.h"
 #include "loci/table/row_store.h"
@@ -178,6 +179,17 @@ TEST_F(TextClassificationTest, StartsFromARunOfAMaskedLanguageModel) {
   const at::Tensor probabilities = text_probabilities(loaded, texts);
   EXPECT_EQ(probabilities.sizes(), (std::vector<int64_t>{2, 2}));
   EXPECT_TRUE(probabilities.sum(1).allclose(at::ones({2})));
+  const std::span<const LabelledText> short_one = std::span(texts).subspan(1);
+  EXPECT_TRUE(text_probabilities(loaded, short_one)[0].allclose(probabilities[1], 1e-5, 1e-6));
+  // What the run measured is the mean over the texts, each of them alone: padding plays no part.
+  const LabelledTexts all = read_labelled_texts(folder_ / "texts", plan.data);
+  double nats = 0;
+  for (const LabelledText& text : all.validation) {
+    const at::Tensor alone = text_probabilities(loaded, std::span(&text, 1));
+    nats -= std::log(alone[0][text.label].item<double>()) / static_cast<double>(all.validation.size());
+  }
+  const Summary summary = read_summary(folder_ / "out/summary.json");
+  EXPECT_NEAR(summary.runs.at(0).measures.at("loss"), nats, 1e-5);
   TaskInputs inputs;
   inputs.data = folder_ / "texts";
   inputs.checkpoint = checkpoint.path();

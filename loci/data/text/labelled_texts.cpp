@@ -216,7 +216,8 @@ std::vector<LabelledText> read_unlabelled_texts(const std::filesystem::path& fil
 
 std::vector<int64_t> tokens_of_text(const Tokenizer& tokenizer, const LabelledText& text, int64_t context) {
   std::vector<int32_t> first = tokenizer.encode(text.text), second = tokenizer.encode(text.pair);
-  const int64_t ends = text.pair.empty() ? 2 : 3, least = text.pair.empty() ? 3 : 5;
+  const bool is_pair = !text.pair.empty();
+  const int64_t ends = is_pair ? 3 : 2, least = least_text_tokens(is_pair);
   if (context < least) {
     fail(ExitCode::usage, "text", fmt::format("the context must have at least {} tokens", least),
          fmt::to_string(context));
@@ -230,7 +231,7 @@ std::vector<int64_t> tokens_of_text(const Tokenizer& tokenizer, const LabelledTe
   std::vector<int64_t> tokens = {tokenizer.end_of_text()};
   tokens.insert(tokens.end(), first.begin(), first.end());
   tokens.push_back(tokenizer.end_of_text());
-  if (text.pair.empty()) return tokens;
+  if (!is_pair) return tokens;
   tokens.insert(tokens.end(), second.begin(), second.end());
   tokens.push_back(tokenizer.end_of_text());
   return tokens;

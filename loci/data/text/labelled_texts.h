@@ -47,6 +47,10 @@ LabelledTexts read_labelled_texts(const std::filesystem::path& folder, const Lab
 // A file without regard to labels, which it need not have.
 std::vector<LabelledText> read_unlabelled_texts(const std::filesystem::path& file, const LabelledTextOptions& options);
 
+// Tokens that a text, or a pair, needs at least: the ends and one token of each.
+constexpr int64_t least_text_tokens(bool pair) {
+  return pair ? 5 : 3;
+}
 // E text E, or E text E pair E, with E the token that ends a text; at most `context` tokens, of which the longer text
 // loses its last ones. Throws Error (usage) for a context that has no room for a token of each.
 std::vector<int64_t> tokens_of_text(const Tokenizer& tokenizer, const LabelledText& text, int64_t context);

@@ -65,6 +65,10 @@ TEST(LabelledTexts, ObjectsByKey) {
   EXPECT_EQ(texts.classes, (std::vector<std::string>{"1", "b"}));
   EXPECT_EQ(texts.train[0].text, "x\ty");
   EXPECT_EQ(texts.train[1].text, "\xC3\xA4");
+  data.write("a.jsonl", "{\"text\": \"x\", \"label\": true}\n{\"text\": \"y\", \"label\": \"b\"}\n");
+  EXPECT_EQ(data.read().classes, (std::vector<std::string>{"b", "true"}));
+  data.write("a.jsonl", "{\"text\": \"x\", \"label\": 1}\n{\"text\": \"y\", \"label\": 1.5}\n");
+  data.refused("a.jsonl:2: \"label\" must be a text, got number");
   data.write("a.jsonl", "{\"text\": \"x\", \"label\": 1}\n{\"text\": 3, \"label\": 2}\n");
   data.refused("a.jsonl:2: \"text\" must be a text, got number");
   data.write("a.jsonl", "{\"text\": \"x\", \"label\": 1}\n{\"text\": \"x\"}\n");
