@@ -1,6 +1,9 @@
 // Networks and blocks behind a command line, in evaluation, for the comparison with their formulas in Python
 // (test_weights.py).
 //   network_tool OPTIONS.toml WEIGHTS INPUT OUTPUT     INPUT has the tensor x; OUTPUT gets y, what the network returns
+// With `train` a block starts as it is drawn from `seed` under the name "block", but for the tensors of WEIGHTS, and is
+// run in training: INPUT has grad, that of y, and OUTPUT gets "grad.x", "grad.NAME" of its parameters, parameters and
+// buffers.
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
@@ -27,6 +30,8 @@ struct Description {
   loci::ImageResnetOptions image;
   loci::VideoResnetOptions video;
   loci::NonLocalOptions block;
+  bool train = false;
+  int64_t seed = 0;
 
   void fields(loci::ConfigFields& f) {
     f.choice(
@@ -44,6 +49,8 @@ struct Description {
               {"second", loci::Inflation::second_convolution}});
     f.field("after", video.non_local.after, "of a video network");
     f.field("dimensions", block.dimensions, "of a block");
+    f.field("train", train, "whether a block is trained");
+    f.field("seed", seed, "of a block");
     f.section("non_local", block);
   }
 };
@@ -74,6 +81,27 @@ at::Tensor output_of(Description d, const std::map<std::string, at::Tensor>& wei
   return block.forward(x);
 }
 
+std::map<std::string, at::Tensor> trained_block(Description d, const std::map<std::string, at::Tensor>& weights,
+                                                const std::map<std::string, at::Tensor>& input) {
+  d.block.channels = d.channels;
+  loci::NonLocal block("block", d.block, static_cast<uint64_t>(d.seed));
+  {
+    const at::NoGradGuard no_gradient;
+    auto parameters = block.named_parameters();
+    for (const auto& [name, value] : weights) parameters[name].copy_(value);
+  }
+  const at::Tensor x = input.at("x").clone().set_requires_grad(true);
+  const at::Tensor y = block.forward(x);
+  y.backward(input.at("grad"));
+  std::map<std::string, at::Tensor> found = {{"y", y.detach()}, {"grad.x", x.grad()}};
+  for (const auto& parameter : block.named_parameters()) {
+    found[parameter.key()] = parameter.value().detach();
+    if (parameter.value().grad().defined()) found["grad." + parameter.key()] = parameter.value().grad();
+  }
+  for (const auto& buffer : block.named_buffers()) found[buffer.key()] = buffer.value();
+  return found;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -81,8 +109,12 @@ int main(int argc, char** argv) {
     if (argc == 5) {
       Description description;
       loci::Config::from_file(argv[1]).read(description);
-      const c10::InferenceMode no_gradient;
       const auto weights = loci::read_tensors(argv[2]);
+      if (description.train) {
+        const auto found = trained_block(description, weights, loci::read_tensors(argv[3]));
+        return loci::write_tensors(argv[4], {found.begin(), found.end()}), 0;
+      }
+      const c10::InferenceMode no_gradient;
       const at::Tensor y = output_of(description, weights, loci::read_tensors(argv[3]).at("x"));
       return loci::write_tensors(argv[4], {{"y", y}}), 0;
     }

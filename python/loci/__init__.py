@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from loci.memory_map import MemoryMap as MemoryMap
     from loci.memory_map import SideMemory as SideMemory
     from loci.ngram import NgramMemory as NgramMemory
+    from loci.non_local import NonLocal1d as NonLocal1d
+    from loci.non_local import NonLocal2d as NonLocal2d
+    from loci.non_local import NonLocal3d as NonLocal3d
     from loci.program import doctor as doctor
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
@@ -44,6 +47,9 @@ _HOMES = {
     "Inserted": "insertion",
     "MemoryMap": "memory_map",
     "NgramMemory": "ngram",
+    "NonLocal1d": "non_local",
+    "NonLocal2d": "non_local",
+    "NonLocal3d": "non_local",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "ReadBackground": "finetuning",
