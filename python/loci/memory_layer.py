@@ -287,7 +287,7 @@ class MemoryLayer(TableLayer):
         positions = self.positions_of(x, mask)
         tokens, rows, reads = self.read_at(x, positions)
         y = F.dropout(self._map_output(rows, tokens).to(x.dtype), self.output_dropout, self.training)
-        y = put_tokens(y, positions, x.shape[:-1].numel()).view(*x.shape[:-1], y.size(1))
+        y = put_tokens(y, positions, math.prod(x.shape[:-1])).view(*x.shape[:-1], y.size(1))
         return (y, reads) if return_reads else y
 
     def read_at(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Reads]:

@@ -71,7 +71,7 @@ class ConvolutionQueryNet(MapQueryNet):
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """x [B, ..., C] -> [T', H * 2w] of the positions [T']."""
-        form, tokens = x.shape[:-1], x.shape[:-1].numel()
+        form, tokens = x.shape[:-1], math.prod(x.shape[:-1])
 
         def valid(y: Tensor) -> Tensor:  # [B, ..., n] -> [T', n]
             return take_tokens(y.reshape(tokens, y.size(-1)), positions)
@@ -255,5 +255,5 @@ class SideMemory(nn.Module):
         y = linear_map(rows, self.output_weight, None)
         statistics = (self.running_mean, self.running_variance)
         y = batch_normalised(y, self.norm_gain, self.norm_bias, *statistics, self.training).to(x.dtype)
-        y = put_tokens(F.dropout(y, memory.output_dropout, self.training), positions, tokens.shape[:-1].numel())
+        y = put_tokens(F.dropout(y, memory.output_dropout, self.training), positions, math.prod(tokens.shape[:-1]))
         return x + self.map.map_like(x, y.view(tokens.shape))

@@ -89,7 +89,7 @@ class Table(nn.Module):
         # Where it requires a gradient, backward reaches the rows even if nothing else in a read needs one.
         self.anchor = torch.zeros(1, requires_grad=True)
         self.uses: weakref.WeakSet[TableUse] = weakref.WeakSet()
-        self._object: Any = None
+        self._held: list[Any] = []  # the library's table, in a list, where torch.export does not look for it
         self._values = torch.empty(self.rows, self.width, dtype=dtype, device="meta")
         self._scale: Tensor | None = None
         if where.type != "meta":
@@ -99,12 +99,15 @@ class Table(nn.Module):
     def _allocate(self) -> None:
         if self.path is not None:
             os.makedirs(self.path, exist_ok=True)
-        self._object = classes.Table(
-            self.name, self.rows, self.width, DTYPES[self.dtype], self.home, self.path or ""
-        )  # fmt: skip
-        self._values, self._scale = self._object.values().detach(), self._object.scale()
+        made = classes.Table(self.name, self.rows, self.width, DTYPES[self.dtype], self.home, self.path or "")
+        self._held = [made]
+        self._values, self._scale = made.values().detach(), made.scale()
         for use in self.uses:
             use.renew()
+
+    @property
+    def _object(self) -> Any:
+        return self._held[0] if self._held else None
 
     def new_use(self) -> Tensor:
         """int64 [2]: the table and a number of a layer, for the operators."""
@@ -261,7 +264,7 @@ class Table(nn.Module):
         state = dict(self.__dict__)
         state["frozen"] = self._object is not None and self.frozen
         state["trained_rows"] = None if self._object is None else self.trained_rows
-        del state["_object"], state["anchor"], state["uses"]
+        del state["_held"], state["anchor"], state["uses"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -270,7 +273,7 @@ class Table(nn.Module):
         trained_rows = state.pop("trained_rows")
         self.__dict__.update(state)
         self.anchor, self.uses = torch.zeros(1, requires_grad=True), weakref.WeakSet()
-        self._object, self._values, self._scale = None, values, scale
+        self._held, self._values, self._scale = [], values, scale
         if values.device.type == "meta":
             return
         self._allocate()
@@ -316,12 +319,18 @@ class TableUse:
     def read(self, index: Tensor, weight: Tensor) -> Tensor:
         """out[t] = sum over r of weight[t, r] * row[index[t, r]]: index, weight [T, K] -> [T, width]."""
         table = self.table
+        if torch.compiler.is_exporting():  # without Python nothing is trained
+            exported: Tensor = ops.table_read(table.values, index, weight, table.scale)
+            return exported
         out: Tensor = ops.read_table(table.values, index, weight, table.scale, self.numbers, table.anchor)[0]
         return out
 
     def project(self, index: Tensor, x: Tensor) -> Tensor:
         """out[t, r] = <row[index[t, r]], x[t]>: index [T, K], x [T, width] -> [T, K]."""
         table = self.table
+        if torch.compiler.is_exporting():
+            exported: Tensor = ops.table_project(table.values, index, x, table.scale)
+            return exported
         out: Tensor = ops.project_table(table.values, index, x, table.scale, self.numbers, table.anchor)[0]
         return out
 
