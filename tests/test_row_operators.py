@@ -153,6 +153,12 @@ def test_counts_with_a_tensor_of_steps_are_those_with_numbers():
         (1, {2: 7}, r"SubKeyCounts: counts must be int64 \[H, n1 \+ 7\], got Long \[2, 7\]"),
         (1, {1: torch.zeros(5, 3, 3, dtype=torch.int64)},
          r"SubKeyCounts: address must be int64 \[T, 2, K\], got Long \[5, 3, 3\]"),
+        (1, {1: torch.zeros(5, 2, 3, dtype=torch.int64, device="meta")},
+         r"SubKeyCounts: counts and address must be on cpu, got cpu and meta"),
+        (2, {1: torch.zeros(2, dtype=torch.int64, device="meta")},
+         r"QueryReservoir: queries and seen must be on cpu, got cpu and meta"),
+        (2, {2: torch.zeros(5, 2, 2, 3, device="meta")},
+         r"QueryReservoir: query must have values, got a tensor on meta"),
         (1, {1: torch.full((1, 2, 1), 12)}, r"SubKeyCounts: address must be within 0 .. 11, got 12"),
         (2, {0: torch.zeros(4, 2, 2, 3).double()},
          r"QueryReservoir: queries must be float32 \[S, H, 2, w\], got Double"),
@@ -226,3 +232,24 @@ def test_row_order_takes_the_largest_rows_and_refuses_too_many_tokens():
     many = torch.empty(2**31, 0, dtype=torch.int64)  # of no reads: needs no memory
     with pytest.raises(RuntimeError, match="tokens must be below 2\\^31, got 2147483648"):
         loci.row_order([many], [many.float()])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: loci.calibrated_map(x.to("meta"), 2, 4, True, 1e-3, "t", 1, 0), "inputs must be on cpu, got meta"),
+        (lambda x: loci.calibrated_map(x, 0, 4, True, 1e-3, "t", 1, 0),
+         "heads and half_width must be at least 1, got 0 and 4"),
+        (lambda x: loci.calibrated_map(x[0], 2, 4, True, 1e-3, "t", 1, 0),
+         r"inputs must be \[T, 6\] with T >= 2, got \[6\]"),
+        (lambda x: loci.calibrated_map(x[:1], 2, 4, True, 1e-3, "t", 1, 0),
+         r"inputs must be \[T, 6\] with T >= 2, got \[1, 6\]"),
+        (lambda x: loci.calibrated_keys(x, 0, 3, "t", 1, 0),
+         r"query must be \[T, H, 2, w\] with T >= 1, got \[5, 6\]"),
+        (lambda x: loci.calibrated_keys(x.view(5, 1, 2, 3), 2, 3, "t", 1, 0), "half must be 0 or 1 and n at least 1"),
+        (lambda x: loci.calibrated_keys(x.view(5, 1, 2, 3).to("meta"), 1, 3, "t", 1, 0), "query must be on cpu"),
+    ],
+)  # fmt: skip
+def test_calibration_refuses_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.randn(5, 6))

@@ -188,8 +188,11 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       "int seed, int number) -> (Tensor weight, Tensor bias, Tensor? mean, Tensor? variance)",
       [](const Tensor& inputs, int64_t heads, int64_t half_width, bool statistics, double least_variance,
          const std::string& table, int64_t seed, int64_t number) {
+        TORCH_CHECK_VALUE(inputs.is_cpu(), "calibrate: inputs must be on cpu, got ", inputs.device());
+        TORCH_CHECK_VALUE(heads >= 1 && half_width >= 1, "calibrate: heads and half_width must be at least 1, got ",
+                          heads, " and ", half_width);
         const CalibratedMap map = with_torch_errors([&] {
-          check_calibration_inputs(inputs, inputs.dim() == 2 ? inputs.size(1) : -1);
+          check_calibration_inputs(inputs, inputs.dim() > 0 ? inputs.size(-1) : 0);
           return calibrated_map(inputs, heads, half_width, statistics, table,
                                 numbered_options(seed, number, least_variance));
         });
@@ -198,6 +201,9 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       });
   m.def("calibrated_keys(Tensor query, int half, int n, str table, int seed, int number) -> Tensor",
         [](const Tensor& query, int64_t half, int64_t n, const std::string& table, int64_t seed, int64_t number) {
+          TORCH_CHECK_VALUE(query.is_cpu(), "calibrated_keys: query must be on cpu, got ", query.device());
+          TORCH_CHECK_VALUE((half == 0 || half == 1) && n >= 1,
+                            "calibrated_keys: half must be 0 or 1 and n at least 1, got ", half, " and ", n);
           TORCH_CHECK_VALUE(query.dim() == 4 && query.size(0) >= 1 && query.size(2) == 2,
                             "calibrated_keys: query must be [T, H, 2, w] with T >= 1, got ", query.sizes());
           return calibrated_keys(query, half, n, table, numbered_options(seed, number, 0));

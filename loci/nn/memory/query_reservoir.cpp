@@ -44,6 +44,9 @@ void sample_queries(const at::Tensor& queries, const at::Tensor& seen, const at:
   TORCH_CHECK(query.dim() == 4 && query.sym_sizes().slice(1) == queries.sym_sizes().slice(1),
               "QueryReservoir: query must be [T, ...] with ", queries.sym_sizes().slice(1), ", got ",
               query.sym_sizes());
+  TORCH_CHECK(seen.device() == queries.device() && (queries.is_cpu() || queries.is_meta()),
+              "QueryReservoir: queries and seen must be on cpu, got ", queries.device(), " and ", seen.device());
+  TORCH_CHECK(queries.is_meta() || !query.is_meta(), "QueryReservoir: query must have values, got a tensor on meta");
   if (queries.is_meta()) return;
   const at::Tensor from_all = query.to(at::kCPU, at::kFloat).contiguous();
   const auto width = static_cast<size_t>(queries.stride(0)), size = static_cast<size_t>(queries.size(0));

@@ -59,6 +59,9 @@ void add_layer(const c10::intrusive_ptr<ReinitialisationObject>& self, const std
   TORCH_CHECK_VALUE(
       keys1.dim() == 3 && keys2.dim() == 3 && keys1.size(0) == keys2.size(0) && keys1.size(2) == keys2.size(2),
       "Reinitialisation: keys must be [H, n1, w] and [H, n2, w], got ", keys1.sizes(), " and ", keys2.sizes());
+  for (const Tensor& given : {keys1, keys2, sub_keys, usage, queries.value_or(keys1)}) {
+    TORCH_CHECK_VALUE(given.is_cpu(), "Reinitialisation: keys and counts must be on cpu, got ", given.device());
+  }
   const std::vector<int64_t> counts = {keys1.size(0), keys1.size(1) + keys2.size(1)};
   TORCH_CHECK_VALUE(sub_keys.scalar_type() == at::kLong && sub_keys.sizes() == counts && sub_keys.is_contiguous(),
                     "Reinitialisation: sub_keys must be int64 ", counts, ", got ", sub_keys.scalar_type(), " ",

@@ -75,6 +75,8 @@ void count_sub_keys(const at::Tensor& counts, const at::Tensor& address, int64_t
   TORCH_CHECK(address.dim() == 3 && address.scalar_type() == at::kLong && address.sym_size(1) == counts.sym_size(0),
               "SubKeyCounts: address must be int64 [T, ", counts.sym_size(0), ", K], got ", address.scalar_type(), " ",
               address.sym_sizes());
+  TORCH_CHECK(address.device() == counts.device() && (counts.is_cpu() || counts.is_meta()),
+              "SubKeyCounts: counts and address must be on cpu, got ", counts.device(), " and ", address.device());
   if (counts.is_meta()) return;
   const int64_t n1 = counts.size(1) - n2;
   const bool narrow = n1 * n2 <= std::numeric_limits<uint32_t>::max();
