@@ -206,6 +206,21 @@ TEST(TransformerLmNgram, ParametersAndTablesAreCountedWithoutMakingThem) {
   EXPECT_EQ(gate.tables().at(1)->width(), 5);  // 16 over 3 columns
 }
 
+TEST(TransformerLmNgram, MemoriesThatShareATableDoNotShareThatOfTheNgrams) {
+  TransformerLm model(with_ngrams([](auto& o) {
+                        add_memory(o);
+                        o.memory.kind = MemoryKind::peer;
+                        o.memory.layers = {0, 1};
+                        o.memory.shared_table = true;
+                        o.ngram.at = NgramPlace::embedding;
+                      }),
+                      1);
+  std::vector<std::string> names;
+  for (const TablePtr& table : model.tables()) names.push_back(table->name());
+  EXPECT_EQ(names, (std::vector<std::string>{"ngram.values", "memory.values", "memory.down"}));
+  EXPECT_EQ(model.memories().at(0).second->table(), model.memories().at(1).second->table());
+}
+
 TEST(TransformerLmNgram, ImpossibleOptionsAreRefused) {
   const std::vector<std::pair<std::string, Change>> bad = {
       {"ngram.layers must name at least one layer", [](auto& o) { o.ngram.layers = {}; }},

@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 #include <algorithm>
 
@@ -97,6 +98,10 @@ Tensor vocabulary_loss(const Tensor& hidden, const Tensor& embedding, const Tens
                                                         : at::kFloat;
   const bool needs_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || embedding.requires_grad());
   return VocabularyLoss::apply(hidden, embedding, target, type, needs_gradient);
+}
+
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  m.def("vocabulary_loss(Tensor hidden, Tensor embedding, Tensor target) -> Tensor", vocabulary_loss);
 }
 
 }  // namespace loci

@@ -117,4 +117,16 @@ void ServedRows::prefetch(std::span<const int64_t> row) {
 ServedTable::ServedTable(const std::filesystem::path& file, const std::string& name)
     : HeldTable(std::make_shared<ServedRows>(file, name)) {}
 
+std::shared_ptr<ServedTable> serve_table(const std::filesystem::path& file, const std::string& name, int64_t rows,
+                                         int64_t width, at::ScalarType dtype) {
+  auto table = std::make_shared<ServedTable>(file, name);
+  const auto text = [](int64_t r, int64_t w, at::ScalarType type) {
+    return fmt::format("{} [{}, {}]", c10::toString(type), r, w);
+  };
+  const std::string is = text(table->rows(), table->width(), table->dtype());
+  const std::string wanted = text(rows, width, dtype);
+  if (is != wanted) fail(ExitCode::input, file.string(), fmt::format("{} must be {}", name, wanted), is);
+  return table;
+}
+
 }  // namespace loci

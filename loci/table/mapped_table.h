@@ -6,6 +6,8 @@
 
 #include <filesystem>
 #include <list>
+#include <memory>
+#include <string>
 
 #include "loci/table/held_table.h"
 #include "loci/table/mapped_tensor.h"
@@ -65,5 +67,9 @@ class ServedTable : public HeldTable {
  public:
   ServedTable(const std::filesystem::path& file, const std::string& name);
 };
+
+// The same for one who knows what the file must hold. Throws Error (input) where it holds another table.
+std::shared_ptr<ServedTable> serve_table(const std::filesystem::path& file, const std::string& name, int64_t rows,
+                                         int64_t width, at::ScalarType dtype);
 
 }  // namespace loci

@@ -2,8 +2,8 @@
 //
 // Legend: N rows, D width, U rows of a gradient.
 //
-//   Table(name, rows, width, dtype, home, folder)   dtype "float32", "bfloat16", "float64" or "int8"; home "memory",
-//                                                   "mapped" (files in folder)
+//   Table(name, rows, width, dtype, home, path)     dtype "float32", "bfloat16", "float64" or "int8"; home "memory",
+//                                                   "mapped" (files in the folder `path`), "served" (the file `path`)
 //   values() [N, D]; scale() [N] or None            the rows themselves: writing into them changes the table
 //   new_use() [2]                                   for read_table and project_table (table_operators.h)
 //   gradient() -> ([U], [U, D])                     what backward left, summed
@@ -39,15 +39,16 @@ at::ScalarType dtype_of_word(const std::string& who, const std::string& word) {
 }
 
 TablePtr make_table(const std::string& name, int64_t rows, int64_t width, const std::string& dtype,
-                    const std::string& home, const std::string& folder) {
+                    const std::string& home, const std::string& path) {
   const std::string who = "table " + name;
   if (rows < 1) fail(ExitCode::usage, who, "rows must be at least 1", std::to_string(rows));
   if (width < 1) fail(ExitCode::usage, who, "width must be at least 1", std::to_string(width));
   const at::ScalarType type = dtype_of_word(who, dtype);
   checked_product(who, "rows times width", rows, width);
   if (home == "memory") return std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{type});
-  if (home == "mapped") return std::make_shared<MappedTable>(name, rows, width, type, folder);
-  fail(ExitCode::usage, who, "home must be memory or mapped", home);
+  if (home == "mapped") return std::make_shared<MappedTable>(name, rows, width, type, path);
+  if (home == "served") return serve_table(path, name, rows, width, type);
+  fail(ExitCode::usage, who, "home must be memory, mapped or served", home);
 }
 
 // The rows of a table as bytes, for patches.
@@ -73,10 +74,9 @@ int64_t apply_patch(RowStore& store, const std::string& path) {
 }
 
 c10::intrusive_ptr<TableObject> new_table(const std::string& name, int64_t rows, int64_t width,
-                                          const std::string& dtype, const std::string& home,
-                                          const std::string& folder) {
+                                          const std::string& dtype, const std::string& home, const std::string& path) {
   return with_torch_errors(
-      [&] { return c10::make_intrusive<TableObject>(make_table(name, rows, width, dtype, home, folder)); });
+      [&] { return c10::make_intrusive<TableObject>(make_table(name, rows, width, dtype, home, path)); });
 }
 
 }  // namespace

@@ -11,14 +11,14 @@
 
 namespace loci {
 
-// Runs `action`; an Error (usage) becomes c10::ValueError (ValueError in Python), any other Error c10::Error
+// Runs `action`; an Error (usage or input) becomes c10::ValueError (ValueError in Python), any other Error c10::Error
 // (RuntimeError).
 template <class Action>
 auto with_torch_errors(const Action& action) {
   try {
     return action();
   } catch (const Error& error) {
-    TORCH_CHECK_VALUE(error.code() != ExitCode::usage, error.what());
+    TORCH_CHECK_VALUE(error.code() != ExitCode::usage && error.code() != ExitCode::input, error.what());
     TORCH_CHECK(false, error.what());
   }
 }

@@ -92,7 +92,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   require_data(checkpoint, task.data_key());
   if (checkpoint.manifest().contains("converted")) {
     fail(ExitCode::usage, checkpoint.path().string(), "a run that goes on must have been trained",
-         "one that loci convert made for serving");
+         "one made for serving (loci convert, loci.save_run)");
   }
   TrainerState state = state_of(checkpoint, task);
   const std::vector<TablePtr> tables = tables_of(task);

@@ -30,10 +30,12 @@ std::string delta_file(const std::string& table, int64_t step) {
   return fmt::format("table.{}.delta-{}.safetensors", table, step);
 }
 
-// What a base holds: the rows, and their scale where they are int8.
-NamedTensors base_parts(const RowStore& rows) {
-  NamedTensors tensors = {{rows.name(), rows.values()}};
-  if (rows.scale()) tensors.emplace_back(rows.name() + ".scale", *rows.scale());
+// What a base holds: the rows, and their scale where they are int8. The scales must be aligned: they precede rows whose
+// size is no multiple of four bytes.
+NamedTensors base_parts(const RowStore& rows, const std::string& name) {
+  NamedTensors tensors = {{name, rows.values()}};
+  if (rows.scale()) tensors.emplace_back(name + ".scale", *rows.scale());
+  if (rows.values().numel() % 4 != 0) std::reverse(tensors.begin(), tensors.end());
   return tensors;
 }
 
@@ -194,16 +196,20 @@ nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptim
     if (auto entry = save_changes(writer, step, optimizer, counters, *before)) return *std::move(entry);
   }
   const RowStore& rows = optimizer.rows();
-  write_tensors(writer.file(base_file(rows.name())), base_parts(rows));
   write_tensors(writer.file(state_file(rows.name())), optimizer.row_state());
   if (!counters.tensors.empty()) write_tensors(writer.file(counter_file(rows.name())), counters.tensors);
-  return {{"base", base_file(rows.name())}, {"deltas", nlohmann::json::array()}};
+  return save_rows(writer, rows, rows.name());
+}
+
+nlohmann::json save_rows(CheckpointWriter& writer, const RowStore& rows, const std::string& name) {
+  write_tensors(writer.file(base_file(name)), base_parts(rows, name));
+  return {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
 }
 
 void load_table(const CheckpointReader& checkpoint, RowStore& rows, const RowOptimizer* optimizer,
                 const NamedTensors& counters) {
   const std::filesystem::path base = checkpoint.file(base_file(rows.name()));
-  if (rows.served_file() != base) rows.write_all([&] { load_tensors(base, base_parts(rows)); });
+  if (rows.served_file() != base) rows.write_all([&] { load_tensors(base, base_parts(rows, rows.name())); });
   if (optimizer != nullptr) load_tensors(checkpoint.file(state_file(rows.name())), optimizer->row_state());
   if (!counters.empty()) load_tensors(checkpoint.file(counter_file(rows.name())), counters);
   for (const std::string& name : deltas_of(checkpoint, rows.name())) {

@@ -30,6 +30,9 @@ std::string base_file(const std::string& table);
 nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
                           const std::optional<CheckpointFiles>& before, const RowCounters& counters = {});
 
+// Writes the rows alone, as a new base of the table `name`. Returns the table's entry of the manifest.
+nlohmann::json save_rows(CheckpointWriter& writer, const RowStore& rows, const std::string& name);
+
 // Copies the rows, and with `optimizer` its state and the counters, into the tensors that exist. Rows that are mapped
 // from this checkpoint's base get its deltas alone. Afterwards no row counts as changed. Throws Error (input).
 void load_table(const CheckpointReader& checkpoint, RowStore& rows, const RowOptimizer* optimizer = nullptr,

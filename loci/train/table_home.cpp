@@ -10,22 +10,8 @@
 #include "loci/train/table_checkpoint.h"
 
 namespace loci {
-namespace {
 
 namespace fs = std::filesystem;
-
-// The served table must be the one that the model wants.
-void check_served(const ServedTable& table, const TableSpec& spec) {
-  const auto text = [](int64_t rows, int64_t width, at::ScalarType dtype) {
-    return fmt::format("{} [{}, {}]", c10::toString(dtype), rows, width);
-  };
-  const std::string is = text(table.rows(), table.width(), table.dtype());
-  const std::string wanted = text(spec.rows, spec.width, spec.dtype);
-  if (is != wanted)
-    fail(ExitCode::input, table.store().served_file().string(), fmt::format("{} must be {}", spec.name, wanted), is);
-}
-
-}  // namespace
 
 TableMaker training_tables(fs::path folder, bool loaded) {
   return [folder = std::move(folder), loaded](const TableSpec& spec) -> TablePtr {
@@ -49,9 +35,7 @@ TableMaker serving_tables(CheckpointReader checkpoint) {
     if (!is_served_from_file(spec.home, spec.dtype, bytes)) {
       return std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
     }
-    auto table = std::make_shared<ServedTable>(checkpoint.file(base_file(spec.name)), spec.name);
-    check_served(*table, spec);
-    return table;
+    return serve_table(checkpoint.file(base_file(spec.name)), spec.name, spec.rows, spec.width, spec.dtype);
   };
 }
 

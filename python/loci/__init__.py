@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loci.finetuning import apply_patch as apply_patch
     from loci.finetuning import finetune_rows as finetune_rows
     from loci.finetuning import write_patch as write_patch
+    from loci.importers.memories import convert as convert
     from loci.insertion import Inserted as Inserted
     from loci.insertion import insert as insert
     from loci.insertion import load as load
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
     from loci.program import doctor as doctor
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
+    from loci.saved_runs import Run as Run
+    from loci.saved_runs import load_run as load_run
+    from loci.saved_runs import save_run as save_run
     from loci.table import Table as Table
+    from loci.tokenizer import Tokenizer as Tokenizer
+    from loci.transformer_lm import TransformerLM as TransformerLM
     from loci.usage import Usage as Usage
 
 __version__ = "0.1.0"
@@ -56,18 +62,24 @@ _HOMES = {
     "Reads": "memory_layer",
     "Redrawn": "reinitialisation",
     "Reinitialise": "reinitialisation",
+    "Run": "saved_runs",
     "SideMemory": "memory_map",
     "Table": "table",
+    "Tokenizer": "tokenizer",
+    "TransformerLM": "transformer_lm",
     "Usage": "usage",
     "apply_patch": "finetuning",
     "calibrate": "calibration",
+    "convert": "importers.memories",
     "doctor": "program",
     "finetune_rows": "finetuning",
     "insert": "insertion",
     "load": "insertion",
+    "load_run": "saved_runs",
     "ops": "library",
     "remove": "insertion",
     "save": "insertion",
+    "save_run": "saved_runs",
     "write_patch": "finetuning",
 }
 __all__ = [*_HOMES, "optim"]

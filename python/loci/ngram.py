@@ -84,7 +84,7 @@ class NgramMemory(TableLayer):
             got = "none" if rows is None else "both"
             raise ValueError(f"NgramMemory: rows or table must be given, one of both, got {got}")
         self.name, self.seed = name, drawn_seed() if seed is None else int(seed)
-        self.width, self.vocabulary, self.injection = width, vocabulary, injection
+        self.width, self.vocabulary, self.injection, self.hash_heads = width, vocabulary, injection, hash_heads
         if table is None:
             assert rows is not None
             table = Table(rows, value_width or width, table_dtype, home=home, path=path, seed=self.seed, std=std,

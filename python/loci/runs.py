@@ -86,7 +86,8 @@ class Experiment:
     def rows(self) -> list[Record]:
         """The runs of summary.json, and for runs that it does not have (yet) their last evaluation."""
         known = {(str(row.get("arm")), str(row.get("seed"))) for row in self.summary["runs"]}
-        return self.summary["runs"] + [row_of(run) for run in self.runs if (run.arm, run.seed) not in known]
+        rows: list[Record] = self.summary["runs"]
+        return rows + [row_of(run) for run in self.runs if (run.arm, run.seed) not in known]
 
     @property
     def measures(self) -> list[Measure]:
@@ -326,7 +327,8 @@ def read_summary(file: Path) -> Record:
     rows = summary.get("runs") if isinstance(summary, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ReportError(f"report: {printable(file)} must be an object with a list of runs, got another value")
-    return summary
+    result: Record = summary
+    return result
 
 
 def row_of(run: Run) -> Record:

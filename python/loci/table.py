@@ -19,7 +19,7 @@ DTYPES = {
     torch.float64: "float64",
     torch.int8: "int8",
 }
-HOMES = ("memory", "mapped")
+HOMES = ("memory", "mapped", "served")
 
 
 def drawn_seed() -> int:
@@ -47,7 +47,8 @@ class Table(nn.Module):
     Args:
         rows, width: at least 1.
         dtype: float32, bfloat16, float64, or int8 with a float32 scale for each row, which only serves.
-        home: "memory", or "mapped": in files in the folder `path`, which is made, and which may be larger than memory.
+        home: "memory"; "mapped": in files in the folder `path`, which is made, and which may be larger than memory;
+            "served": in a checkpoint's file `path`, which holds rows of these sizes and stays as it is. Always frozen.
         seed: of the starting values, N(0, std^2); None draws it from torch's generator.
         std: None for width ** -0.5; 0 for zeros, which take no memory until they are written.
         name: names the table in messages, files and the random numbers of its start.
@@ -75,9 +76,11 @@ class Table(nn.Module):
         if dtype not in DTYPES:
             raise ValueError(f"Table: dtype must be float32, bfloat16, float64 or int8, got {dtype}")
         if home not in HOMES:
-            raise ValueError(f"Table: home must be memory or mapped, got {home!r}")
-        if (home == "mapped") != (path is not None):
-            raise ValueError(f"Table: path must be given for a mapped table alone, got {path!r} for home {home!r}")
+            raise ValueError(f"Table: home must be {', '.join(HOMES[:-1])} or {HOMES[-1]}, got {home!r}")
+        if (home != "memory") != (path is not None):
+            raise ValueError(
+                f"Table: path must be given for a mapped or served table alone, got {path!r} for home {home!r}"
+            )
         at_least(f"table {name}", "rows", rows, 1)
         at_least(f"table {name}", "width", width, 1)
         where = torch.device(device or torch.get_default_device())
@@ -97,7 +100,7 @@ class Table(nn.Module):
             self.reset_parameters(seed)
 
     def _allocate(self) -> None:
-        if self.path is not None:
+        if self.home == "mapped" and self.path is not None:
             os.makedirs(self.path, exist_ok=True)
         made = classes.Table(self.name, self.rows, self.width, DTYPES[self.dtype], self.home, self.path or "")
         self._held = [made]
@@ -143,8 +146,8 @@ class Table(nn.Module):
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def reset_parameters(self, seed: int | None = None) -> None:
-        """Draws the rows anew, N(0, std^2). int8 rows stay as they are: zero at first."""
-        if self.device.type == "meta" or self.dtype == torch.int8:
+        """Draws the rows anew, N(0, std^2). int8 rows stay as they are, zero at first; so do those that are served."""
+        if self.device.type == "meta" or self.dtype == torch.int8 or self.home == "served":
             return
         if self.std == 0:
             self.object.initialise_zero()
@@ -249,17 +252,18 @@ class Table(nn.Module):
                         wanted[key].copy_(value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Table:
-        if self.home == "mapped":
-            raise TypeError(f"table {self.name}: a mapped table cannot be copied: its files in {self.path} are one")
+        if self.home != "memory":
+            raise TypeError(f"table {self.name}: a {self.home} table cannot be copied: its rows are in {self.path}")
         made = self.__class__.__new__(self.__class__)
         memo[id(self)] = made
         made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        if self.home == "mapped":
+        if self.home != "memory":
             raise TypeError(
-                f"table {self.name}: a mapped table cannot be pickled: its rows are in {self.path}; save its state_dict"
+                f"table {self.name}: a {self.home} table cannot be pickled: its rows are in {self.path}; "
+                "save its state_dict"
             )
         state = dict(self.__dict__)
         state["frozen"] = self._object is not None and self.frozen

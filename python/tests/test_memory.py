@@ -276,7 +276,7 @@ def test_parameters_start_from_the_seed_of_torch() -> None:
         (ValueError, "table memory.values: rows must be at least 1, got 0", lambda: small(rows=0)),
         (ValueError, "Table: dtype must be float32, bfloat16, float64 or int8, got torch.int32",
          lambda: loci.Table(3, 3, torch.int32)),
-        (ValueError, "Table: path must be given for a mapped table alone, got None for home 'mapped'",
+        (ValueError, "Table: path must be given for a mapped or served table alone, got None for home 'mapped'",
          lambda: loci.Table(3, 3, home="mapped")),
         (ValueError, "ProductKeyMemory: x must be [..., 12], got [3, 4]", lambda: small()(torch.ones(3, 4))),
         (TypeError, "ProductKeyMemory: x must be of a floating type, got torch.int64",

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <span>
 
 #include "loci/base/check.h"
 #include "loci/nn/memory/flat_key_memory.h"
@@ -176,10 +175,13 @@ MemoryCounts count_memory(const MemoryOptions& options, int64_t width) {
 std::shared_ptr<MemoryLayer> make_memory(const MemoryOptions& options, const std::string& prefix, int64_t width,
                                          uint64_t seed, const TableMaker& make, std::vector<TablePtr>& tables) {
   const std::vector<TableSpec> specs = table_specs(options, prefix, width, seed);
-  if (tables.empty() || !options.shared_table) {
-    for (const TableSpec& spec : specs) tables.push_back(make(spec));
+  std::vector<TablePtr> own;  // in the specs' order
+  for (const TableSpec& spec : specs) {
+    const auto is_it = [&spec](const TablePtr& table) { return table->name() == spec.name; };
+    auto table = std::find_if(tables.begin(), tables.end(), is_it);  // of an earlier layer that shares it
+    if (table == tables.end()) table = tables.insert(tables.end(), make(spec));
+    own.push_back(*table);
   }
-  const std::span<const TablePtr> own = std::span<const TablePtr>(tables).last(specs.size());  // in the specs' order
   ProductKeyMemoryOptions layer = options.layer;
   layer.width = width;
   const std::string name = prefix + "memory";

@@ -27,7 +27,8 @@ def read_state(path: Path) -> State:
     with path.open("rb"):  # the readers below report a missing file in many ways
         pass
     if path.suffix == ".safetensors":
-        return read_with(path, "a whole safetensors file", lambda: safetensors.torch.load_file(path))
+        state: State = read_with(path, "a whole safetensors file", lambda: safetensors.torch.load_file(path))
+        return state
     expected = "a file of tensors alone, as torch.save writes it"
     read = read_with(path, expected, lambda: torch.load(path, map_location="cpu", weights_only=True))
     for name in INNER:

@@ -17,7 +17,7 @@ FORMS = ("gaussian", "embedded", "dot", "concat")
 PYRAMID_LEVELS = 4
 
 
-class WeightsError(Exception):
+class WeightsError(ValueError):
     """Bad input: its text is the one line a user sees."""
 
 
