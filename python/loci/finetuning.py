@@ -132,7 +132,7 @@ class ReadBackground:
             counts.save(str(_file_of(folder, name)))
 
     def load(self, folder: str | os.PathLike[str]) -> ReadBackground:
-        """Takes counts that save() wrote in place of its own. RuntimeError for a file that is missing, broken, or of
+        """Takes counts that save() wrote in place of its own. ValueError for a file that is missing, broken, or of
         another number of rows; then nothing changes."""
         loaded = {}
         for name, table in self._reads.tables.items():
@@ -234,7 +234,7 @@ def write_patch(path: str | os.PathLike[str], before: Table | Tensor, after: Tab
 def apply_patch(path: str | os.PathLike[str], table: Table) -> int:
     """Writes the rows of a patch into a table. Returns their number, or 0 where it was applied before.
 
-    Raises RuntimeError for a table of another name, shape, dtype or content than the patch was made from, and for a
+    Raises ValueError for a table of another name, shape, dtype or content than the patch was made from, and for a
     broken file; then nothing changes."""
     changed: int = table.object.apply_patch(os.fspath(path))
     return changed

@@ -211,7 +211,7 @@ def refused(folder: Path, make: Any) -> str:
     loci.write_patch(folder / "patch", before, table)
     other = make(folder / "patch")
     values = other.values.clone()
-    with pytest.raises(RuntimeError) as raised:
+    with pytest.raises(ValueError) as raised:
         loci.apply_patch(folder / "patch", other)
     assert torch.equal(other.values, values)
     return str(raised.value).splitlines()[0]
@@ -266,9 +266,9 @@ def test_a_patch_that_does_not_fit_changes_nothing(tmp_path: Path, message: str,
          lambda f: loci.finetune_rows(small(), counted(small(), batches(1)), 5)),
         (ValueError, "ReadBackground: the module must have a memory, got Linear without any",
          lambda f: loci.ReadBackground(nn.Linear(2, 2))),
-        (RuntimeError, "table.safetensors: the counts must be of 31 rows, got 30",
+        (ValueError, "table.safetensors: the counts must be of 31 rows, got 30",
          lambda f: counted(small(), batches(1)).save(f) or loci.ReadBackground(small(rows=31)).load(f)),
-        (RuntimeError, "table.safetensors",
+        (ValueError, "table.safetensors",
          lambda f: loci.ReadBackground(small()).load(f / "nowhere")),
     ],
 )  # fmt: skip
