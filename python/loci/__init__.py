@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from loci.program import doctor as doctor
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
+    from loci.run_saving import save_run as save_run
     from loci.saved_runs import Run as Run
     from loci.saved_runs import load_run as load_run
-    from loci.saved_runs import save_run as save_run
     from loci.table import Table as Table
     from loci.tokenizer import Tokenizer as Tokenizer
     from loci.transformer_lm import TransformerLM as TransformerLM
@@ -79,7 +79,7 @@ _HOMES = {
     "ops": "library",
     "remove": "insertion",
     "save": "insertion",
-    "save_run": "saved_runs",
+    "save_run": "run_saving",
     "write_patch": "finetuning",
 }
 __all__ = [*_HOMES, "optim"]

@@ -15,8 +15,8 @@ from loci.console import EXIT_INPUT, EXIT_RESOURCES, EXIT_USAGE, LACKING, compla
 from loci.importers.memories import convert
 from loci.importers.networks import WeightsError
 from loci.memory_layer import MemoryLayer
+from loci.run_saving import save_run
 from loci.runs import printable
-from loci.saved_runs import save_run
 
 EPILOG = """origins, found by their names:
   XLM, product-key-memory (PyPI), PEER-pytorch (PyPI), Meta's memory layers, UltraMem's Memory+

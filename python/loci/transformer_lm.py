@@ -16,9 +16,8 @@ A causal model sees of each position those before it and itself; the other kind,
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,27 +25,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.library import ops
-from loci.memory import FlatKeyMemory, PeerMemory, ProductKeyMemory
+from loci.memory import ProductKeyMemory
 from loci.memory_layer import MemoryLayer, linear_map
 from loci.ngram import NgramMemory
-from loci.table import Table, at_least, drawn_seed, one_of
+from loci.table import Table, at_least, drawn_seed
+from loci.transformer_options import DTYPES, KINDS, MEMORY_SLOT, NGRAM_SLOT, layer_numbers, options_of, slot
 
 NORM_EPSILON = 1e-5
 START_STD = 0.02
-PLACEMENTS = ("replace", "parallel", "after")
-STARTS = ("normal", "zero_values", "zero_output")
-NGRAM_PLACES = ("layer", "embedding")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-KINDS: dict[str, type[MemoryLayer]] = {"product_key": ProductKeyMemory, "flat": FlatKeyMemory, "peer": PeerMemory}
 
 # A table by name, rows, width, dtype, home and the deviation of its start.
 TableMaker = Callable[[str, int, int, torch.dtype, str, float], Table]
-
-# The keys of [model.memory] and [model.ngram] with their defaults; the others are options of the layers.
-MEMORY_SLOT = {"kind": "product_key", "layers": (), "shared_table": False, "placement": "parallel", "rows": 16384,
-               "value_width": 0, "value_dtype": "float32", "home": "memory", "start": "normal"}  # fmt: skip
-NGRAM_SLOT = {"at": "layer", "layers": (-1,), "rows": 16384, "value_width": 0, "value_dtype": "float32",
-              "home": "memory"}  # fmt: skip
 
 
 class DecoderLayer(nn.Module):
@@ -120,7 +109,7 @@ class TransformerLM(nn.Module):
     Args:
         vocabulary: V. layers, width, heads, ffn_width (0: 4 * width), dropout: of the transformer.
         context: the longest sequence. causal: False for positions that see both sides.
-        memory: keys of [model.memory] (docs/language-models.md): "layers" must be there; None: no memory.
+        memory: keys of [model.memory] (docs/recipe-keys.md): "layers" must be there; None: no memory.
         ngram: the same of [model.ngram].
         end_of_text: the token that ends a document, for n-gram memories; -1: none.
         seed: of the random numbers, as in C++; None draws it from torch's generator.
@@ -166,14 +155,14 @@ class TransformerLM(nn.Module):
         self.causal = bool(causal)
         self.ffn_width, self.dropout, self.end_of_text = ffn_width, dropout, end_of_text
         self.seed = drawn_seed() if seed is None else int(seed)
-        memory_options = _slot("memory", MEMORY_SLOT, memory, _options_of(ProductKeyMemory))
-        ngram_options = _slot("ngram", NGRAM_SLOT, ngram, _options_of(NgramMemory))
+        memory_options = slot("memory", MEMORY_SLOT, memory, options_of(ProductKeyMemory))
+        ngram_options = slot("ngram", NGRAM_SLOT, ngram, options_of(NgramMemory))
         self.memory_options, self.ngram_options = memory_options, ngram_options
         self._make_table = make_table or self._new_table
         self._shared: list[Table] = []
-        with_memory = _layer_numbers("memory", memory_options, layers)
+        with_memory = layer_numbers("memory", memory_options, layers)
         at_layer = ngram_options is not None and ngram_options["at"] == "layer"
-        with_ngram = _layer_numbers("ngram", ngram_options, layers) if at_layer else []
+        with_ngram = layer_numbers("ngram", ngram_options, layers) if at_layer else []
         replaces = memory_options is not None and memory_options["placement"] == "replace"
         after = memory_options is not None and memory_options["placement"] == "after"
 
@@ -351,52 +340,3 @@ def rotation_table(context: int, head_width: int) -> Tensor:
     exponent = torch.arange(0, head_width, 2, dtype=torch.float64, device="cpu") / -float(head_width)
     angle = torch.outer(torch.arange(context, dtype=torch.float64, device="cpu"), torch.pow(1e4, exponent))
     return torch.polar(torch.ones_like(angle), angle)
-
-
-def _options_of(layer: type[nn.Module]) -> set[str]:
-    """The options of a layer that a configuration may give."""
-    names: set[str] = set()
-    for one in layer.__mro__:
-        if one is not nn.Module and issubclass(one, nn.Module) and "__init__" in one.__dict__:
-            names |= set(inspect.signature(one.__init__).parameters)
-    given = {"self", "width", "rows", "options", "table", "down", "vocabulary", "value_width", "std", "table_dtype",
-             "home", "path", "query_net", "name", "seed", "device", "dtype", "args", "kwargs"}  # fmt: skip
-    return names - given
-
-
-def _slot(
-    section: str, defaults: Mapping[str, Any], given: Mapping[str, Any] | None, layer_options: set[str]
-) -> dict[str, Any] | None:
-    """The options of a slot with those of its layer under "layer". ValueError for an unknown key or word."""
-    if given is None:
-        return None
-    who = f"TransformerLM: {section}"
-    for key in given:
-        if key not in defaults and key not in layer_options:
-            known = ", ".join(sorted([*defaults, *layer_options]))
-            raise ValueError(f"{who} must have keys among {known}, got {key!r}")
-    options = {key: given.get(key, default) for key, default in defaults.items()}
-    options["layer"] = {key: given[key] for key in given if key in layer_options}
-    words = {"kind": tuple(KINDS), "placement": PLACEMENTS, "start": STARTS, "at": NGRAM_PLACES,
-             "value_dtype": tuple(DTYPES), "home": ("memory", "mapped")}  # fmt: skip
-    for key, known_words in words.items():
-        if key in options:
-            one_of(who, key, options[key], known_words)
-    return options
-
-
-def _layer_numbers(section: str, options: Mapping[str, Any] | None, layers: int) -> Sequence[int]:
-    if options is None:
-        return []
-    numbers = [int(number) for number in options["layers"]]
-    if not numbers:
-        raise ValueError(f"TransformerLM: {section} layers must name at least one layer, got none")
-    for number in numbers:
-        if not -layers <= number < layers:
-            raise ValueError(
-                f"TransformerLM: {section} layers must be within {-layers} .. {layers - 1}, got {number}"
-            )  # fmt: skip
-    resolved = [number % layers for number in numbers]
-    if len(set(resolved)) != len(resolved):
-        raise ValueError(f"TransformerLM: {section} layers must name each layer once, got {numbers}")
-    return resolved
