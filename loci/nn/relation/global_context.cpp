@@ -60,7 +60,7 @@ std::pair<Tensor, Tensor> GlobalContext::forward_with_map(const Tensor& x) {
   require_relation_map("GlobalContext", x, options_.channels, options_.dimensions);
   const Tensor tokens = map_tokens(x).flatten(1, 3);                                      // [B, N, C]
   const Tensor map = at::softmax(pointwise(tokens, key_weight, {}).transpose(1, 2), -1);  // [B, 1, N]
-  const Tensor context = batch_product(map, as_parameter(tokens, map)).squeeze(1);        // [B, C]
+  const Tensor context = batch_product(map, tokens.to(map.scalar_type())).squeeze(1);     // [B, C]
   const Tensor inner = pointwise(context, inner_weight, inner_bias);                      // [B, R]
   const Tensor normed = at::layer_norm(as_parameter(inner, norm_gain), {inner.size(-1)}, norm_gain, norm_bias);
   const Tensor message = pointwise(normed.relu(), output_weight, output_bias).to(x.scalar_type());  // [B, C]

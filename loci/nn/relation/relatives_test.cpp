@@ -1,4 +1,5 @@
 // The relatives of the non-local block: each against its formula, position by position, in float64.
+#include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 #include <torch/torch.h>
 
@@ -167,6 +168,29 @@ TEST(EfficientAttention, IsItsFormula) {
     EXPECT_TRUE(torch::allclose(block.forward(x), map_of(expected, x), 0, kExact)) << dimensions;
     expect_identity_layout_and_gradient(fresh, block, x);
   }
+}
+
+template <class Block, class Options>
+void expect_autocast(Options options) {
+  options.channels = 8;
+  Block block("block", options, 1);
+  draw_parameters(block);
+  block.to(torch::kFloat);
+  const Tensor x = torch::randn({2, 8, 3, 4});
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  const Tensor low = block.forward(x);
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  at::autocast::clear_cache();
+  const Tensor exact = block.forward(x);
+  EXPECT_EQ(low.scalar_type(), at::kFloat);
+  EXPECT_FALSE(torch::equal(low, exact));
+  EXPECT_LT((low - exact).square().mean().item<double>(), 1e-3 * exact.var().item<double>());
+}
+
+TEST(Relatives, RunUnderAutocast) {
+  expect_autocast<GlobalContext>(GlobalContextOptions());
+  expect_autocast<CrissCross>(CrissCrossOptions());
+  expect_autocast<EfficientAttention>(EfficientAttentionOptions());
 }
 
 TEST(Relatives, RefuseWhatDoesNotFit) {
