@@ -3,7 +3,7 @@
 //   network_tool OPTIONS.toml WEIGHTS INPUT OUTPUT     INPUT has the tensor x; OUTPUT gets y, what the network returns
 // With `train` a block starts as it is drawn from `seed` under the name "block", but for the tensors of WEIGHTS, and is
 // run in training: INPUT has grad, that of y, and OUTPUT gets "grad.x", "grad.NAME" of its parameters, parameters and
-// buffers.
+// buffers. The relatives of the non-local block are always run so.
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
@@ -16,12 +16,15 @@
 #include "loci/models/image_resnet.h"
 #include "loci/models/load_state.h"
 #include "loci/models/video_resnet.h"
+#include "loci/nn/relation/criss_cross.h"
+#include "loci/nn/relation/efficient_attention.h"
+#include "loci/nn/relation/global_context.h"
 #include "loci/nn/relation/non_local.h"
 #include "loci/train/tensor_file.h"
 
 namespace {
 
-enum class Kind { image_resnet, video_resnet, non_local };
+enum class Kind { image_resnet, video_resnet, non_local, global_context, criss_cross, efficient_attention };
 
 struct Description {
   Kind kind = Kind::image_resnet;
@@ -30,13 +33,20 @@ struct Description {
   loci::ImageResnetOptions image;
   loci::VideoResnetOptions video;
   loci::NonLocalOptions block;
+  loci::GlobalContextOptions context;
+  loci::CrissCrossOptions cross;
+  loci::EfficientAttentionOptions efficient;
   bool train = false;
   int64_t seed = 0;
 
   void fields(loci::ConfigFields& f) {
-    f.choice(
-        "kind", kind, "what is run",
-        {{"image_resnet", Kind::image_resnet}, {"video_resnet", Kind::video_resnet}, {"non_local", Kind::non_local}});
+    f.choice("kind", kind, "what is run",
+             {{"image_resnet", Kind::image_resnet},
+              {"video_resnet", Kind::video_resnet},
+              {"non_local", Kind::non_local},
+              {"global_context", Kind::global_context},
+              {"criss_cross", Kind::criss_cross},
+              {"efficient_attention", Kind::efficient_attention}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -52,6 +62,9 @@ struct Description {
     f.field("train", train, "whether a block is trained");
     f.field("seed", seed, "of a block");
     f.section("non_local", block);
+    f.section("global_context", context);
+    f.section("criss_cross", cross);
+    f.section("efficient_attention", efficient);
   }
 };
 
@@ -81,10 +94,10 @@ at::Tensor output_of(Description d, const std::map<std::string, at::Tensor>& wei
   return block.forward(x);
 }
 
-std::map<std::string, at::Tensor> trained_block(Description d, const std::map<std::string, at::Tensor>& weights,
-                                                const std::map<std::string, at::Tensor>& input) {
-  d.block.channels = d.channels;
-  loci::NonLocal block("block", d.block, static_cast<uint64_t>(d.seed));
+using Tensors = std::map<std::string, at::Tensor>;
+
+template <class Block>
+Tensors trained(Block block, const Tensors& weights, const Tensors& input) {
   {
     const at::NoGradGuard no_gradient;
     auto parameters = block.named_parameters();
@@ -93,13 +106,31 @@ std::map<std::string, at::Tensor> trained_block(Description d, const std::map<st
   const at::Tensor x = input.at("x").clone().set_requires_grad(true);
   const at::Tensor y = block.forward(x);
   y.backward(input.at("grad"));
-  std::map<std::string, at::Tensor> found = {{"y", y.detach()}, {"grad.x", x.grad()}};
+  Tensors found = {{"y", y.detach()}, {"grad.x", x.grad()}};
   for (const auto& parameter : block.named_parameters()) {
     found[parameter.key()] = parameter.value().detach();
     if (parameter.value().grad().defined()) found["grad." + parameter.key()] = parameter.value().grad();
   }
   for (const auto& buffer : block.named_buffers()) found[buffer.key()] = buffer.value();
   return found;
+}
+
+Tensors trained_block(Description d, const Tensors& weights, const Tensors& input) {
+  const auto run = [&]<class Block>(auto options) {
+    options.channels = d.channels;
+    if constexpr (requires { options.dimensions; }) options.dimensions = d.block.dimensions;
+    return trained(Block("block", options, static_cast<uint64_t>(d.seed)), weights, input);
+  };
+  switch (d.kind) {
+    case Kind::global_context:
+      return run.operator()<loci::GlobalContext>(d.context);
+    case Kind::criss_cross:
+      return run.operator()<loci::CrissCross>(d.cross);
+    case Kind::efficient_attention:
+      return run.operator()<loci::EfficientAttention>(d.efficient);
+    default:
+      return run.operator()<loci::NonLocal>(d.block);
+  }
 }
 
 }  // namespace
@@ -110,7 +141,7 @@ int main(int argc, char** argv) {
       Description description;
       loci::Config::from_file(argv[1]).read(description);
       const auto weights = loci::read_tensors(argv[2]);
-      if (description.train) {
+      if (description.train || description.kind > Kind::non_local) {
         const auto found = trained_block(description, weights, loci::read_tensors(argv[3]));
         return loci::write_tensors(argv[4], {found.begin(), found.end()}), 0;
       }

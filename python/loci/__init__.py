@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from loci.program import doctor as doctor
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
+    from loci.relatives import CrissCross as CrissCross
+    from loci.relatives import EfficientAttention as EfficientAttention
+    from loci.relatives import GlobalContext as GlobalContext
     from loci.run_saving import save_run as save_run
     from loci.saved_runs import Run as Run
     from loci.saved_runs import load_run as load_run
@@ -49,7 +52,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CrissCross": "relatives",
+    "EfficientAttention": "relatives",
     "FlatKeyMemory": "memory",
+    "GlobalContext": "relatives",
     "Inserted": "insertion",
     "MemoryMap": "memory_map",
     "NgramMemory": "ngram",

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from memory_cases import assert_same, graphs_of, parameters_and_gradients, toml
-from safetensors.torch import load_file, save_file
+from block_cases import CHANNELS, c_plus_plus_block, drawn_into, map_of, trained_block
+from memory_cases import assert_same, graphs_of
 from torch import Tensor
 
 import loci
 
-TOOL = Path(__file__).resolve().parents[2] / "build" / "release" / "tests" / "network_tool"
 BLOCKS = {1: loci.NonLocal1d, 2: loci.NonLocal2d, 3: loci.NonLocal3d}
-CHANNELS = 6
-SIZES = {1: (9,), 2: (4, 6), 3: (4, 4, 6)}
 CASES: dict[str, dict[str, Any]] = {
     "embedded": {},
     "embedded-paper": {"scale": "none", "pool": "after"},
@@ -43,17 +39,7 @@ def block_of(settings: dict[str, Any], **more: Any) -> loci.NonLocal2d:
 
 def started(block: Any) -> dict[str, Tensor]:
     """A scale and a shift that are not those of the start, where every gradient but the scale's is zero."""
-    drawn = torch.Generator().manual_seed(7)
-    names = {"norm_gain", "norm_bias", "output_weight", "g_bias"} & dict(block.named_parameters()).keys()
-    changed = {name: torch.randn(getattr(block, name).shape, generator=drawn) for name in sorted(names)}
-    with torch.no_grad():
-        for name, value in changed.items():
-            getattr(block, name).copy_(value)
-    return changed
-
-
-def map_of(dimensions: int, batch: int = 2) -> Tensor:
-    return torch.randn(batch, CHANNELS, *SIZES[dimensions], generator=torch.Generator().manual_seed(5))
+    return drawn_into(block, ["norm_gain", "norm_bias", "output_weight", "g_bias"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -63,18 +49,8 @@ def test_blocks_are_those_of_c_plus_plus(name: str, tmp_path: Path) -> None:
     changed, x = started(block), map_of(settings["dimensions"])
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(6))
     options = {key: value for key, value in settings.items() if key != "dimensions"}
-    head = {"kind": "non_local", "channels": CHANNELS, "dimensions": settings["dimensions"], "train": True, "seed": 3}
-    (tmp_path / "options.toml").write_text(toml(head) + "\n[non_local]\n" + toml(options))
-    save_file(changed, tmp_path / "weights.safetensors")
-    save_file({"x": x, "grad": grad}, tmp_path / "in.safetensors")
-    files = ["options.toml", "weights.safetensors", "in.safetensors", "out.safetensors"]
-    subprocess.run([TOOL, *[tmp_path / file for file in files]], check=True, timeout=120)
-
-    x.requires_grad_()
-    y = block(x)
-    y.backward(grad)
-    found = {"y": y.detach(), "grad.x": x.grad} | parameters_and_gradients(block) | dict(block.named_buffers())
-    assert_same(found, load_file(tmp_path / "out.safetensors"))
+    expected = c_plus_plus_block(tmp_path, "non_local", settings["dimensions"], options, changed, x, grad)
+    assert_same(trained_block(block, x, grad), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "layer-norm"])
