@@ -3,7 +3,9 @@
 //   network_tool OPTIONS.toml WEIGHTS INPUT OUTPUT     INPUT has the tensor x; OUTPUT gets y, what the network returns
 // With `train` a block starts as it is drawn from `seed` under the name "block", but for the tensors of WEIGHTS, and is
 // run in training: INPUT has grad, that of y, and OUTPUT gets "grad.x", "grad.NAME" of its parameters, parameters and
-// buffers. The relatives of the non-local block are always run so.
+// buffers. The relatives of the non-local block are always run so, and machines: two of them, `seed` and `seed` + 1,
+// with the module HALF after the standard ones; INPUT has the tensors of RamUnrollInput, OUTPUT gets those of
+// RamUnrollOutput.
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
@@ -16,6 +18,7 @@
 #include "loci/models/image_resnet.h"
 #include "loci/models/load_state.h"
 #include "loci/models/video_resnet.h"
+#include "loci/nn/machine/neural_ram.h"
 #include "loci/nn/relation/criss_cross.h"
 #include "loci/nn/relation/efficient_attention.h"
 #include "loci/nn/relation/global_context.h"
@@ -24,7 +27,7 @@
 
 namespace {
 
-enum class Kind { image_resnet, video_resnet, non_local, global_context, criss_cross, efficient_attention };
+enum class Kind { image_resnet, video_resnet, non_local, global_context, criss_cross, efficient_attention, neural_ram };
 
 struct Description {
   Kind kind = Kind::image_resnet;
@@ -36,6 +39,7 @@ struct Description {
   loci::GlobalContextOptions context;
   loci::CrissCrossOptions cross;
   loci::EfficientAttentionOptions efficient;
+  loci::NeuralRamOptions machine;
   bool train = false;
   int64_t seed = 0;
 
@@ -46,7 +50,8 @@ struct Description {
               {"non_local", Kind::non_local},
               {"global_context", Kind::global_context},
               {"criss_cross", Kind::criss_cross},
-              {"efficient_attention", Kind::efficient_attention}});
+              {"efficient_attention", Kind::efficient_attention},
+              {"neural_ram", Kind::neural_ram}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -65,6 +70,7 @@ struct Description {
     f.section("global_context", context);
     f.section("criss_cross", cross);
     f.section("efficient_attention", efficient);
+    f.section("neural_ram", machine);
   }
 };
 
@@ -115,6 +121,25 @@ Tensors trained(Block block, const Tensors& weights, const Tensors& input) {
   return found;
 }
 
+Tensors trained_machines(Description d, const Tensors& input) {
+  d.machine.modules.push_back(
+      {"HALF", 1, loci::RamModule::Role::pure, [](uint32_t a, uint32_t, uint32_t) { return a / 2; }, "{a}/2", "a / 2"});
+  const auto seed = static_cast<uint64_t>(d.seed);
+  loci::NeuralRam machine(d.machine, {seed, seed + 1});
+  const auto out = machine.run(
+      {input.at("tape"), input.at("target"), input.at("cell_weight"), input.at("steps"), input.at("bonus")}, true);
+  out.objective.sum().backward();
+  const at::Tensor& controllers = machine.parameters_of_seeds();
+  return {{"controllers", controllers.detach()},
+          {"grad.controllers", controllers.grad()},
+          {"objective", out.objective.detach()},
+          {"loss", out.loss},
+          {"entropy", out.entropy},
+          {"wrong", out.wrong},
+          {"gradient", out.gradient},
+          {"sound", out.sound.to(at::kInt)}};
+}
+
 Tensors trained_block(Description d, const Tensors& weights, const Tensors& input) {
   const auto run = [&]<class Block>(auto options) {
     options.channels = d.channels;
@@ -128,6 +153,8 @@ Tensors trained_block(Description d, const Tensors& weights, const Tensors& inpu
       return run.operator()<loci::CrissCross>(d.cross);
     case Kind::efficient_attention:
       return run.operator()<loci::EfficientAttention>(d.efficient);
+    case Kind::neural_ram:
+      return trained_machines(d, input);
     default:
       return run.operator()<loci::NonLocal>(d.block);
   }

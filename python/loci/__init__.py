@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from loci.memory_layer import Reads as Reads
     from loci.memory_map import MemoryMap as MemoryMap
     from loci.memory_map import SideMemory as SideMemory
+    from loci.neural_ram import NeuralRam as NeuralRam
+    from loci.neural_ram import RamModule as RamModule
     from loci.ngram import NgramMemory as NgramMemory
     from loci.non_local import NonLocal1d as NonLocal1d
     from loci.non_local import NonLocal2d as NonLocal2d
@@ -58,12 +60,14 @@ _HOMES = {
     "GlobalContext": "relatives",
     "Inserted": "insertion",
     "MemoryMap": "memory_map",
+    "NeuralRam": "neural_ram",
     "NgramMemory": "ngram",
     "NonLocal1d": "non_local",
     "NonLocal2d": "non_local",
     "NonLocal3d": "non_local",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
+    "RamModule": "neural_ram",
     "ReadBackground": "finetuning",
     "Reads": "memory_layer",
     "Redrawn": "reinitialisation",
