@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loci import optim as optim
+    from loci import plots as plots
     from loci.calibration import calibrate as calibrate
     from loci.finetuning import ReadBackground as ReadBackground
     from loci.finetuning import apply_patch as apply_patch
@@ -92,12 +93,13 @@ _HOMES = {
     "save_run": "run_saving",
     "write_patch": "finetuning",
 }
-__all__ = [*_HOMES, "optim"]
+_MODULES = ("optim", "plots")
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "optim":
-        return importlib.import_module("loci.optim")
+    if name in _MODULES:
+        return importlib.import_module(f"loci.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"loci.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'loci' has no attribute {name!r}")

@@ -1,4 +1,5 @@
-"""The pictures of a report, each as the bytes of one image file."""
+"""The pictures of a report: what x_figure() gives is the bytes of one image file, what x_plot() gives a Figure of
+Matplotlib (loci.plots). No backend is chosen and pyplot keeps none of them."""
 
 from __future__ import annotations
 
@@ -7,9 +8,6 @@ import math
 from collections.abc import Callable
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -109,6 +107,11 @@ def add_legend(axes: Axes) -> None:
 
 
 def memory_figure(runs: list[Run], key: str) -> bytes | None:
+    figure = memory_plot(runs, key)
+    return None if figure is None else svg(figure)
+
+
+def memory_plot(runs: list[Run], key: str) -> Figure | None:
     """Usage or KL over training: of every memory layer in the evaluations, or the mean that training logs."""
     layers = memory_layers(runs)
     if not layers:
@@ -137,7 +140,7 @@ def memory_figure(runs: list[Run], key: str) -> bytes | None:
             axes.set_ylim(bottom=0)
             axes.set_ylabel("KL to even use (nats)")
         finish_axes(axes, runs, "units", source)
-        return svg(figure)
+        return figure
 
 
 def evaluated_often(runs: list[Run]) -> bool:
@@ -150,6 +153,10 @@ def layer_title(layer: str) -> str:
 
 
 def slots_figure(counts: Counts) -> bytes:
+    return png(slots_plot(counts))
+
+
+def slots_plot(counts: Counts) -> Figure:
     """How often each row was read: as the square of both sub-keys, and by rank."""
     grid = slot_grid(counts)
     with matplotlib.rc_context(STYLE):
@@ -180,7 +187,7 @@ def slots_figure(counts: Counts) -> bytes:
         right.set_ylabel("reads")
         share = touched / counts.size
         right.set_title(f"{share:.1%} of {counts.size:,} rows were read", loc="left", fontsize=10, color="#555555")
-        return png(figure)
+        return figure
 
 
 def slot_sides(rows: int) -> tuple[int, int]:
@@ -288,5 +295,6 @@ def png(figure: Figure) -> bytes:
 
 def _image(figure: Figure, kind: str, metadata: dict[str, str | None]) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=144, metadata=metadata)
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=144, metadata=metadata)
     return buffer.getvalue()

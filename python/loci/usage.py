@@ -15,11 +15,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loci.library import classes, ops
 from loci.memory_layer import Reads
 from loci.table import TableLayer
+
+MOST_READS = 0x7FFFFFFF  # the bit above says that a read was the heaviest one
 
 
 class Counts:
@@ -32,6 +34,11 @@ class Counts:
 
     def __call__(self, reads: Reads) -> None:
         ops.usage_add_at_(self.state, reads.index, reads.weight.detach().float(), self.when)
+
+    def reads(self) -> Tensor:
+        """int64 [rows]: how often each row was read in the window (loci/ops/usage_add/usage_add.h)."""
+        counts, touched = self.state[:, 0].long() & MOST_READS, self.state[:, 2]
+        return torch.where(touched > self.when[0], counts, 0)
 
 
 class Usage:
@@ -71,6 +78,10 @@ class Usage:
         for counts in self.counts.values():
             counts.object.clear()
             counts.state = counts.object.state()
+
+    def reads(self) -> dict[str, Tensor]:
+        """How often each row was read, int64 [rows] of each memory by its name. `loci.plots.slots` draws it."""
+        return {name: counts.reads() for name, counts in self.counts.items()}
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """The measures of each memory by its name; NaN where nothing defines one, such as kl without reads."""

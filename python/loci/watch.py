@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import matplotlib
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from loci.figures import LINE_STYLES, STYLE, add_legend, arms_of, colour_of, draw_arms, new_figure, svg
@@ -13,6 +14,11 @@ from loci.runs import Record, Run, number, series
 
 
 def watch_figure(runs: list[Run]) -> bytes | None:
+    figure = watch_plot(runs)
+    return None if figure is None else svg(figure)
+
+
+def watch_plot(runs: list[Run]) -> Figure | None:
     """The share of rows read in each window of steps, its expectation for even reads, and a mark for each event."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(3.6)
@@ -32,7 +38,7 @@ def watch_figure(runs: list[Run]) -> bytes | None:
         title = "training" + ("; triangles: sub-keys drawn anew" if any(run.events for run in runs) else "")
         axes.set_title(title, loc="left", fontsize=10, color="#555555")
         add_legend(axes)
-        return svg(figure)
+        return figure
 
 
 BLOCK_PANELS = {
