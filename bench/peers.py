@@ -1,26 +1,37 @@
 #!/usr/bin/env python3
-"""Loci's memory layer beside the package product-key-memory 0.3.0, or beside Loci's own layer in Python, in alternating
-rounds on the same machine.
+"""Loci's memory layer in C++, in Python and the package product-key-memory 0.3.0, in alternating rounds in one run.
 
   pip install product-key-memory==0.3.0        into the environment that runs this script
-  bench/peers.py build/release/cli/loci --rows 65536 262144 --tokens 4096
+  PYTHONPATH=python bench/peers.py build/release/cli/loci --rows 65536 262144 --tokens 4096
   PYTHONPATH=python bench/peers.py build/release/cli/loci --peer python --rows 262144 --tokens 4096
 
-Both layers: the same width, 4 heads, top-k 32, key width of half the model's width, layer norm of queries, float32, as
-many threads. A round runs `loci bench memory` once and then the package's forward and training step (backward, Adam);
-`adam` is torch's fused Adam with a dense gradient of the table, `sparse` is SparseAdam on a sparse one. Of Loci in
-Python: `eager` and `compiled` (torch.compile), each with torch's fused Adam and RowAdam.
-Rows of --json: {name, rows, tokens, width, us_per_token, peer_us_per_token, ratio}; medians over the rounds.
+All: the same width, 4 heads, top-k 32, key width of half the model's width, layer norm of queries, float32, as many
+threads. A round runs `loci bench memory` once and then the forward and training step (backward, Adam) of each peer. Of
+the package: `adam` is torch's fused Adam with a dense gradient of the table, `sparse` is SparseAdam on a sparse one. Of
+Loci in Python: `eager` and `compiled` (torch.compile), each with torch's fused Adam and RowAdam.
+
+All layers are held at once: about 18 tables, with what optimisers keep. The peak of a training step is that of a process
+of its own, which makes the layer, takes two steps, and is looked at during the second: resident memory beyond what it
+had after its imports, so rows, states and gradients are in it.
+
+--json: {"results": [{work, peer, name, rows, tokens, width, us_per_token, least, most, over_cpp, peak_bytes}],
+"against": [{work, rows, tokens, width, package, python, package_us_per_token, python_us_per_token, ratio,
+peak_ratio}]}; medians over the rounds; `against` takes the package's faster optimiser and Loci's eager step.
 """
 
 import argparse
+import gc
 import json
+import re
+import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 HEADS, TOP_K = 4, 32
+COMPILED = "train compiled"
 
 
 def microseconds(step, tokens, calls):
@@ -42,7 +53,7 @@ def trained(layer, optimizers, x, grad):
 
 
 def package_steps(rows, tokens, width):
-    """The package's steps by name, made once: {"forward": f, "train adam": f, "train sparse": f}."""
+    """Makers of the package's steps by name: of forward (or decode) and of training with each optimiser."""
     try:
         import torch
         from product_key_memory import PKM
@@ -61,26 +72,22 @@ def package_steps(rows, tokens, width):
     def memory():
         return PKM(dim=width, heads=HEADS, num_keys=keys, topk=TOP_K, dim_head=width // 4)
 
-    dense = memory()
-    inference = memory().eval()
+    def adam():
+        layer = memory()
+        return trained(layer, [torch.optim.Adam(layer.parameters(), fused=True)], x, grad)
 
-    def forward():
-        with torch.inference_mode():
-            inference(x)
+    def sparse():
+        layer = memory()
+        layer.values.sparse = True
+        others = [p for p in layer.parameters() if p is not layer.values.weight]
+        optimizers = [torch.optim.Adam(others, fused=True), torch.optim.SparseAdam([layer.values.weight])]
+        return trained(layer, optimizers, x, grad)
 
-    steps = {"forward" if tokens > 1 else "decode": forward}
-    if tokens > 1:
-        steps["train adam"] = trained(dense, [torch.optim.Adam(dense.parameters(), fused=True)], x, grad)
-        sparse = memory()
-        sparse.values.sparse = True
-        others = [p for p in sparse.parameters() if p is not sparse.values.weight]
-        optimizers = [torch.optim.Adam(others, fused=True), torch.optim.SparseAdam([sparse.values.weight])]
-        steps["train sparse"] = trained(sparse, optimizers, x, grad)
-    return steps
+    return works(tokens, lambda: forward_of(memory(), x), {"train adam": adam, "train sparse": sparse})
 
 
 def python_steps(rows, tokens, width):
-    """Those of Loci's layer in Python: {"forward": f, "train eager": f, "train compiled": f}."""
+    """Those of Loci's layer in Python."""
     import torch
 
     import loci
@@ -90,95 +97,202 @@ def python_steps(rows, tokens, width):
     def memory():
         return loci.ProductKeyMemory(width, rows, heads=HEADS, top_k=TOP_K, key_width=width // 2)
 
-    inference = memory().eval()
+    def train(run):
+        layer = memory()
+        optimizers = [torch.optim.Adam(layer.parameters(), fused=True), loci.optim.RowAdam(layer.tables())]
+        return trained(run(layer), optimizers, x, grad)
+
+    training = {"train eager": lambda: train(lambda layer: layer), COMPILED: lambda: train(torch.compile)}
+    return works(tokens, lambda: forward_of(memory(), x), training)
+
+
+def forward_of(layer, x):
+    import torch
+
+    layer.eval()
 
     def forward():
         with torch.inference_mode():
-            inference(x)
+            layer(x)
 
-    steps = {"forward" if tokens > 1 else "decode": forward}
-    if tokens > 1:
-        for name, run in (("eager", lambda layer: layer), ("compiled", torch.compile)):
-            layer = memory()
-            optimizers = [torch.optim.Adam(layer.parameters(), fused=True), loci.optim.RowAdam(layer.tables())]
-            steps[f"train {name}"] = trained(run(layer), optimizers, x, grad)
-    return steps
+    return forward
+
+
+def works(tokens, forward, training):
+    """One token is decoded, and nobody trains on it."""
+    return {"decode": forward} if tokens == 1 else {"forward": forward} | training
 
 
 PEERS = {"package": package_steps, "python": python_steps}
 
 
 def ours(program, rows, tokens, width):
+    sizes = ["--rows", rows, "--tokens", tokens, "--width", width]
+    command = [program, "bench", "memory", *sizes, "--no-bfloat16", "--no-stock", "--repeats", 1, "--json"]
+    report = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout)
+    return {row["name"]: row["us_per_token"] for row in report["results"]}
+
+
+def resident(which):
+    """VmRSS (now) or VmHWM (the most since it was reset) of this process in bytes."""
+    return int(re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
+
+
+def print_peak(peer, name, rows, tokens, width):
+    """What the process of its own does."""
+    import torch  # noqa: F401  before memory is looked at
+
+    if peer == "python":
+        import loci  # noqa: F401
+    else:
+        import product_key_memory  # noqa: F401
+    before = resident("VmRSS")
+    make = PEERS[peer](rows, tokens, width)[name]
+    step = make()
+    step()
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        step()
+        peak = resident("VmHWM")
+    except OSError:  # that of both steps then, which is hardly more
+        step()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak - before)
+
+
+def peak_of(peer, name, rows, tokens, width):
     command = [
-        program,
-        "bench",
-        "memory",
+        sys.executable,
+        __file__,
+        "-",
+        "--peak",
+        peer,
+        name,
         "--rows",
         rows,
         "--tokens",
         tokens,
         "--width",
         width,
-        "--no-bfloat16",
-        "--no-stock",
-        "--repeats",
-        1,
-        "--json",
     ]
-    report = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout)
-    return {row["name"]: row["us_per_token"] for row in report["results"]}
+    result = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True)
+    return int(result.stdout)
 
 
-def compare(program, peer, rows, tokens, width, rounds):
-    steps = PEERS[peer](rows, tokens, width)
-    our_times, peer_times = {}, {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, value in ours(program, rows, tokens, width).items():
-            our_times.setdefault(name, []).append(value)
-        for name, step in steps.items():
-            peer_times[name].append(microseconds(step, tokens, calls=1 if tokens > 1 else 200))
-    for name, times in peer_times.items():
-        mine, theirs = statistics.median(our_times[name.split()[0]]), statistics.median(times)
+def measured(options, rows, tokens):
+    """Microseconds a token of each round by (peer, name), C++ among the peers."""
+    width, times = options.width, {}
+    steps = {
+        (peer, name): make()
+        for peer in options.peer
+        for name, make in PEERS[peer](rows, tokens, width).items()
+        if options.compiled or name != COMPILED
+    }
+    for _ in range(options.rounds):
+        for name, value in ours(options.program, rows, tokens, width).items():
+            times.setdefault(("c++", name), []).append(value)
+        for key, step in steps.items():
+            times.setdefault(key, []).append(microseconds(step, tokens, calls=1 if tokens > 1 else 200))
+    works = {name.split()[0] for peer, name in times if peer != "c++"}
+    return {key: values for key, values in times.items() if key[1].split()[0] in works}
+
+
+def compare(options, rows, tokens):
+    """The rows of `results` of one size."""
+    times = measured(options, rows, tokens)
+    median = {key: statistics.median(values) for key, values in times.items()}
+    for (peer, name), values in times.items():
+        work = name.split()[0]
+        peaks = options.memory and peer != "c++" and work == "train" and name != COMPILED
         yield {
+            "work": work,
+            "peer": peer,
             "name": name,
             "rows": rows,
             "tokens": tokens,
-            "width": width,
-            "us_per_token": mine,
-            "peer_us_per_token": theirs,
-            "peer_least": min(times),
-            "peer_most": max(times),
-            "ratio": theirs / mine,
+            "width": options.width,
+            "us_per_token": median[peer, name],
+            "least": min(values),
+            "most": max(values),
+            "over_cpp": median[peer, name] / median["c++", work],
+            "peak_bytes": peak_of(peer, name, rows, tokens, options.width) if peaks else None,
         }
+
+
+def against(results):
+    """The package beside Loci in Python, both eager: its faster optimiser, work by work."""
+    for work in dict.fromkeys(row["work"] for row in results):
+        of_work = [row for row in results if row["work"] == work and row["name"] != COMPILED]
+        theirs = min((r for r in of_work if r["peer"] == "package"), key=lambda r: r["us_per_token"], default=None)
+        mine = next((row for row in of_work if row["peer"] == "python"), None)
+        if theirs is None or mine is None:
+            continue
+        has_peaks = theirs["peak_bytes"] and mine["peak_bytes"]
+        yield {
+            "work": work,
+            **{key: mine[key] for key in ("rows", "tokens", "width")},
+            "package": theirs["name"],
+            "python": mine["name"],
+            "package_us_per_token": theirs["us_per_token"],
+            "python_us_per_token": mine["us_per_token"],
+            "ratio": theirs["us_per_token"] / mine["us_per_token"],
+            "peak_ratio": theirs["peak_bytes"] / mine["peak_bytes"] if has_peaks else None,
+        }
+
+
+def show(row):
+    spread = f"{row['least']:.1f} .. {row['most']:.1f}"
+    peak = f"{row['peak_bytes'] / 2**20:.0f} MiB" if row["peak_bytes"] else ""
+    print(
+        f"{row['peer']:<9}{row['name']:<15}{row['rows']:>9}{row['tokens']:>7}{row['us_per_token']:>10.2f}"
+        f"{spread:>20}{row['over_cpp']:>7.2f}x{peak:>12}",
+        flush=True,
+    )
+
+
+def show_against(row):
+    peak = f", its peak {row['peak_ratio']:.2f}x" if row["peak_ratio"] else ""
+    print(
+        f"package {row['package']} / python {row['python']} ({row['rows']} rows): {row['ratio']:.2f}x the time{peak}",
+        flush=True,
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the built command line, build/release/cli/loci")
-    parser.add_argument("--peer", choices=PEERS, default="package", help="what stands beside it [package]")
+    parser.add_argument("--peer", choices=PEERS, nargs="+", default=list(PEERS), help="what stands beside it [all]")
     parser.add_argument("--rows", type=int, nargs="+", default=[65536, 262144])
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 1])
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="without torch.compile")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="without peaks")
+    parser.add_argument("--peak", nargs=2, metavar=("PEER", "NAME"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    results = []
+    if options.peak:
+        return print_peak(*options.peak, options.rows[0], options.tokens[0], options.width)
+    results, ratios = [], []
     if not options.json:
-        heads = f"{'Loci us/token':>15}{options.peer:>10}{'least .. most':>20}{'ratio':>8}"
-        print(f"{'work':<14}{'rows':>9}{'tokens':>8}{heads}")
+        heads = f"{'us/token':>10}{'least .. most':>20}{'/ C++':>8}{'peak':>12}"
+        print(f"{'peer':<9}{'work':<15}{'rows':>9}{'tokens':>7}{heads}")
     for rows in options.rows:
         for tokens in options.tokens:
-            for row in compare(options.program, options.peer, rows, tokens, options.width, options.rounds):
-                results.append(row)
+            of_size = []
+            for row in compare(options, rows, tokens):
+                of_size.append(row)
                 if not options.json:
-                    spread = f"{row['peer_least']:.1f} .. {row['peer_most']:.1f}"
-                    print(
-                        f"{row['name']:<14}{rows:>9}{tokens:>8}{row['us_per_token']:>15.2f}"
-                        f"{row['peer_us_per_token']:>10.2f}{spread:>20}{row['ratio']:>7.1f}x",
-                        flush=True,
-                    )
+                    show(row)
+            results += of_size
+            for row in against(of_size):
+                ratios.append(row)
+                if not options.json:
+                    show_against(row)
     if options.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps({"results": results, "against": ratios}, indent=2))
+    return None
 
 
 if __name__ == "__main__":
