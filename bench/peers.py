@@ -10,7 +10,7 @@ threads. A round runs `loci bench memory` once and then the forward and training
 the package: `adam` is torch's fused Adam with a dense gradient of the table, `sparse` is SparseAdam on a sparse one. Of
 Loci in Python: `eager` and `compiled` (torch.compile), each with torch's fused Adam and RowAdam.
 
-All layers are held at once: about 18 tables, with what optimisers keep. The peak of a training step is that of a process
+All layers are held at once: about 18 tables, with optimisers' states. The peak of a training step is that of a process
 of its own, which makes the layer, takes two steps, and is looked at during the second: resident memory beyond what it
 had after its imports, so rows, states and gradients are in it.
 
