@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from loci.library import ops
-from loci.memory import ProductKeyMemory
-from loci.memory_layer import MemoryLayer, QueryNet, without_autocast
+from loci.memory import ProductKeyMemory, product_key_memories
+from loci.memory_layer import QueryNet, without_autocast
 from loci.optimizer_state import Optimizers, forget_parameter, forget_rows, parts_of
 from loci.table import at_least, drawn_seed
 
@@ -85,21 +85,14 @@ def calibrate(
 
 def calibrated_memories(module: nn.Module, keep_values: bool) -> dict[str, ProductKeyMemory]:
     """By their names; checks them before anything changes."""
-    found: dict[str, ProductKeyMemory] = {}
-    for name, memory in module.named_modules():
-        if not isinstance(memory, MemoryLayer):
-            continue
-        if not isinstance(memory, ProductKeyMemory):
-            raise ValueError(f"{WHO}: memories must have product keys, got {type(memory).__name__} {name!r}")
+    found = product_key_memories(WHO, module)
+    for name, memory in found.items():
         net = memory.query_net
         if not isinstance(net, QueryNet) or len(net.widths) != 2:
             got = f"{len(net.widths) - 1} maps" if isinstance(net, QueryNet) else type(net).__name__
             raise ValueError(f"{WHO}: the query net must be one linear map, got {got} in {name!r}")
         if memory.table.frozen and not keep_values:
             raise ValueError(f"{WHO}: rows must be trained or keep_values True, got frozen table {memory.table.name}")
-        found[name] = memory
-    if not found:
-        raise ValueError(f"{WHO}: the module must have a memory, got {type(module).__name__} without any")
     return found
 
 

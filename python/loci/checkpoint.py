@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from loci.importers.files import read_state, write_state
 from loci.library import classes
+from loci.run_files import CONFIG, MODEL, TASK, step_of
 from loci.table import Table
 
-MODEL = "model.safetensors"
-CONFIG = "config.toml"
 SUM_LIMIT = 4 << 30  # bytes: of a larger file, which only a table's is, the size alone is checked, as by `loci eval`
 # Files of a checkpoint that are written anew, or that only training needs.
-REPLACED = re.compile(r"model\.safetensors|task\.safetensors|(table|optimizer|counters)\..*|optimizer\.safetensors")
+REPLACED = re.compile(rf"{re.escape(MODEL)}|{re.escape(TASK)}|(table|optimizer|counters)\..*")
 
 
 class Checkpoint:
@@ -76,11 +75,6 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         got = f"{len(runs)} of them, {runs[0]} for instance" if runs else "neither"
         raise ValueError(f"{given}: RUN must be a run directory, one of its step-N folders, or hold one run, got {got}")
     return Checkpoint(runs[0], newest=True)
-
-
-def step_of(folder: Path) -> int | None:
-    match = re.fullmatch(r"step-(0|[1-9][0-9]{0,17})", folder.name)
-    return None if match is None else int(match[1])
 
 
 def is_run(folder: Path) -> bool:

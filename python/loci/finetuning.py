@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.library import classes, ops
-from loci.table import Table, TableLayer, at_least
+from loci.table import Table, Watching, at_least, table_layers
 
 WHO = "finetune_rows"
 
@@ -52,26 +52,19 @@ class ReadList:
         self.index.append(reads.index)
 
 
-class TableReads:
+class TableReads(Watching):
     """What the memories in a module read of each of their tables, while it is entered."""
 
     def __init__(self, who: str, module: nn.Module):
-        self.lists = [(part, ReadList()) for part in module.modules() if isinstance(part, TableLayer)]
-        if not self.lists:
-            raise ValueError(f"{who}: the module must have a memory, got {type(module).__name__} without any")
+        self.lists = [(memory, ReadList()) for memory in table_layers(who, module).values()]
+        super().__init__(self.lists)
         self.tables = {name: part for name, part in module.named_modules() if isinstance(part, Table)}
-
-    def __enter__(self) -> TableReads:
-        for memory, reads in self.lists:
-            memory.observers = [*memory.observers, reads]
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for memory, reads in self.lists:
-            memory.observers = [seen for seen in memory.observers if seen is not reads]
-            reads.index.clear()
+        super().__exit__(kind, error, trace)
+        self._forget()
 
     def take(self) -> dict[str, Tensor]:
         """int64 [reads] by the table's name in the module, in all passes since they were taken last."""
@@ -80,9 +73,12 @@ class TableReads:
             parts = [index.flatten() for memory, reads in self.lists for index in reads.index
                      if any(table is own for own in memory.tables())]  # fmt: skip
             taken[name] = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        self._forget()
+        return taken
+
+    def _forget(self) -> None:
         for _, reads in self.lists:
             reads.index.clear()
-        return taken
 
 
 class ReadBackground:

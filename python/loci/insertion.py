@@ -26,18 +26,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from loci.memory import FlatKeyMemory, PeerMemory, ProductKeyMemory
+from loci.memory import KINDS
 from loci.memory_layer import MemoryLayer
-from loci.table import Table, drawn_seed, one_of
+from loci.table import Table, distinct_tables, drawn_seed, one_of
 
 SLOT = "loci_memory"  # begins the name of the submodule
 BESIDE = "_loci_beside"  # where the module that it stands beside finds it
 FORMAT = 1
-KINDS: dict[str, type[MemoryLayer]] = {
-    "product_key": ProductKeyMemory,
-    "flat": FlatKeyMemory,
-    "peer": PeerMemory,
-}
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,7 @@ class Inserted:
 
     def tables(self) -> list[Table]:
         """Each once, for the optimisers of rows."""
-        found = {id(table): table for memory in self.memories for table in memory.tables()}
-        return list(found.values())
+        return distinct_tables(self.memories)
 
     def parameters(self) -> list[nn.Parameter]:
         """Those of the memories, for the dense optimiser."""

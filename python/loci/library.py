@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
+from loci.program import BUILD, PACKAGE
+
 VARIABLE = "LOCI_LIBRARY"
 FILE = "libloci_ops.so.0"
 VERSION_FILE = "libloci_ops.torch"  # of the torch that the library was built for
-
-PACKAGE = Path(__file__).resolve().parent
-BUILD = PACKAGE.parents[1] / "build" / "release"  # of a checkout
 
 
 def library_path() -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from loci.library import ops
 from loci.memory_layer import MemoryLayer
-from loci.table import Table, TableUse, one_of
+from loci.table import Table, TableUse, no_memory, one_of
 
 SCORES_AT_ONCE = 1 << 24  # of a search over flat keys
 ADDRESSINGS = ("mask", "modulo")
@@ -146,3 +146,20 @@ class PeerMemory(ProductKeyMemory):
     def _read(self, tokens: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         hidden = self.down_use.project(index, tokens.to(self.down.sum_dtype)).to(weight.dtype)
         return self.use.read(index, weight * ACTIVATIONS[self.activation](hidden))
+
+
+# By the names that configurations have.
+KINDS: dict[str, type[MemoryLayer]] = {"product_key": ProductKeyMemory, "flat": FlatKeyMemory, "peer": PeerMemory}
+
+
+def product_key_memories(who: str, module: nn.Module) -> dict[str, ProductKeyMemory]:
+    """Those in a module by name. ValueError for a module without any, and for a memory of another kind in it."""
+    found: dict[str, ProductKeyMemory] = {}
+    for name, memory in module.named_modules():
+        if isinstance(memory, ProductKeyMemory):
+            found[name] = memory
+        elif isinstance(memory, MemoryLayer):
+            raise ValueError(f"{who}: memories must have product keys, got {type(memory).__name__} {name!r}")
+    if not found:
+        raise no_memory(who, module)
+    return found

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-PLACES = (PACKAGE / "bin" / "loci", PACKAGE.parents[1] / "build" / "release" / "cli" / "loci")
+BUILD = PACKAGE.parents[1] / "build" / "release"  # of a checkout
+PLACES = (PACKAGE / "bin" / "loci", BUILD / "cli" / "loci")
 
 
 def program_path() -> Path:

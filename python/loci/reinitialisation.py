@@ -18,17 +18,16 @@ Of Karimov et al. 2021, "CNN with large memory layers"; the rules are ours (docs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loci.library import classes, ops
-from loci.memory import ProductKeyMemory
-from loci.memory_layer import MemoryLayer, Reads
+from loci.memory import ProductKeyMemory, product_key_memories
+from loci.memory_layer import Reads
 from loci.optimizer_state import Optimizers, forget_rows, forget_vectors, parts_of
-from loci.table import Table, at_least, drawn_seed, one_of
+from loci.table import Table, Watching, at_least, drawn_seed, one_of
 
 WHO = "Reinitialise"
 KEYS = ("query", "split", "fresh")
@@ -77,7 +76,7 @@ class Window:
         return {"sub_keys": self.sub_keys, "usage": self.usage, "queries": self.queries, "seen": self.seen}
 
 
-class Reinitialise:
+class Reinitialise(Watching):
     """Re-initialises the memories in `module` while it is entered. Reads in training count, compiled or not.
 
     A redrawn sub-key becomes, by `keys`:
@@ -135,32 +134,12 @@ class Reinitialise:
         self.seed = drawn_seed() if seed is None else int(seed)
         self.made = 0  # steps
         self.number, self.begin, self.begin_before = 0, 0, 0  # of the window, its first step and that of the one before
-        self.windows = [Window(self, name, memory) for name, memory in self._memories(module)]
-
-    def _memories(self, module: nn.Module) -> list[tuple[str, ProductKeyMemory]]:
-        found = []
-        for name, memory in module.named_modules():
-            if not isinstance(memory, MemoryLayer):
-                continue
-            if not isinstance(memory, ProductKeyMemory):
-                raise ValueError(f"{WHO}: memories must have product keys, got {type(memory).__name__} {name!r}")
-            if memory.table.frozen and self.values != "keep":
+        memories = product_key_memories(WHO, module)
+        for memory in memories.values():
+            if memory.table.frozen and values != "keep":
                 raise ValueError(f"{WHO}: rows must be trained or values 'keep', got frozen table {memory.table.name}")
-            found.append((name, memory))
-        if not found:
-            raise ValueError(f"{WHO}: the module must have a memory, got {type(module).__name__} without any")
-        return found
-
-    def __enter__(self) -> Reinitialise:
-        for window in self.windows:
-            window.memory.observers = [*window.memory.observers, window]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for window in self.windows:
-            window.memory.observers = [seen for seen in window.memory.observers if seen is not window]
+        self.windows = [Window(self, name, memory) for name, memory in memories.items()]
+        super().__init__((window.memory, window) for window in self.windows)
 
     def step(self) -> list[Redrawn]:
         """Says that a training step is over, its optimisers' steps included. What an event did, else nothing."""

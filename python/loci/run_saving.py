@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from loci.checkpoint import dense_state, toml_text, write_checkpoint, written_state
-from loci.memory import PeerMemory, ProductKeyMemory
+from loci.memory import KINDS, PeerMemory, ProductKeyMemory
 from loci.memory_layer import MemoryLayer, QueryNet
 from loci.ngram import NgramMemory
-from loci.saved_runs import KINDS, MEMORIES, SETTINGS, TOKENIZER, Run, tables_by_name
+from loci.run_files import MEMORIES, TOKENIZER
+from loci.saved_runs import SETTINGS, Run, tables_by_name
 from loci.table import DTYPES, Table, one_of
-from loci.tokenizer import Tokenizer
+from loci.tokenizer import BYTES, Tokenizer
 from loci.transformer_lm import TransformerLM
 
 LAYER_OPTIONS = ("heads", "top_k", "key_width", "query_norm", "normalise_keys", "weight", "output", "row_offset",
@@ -63,7 +64,7 @@ def save_run(
 def _save_language_model(model: TransformerLM, path: Path, given: Tokenizer | str, step: int) -> Path:
     if isinstance(given, str):
         one_of("save_run", "tokenizer", given, ("bytes",))
-        given = Tokenizer(b"loci-tokenizer 1 bytes\n")
+        given = Tokenizer(BYTES)
     most = model.vocabulary if model.causal else model.vocabulary - 1  # the last one stands for masked tokens
     if given.vocabulary > most:
         raise ValueError(f"save_run: the tokenizer must have at most {most} tokens, for a model with "

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from loci.run_files import CONFIG, LOG, TASK, counters_file, step_of
+
 Record = dict[str, Any]
 T = TypeVar("T")
 Counts = npt.NDArray[np.int64]
@@ -183,11 +185,11 @@ def read_experiment(path: Path) -> Experiment:
         raise ReportError(
             f"report: RUN must be a folder, got {shown}" + (" (a file)" if path.exists() else " (missing)")
         )
-    logs = [path / "metrics.jsonl"]
+    logs = [path / LOG]
     if not logs[0].is_file():
-        logs = sorted(path.glob("*/metrics.jsonl")) + sorted(path.glob("*/seed-*/metrics.jsonl"))
+        logs = sorted(path.glob(f"*/{LOG}")) + sorted(path.glob(f"*/seed-*/{LOG}"))
     if not logs:
-        raise ReportError(f"report: RUN must hold metrics.jsonl or ARM/seed-N/metrics.jsonl, got {shown} with neither")
+        raise ReportError(f"report: RUN must hold {LOG} or ARM/seed-N/{LOG}, got {shown} with neither")
     runs = [read_run(log.parent) for log in logs]
     summary = read_summary(path / "summary.json")
     order = list(dict.fromkeys(str(row.get("arm")) for row in summary["runs"]))
@@ -225,7 +227,7 @@ def read_run(path: Path) -> Run:
     seed = re.fullmatch(r"seed-(\w+)", name)
     run = Run(arm=parent if seed else name, seed=seed.group(1) if seed else "", path=path)
     broken = 0
-    for line in (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in (path / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = parse(line)
         except ValueError:
@@ -248,7 +250,7 @@ def read_run(path: Path) -> Run:
                 run.blocks.append(record)
             case "end":
                 run.end = record
-    config = path / "config.toml"
+    config = path / CONFIG
     if config.is_file():
         run.config = config.read_text(encoding="utf-8", errors="replace")
     note_what_is_wrong(run, broken)
@@ -258,7 +260,7 @@ def read_run(path: Path) -> Run:
 
 def note_what_is_wrong(run: Run, broken: int) -> None:
     if broken:
-        run.notes.append(f"{broken} line{'s' * (broken > 1)} of metrics.jsonl could not be read")
+        run.notes.append(f"{broken} line{'s' * (broken > 1)} of {LOG} could not be read")
     if not run.train and not run.evaluations:
         run.notes.append("no step was logged")
     elif not run.evaluations:
@@ -271,15 +273,15 @@ def note_what_is_wrong(run: Run, broken: int) -> None:
 
 
 def newest_steps(run: Run) -> list[Path]:
-    """The step-N folders, newest first. N is of plain digits: "²" is a digit to Python, but no number."""
-    steps = [(int(p.name[5:]), p) for p in run.path.glob("step-*") if re.fullmatch(r"[0-9]{1,18}", p.name[5:])]
-    return [folder for _, folder in sorted(steps, reverse=True)]
+    """The step-N folders, newest first."""
+    steps = {folder: step for folder in run.path.glob("step-*") if (step := step_of(folder)) is not None}
+    return sorted(steps, key=lambda folder: steps[folder], reverse=True)
 
 
 def read_counts(run: Run) -> dict[str, Counts]:
     """The row read counts of the newest checkpoint that has them, by layer."""
     for folder in newest_steps(run):
-        if any(folder.glob("counters.*.safetensors")):
+        if any(folder.glob(counters_file("*"))):
             return load_reads(folder, run.notes)
     return {}
 
@@ -289,11 +291,12 @@ def load_reads(folder: Path, notes: list[str]) -> dict[str, Counts]:
     from safetensors import SafetensorError
 
     reads: dict[str, Counts] = {}
-    file = folder / "task.safetensors"
+    file = folder / TASK
     try:
         counted_from = int(_tensors(file, "counted_from")["counted_from"][0])
-        for file in sorted(folder.glob("counters.*.safetensors")):
-            table = file.name.removeprefix("counters.").removesuffix(".safetensors")
+        before, after = counters_file("*").split("*")
+        for file in sorted(folder.glob(counters_file("*"))):
+            table = file.name.removeprefix(before).removesuffix(after)
             counters = _tensors(file, "usage.")  # [N, 3] int32 each, loci/table/usage.h
             deltas = {int(p.name.split("-")[-1].split(".")[0]): p for p in folder.glob(f"table.{table}.delta-*")}
             for _, file in sorted(deltas.items()):

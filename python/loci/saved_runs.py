@@ -19,19 +19,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from loci.checkpoint import CONFIG, MODEL, Checkpoint, load_dense, open_checkpoint
-from loci.memory import FlatKeyMemory, PeerMemory, ProductKeyMemory
+from loci.checkpoint import Checkpoint, load_dense, open_checkpoint
+from loci.memory import KINDS, ProductKeyMemory
 from loci.memory_layer import MemoryLayer
 from loci.ngram import NgramMemory
-from loci.table import Table, one_of
+from loci.run_files import CONFIG, MEMORIES, MODEL, TOKENIZER, table_file
+from loci.table import HOMES, Table, one_of
 from loci.tokenizer import Tokenizer
 from loci.transformer_lm import TransformerLM
 
-TOKENIZER = "tokenizer.model"
-MEMORIES = "memories.toml"  # in a checkpoint of memories without a model
-HOMES = ("memory", "served", "mapped")
-# By the names that configurations have.
-KINDS: dict[str, type[MemoryLayer]] = {"product_key": ProductKeyMemory, "flat": FlatKeyMemory, "peer": PeerMemory}
 SETTINGS = ("layers", "width", "heads", "ffn_width", "context", "dropout", "causal")  # of [model] of a language model
 TRANSFORMERS = ("language_model", "text_classification")  # tasks whose model is a TransformerLM
 HEAD = "classifier."  # what text classification has in addition
@@ -120,14 +116,14 @@ class _Tables:
         where = self.home or ("served" if home == "mapped" or dtype == torch.int8 else "memory")
         path = self.folder
         if where == "served":
-            path = self.checkpoint.file(f"table.{name}.safetensors")
+            path = self.checkpoint.file(table_file(name))
         table = Table(rows, width, dtype, home=where, path=path, std=0.0, name=name)
         self.made[name] = table
         return table
 
     def from_file(self, name: str, home: str = "memory") -> Table:
         """Rows, width and dtype are the file's. ValueError for another than a table."""
-        file = self.checkpoint.file(f"table.{name}.safetensors")
+        file = self.checkpoint.file(table_file(name))
         words = {"F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64, "I8": torch.int8}
         try:
             with safe_open(file, framework="pt") as opened:

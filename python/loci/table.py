@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -307,6 +308,41 @@ class TableLayer(nn.Module):
             return
         for observer in self.observers:
             observer(reads)
+
+
+def table_layers(who: str, module: nn.Module) -> dict[str, TableLayer]:
+    """Those in a module by name. ValueError for a module without any."""
+    found = {name: part for name, part in module.named_modules() if isinstance(part, TableLayer)}
+    if not found:
+        raise no_memory(who, module)
+    return found
+
+
+def no_memory(who: str, module: nn.Module) -> ValueError:
+    return ValueError(f"{who}: the module must have a memory, got {type(module).__name__} without any")
+
+
+def distinct_tables(layers: Iterable[TableLayer]) -> list[Table]:
+    """The tables of layers, each once."""
+    return list({id(table): table for layer in layers for table in layer.tables()}.values())
+
+
+class Watching:
+    """Gives layers their observers where it is entered, and takes these alone away at the end."""
+
+    def __init__(self, observers: Iterable[tuple[TableLayer, Callable[[Any], None]]]):
+        self._observers = list(observers)
+
+    def __enter__(self) -> Self:
+        for layer, observer in self._observers:
+            layer.observers = [*layer.observers, observer]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for layer, observer in self._observers:
+            layer.observers = [seen for seen in layer.observers if seen is not observer]
 
 
 class TableUse:

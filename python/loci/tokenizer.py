@@ -15,8 +15,9 @@ SPACE = "\u2581"  # a space inside sentencepiece
 LONGEST_WORD = 4096
 # Whole characters of UTF-8 in their shortest form. sentencepiece cannot keep NUL and its own sign for a space.
 CHARACTER = (
-    rb"(?!\xe2\x96\x81)(?:[\x01-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
-    rb"|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})"
+    rb"(?!\xe2\x96\x81)(?:[\x01-\x7f]|[\xc2-\xdf][\x80-\xbf]"
+    rb"|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
+    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})"
 )
 CUTS = re.compile(rb"(?<=[^ ])(?= )|(?<=\n)(?=[^\n])")  # before a run of spaces, behind a run of line ends
 

@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loci.library import ops
-from loci.memory import ProductKeyMemory
+from loci.memory import KINDS, ProductKeyMemory
 from loci.memory_layer import MemoryLayer, linear_map
 from loci.ngram import NgramMemory
-from loci.table import Table, at_least, drawn_seed
-from loci.transformer_options import DTYPES, KINDS, MEMORY_SLOT, NGRAM_SLOT, layer_numbers, options_of, slot
+from loci.table import Table, at_least, distinct_tables, drawn_seed
+from loci.transformer_options import DTYPES, MEMORY_SLOT, NGRAM_SLOT, layer_numbers, options_of, slot
 
 NORM_EPSILON = 1e-5
 START_STD = 0.02
@@ -324,8 +324,7 @@ class TransformerLM(nn.Module):
 
     def tables(self) -> list[Table]:
         """Each once, for the optimisers of rows (loci.optim)."""
-        found = {id(table): table for _, memory in self.memories() for table in memory.tables()}
-        return list(found.values())
+        return distinct_tables(memory for _, memory in self.memories())
 
     def extra_repr(self) -> str:
         return f"vocabulary={self.vocabulary}, width={self.width}, heads={self.heads}, context={self.context}"

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from loci.memory import FlatKeyMemory, PeerMemory, ProductKeyMemory
-from loci.memory_layer import MemoryLayer
+from loci.memory import KINDS
 from loci.table import one_of
 
 PLACEMENTS = ("replace", "parallel", "after")
 STARTS = ("normal", "zero_values", "zero_output")
 NGRAM_PLACES = ("layer", "embedding")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-KINDS: dict[str, type[MemoryLayer]] = {"product_key": ProductKeyMemory, "flat": FlatKeyMemory, "peer": PeerMemory}
 
 # The keys of [model.memory] and [model.ngram] with their defaults; the others are options of the layers.
 MEMORY_SLOT = {"kind": "product_key", "layers": (), "shared_table": False, "placement": "parallel", "rows": 16384,

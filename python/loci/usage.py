@@ -11,7 +11,6 @@ collision, staleness in steps."""
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from loci.library import classes, ops
 from loci.memory_layer import Reads
-from loci.table import TableLayer
+from loci.table import TableLayer, Watching, table_layers
 
 MOST_READS = 0x7FFFFFFF  # the bit above says that a read was the heaviest one
 
@@ -41,27 +40,15 @@ class Counts:
         return torch.where(touched > self.when[0], counts, 0)
 
 
-class Usage:
+class Usage(Watching):
     """Counts what the memories in `module` read while it is entered, in training and in evaluation, compiled or not.
 
     step() says that a training step is over: staleness is counted in steps. clear() forgets all counts."""
 
     def __init__(self, module: nn.Module):
-        self.memories = {name: part for name, part in module.named_modules() if isinstance(part, TableLayer)}
-        if not self.memories:
-            raise ValueError(f"Usage: the module must have a memory, got {type(module).__name__} without any")
+        self.memories = table_layers("Usage", module)
         self.counts = {name: Counts(memory) for name, memory in self.memories.items()}
-
-    def __enter__(self) -> Usage:
-        for name, memory in self.memories.items():
-            memory.observers = [*memory.observers, self.counts[name]]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for name, memory in self.memories.items():
-            memory.observers = [seen for seen in memory.observers if seen is not self.counts[name]]
+        super().__init__((memory, self.counts[name]) for name, memory in self.memories.items())
 
     def step(self) -> None:
         for counts in self.counts.values():

@@ -1,0 +1,30 @@
+"""Names of the files of a run and its checkpoints (loci/train/checkpoint_folder.h); reports need them without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# In the run directory.
+CONFIG = "config.toml"
+LOG = "metrics.jsonl"
+
+# In a step-N folder.
+MODEL = "model.safetensors"
+TASK = "task.safetensors"
+TOKENIZER = "tokenizer.model"
+MEMORIES = "memories.toml"  # of memories without a model
+
+
+def table_file(name: str) -> str:
+    return f"table.{name}.safetensors"
+
+
+def counters_file(table: str) -> str:
+    return f"counters.{table}.safetensors"
+
+
+def step_of(folder: Path) -> int | None:
+    """N of a step-N folder. N is of plain digits: "²" is a digit to Python, but no number."""
+    match = re.fullmatch(r"step-(0|[1-9][0-9]{0,17})", folder.name)
+    return None if match is None else int(match[1])
