@@ -1,10 +1,6 @@
-"""The hash of n-grams against Python's integers, and from the compiler.
-
-LOCI_BUILD names the build folder (default: build/release).
-"""
+"""The hash of n-grams against Python's integers, and from the compiler."""
 
 import os
-import pathlib
 import random
 
 import pytest
@@ -12,9 +8,8 @@ import pytest
 # What another build of the library left in the compiler's cache on disk names operators that this one may not have.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
+from command_line import BUILD
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
 torch.ops.load_library(str(BUILD / "libloci.so"))
 ngram_hash = torch.ops.loci.ngram_hash
 

@@ -1,19 +1,17 @@
 """Our safetensors files against the Python package, both ways, in every dtype that both know."""
 
 import json
-import os
-import pathlib
 import struct
 import subprocess
 
 import pytest
 import torch
+from command_line import BUILD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
-BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", pathlib.Path(__file__).parent.parent / "build" / "release"))
 TOOL = BUILD / "tests" / "safetensors_tool"
 
 DTYPES = [

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import BUILD
 from memory_cases import parameters_and_gradients, toml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-TOOL = Path(__file__).resolve().parents[2] / "build" / "release" / "tests" / "network_tool"
+TOOL = BUILD / "tests" / "network_tool"
 CHANNELS = 6
 SIZES = {1: (9,), 2: (4, 6), 3: (4, 4, 6)}
 

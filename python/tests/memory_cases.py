@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import BUILD
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loci
 
-TOOL = Path(__file__).resolve().parents[2] / "build" / "release" / "tests" / "memory_tool"
+TOOL = BUILD / "tests" / "memory_tool"
 WIDTH, TOKENS, STEPS = 12, 40, 3
 
 KINDS = {"product": loci.ProductKeyMemory, "flat": loci.FlatKeyMemory, "peer": loci.PeerMemory}
