@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import sys
@@ -106,6 +107,7 @@ def test_all_arms_are_taught_and_compared(
         assert (before["recall"], before["known"], before["step"], after["step"]) == (0, 1, 0, 30)
         assert sum(run["losses"][-5:]) < sum(run["losses"][:5]), run["arm"]
     assert results["full"][0]["rate"] in (1e-3, 3e-3)
+    assert results["full"][0]["shipped"] == 4 * results["full"][0]["changed"]
     changed = {name: runs[0]["changed"] for name, runs in results.items()}
     assert 0 < changed["memory-rows"] < changed["memory"]
 
@@ -146,3 +148,73 @@ def test_greedy_answers_are_those_of_generate(place: Path) -> None:
     assert measure.right(model, tokenizer, asked) == said
     assert any(said) and not all(said)
     assert all(among >= right for among, right in zip(measure.beams(model, tokenizer, asked, 5), said, strict=True))
+
+
+def test_the_loss_on_texts_is_that_of_the_model(place: Path) -> None:
+    model = transformers.LlamaForCausalLM.from_pretrained(place / "model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
+    blocks = measure.blocks_of(tokenizer, place / "wikitext.txt", 6 * measure.BLOCK + 1)
+    assert blocks.shape == (6, measure.BLOCK)
+    with torch.no_grad():
+        expected = model(input_ids=blocks, labels=blocks).loss.item()
+    assert measure.loss_on(model, blocks) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_known_or_nearly_known_is_not_new(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, known_reworded, near, near_reworded, new = facts.facts_in(place / "pararel")[:5]
+    greedy, among = {known.question, known_reworded.reworded}, {near.question, near_reworded.reworded}
+    monkeypatch.setattr(facts, "right", lambda model, tokenizer, asked: [one.prompt in greedy for one in asked])
+    monkeypatch.setattr(facts, "beams", lambda model, tokenizer, asked, width: [one.prompt in among for one in asked])
+    found = facts.choose(None, None, [known, known_reworded, near, near_reworded, new], 1, 0, 1)
+    assert found == {"new": [new], "tuning": [], "known": [known]}
+
+
+def test_the_rate_of_the_best_recall_of_reworded_questions_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalls = {1e-3: 0.2, 3e-3: 0.4}
+    made = lambda arguments, kinds, name, rate, *more: {"curve": [{}, {"recall_reworded": recalls[rate]}]}  # noqa: E731
+    monkeypatch.setattr(teach, "run_arm", made)
+    assert teach.best_rate(argparse.Namespace(out=tmp_path), {}, "full") == 3e-3
+
+
+def test_measures_ask_each_question_in_its_own_words(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught, known = facts.facts_in(place / "pararel")[:2]
+    arguments = argparse.Namespace(wikitext=place / "wikitext.txt", novels=place / "novels")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
+    texts = teach.Texts(tokenizer, arguments, {"new": [taught], "known": [known]}, "new")
+    monkeypatch.setattr(measure, "recall", lambda model, tokenizer, questions: [one.prompt for one in questions])
+    monkeypatch.setattr(measure, "loss_on", lambda model, blocks: len(blocks))
+    measured = texts.measures(torch.nn.Linear(1, 1))
+    asked = [measured[name] for name in ("recall", "recall_reworded", "known")]
+    assert asked == [[taught.question], [taught.reworded], [known.question]]
+    assert (measured["wikitext"], measured["novels"], len(texts.ordinary)) == (4, 4, 4)
+
+
+def test_padding_is_no_label(place: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
+    batch = next(teach.batches(tokenizer, facts.facts_in(place / "pararel"), 0))
+    padding = batch["attention_mask"] == 0
+    assert padding.any() and not padding.all() and (batch["labels"][padding] == -100).all()
+    assert torch.equal(batch["labels"][~padding], batch["input_ids"][~padding])
+
+
+def test_the_table_has_the_mean_and_the_spread_over_the_seeds() -> None:
+    start = {"recall": 0, "recall_reworded": 0, "known": 0.8, "wikitext": 3.0, "novels": 4.0}
+    runs = [
+        {"rate": 0.01, "changed": 1000 + seed, "seconds": 9.0, "shipped": 2.5e6,
+         "curve": [start, {"recall": 0.5 + seed, "recall_reworded": 0.25, "known": 0.4, "wikitext": 3.5, "novels": 4}]}
+        for seed in (0, 0.25)
+    ]  # fmt: skip
+    row = "| a (2) | 0.01 | 62.5 ± 17.7 | 25.0 ± 0.0 | 0.500 ± 0.000 | 0.000 ± 0.000 | 50.0 ± 0.0 | 1,000 | 9 | 2.5 |"
+    assert show.table({"a": runs}).splitlines()[2] == row
+
+
+def test_numbers_that_changed_are_counted() -> None:
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    before = arms.trained(model)
+    with torch.no_grad():
+        model.bias += 1
+        model.weight[1, :2] += 1
+    assert arms.count_changed(model, before) == 2

@@ -7,15 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import BUILD
 from torch import Tensor, nn
 
 import loci
 
-PROGRAM = Path(__file__).resolve().parents[2] / "build" / "release" / "tests" / "exported_memory"
+PROGRAM = BUILD / "tests" / "exported_memory"
+
+
+def int8_memory() -> loci.ProductKeyMemory:
+    memory = loci.ProductKeyMemory(16, rows=64, heads=2, top_k=4, table_dtype=torch.int8, seed=1)
+    memory.table.set_rows(0, torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
+    return memory
+
+
 MEMORIES = {
     "product": lambda: loci.ProductKeyMemory(16, rows=64, heads=2, top_k=4, key_width=8, query_norm="batch", seed=1),
     "flat": lambda: loci.FlatKeyMemory(16, rows=30, heads=2, top_k=4, key_width=8, seed=1),
     "peer": lambda: loci.PeerMemory(16, rows=36, heads=2, top_k=4, key_width=8, seed=1),
+    "int8": int8_memory,
     "bfloat16": lambda: loci.ProductKeyMemory(16, rows=64, heads=2, top_k=4, table_dtype=torch.bfloat16, seed=1),
 }
 
