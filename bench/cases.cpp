@@ -10,6 +10,7 @@
 #include "bench/row_cases.h"
 #include "loci/ops/batch_norm/batch_norm.h"
 #include "loci/ops/batch_norm/batch_norm_definition.h"
+#include "loci/ops/binary_linear/binary_linear.h"
 #include "loci/ops/few_linear/few_linear.h"
 #include "loci/ops/few_linear/few_linear_definition.h"
 #include "loci/ops/half_norm/half_norm.h"
@@ -45,6 +46,32 @@ Case few_linear_case(int64_t T, int64_t d, int64_t O) {
           count({2, T, d, O}),
           [=] { few_linear(x, weight); },
           [=] { few_linear_definition(x, weight, std::nullopt); }};
+}
+
+// Signs of `inputs` numbers, beside the framework's float32 product of the same signs as numbers. A product needs
+// T O K / 64 words of xor, popcount and sum in place of T O K multiply-adds, and reads O K / 8 bytes of weights in
+// place of 4 O K: at one vector the bytes decide. `packs`: activations come as float32 and are packed; otherwise bits
+// become bits.
+Case binary_case(int64_t T, int64_t inputs, int64_t outputs, bool packs) {
+  const Tensor x = torch::randn({T, inputs}), weight = torch::randn({outputs, inputs});
+  const Tensor bits = sign_pack(x), weight_bits = sign_pack(weight);
+  const Tensor threshold = torch::zeros({outputs}, torch::kInt), turned = sign_pack(torch::randn({outputs}));
+  const Tensor x_signs = sign_unpack(bits, inputs), weight_signs = sign_unpack(weight_bits, inputs);
+  const int64_t words = bits.size(1);
+  return {
+      "binary",
+      fmt::format("{} T {} inputs {} outputs {}", packs ? "packed" : "layer", T, inputs, outputs),
+      Bound::stream,
+      count({outputs, words, 8}) + (packs ? count({T, inputs + outputs, 4}) : count({T, words + turned.size(0), 8})),
+      count({2, T, inputs, outputs}),
+      [=] {
+        if (packs) {
+          binary_linear(sign_pack(x), weight_bits, inputs);
+        } else {
+          binary_layer(bits, weight_bits, inputs, threshold, turned);
+        }
+      },
+      [=] { at::linear(x_signs, weight_signs); }};
 }
 
 Case select_case(const CaseSize& s) {
@@ -240,9 +267,18 @@ std::vector<Case> few_linear_cases() {
   return list;
 }
 
+std::vector<Case> binary_cases() {
+  std::vector<Case> list;
+  for (const int64_t T : {128, 1}) {
+    for (const bool packs : {true, false}) list.push_back(binary_case(T, 4096, 4096, packs));
+  }
+  return list;
+}
+
 const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
   static const std::vector<std::pair<std::string, MakeCases>> all = {
       {"few_linear", few_linear_cases},
+      {"binary", binary_cases},
       {"select", for_all_sizes(select_case)},
       {"search", for_all_sizes(search_case)},
       {"search_backward", for_training_sizes(search_backward_case)},

@@ -16,7 +16,7 @@ struct Case {
   double bytes;       // that must be moved at least
   double operations;  // multiplications and additions
   std::function<void()> fast;
-  std::function<void()> definition;
+  std::function<void()> definition;  // binary: the float32 product
 };
 
 // The operators that have cases: bench_names() without what bench.cpp measures whole.

@@ -30,7 +30,8 @@ set(loci_public_headers
   loci/nn/memory/vector_quantiser.h loci/nn/relation/criss_cross.h loci/nn/relation/efficient_attention.h
   loci/nn/relation/global_context.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
   loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/token_mask.h
-  loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
+  loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/binary_linear/binary_linear.h
+  loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
   loci/ops/ngram_hash/ngram_hash.h loci/ops/non_local_concat/non_local_concat.h
   loci/ops/non_local_dot/non_local_dot.h loci/ops/non_local_softmax/non_local_softmax.h
   loci/ops/product_key_search/product_key_search.h

@@ -41,6 +41,14 @@ def linear_inputs(dtype=torch.float32, grad=False, vectors=3):
     return tuple(torch.randn(shape, dtype=dtype, requires_grad=grad) for shape in shapes)
 
 
+def binary_inputs(vectors=3, inputs=70, outputs=5):
+    torch.manual_seed(0)
+    words, out_words = (inputs + 63) // 64, (outputs + 63) // 64
+    a, b = (loci.sign_pack(torch.randn(rows, inputs)) for rows in (vectors, outputs))
+    assert a.shape == (vectors, words)
+    return a, b, inputs, torch.zeros(outputs, dtype=torch.int32), torch.ones(out_words, dtype=torch.int64)
+
+
 def select_inputs(dtype=torch.float32, grad=False, tokens=3):
     torch.manual_seed(0)
     score1 = torch.randn(tokens, 2, 9, dtype=dtype, requires_grad=grad)
@@ -94,6 +102,12 @@ def forward_and_backward_operators(dtype):
     for grad in (False, True):
         yield loci.few_linear, linear_inputs(dtype, grad)
     yield loci.few_linear, linear_inputs(dtype, grad=True)[:2]
+
+    yield loci.sign_pack, (torch.randn(2, 3, 70, dtype=dtype),)
+    binary = binary_inputs()
+    yield loci.binary_linear, binary[:3]
+    yield loci.binary_threshold, (loci.binary_linear(*binary[:3]), *binary[3:])
+    yield loci.binary_layer, binary
 
     select = select_inputs(dtype, grad=True)
     yield loci.product_key_select, select
@@ -229,6 +243,12 @@ def empty_inputs():
     for vectors, inputs, outputs in ((0, 6, 5), (4, 0, 5), (4, 6, 0)):
         weight, bias = torch.zeros(outputs, inputs), torch.zeros(outputs)
         yield loci.few_linear, (torch.zeros(vectors, inputs), weight, bias)
+    for vectors, inputs, outputs in ((0, 70, 5), (4, 0, 5), (4, 70, 0)):
+        binary = binary_inputs(vectors, inputs, outputs)
+        yield loci.sign_pack, (torch.zeros(vectors, inputs),)
+        yield loci.binary_linear, binary[:3]
+        yield loci.binary_threshold, (torch.zeros(vectors, outputs, dtype=torch.int32), *binary[3:])
+        yield loci.binary_layer, binary
     for tokens, features in ((0, 5), (4, 0), (0, 0)):
         x, feature = torch.zeros(tokens, features), torch.zeros(features)
         for training in (True, False):

@@ -56,6 +56,14 @@ bool cpu_has_bfloat16() {
 #endif
 }
 
+bool cpu_has_vpopcntdq() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vpopcntdq");
+#else
+  return false;
+#endif
+}
+
 std::string_view name_of(CpuLevel level) {
   switch (level) {
     case CpuLevel::base:

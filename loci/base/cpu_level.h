@@ -13,7 +13,8 @@ enum class CpuLevel { base, avx2, avx512 };
 CpuLevel cpu_level();
 
 CpuLevel best_cpu_level();
-bool cpu_has_bfloat16();  // AVX512-BF16 or AMX-BF16: bfloat16 matrix products run faster than float32 ones
+bool cpu_has_bfloat16();   // AVX512-BF16 or AMX-BF16: bfloat16 matrix products run faster than float32 ones
+bool cpu_has_vpopcntdq();  // AVX512-VPOPCNTDQ: the bits of eight words are counted by one instruction
 std::string_view name_of(CpuLevel level);
 std::vector<CpuLevel> cpu_levels();  // those that the CPU has, from base up
 

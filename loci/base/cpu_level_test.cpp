@@ -38,8 +38,8 @@ TEST(CpuLevelTest, RefusesUnknownWordsAndLevelsAboveTheCpu) {
   }
 }
 
-TEST(CpuLevelTest, HasBfloat16OnlyWithAvx512) {
-  if (cpu_has_bfloat16()) {
+TEST(CpuLevelTest, HasBfloat16AndPopcountsOfWordsOnlyWithAvx512) {
+  if (cpu_has_bfloat16() || cpu_has_vpopcntdq()) {
     EXPECT_EQ(best_cpu_level(), CpuLevel::avx512);
   }
 }

@@ -17,6 +17,7 @@
 
 #include "loci/base/cpu_level.h"
 #include "loci/ops/batch_norm/batch_norm_kernel.h"
+#include "loci/ops/binary_linear/binary_linear_kernel.h"
 #include "loci/ops/few_linear/few_linear_kernel.h"
 #include "loci/ops/half_norm/half_norm_kernel.h"
 #include "loci/ops/product_key_search/product_key_search_kernel.h"
@@ -169,6 +170,32 @@ void linear(Bytes& bytes) {
   });
 }
 
+void binary(Bytes& bytes) {
+  const int64_t T = 1 + bytes.below(9), K = 1 + bytes.below(2000), O = 1 + bytes.below(70), words = (K + 63) / 64;
+  const std::vector<float> x = bytes.many(T * K, &Bytes::wild), weight = bytes.many(O * K, &Bytes::wild);
+  std::vector<int32_t> threshold(O);
+  for (int32_t& least : threshold) least = static_cast<int32_t>(bytes.below(9) - 4);
+  const std::vector<uint64_t> turned((O + 63) / 64, uint64_t{0xf0} << bytes.below(60));
+  const auto run = [&](CpuLevel level, bool popcount) {
+    const auto& kernel = loci::at_level(level, loci::base::binary_linear_kernel, loci::avx2::binary_linear_kernel,
+                                        loci::avx512::binary_linear_kernel);
+    std::vector<uint64_t> a(T * words), b(O * words), bits(turned.size());
+    for (int64_t t = 0; t < T; ++t) kernel.pack(x.data() + t * K, K, a.data() + t * words);
+    for (int64_t o = 0; o < O; ++o) kernel.pack(weight.data() + o * K, K, b.data() + o * words);
+    std::vector<int32_t> y(T * O);
+    (popcount ? kernel.products_by_popcount : kernel.products)(a.data(), T, b.data(), O, words, K, y.data(), O);
+    kernel.threshold(y.data(), O, threshold.data(), turned.data(), bits.data());
+    a.insert(a.end(), bits.begin(), bits.end());
+    a.insert(a.end(), y.begin(), y.end());
+    return a;
+  };
+  const std::vector<uint64_t> expected = run(CpuLevel::base, false);
+  for (const CpuLevel level : levels_above_base()) {
+    require(run(level, false) == expected, "products of signs");
+    if (level == CpuLevel::avx512 && loci::cpu_has_vpopcntdq()) require(run(level, true) == expected, "popcounts");
+  }
+}
+
 void half_norm(Bytes& bytes) {
   const int64_t cycle = 2 * (1 + bytes.below(3)), rows = cycle * (1 + bytes.below(4)), w = 1 + bytes.below(70);
   const bool with_bias = bytes.below(2) != 0;
@@ -292,7 +319,7 @@ void update(Bytes& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
-  constexpr void (*kCases[])(Bytes&) = {select, scores, read, update, linear, half_norm, batch_norm};
+  constexpr void (*kCases[])(Bytes&) = {select, scores, read, update, linear, half_norm, batch_norm, binary};
   kCases[bytes.byte() % std::size(kCases)](bytes);
   return 0;
 }
