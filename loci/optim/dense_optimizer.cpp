@@ -55,7 +55,7 @@ class ParameterStates {
       }
       Entry entry{parameter.name,
                   parameter.decay ? options.weight_decay : 0,
-                  parameter.embedding ? options.embedding_rate : 1,
+                  parameter.rate * (parameter.embedding ? options.embedding_rate : 1),
                   {},
                   at::zeros({}, at::kFloat)};
       for (size_t i = 0; i < moments; ++i) {

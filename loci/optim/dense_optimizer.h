@@ -23,6 +23,7 @@ struct NamedParameter {
   at::Tensor value;
   bool decay = true;
   bool embedding = false;  // a row for each token or class: its rate is embedding_rate times the others'
+  double rate = 1;         // factor on the learning rate of this parameter, and so on its decay
   // Called without gradients after each update of this parameter; may change it (clipping to a range).
   std::function<void(at::Tensor& value)> after_update = {};
 };
