@@ -1,4 +1,4 @@
-// loci convert: a run whose tables have smaller rows, for serving.
+// loci convert: a run whose tables have smaller rows, or whose network has its signs in words, for serving.
 //
 // Legend: R rows, D width.
 #include <fmt/format.h>
@@ -8,6 +8,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cli/measure.h"
@@ -21,7 +23,9 @@
 #include "loci/table/mapped_table.h"
 #include "loci/table/quantise.h"
 #include "loci/tasks/all.h"
+#include "loci/train/checkpoint.h"
 #include "loci/train/table_checkpoint.h"
+#include "loci/train/tensor_file.h"
 
 namespace loci::cli {
 namespace {
@@ -32,7 +36,8 @@ constexpr int64_t kElementsAtOnce = int64_t{1} << 20;
 
 struct ConvertArguments {
   std::string run;
-  std::string table;
+  std::string table;  // or empty with `packed`
+  bool packed = false;
   std::string out;
   std::string data;
   std::filesystem::path cache;
@@ -91,37 +96,44 @@ void write_int8(const fs::path& path, const RowStore& table, ProgressLine& progr
   }
 }
 
-// The configuration of the run to come, checked: its plan has the new type.
-RunConfig converted_config(const RunArgument& run, const std::string& dtype) {
-  RunConfig config = read_run_config(run.folder / "config.toml", all_tasks());
-  config.plan->convert_tables(dtype);
-  return config;
-}
-
-// All that serving needs of the checkpoint, with other tables. Returns the bytes of the tables' files before and after.
-std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::string& dtype, const fs::path& out,
-                                             ProgressLine& progress) {
-  const nlohmann::json& manifest = run.checkpoint.manifest();
-  CheckpointWriter writer(out, run.checkpoint.step());
-  std::vector<std::string> others;
-  std::vector<std::string> tables;
+// Files of the checkpoint that a conversion takes as they are: all but tables and what only training needs.
+std::vector<std::string> files_to_keep(const nlohmann::json& manifest) {
+  std::vector<std::string> kept;
   for (const auto& [name, facts] : manifest.at("files").items()) {
-    const bool base = name.starts_with("table.") && name.find(".delta-") == std::string::npos;
-    if (base) tables.push_back(name.substr(6, name.size() - 6 - std::string(".safetensors").size()));
     if (!name.starts_with("table.") && !name.starts_with("optimizer.") && !name.starts_with("counters.") &&
         name != "task.safetensors") {
-      others.push_back(name);
+      kept.push_back(name);
     }
   }
-  if (!writer.link(CheckpointFiles{run.checkpoint.path(), manifest}, others)) {
-    fail(ExitCode::input, run.checkpoint.path().string(), "the checkpoint must stay whole", "a file that changed");
-  }
-  nlohmann::json extra = {{"converted", dtype}, {"tables", nlohmann::json::object()}};
+  return kept;
+}
+
+void link_files(CheckpointWriter& writer, const CheckpointReader& checkpoint, const std::vector<std::string>& names) {
+  if (writer.link(CheckpointFiles{checkpoint.path(), checkpoint.manifest()}, names)) return;
+  fail(ExitCode::input, checkpoint.path().string(), "the checkpoint must stay whole", "a file that changed");
+}
+
+// The members of the new manifest: those of the old one, what it was converted to, and no tables yet.
+nlohmann::json converted_manifest(const nlohmann::json& manifest, const std::string& to) {
+  nlohmann::json extra = {{"converted", to}, {"tables", nlohmann::json::object()}};
   for (const auto& [key, value] : manifest.items()) {
     if (!extra.contains(key) && key != "format" && key != "step" && key != "files" && key != "sum") extra[key] = value;
   }
-  std::pair<int64_t, int64_t> bytes = {0, 0};
-  for (const std::string& name : tables) {
+  return extra;
+}
+
+using Bytes = std::pair<int64_t, int64_t>;  // of what was converted, before and after
+
+// All that serving needs of the checkpoint, with other tables.
+Bytes write_tables(const RunArgument& run, const std::string& dtype, const fs::path& out, ProgressLine& progress) {
+  const nlohmann::json& manifest = run.checkpoint.manifest();
+  CheckpointWriter writer(out, run.checkpoint.step());
+  link_files(writer, run.checkpoint, files_to_keep(manifest));
+  nlohmann::json extra = converted_manifest(manifest, dtype);
+  Bytes bytes = {0, 0};
+  for (const auto& [file, facts] : manifest.at("files").items()) {
+    if (!file.starts_with("table.") || file.find(".delta-") != std::string::npos) continue;
+    const std::string name = file.substr(6, file.size() - 6 - std::string(".safetensors").size());
     const auto table = std::make_shared<ServedRows>(run.checkpoint.file(base_file(name)), name);
     load_table(run.checkpoint, *table);
     const fs::path path = writer.file(base_file(name));
@@ -138,9 +150,22 @@ std::pair<int64_t, int64_t> write_checkpoint(const RunArgument& run, const std::
   return bytes;
 }
 
+// The checkpoint with the packed network in the place of the trained one.
+Bytes write_packed(const RunArgument& run, const NamedTensors& packed, const fs::path& out) {
+  CheckpointWriter writer(out, run.checkpoint.step());
+  std::vector<std::string> kept = files_to_keep(run.checkpoint.manifest());
+  std::erase(kept, kModelFile);
+  link_files(writer, run.checkpoint, kept);
+  write_tensors(writer.file(kModelFile), packed);
+  const Bytes bytes = {file_bytes(run.checkpoint.file(kModelFile)), file_bytes(writer.file(kModelFile))};
+  writer.finish(converted_manifest(run.checkpoint.manifest(), "packed"), 0);
+  return bytes;
+}
+
 std::string convert_text(const nlohmann::json& facts) {
   std::string text =
-      fmt::format("tables as {}: {} instead of {}\n", facts["table"].get<std::string>(),
+      fmt::format("{}: {} instead of {}\n",
+                  facts.contains("packed") ? "packed network" : "tables as " + facts["table"].get<std::string>(),
                   format_bytes(facts["bytes_after"].get<double>()), format_bytes(facts["bytes_before"].get<double>()));
   const nlohmann::json measures_before = facts.value("measures_before", nlohmann::json::object());
   for (const auto& [name, before] : measures_before.items()) {
@@ -148,30 +173,45 @@ std::string convert_text(const nlohmann::json& facts) {
     text += fmt::format("{} {:.4f} before, {:.4f} after, change {:+.5f}\n", name, number_of(before), is,
                         is - number_of(before));
   }
+  if (facts.contains("equal_scores")) {
+    text += fmt::format("scores of the test data: {}\n",
+                        facts["equal_scores"].get<bool>() ? "the same bits" : "other bits");
+  }
   return text + fmt::format("Written: {}\n", printable(facts["out"].get<std::string>()));
 }
 
+// The measures of a run, and the sum of its scores where its task has one.
+std::pair<nlohmann::json, nlohmann::json> measures_of(const RunArgument& run, const ConvertArguments& arguments,
+                                                      ProgressLine& progress) {
+  const Measured measured = measure(run, arguments.data, arguments.cache, progress);
+  const nlohmann::json evaluation = evaluation_json(measured.task->measures(), measured.evaluation);
+  return {evaluation.at("measures"), measured.evaluation.details.value("scores", nlohmann::json())};
+}
+
 void convert(const ConvertArguments& arguments) {
-  const std::string dtype = arguments.table == "bf16" ? "bfloat16" : "int8";
+  const std::string dtype = arguments.packed ? "" : arguments.table == "bf16" ? "bfloat16" : "int8";
   const fs::path out = arguments.out;
   const RunArgument run = find_run(arguments.run);
-  const RunConfig config = converted_config(run, dtype);
+  RunConfig config = read_run_config(run.folder / "config.toml", all_tasks());  // of the run to come
+  NamedTensors packed;
+  if (arguments.packed) {
+    packed = config.plan->pack(run.checkpoint);
+  } else {
+    config.plan->convert_tables(dtype);
+  }
   if (path_exists(out, ExitCode::usage))
     fail(ExitCode::usage, "convert", "--out must be a new folder", out.string() + ", which exists");
   ProgressLine progress(arguments.quiet);
-  nlohmann::json facts = {{"run", run.folder.string()}, {"out", out.string()}, {"table", dtype}};
-  const auto measures_of = [&](const RunArgument& any) {
-    const Measured measured = measure(any, arguments.data, arguments.cache, progress);
-    return evaluation_json(measured.task->measures(), measured.evaluation).at("measures");
-  };
+  nlohmann::json facts = {{"run", run.folder.string()}, {"out", out.string()}};
+  facts[arguments.packed ? "packed" : "table"] = arguments.packed ? nlohmann::json(true) : nlohmann::json(dtype);
+  nlohmann::json scores;
   const StopSignal signals("stopping");
   make_folders(out, ExitCode::usage);  // a path that cannot be written is told before the work
   try {
-    if (!arguments.data.empty()) facts["measures_before"] = measures_of(run);
-    progress.show("writing the tables");
-    const auto [from, to] = write_checkpoint(run, dtype, out, progress);
-    facts["bytes_before"] = from;
-    facts["bytes_after"] = to;
+    if (!arguments.data.empty()) std::tie(facts["measures_before"], scores) = measures_of(run, arguments, progress);
+    progress.show("writing the new run");
+    std::tie(facts["bytes_before"], facts["bytes_after"]) =
+        arguments.packed ? write_packed(run, packed, out) : write_tables(run, dtype, out, progress);
     write_file_durably(out / "config.toml", Config::write(config));
     check_conversion_goes_on();
   } catch (...) {
@@ -180,7 +220,9 @@ void convert(const ConvertArguments& arguments) {
     throw;
   }
   if (!arguments.data.empty()) {
-    facts["measures_after"] = measures_of(find_run(out));
+    const auto [measures, after] = measures_of(find_run(out), arguments, progress);
+    facts["measures_after"] = measures;
+    if (!scores.is_null()) facts["equal_scores"] = after == scores;
   }
   progress.finish();
   if (arguments.json) return print_json(facts);
@@ -190,12 +232,15 @@ void convert(const ConvertArguments& arguments) {
 }  // namespace
 
 void add_convert(CLI::App& program, Action& action) {
-  auto* verb = program.add_subcommand("convert", "Write a run whose tables have smaller rows, to use without training");
+  auto* verb = program.add_subcommand(
+      "convert", "Write a run with smaller rows, or with a packed network, to use without training");
   auto arguments = std::make_shared<ConvertArguments>();
   verb->add_option("run", arguments->run, "A run directory (OUT/ARM/seed-N) or one of its step-N folders")->required();
-  verb->add_option("--table", arguments->table, "int8 (with a scale a row) or bf16")
-      ->required()
+  auto* kinds = verb->add_option_group("form", "What becomes smaller");
+  kinds->add_option("--table", arguments->table, "Rows of tables: int8 (with a scale a row) or bf16")
       ->check(CLI::IsMember({"int8", "bf16"}));
+  kinds->add_flag("--packed", arguments->packed, "The network of a run of binary_network: its signs, 64 in a word");
+  kinds->require_option(1);
   verb->add_option("--out", arguments->out, "Folder for the new run")->required();
   verb->add_option("--data", arguments->data, "Folder with the data: show the measures before and after");
   verb->add_option("--cache", arguments->cache, "Folder for tokenised data [~/.cache/loci]");
@@ -203,7 +248,8 @@ void add_convert(CLI::App& program, Action& action) {
   verb->add_flag("--quiet", arguments->quiet, "No progress");
   verb->footer(
       "Examples:\n  loci convert out/memory/seed-0 --table int8 --out out/memory-int8 --data DIR\n"
-      "  loci convert out/memory/seed-0/step-100 --table bf16 --out out/memory-bf16 --json");
+      "  loci convert out/memory/seed-0/step-100 --table bf16 --out out/memory-bf16 --json\n"
+      "  loci convert out/binary/seed-0 --packed --out out/binary-packed --data photos");
   verb->callback([arguments, &action] { action = [arguments] { convert(*arguments); }; });
 }
 

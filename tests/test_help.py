@@ -9,6 +9,7 @@ import pytest
 from command_line import LOCI, RECIPE, loci, write_text
 from test_images import RECIPE as IMAGE_RECIPE
 from test_images import RECONSTRUCTION, write_images
+from test_packed import RECIPE as BINARY_RECIPE
 from test_ram import RECIPE as RAM_RECIPE
 from test_texts import CLASSIFY, write_reviews
 
@@ -50,7 +51,7 @@ def walk(tmp_path_factory):
         assert result.returncode == 0, result.stderr
     (folder / "ram/main").rename(folder / "out/main")
     write_images(folder / "photos")
-    for name, text in (("side", IMAGE_RECIPE), ("vq", RECONSTRUCTION)):
+    for name, text in (("side", IMAGE_RECIPE), ("vq", RECONSTRUCTION), ("binary", BINARY_RECIPE)):
         (folder / "images.toml").write_text(text)
         result = loci(folder, "train", "images.toml", "--data", "photos", "--out", name, cwd=folder)
         assert result.returncode == 0, result.stderr

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import recipe_keys
 
 TASKS = [
+    "binary_network",
     "image_classification",
     "language_model",
     "pair_shapes",

@@ -1,5 +1,6 @@
 #include "loci/tasks/all.h"
 
+#include "loci/tasks/binary_network.h"
 #include "loci/tasks/image_classification.h"
 #include "loci/tasks/language_model.h"
 #include "loci/tasks/pair_shapes.h"
@@ -16,6 +17,7 @@ namespace loci {
 
 const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
+      {"binary_network", binary_network_plan},
       {"image_classification", image_classification_plan, {"predict"}},
       {"language_model", language_model_plan, {"generate"}},
       {"pair_shapes", pair_shapes_plan},

@@ -48,4 +48,8 @@ void TaskPlan::convert_tables(const std::string& dtype) {
   fail(ExitCode::usage, "convert", fmt::format("RUN must have tables to become {}", dtype), "a task without tables");
 }
 
+std::vector<std::pair<std::string, at::Tensor>> TaskPlan::pack(const CheckpointReader&) {
+  fail(ExitCode::usage, "convert", "RUN must be of binary_network to be packed", "another task");
+}
+
 }  // namespace loci

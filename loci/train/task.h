@@ -22,6 +22,8 @@
 
 namespace loci {
 
+class CheckpointReader;
+
 // Tensors [N, ...] with a value for each row of a table, such as counters, that checkpoints hold with the rows.
 struct RowCounters {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
@@ -192,6 +194,9 @@ class TaskPlan {
   virtual std::string data_settings() const { return ""; }
   // Changes the rows' type, for a run that only serves. Throws Error (usage) when its tables cannot have that type.
   virtual void convert_tables(const std::string& dtype);
+  // Changes the network to its packed form, for a run that only serves, and gives its tensors from a trained
+  // checkpoint. Throws Error (usage) when it has none.
+  virtual std::vector<std::pair<std::string, at::Tensor>> pack(const CheckpointReader& checkpoint);
   virtual std::unique_ptr<Task> make(const TaskInputs& inputs) const = 0;
 };
 
