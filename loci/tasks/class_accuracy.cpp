@@ -10,6 +10,8 @@
 
 #include <algorithm>
 
+#include "loci/base/wilson.h"
+
 namespace loci {
 namespace {
 
@@ -58,6 +60,16 @@ std::vector<double> ClassAccuracy::values() const {
   std::vector<double> values = {static_cast<double>(right_) / all, nats_ / all};
   if (classes_ > kBest) values.push_back(static_cast<double>(among_best_) / all);
   return values;
+}
+
+nlohmann::json ClassAccuracy::interval() const {
+  const Interval interval = wilson_interval(right_, samples_);
+  return {interval.low, interval.high};
+}
+
+std::string accuracy_text(double accuracy, const nlohmann::json& interval) {
+  return fmt::format("accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %", 100 * accuracy,
+                     100 * interval.at(0).get<double>(), 100 * interval.at(1).get<double>());
 }
 
 }  // namespace loci

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "loci/base/wilson.h"
 #include "loci/train/measure.h"
 
 namespace loci {
@@ -40,12 +39,15 @@ class ClassAccuracy {
   static std::vector<Measure> measures(int64_t classes, const std::string& sample);
   int64_t samples() const { return samples_; }
   std::vector<double> values() const;
-  Interval interval() const { return wilson_interval(right_, samples_); }  // 95 %, of the accuracy
+  nlohmann::json interval() const;  // [low, high] of the accuracy, 95 %
 
  private:
   int64_t classes_;
   int64_t samples_ = 0, right_ = 0, among_best_ = 0;
   double nats_ = 0;
 };
+
+// "accuracy 91.2 %, 95 % interval 90.1 to 92.2 %"; interval: ClassAccuracy::interval().
+std::string accuracy_text(double accuracy, const nlohmann::json& interval);
 
 }  // namespace loci

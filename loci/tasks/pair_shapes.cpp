@@ -113,10 +113,9 @@ Evaluation PairShapesTask::evaluate() {
     const Batch batch = test_batch(index);
     found.add(at::log_softmax(model_->forward(batch.frames), 1), batch.labels);
   }
-  const Interval interval = found.interval();
   return {found.values(),
           {{"samples", found.samples()},
-           {"accuracy_interval", {interval.low, interval.high}},
+           {"accuracy_interval", found.interval()},
            {"parameters", model_->options().parameters()},
            {"multiply_adds", model_->options().multiply_adds()}}};
 }
@@ -129,13 +128,12 @@ Account PairShapesTask::account(const Evaluation& evaluation, const AccountOptio
   Account account;
   if (options.pictures > 0) account.json["images"] = pictures(options.pictures);
   const nlohmann::json& details = evaluation.details;
-  const nlohmann::json& interval = details.at("accuracy_interval");
   account.text = fmt::format(
       "{} test samples ({}); {} parameters, {} multiply-adds a sample\n"
-      "accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %; chance is 50 %\n",
+      "{}; chance is 50 %\n",
       details.at("samples").get<int64_t>(), plan_.data.shapes.text(), model_->options().parameters(),
-      format_count(details.at("multiply_adds").get<double>()), 100 * evaluation.values[0],
-      100 * interval.at(0).get<double>(), 100 * interval.at(1).get<double>());
+      format_count(details.at("multiply_adds").get<double>()),
+      accuracy_text(evaluation.values[0], details.at("accuracy_interval")));
   return account;
 }
 

@@ -167,10 +167,9 @@ Evaluation SkeletonClassification::evaluate() {
     const Batch batch = test_batch(index);
     found.add(at::log_softmax(model_->forward(batch.maps), 1), batch.labels);
   }
-  const Interval interval = found.interval();
   return {found.values(),
           {{"clips", found.samples()},
-           {"accuracy_interval", {interval.low, interval.high}},
+           {"accuracy_interval", found.interval()},
            {"parameters", model_->options().parameters()},
            {"multiply_adds", model_->options().multiply_adds()}}};
 }
@@ -178,13 +177,12 @@ Evaluation SkeletonClassification::evaluate() {
 Account SkeletonClassification::account(const Evaluation& evaluation, const AccountOptions& options) {
   Account account = Task::account(evaluation, options);
   const nlohmann::json& details = evaluation.details;
-  const nlohmann::json& interval = details.at("accuracy_interval");
   account.text = fmt::format(
       "{} test clips of {} joints, {} frames each; {} parameters, {} multiply-adds a clip\n"
-      "accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %\n",
+      "{}\n",
       details.at("clips").get<int64_t>(), opened_->data.joints, plan_.data.frames, model_->options().parameters(),
-      format_count(details.at("multiply_adds").get<double>()), 100 * evaluation.values[0],
-      100 * interval.at(0).get<double>(), 100 * interval.at(1).get<double>());
+      format_count(details.at("multiply_adds").get<double>()),
+      accuracy_text(evaluation.values[0], details.at("accuracy_interval")));
   return account;
 }
 

@@ -251,21 +251,16 @@ TextClassification::Measured TextClassification::measure_part(const std::vector<
 }
 
 Evaluation TextClassification::evaluate() {
-  const auto interval_of = [](const ClassAccuracy& accuracy) {
-    const Interval interval = accuracy.interval();
-    return nlohmann::json::array({interval.low, interval.high});
-  };
   const Measured validation = measure_part(opened_->validation);
-  Evaluation result{
-      validation.accuracy.values(),
-      {{"texts", validation.accuracy.samples()}, {"accuracy_interval", interval_of(validation.accuracy)}}};
+  Evaluation result{validation.accuracy.values(),
+                    {{"texts", validation.accuracy.samples()}, {"accuracy_interval", validation.accuracy.interval()}}};
   if (classes() == 2) result.values.push_back(validation.matthews.value());
   if (opened_->test.empty()) return result;
   const Measured test = measure_part(opened_->test);
   result.values.push_back(test.accuracy.values().front());
   if (classes() == 2) result.values.push_back(test.matthews.value());
   result.details["test_texts"] = test.accuracy.samples();
-  result.details["test_accuracy_interval"] = interval_of(test.accuracy);
+  result.details["test_accuracy_interval"] = test.accuracy.interval();
   return result;
 }
 
@@ -279,11 +274,9 @@ Account TextClassification::account(const Evaluation& evaluation, const AccountO
       const auto found = std::find_if(names.begin(), names.end(), [&](const Measure& m) { return m.name == name; });
       return evaluation.values[static_cast<size_t>(found - names.begin())];
     };
-    const nlohmann::json& interval = details.at(prefix + std::string("accuracy_interval"));
-    account.text += fmt::format("{} {} texts of {} classes: accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %",
-                                details.at(prefix + std::string("texts")).get<int64_t>(), part, classes(),
-                                100 * value(prefix + std::string("accuracy")), 100 * interval.at(0).get<double>(),
-                                100 * interval.at(1).get<double>());
+    account.text += fmt::format(
+        "{} {} texts of {} classes: {}", details.at(prefix + std::string("texts")).get<int64_t>(), part, classes(),
+        accuracy_text(value(prefix + std::string("accuracy")), details.at(prefix + std::string("accuracy_interval"))));
     if (classes() == 2) {
       account.text += fmt::format(", Matthews correlation {:.3f}", value(prefix + std::string("matthews")));
     }

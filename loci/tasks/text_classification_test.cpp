@@ -9,6 +9,7 @@
 #include <span>
 
 #include "loci/base/durable_file.h"
+#include "loci/base/wilson.h"
 #include "loci/table/row_store.h"
 #include "loci/tasks/all.h"
 #include "loci/train/experiment.h"

@@ -96,10 +96,9 @@ Evaluation VideoClassification::evaluate() {
     const at::Tensor share = clip_probabilities(model_->forward(batch.clips), plan_.data.windows.eval_clips);
     found.add(share.clamp_min(std::numeric_limits<float>::min()).log(), batch.labels);
   }
-  const Interval interval = found.interval();
   return {found.values(),
           {{"clips", found.samples()},
-           {"accuracy_interval", {interval.low, interval.high}},
+           {"accuracy_interval", found.interval()},
            {"parameters", count_video_resnet_parameters(model_->options())},
            {"multiply_adds", multiply_adds_}}};
 }
@@ -107,14 +106,13 @@ Evaluation VideoClassification::evaluate() {
 Account VideoClassification::account(const Evaluation& evaluation, const AccountOptions& options) {
   Account account = Task::account(evaluation, options);
   const nlohmann::json& details = evaluation.details;
-  const nlohmann::json& interval = details.at("accuracy_interval");
   const ClipWindows& windows = plan_.data.windows;
   account.text = fmt::format(
       "{} test clips, {} window{} of {} frames each; {} parameters, {} multiply-adds a window\n"
-      "accuracy {:.1f} %, 95 % interval {:.1f} to {:.1f} %\n",
+      "{}\n",
       details.at("clips").get<int64_t>(), windows.eval_clips, windows.eval_clips == 1 ? "" : "s", windows.frames,
       details.at("parameters").get<int64_t>(), format_count(static_cast<double>(multiply_adds_)),
-      100 * evaluation.values[0], 100 * interval.at(0).get<double>(), 100 * interval.at(1).get<double>());
+      accuracy_text(evaluation.values[0], details.at("accuracy_interval")));
   return account;
 }
 
