@@ -1,6 +1,9 @@
 // Small language models for tests.
 #pragma once
 
+#include <ATen/Context.h>
+#include <ATen/ops/randint.h>
+
 #include <functional>
 #include <vector>
 
@@ -8,9 +11,16 @@
 
 namespace loci {
 
+constexpr int64_t kSmallVocabulary = 23;
+
+inline at::Tensor some_tokens(int64_t batch, int64_t length) {
+  at::manual_seed(2);
+  return at::randint(kSmallVocabulary, {batch, length}, at::kLong);
+}
+
 inline TransformerLmOptions small_model(const std::function<void(TransformerLmOptions&)>& change = {}) {
   TransformerLmOptions options;
-  options.vocabulary = 23;
+  options.vocabulary = kSmallVocabulary;
   options.layers = 2;
   options.width = 16;
   options.heads = 2;

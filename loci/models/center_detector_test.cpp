@@ -13,6 +13,7 @@
 #include "loci/data/detection/average_precision.h"
 #include "loci/data/procedural/shapes_keypoints.h"
 #include "loci/nn/relation/non_local.h"
+#include "tests/module_state.h"
 #include "tests/temporary_folder.h"
 
 namespace loci::center_detector_test {
@@ -33,13 +34,6 @@ CenterDetectorOptions relating_detector() {
   options.has_head_non_local = true;
   options.body.extra_blocks = {0, 0, 1, 0};
   return options;
-}
-
-std::map<std::string, Tensor> detector_state(const torch::nn::Module& model) {
-  std::map<std::string, Tensor> state;
-  for (const auto& parameter : model.named_parameters()) state[parameter.key()] = parameter.value().detach().clone();
-  for (const auto& buffer : model.named_buffers()) state[buffer.key()] = buffer.value().clone();
-  return state;
 }
 
 std::vector<std::vector<Instance>> drawn_instances(int64_t images) {
@@ -79,7 +73,7 @@ TEST(CenterDetector, ThePyramidIsItsFormula) {
   body.width = 4;
   FeaturePyramid pyramid(body, 5, 3);
   pyramid.eval();
-  const auto state = detector_state(pyramid);
+  const auto state = copied_state(pyramid);
   const Tensor x = torch::randn({2, 3, 96, 72});
   const std::vector<Tensor> got = pyramid.forward(x), stages = pyramid.body().stages(x);
   Tensor above;
@@ -227,7 +221,7 @@ TEST(CenterDetector, GoesOnFromPlainWeightsAndFromABackbone) {
   const Tensor x = torch::randn({2, 3, 128, 128});
   CenterDetector plain(small_detector(), 1);
   plain.eval();
-  auto state = detector_state(plain);
+  auto state = copied_state(plain);
   CenterDetector model(relating_detector(), 2);
   model.load(state, "weights");
   model.eval();
@@ -237,7 +231,7 @@ TEST(CenterDetector, GoesOnFromPlainWeightsAndFromABackbone) {
   std::erase_if(state, [](const auto& entry) { return entry.first.starts_with("head."); });
   CenterDetector other(small_detector(), 5);
   other.load(state, "weights");
-  EXPECT_TRUE(torch::equal(detector_state(other).at("backbone.fpn.layer_blocks.2.0.weight"),
+  EXPECT_TRUE(torch::equal(copied_state(other).at("backbone.fpn.layer_blocks.2.0.weight"),
                            state.at("backbone.fpn.layer_blocks.2.0.weight")));
   const std::string lateral = "backbone.fpn.inner_blocks.1.0.bias";
   state.erase(lateral);

@@ -10,6 +10,7 @@
 
 #include "loci/base/check.h"
 #include "loci/nn/relation/non_local.h"
+#include "tests/module_state.h"
 #include "tests/temporary_folder.h"
 
 namespace loci::image_resnet_test {
@@ -31,13 +32,6 @@ ImageResnetOptions relating(int64_t depth, std::vector<int64_t> blocks) {
   options.has_non_local = true;
   options.non_local.blocks = std::move(blocks);
   return options;
-}
-
-std::map<std::string, Tensor> image_state(const ImageResnet& model) {
-  std::map<std::string, Tensor> state;
-  for (const auto& parameter : model.named_parameters()) state[parameter.key()] = parameter.value().detach().clone();
-  for (const auto& buffer : model.named_buffers()) state[buffer.key()] = buffer.value().clone();
-  return state;
 }
 
 // The published counts of the four networks for 1000 classes, multiply-adds of 224 x 224.
@@ -102,7 +96,7 @@ TEST(ImageResnet, ATrainedNetworkGoesOnWithBlocksAndExtraBlocks) {
   ImageResnetOptions options = relating(18, {0, 1, 1, 0});
   options.extra_blocks = {0, 0, 1, 1};
   ImageResnet model(options, 2);
-  auto state = image_state(trained);
+  auto state = copied_state(trained);
   state["bn1.num_batches_tracked"] = torch::ones({}, torch::kLong);
   model.load(state);
   model.eval();
@@ -115,7 +109,7 @@ TEST(ImageResnet, ATrainedNetworkGoesOnWithBlocksAndExtraBlocks) {
     const torch::NoGradGuard guard;
     model.named_parameters()["layer3.2.bn2.weight"].fill_(0.5);
   }
-  again.load(image_state(model));
+  again.load(copied_state(model));
   EXPECT_EQ(again.named_parameters()["layer3.2.bn2.weight"][0].item<float>(), 0.5F);
 }
 
@@ -124,13 +118,13 @@ TEST(ImageResnet, RefusesOtherStates) {
   const auto refused = [&](const std::string& words, std::map<std::string, Tensor> state) {
     expect_error(ExitCode::input, words, [&] { model.load(state, "weights"); });
   };
-  auto state = image_state(model);
+  auto state = copied_state(model);
   state.erase("layer4.1.bn2.running_var");
   refused("weights: layer4.1.bn2.running_var must be given", state);
-  state = image_state(model);
+  state = copied_state(model);
   state["layer1.0.downsample.0.weight"] = torch::zeros({4, 4, 1, 1});
   refused("every name must belong to the model, got layer1.0.downsample.0.weight", state);
-  state = image_state(model);
+  state = copied_state(model);
   state["fc.weight"] = torch::zeros({4, 32});
   refused("fc.weight must be [3, 32], got [4, 32]", state);
 }

@@ -11,6 +11,7 @@
 
 #include "loci/data/procedural/pair_shapes.h"
 #include "loci/nn/relation/non_local.h"
+#include "tests/module_state.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {
@@ -99,9 +100,7 @@ TEST_F(PairNetTest, ForwardIsTheFormula) {
   for (const PairMiddle middle : kMiddles) {
     for (const int64_t T : {1, 4}) {
       const auto model = random_pair_net(small_pair_net(middle, T));
-      std::map<std::string, at::Tensor> p;
-      for (const auto& parameter : model->named_parameters()) p[parameter.key()] = parameter.value();
-      for (const auto& buffer : model->named_buffers()) p[buffer.key()] = buffer.value();
+      const std::map<std::string, at::Tensor> p = state_of(*model);
       // Always in three dimensions: kernels of images get a first dimension of 1.
       const auto layer = [&](const at::Tensor& x, const std::string& name, int64_t stride) {
         at::Tensor weight = p.at(name + ".weight");

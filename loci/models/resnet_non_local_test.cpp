@@ -9,6 +9,7 @@
 
 #include "loci/base/check.h"
 #include "loci/models/resnet.h"
+#include "tests/module_state.h"
 #include "tests/op_harness.h"
 
 namespace loci::resnet_non_local_test {
@@ -27,19 +28,12 @@ ResnetOptions relating_resnet(std::vector<int64_t> blocks) {
   return options;
 }
 
-std::map<std::string, Tensor> tensors_of(const Resnet& model) {
-  std::map<std::string, Tensor> state;
-  for (const auto& parameter : model.named_parameters()) state[parameter.key()] = parameter.value().detach();
-  for (const auto& buffer : model.named_buffers()) state[buffer.key()] = buffer.value();
-  return state;
-}
-
 TEST(ResnetNonLocal, StandsBeforeTheLastBlockOrAfterAll) {
   const Resnet model(relating_resnet({0, 2, 1}), 0);
   std::vector<std::string> names;
   for (const auto& [name, block] : model.non_local()) names.push_back(name);
   EXPECT_THAT(names, ::testing::ElementsAre("layer2.0", "layer2.1", "layer3.0"));
-  EXPECT_TRUE(tensors_of(model).contains("layer3.0.non_local.theta_weight"));
+  EXPECT_TRUE(state_of(model).contains("layer3.0.non_local.theta_weight"));
   EXPECT_FALSE(torch::equal(model.non_local()[0].second->theta_weight, model.non_local()[1].second->theta_weight));
   EXPECT_EQ(ResnetOptions().non_local_after(2), std::vector<int64_t>());
 }
@@ -64,7 +58,7 @@ TEST(ResnetNonLocal, InsertedIntoATrainedNetworkItChangesNoBitAndLearns) {
   Resnet plain(without, 1), with(relating_resnet({0, 1, 1}), 2);
   const Tensor images = torch::randn({8, 3, 16, 16}), labels = torch::randint(0, 3, {8}, torch::kLong);
   plain.forward(images);  // moves the statistics
-  with.load(tensors_of(plain));
+  with.load(state_of(plain));
   for (const bool training : {false, true}) {
     plain.train(training);
     with.train(training);

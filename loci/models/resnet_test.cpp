@@ -13,6 +13,7 @@
 
 #include "loci/base/check.h"
 #include "loci/optim/optimizer_set.h"
+#include "tests/module_state.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {
@@ -44,13 +45,6 @@ ResnetOptions resnet_20() {
   ResnetOptions options;
   options.classes = 10;
   return options;
-}
-
-std::map<std::string, Tensor> resnet_state(const Resnet& model) {
-  std::map<std::string, Tensor> state;
-  for (const auto& parameter : model.named_parameters()) state[parameter.key()] = parameter.value().detach().clone();
-  for (const auto& buffer : model.named_buffers()) state[buffer.key()] = buffer.value().clone();
-  return state;
 }
 
 struct TrainedResnet {
@@ -142,7 +136,7 @@ TEST(Resnet, CountsTheParametersThatItHas) {
 }
 
 TEST(Resnet, HasTheNamesOfTheZoo) {
-  const auto state = resnet_state(Resnet(small_resnet(), 0));
+  const auto state = copied_state(Resnet(small_resnet(), 0));
   for (const char* name : {"conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var",
                            "layer1.0.conv1.weight", "layer3.1.bn2.running_var", "linear.weight", "linear.bias"}) {
     EXPECT_TRUE(state.contains(name)) << name;
@@ -150,9 +144,9 @@ TEST(Resnet, HasTheNamesOfTheZoo) {
   EXPECT_EQ(state.size(), 5u + 6 * 10 + 2);
   EXPECT_EQ(state.at("layer2.0.conv1.weight").sizes(), (std::vector<int64_t>{8, 4, 3, 3}));
   EXPECT_TRUE(
-      resnet_state(Resnet(small_resnet_with(ResnetPlacement::side), 0)).contains("layer3.1.memory.map.memory.keys1"));
+      copied_state(Resnet(small_resnet_with(ResnetPlacement::side), 0)).contains("layer3.1.memory.map.memory.keys1"));
   EXPECT_TRUE(
-      resnet_state(Resnet(small_resnet_with(ResnetPlacement::replace3x3), 0)).contains("layer3.1.memory.memory.keys1"));
+      copied_state(Resnet(small_resnet_with(ResnetPlacement::replace3x3), 0)).contains("layer3.1.memory.memory.keys1"));
 }
 
 // With the second norms at zero a block is its shortcut, which is positive behind the first relu.
@@ -164,7 +158,7 @@ TEST(Resnet, ShortcutsTakeEverySecondPositionBetweenZeroChannels) {
     if (parameter.key().ends_with("bn2.weight")) parameter.value().zero_();
   }
   const Tensor images = torch::randn({2, 3, 8, 8});
-  const auto state = resnet_state(model);
+  const auto state = copied_state(model);
   const Tensor stem = torch::relu(torch::conv2d(images, state.at("conv1.weight"), {}, 1, 1) / std::sqrt(1 + 1e-5));
   const Tensor kept = stem.slice(2, 0, 8, 4).slice(3, 0, 8, 4).mean({2, 3});  // [2, 4]
   Tensor features = torch::zeros({2, 16});
@@ -176,10 +170,10 @@ TEST(Resnet, ShortcutsTakeEverySecondPositionBetweenZeroChannels) {
 TEST(Resnet, LearnsWithEveryPlacement) {
   for (const auto placement : {ResnetPlacement::side, ResnetPlacement::replace3x3, ResnetPlacement::replace_block}) {
     TrainedResnet run(small_resnet_with(placement));
-    const auto before = resnet_state(*run.model);
+    const auto before = copied_state(*run.model);
     const Tensor rows = run.model->memory()->table()->store().values().clone();
     EXPECT_LT(run.train(30), 0.5) << static_cast<int>(placement);
-    for (const auto& [name, value] : resnet_state(*run.model)) {
+    for (const auto& [name, value] : copied_state(*run.model)) {
       if (name.ends_with("query_net.bias_0")) continue;  // the norm takes it away
       EXPECT_FALSE(torch::equal(value, before.at(name))) << name;
     }
@@ -191,9 +185,9 @@ TEST(Resnet, FrozenKeysStayWhileTheirQueriesMove) {
   ResnetOptions options = small_resnet_with(ResnetPlacement::side);
   options.memory.frozen_keys = true;
   TrainedResnet run(options);
-  const auto before = resnet_state(*run.model);
+  const auto before = copied_state(*run.model);
   run.train(20);
-  const auto after = resnet_state(*run.model);
+  const auto after = copied_state(*run.model);
   for (const char* keys : {"keys1", "keys2"}) {
     const std::string name = std::string("layer3.1.memory.map.memory.") + keys;
     EXPECT_TRUE(torch::equal(after.at(name), before.at(name))) << name;
@@ -219,7 +213,7 @@ TEST(Resnet, AMemoryInsertedAtTheSideOfATrainedNetworkChangesNoBit) {
   TrainedResnet trained(small_resnet());
   trained.train(5);
   Resnet with(small_resnet_with(ResnetPlacement::side), 7);
-  auto state = resnet_state(*trained.model);
+  auto state = copied_state(*trained.model);
   state["bn1.num_batches_tracked"] = torch::tensor(int64_t{5});
   with.load(state);
   trained.model->eval();
@@ -240,7 +234,7 @@ TEST(Resnet, ABlockAddedToATrainedNetworkChangesNoBitAndLearns) {
     options.extra_blocks = {1, 0, 2};
     return options;
   }());
-  with.model->load(resnet_state(*trained.model));
+  with.model->load(copied_state(*trained.model));
   trained.model->eval();
   with.model->eval();
   {
@@ -252,17 +246,17 @@ TEST(Resnet, ABlockAddedToATrainedNetworkChangesNoBitAndLearns) {
   EXPECT_EQ(scale.abs().max().item<double>(), 0);
   with.train(1);
   EXPECT_GT(scale.abs().max().item<double>(), 0);
-  const auto all = resnet_state(*with.model);  // given whole, it is taken as it is
+  const auto all = copied_state(*with.model);  // given whole, it is taken as it is
   Resnet again(with.model->options(), 7);
   again.load(all);
-  EXPECT_TRUE(torch::equal(resnet_state(again).at("layer3.2.bn2.weight"), scale));
+  EXPECT_TRUE(torch::equal(copied_state(again).at("layer3.2.bn2.weight"), scale));
 }
 
 TEST(Resnet, LoadRefusesWhatIsOfAnotherNetwork) {
   const auto refused = [](const std::string& message, const ResnetOptions& options, auto state) {
     expect_error(ExitCode::input, message, [&] { Resnet(options, 0).load(state); });
   };
-  const auto plain = resnet_state(Resnet(small_resnet(), 0));
+  const auto plain = copied_state(Resnet(small_resnet(), 0));
   refused("every name must belong to the model, got layer3.1.conv2.weight",
           small_resnet_with(ResnetPlacement::replace3x3), plain);
   auto state = plain;
@@ -275,7 +269,7 @@ TEST(Resnet, LoadRefusesWhatIsOfAnotherNetwork) {
   state["linear.bias"] = torch::zeros({3}, torch::kLong);
   refused("linear.bias must be Float, got Long", small_resnet(), state);
   const ResnetOptions side = small_resnet_with(ResnetPlacement::side);
-  state = resnet_state(Resnet(side, 0));
+  state = copied_state(Resnet(side, 0));
   state.erase("layer3.1.memory.norm_gain");
   refused("Resnet: layer3.1.memory.norm_gain must be given, for layer3.1.memory.map", side, state);
 }

@@ -5,6 +5,7 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
+#include <string>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -16,6 +17,7 @@ namespace {
 using at::Tensor;
 
 constexpr double kHeadStd = 0.02;
+constexpr const char* kHead = "classifier";
 
 // x [B, L, d], mask [B, L] or undefined -> [B, d].
 Tensor pooled_tokens(const Tensor& x, const Tensor& mask, TextPooling pooling) {
@@ -39,7 +41,8 @@ Tensor pooled_tokens(const Tensor& x, const Tensor& mask, TextPooling pooling) {
 
 struct TextClassifier::Head : torch::nn::Module {
   Head(int64_t width, int64_t classes, uint64_t seed) {
-    weight = register_parameter("weight", normal_start(seed, "classifier.weight", {classes, width}, kHeadStd));
+    weight =
+        register_parameter("weight", normal_start(seed, std::string(kHead) + ".weight", {classes, width}, kHeadStd));
     bias = register_parameter("bias", at::zeros({classes}));
   }
   Tensor weight, bias;  // [C, d], [C]
@@ -52,7 +55,7 @@ TextClassifier::TextClassifier(TransformerLmOptions options, TextPooling pooling
   if (pooling == TextPooling::first && this->options().causal) {
     fail(ExitCode::usage, "TextClassifier", "pooling must be mean or last where the model is causal", "first");
   }
-  head_ = register_module("classifier", std::make_shared<Head>(this->options().width, classes, seed));
+  head_ = register_module(kHead, std::make_shared<Head>(this->options().width, classes, seed));
 }
 
 Tensor TextClassifier::classify(const Tensor& tokens, const BlockContext& context) {
@@ -62,6 +65,10 @@ Tensor TextClassifier::classify(const Tensor& tokens, const BlockContext& contex
               "TextClassifier: each text must have a token, got one of padding alone");
   const Tensor x = hidden(tokens, nullptr, context);
   return at::linear(pooled_tokens(x, mask, pooling_), head_->weight, head_->bias).to(head_->weight.scalar_type());
+}
+
+void TextClassifier::load(const std::map<std::string, Tensor>& state, const std::string& who) {
+  TransformerLm::load(state, who, {std::string(kHead) + "."});
 }
 
 int64_t TextClassifier::count_head(int64_t width, int64_t classes) {

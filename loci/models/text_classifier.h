@@ -8,7 +8,9 @@
 //   logits = p W^T + b                                                                     [B, C]
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "loci/models/transformer_lm.h"
 
@@ -26,6 +28,9 @@ class TextClassifier : public TransformerLm {
   // tokens [B, L] int64; context.token_mask [B, L]: the tokens of each text, at least one, before its padding.
   // Undefined: all are. Returns logits [B, C] (float32).
   at::Tensor classify(const at::Tensor& tokens, const BlockContext& context = {});
+
+  // As TransformerLm::load; W and b may be missing too, together.
+  void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "TextClassifier");
 
   // Dense parameters of W and b.
   static int64_t count_head(int64_t width, int64_t classes);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "loci/base/check.h"
+#include "tests/module_state.h"
 #include "tests/small_model.h"
 
 namespace loci {
@@ -17,13 +18,6 @@ using at::Tensor;
 
 TransformerLmOptions classifier_options(bool causal = false) {
   return small_model_with_memory(MemoryPlacement::parallel, [&](auto& o) { o.causal = causal; });
-}
-
-std::map<std::string, Tensor> names_of(const torch::nn::Module& module) {
-  std::map<std::string, Tensor> result;
-  for (const auto& parameter : module.named_parameters()) result.emplace(parameter.key(), parameter.value());
-  for (const auto& buffer : module.named_buffers()) result.emplace(buffer.key(), buffer.value());
-  return result;
 }
 
 Tensor text_tokens() {
@@ -71,7 +65,7 @@ TEST(TextClassifier, EachPoolingIsWhatItsNameSays) {
   body.to(at::kDouble);
   body.eval();
   // logits = norm(x) embedding^T has as many columns as the vocabulary, more than the width: its least squares are x.
-  const Tensor embedding = names_of(body).at("embedding");
+  const Tensor embedding = state_of(body).at("embedding");
   const Tensor x = at::matmul(body.forward(tokens), at::linalg_pinv(embedding.t().detach(), 1e-12));  // [B, L, d]
   EXPECT_TRUE(torch::allclose(pooled[TextPooling::mean], x.mean(1), 1e-6, 1e-8));
   EXPECT_TRUE(torch::allclose(pooled[TextPooling::first], x.select(1, 0), 1e-6, 1e-8));
@@ -81,16 +75,17 @@ TEST(TextClassifier, EachPoolingIsWhatItsNameSays) {
 TEST(TextClassifier, StartsFromALanguageModelByItsNames) {
   TransformerLm trained(classifier_options(), 7);
   TextClassifier model(classifier_options(), TextPooling::mean, 3, 1);
-  const Tensor drawn = names_of(model).at("classifier.weight").clone();
-  model.load(names_of(trained));
-  for (const auto& [name, value] : names_of(trained))
-    EXPECT_TRUE(torch::equal(names_of(model).at(name), value)) << name;
-  EXPECT_TRUE(torch::equal(names_of(model).at("classifier.weight"), drawn));
+  const Tensor drawn = state_of(model).at("classifier.weight").clone();
+  model.load(state_of(trained));
+  for (const auto& [name, value] : state_of(trained))
+    EXPECT_TRUE(torch::equal(state_of(model).at(name), value)) << name;
+  EXPECT_TRUE(torch::equal(state_of(model).at("classifier.weight"), drawn));
   EXPECT_GT(drawn.abs().max().item<double>(), 0);
-  auto half = names_of(model);
+  auto half = state_of(model);
   half.erase("classifier.bias");
   EXPECT_THROW(model.load(half), Error);
-  EXPECT_THROW(trained.load(names_of(model)), Error);  // a language model has no classes
+  EXPECT_THROW(trained.load(state_of(model)), Error);                 // a language model has no classes
+  EXPECT_THROW(model.TransformerLm::load(state_of(trained)), Error);  // and does not know that a part may be new
   int64_t decayed = 0;
   for (const NamedParameter& p : model.dense_parameters()) decayed += p.name == "classifier.weight" && p.decay;
   EXPECT_EQ(decayed, 1);

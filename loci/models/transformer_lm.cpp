@@ -20,7 +20,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 #include <utility>
 
 #include "loci/base/check.h"
@@ -290,7 +289,8 @@ std::vector<Tensor> TransformerLm::memory_inputs(const Tensor& tokens) {
   return result;
 }
 
-void TransformerLm::load(const std::map<std::string, Tensor>& state, const std::string& who) {
+void TransformerLm::load(const std::map<std::string, Tensor>& state, const std::string& who,
+                         std::vector<std::string> new_parts) {
   std::map<std::string, Tensor> wanted = state;
   for (const auto& layer : layers_) {
     const std::string prefix = fmt::format("layers.{}.", layer->number);
@@ -299,8 +299,9 @@ void TransformerLm::load(const std::map<std::string, Tensor>& state, const std::
     if (layer->ffn_in.defined() || has_memory) continue;
     for (const char* map : {"ffn_in", "ffn_out"}) wanted.erase(prefix + map);  // the new memory replaces them
   }
-  load_state(who, *this, wanted, [](const std::string& name) -> std::string {
-    for (const std::string_view part : {".memory", ".ngram.", "classifier."}) {
+  new_parts.insert(new_parts.end(), {".memory", ".ngram."});
+  load_state(who, *this, wanted, [&](const std::string& name) -> std::string {
+    for (const std::string& part : new_parts) {
       if (const size_t at = name.find(part); at != std::string::npos) return name.substr(0, at + part.size());
     }
     return "";

@@ -94,10 +94,11 @@ class TransformerLm : public torch::nn::Module {
   // What memory `i` (in memories() order) receives for these tokens, [B * L, d]; no gradient, in evaluation mode.
   std::vector<at::Tensor> memory_inputs(const at::Tensor& tokens);
 
-  // Copies parameters and buffers of a trained model, by name. Only a memory, an n-gram memory or a classifier may be
-  // missing, whole (insertion into a model without one); a memory that is inserted in place of a feed-forward leaves
-  // its maps out. Unknown names and other shapes throw Error (input) in the name of `who`.
-  void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "TransformerLm");
+  // Copies parameters and buffers of a trained model, by name. Only a memory, an n-gram memory or one of `new_parts`,
+  // such as "head.", may be missing, whole (insertion into a model without one); a memory that is inserted in place of
+  // a feed-forward leaves its maps out. Unknown names and other shapes throw Error (input) in the name of `who`.
+  void load(const std::map<std::string, at::Tensor>& state, const std::string& who = "TransformerLm",
+            std::vector<std::string> new_parts = {});
 
   // Counts of parameters before anything is allocated: dense and table elements.
   static std::pair<int64_t, int64_t> count_parameters(const TransformerLmOptions& options);

@@ -14,6 +14,7 @@
 #include "loci/models/generate.h"
 #include "loci/models/transformer_lm.h"
 #include "loci/table/row_store.h"
+#include "tests/module_state.h"
 #include "tests/op_harness.h"
 #include "tests/small_model.h"
 
@@ -74,18 +75,6 @@ const std::map<std::string, Change> kKinds = {{"sum", [](auto&) {}},
                                                  o.memory.placement = MemoryPlacement::after;
                                                  o.ngram.layer.injection = NgramInjection::gate;
                                                }}};
-
-Tensor some_tokens(int64_t batch, int64_t length) {
-  torch::manual_seed(2);
-  return torch::randint(kVocabulary, {batch, length}, at::kLong);
-}
-
-std::map<std::string, Tensor> state_of(const torch::nn::Module& module) {
-  std::map<std::string, Tensor> result;
-  for (const auto& parameter : module.named_parameters()) result.emplace(parameter.key(), parameter.value());
-  for (const auto& buffer : module.named_buffers()) result.emplace(buffer.key(), buffer.value());
-  return result;
-}
 
 // Rows and convolution that are not zero, so that what is read shows.
 void fill(TransformerLm& model) {

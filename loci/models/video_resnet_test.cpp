@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "loci/base/check.h"
+#include "tests/module_state.h"
 #include "tests/op_harness.h"
 
 namespace loci::video_resnet_test {
@@ -159,13 +160,6 @@ TEST(VideoResnet, HalvesTimeAndSpaceAsThePaperSays) {
   many.eval();
   EXPECT_EQ(many.features(torch::randn({1, 3, 32, 64, 64})).sizes(), (std::vector<int64_t>{1, 64, 4, 2, 2}));
   EXPECT_EQ(many.forward(torch::randn({2, 3, 32, 32, 32})).sizes(), (std::vector<int64_t>{2, 3}));
-}
-
-std::map<std::string, Tensor> state_of(const torch::nn::Module& module) {
-  std::map<std::string, Tensor> state;
-  for (const auto& entry : module.named_parameters()) state[entry.key()] = entry.value().detach();
-  for (const auto& entry : module.named_buffers()) state[entry.key()] = entry.value();
-  return state;
 }
 
 // The weights of a trained network without blocks, and the same output bit for bit.
