@@ -12,7 +12,8 @@ std::vector<Prediction> likeliest(const at::Tensor& probabilities, const std::ve
   for (int64_t i = 0; i < probabilities.size(0); ++i) {
     const std::string& name = classes[static_cast<size_t>(label[i].item<int64_t>())];
     const auto share = probability[i].item<double>();
-    found.push_back({{name, fmt::format("{:5.1f} %", 100 * share)}, {{"class", name}, {"probability", share}}});
+    found.push_back(
+        {{printable(name), fmt::format("{:5.1f} %", 100 * share)}, {{"class", name}, {"probability", share}}});
   }
   return found;
 }

@@ -86,7 +86,7 @@ def test_a_classifier_starts_from_the_run_and_is_measured(place):
     low, high = found["details"]["accuracy_interval"]
     assert found["measures"]["accuracy"] == 1 and found["measures"]["matthews"] == 1 and low < 1 == high
     text = loci(place, "eval", place / "out/classes", "--data", place / "reviews").stdout
-    assert "20 validation texts of 2 classes: accuracy 100.0 %, 95 % interval" in text
+    assert f"20 validation texts of 2 classes: accuracy 100.0 %, 95 % interval {100 * low:.1f} to 100.0 %," in text
     log = (place / "out/classes/main/seed-0/metrics.jsonl").read_text().splitlines()
     assert json.loads(log[0])["starts_from"] == "out/masked/main/seed-0"
 
@@ -107,6 +107,22 @@ def test_predictions(place, tmp_path):
     )
     (tmp_path / "bad.tsv").write_text("text\nx\ny\tz\n")
     assert_refused(loci(place, "predict", run, "--texts", tmp_path / "bad.tsv"), 3, "bad.tsv:3", "1 columns", "got 2")
+
+
+def test_names_of_classes_do_not_reach_the_terminal_as_they_are(tmp_path):
+    (tmp_path / "texts").mkdir()
+    lines = [f"{letter}\t\x1b[31m{label}" for letter, label in (("x", "good"), ("y", "bad"))]
+    for part in ("train", "validation"):
+        (tmp_path / "texts" / f"{part}.tsv").write_text("\n".join(["text\tlabel", *lines * 8]) + "\n")
+    (tmp_path / "classify.toml").write_text(CLASSIFY.replace("steps = 60", "steps = 1"))
+    arguments = ["--data", tmp_path / "texts", "--out", tmp_path / "out"]
+    result = loci(tmp_path, "train", tmp_path / "classify.toml", *arguments)
+    assert result.returncode == 0, result.stderr
+    predict = ["predict", tmp_path / "out/main/seed-0", "--texts", tmp_path / "texts/validation.tsv"]
+    said = loci(tmp_path, *predict).stdout
+    assert "\x1b" not in said and all(line.startswith("\\u001b[31m") for line in said.splitlines())
+    classes = {text["class"] for text in json.loads(loci(tmp_path, *predict, "--json").stdout)["texts"]}
+    assert classes <= {"\x1b[31mgood", "\x1b[31mbad"} and classes
 
 
 def test_bad_files_are_named(place, tmp_path):
