@@ -121,6 +121,17 @@ def test_the_build_takes_an_unpacked_libtorch(tmp_path: Path) -> None:
     run("ninja", "-C", tmp_path / "build", "CMakeFiles/loci_ops.dir/loci/table/page_memory.cpp.o")
 
 
+def test_what_is_installed_finds_its_library_and_the_libtorch_of_the_last_configuration(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        options = [f"-DLOCI_TORCH_DIR={unpacked_libtorch(tmp_path / name)}", "-DLOCI_TESTS=OFF", "-DLOCI_BENCH=OFF"]
+        options += ["-DCMAKE_INSTALL_PREFIX=/opt/loci", "-DCMAKE_INSTALL_LIBDIR=/opt/loci/libraries"]
+        run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja", *options)
+    said = (tmp_path / "build/cli/cmake_install.cmake").read_text()
+    assert f'"$ORIGIN:$ORIGIN/../libraries:{tmp_path}/second/libtorch/lib"' in said.replace("\\$", "$")
+    assert str(tmp_path / "first") not in said
+
+
 def test_a_folder_without_libtorch_is_refused_in_one_line(tmp_path: Path) -> None:
     command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), "-G", "Ninja", f"-DLOCI_TORCH_DIR={tmp_path}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
