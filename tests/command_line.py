@@ -13,6 +13,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).parent.parent
 BUILD = pathlib.Path(os.environ.get("LOCI_BUILD", ROOT / "build" / "release"))
 LOCI = BUILD / "cli" / "loci"
+PACKAGE_ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "python")}  # for another Python that imports loci
 
 # A language model that trains in seconds.
 SMALL_MODEL = """

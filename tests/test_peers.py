@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
-from command_line import LOCI, ROOT
+from command_line import LOCI, PACKAGE_ENVIRONMENT, ROOT
 
 SCRIPT = ROOT / "bench" / "peers.py"
 SIZE = ["--rows", "1024", "--width", "32", "--rounds", "2", "--no-compiled"]
@@ -17,8 +16,7 @@ SIZE = ["--rows", "1024", "--width", "32", "--rounds", "2", "--no-compiled"]
 
 def run(*arguments: str) -> str:
     command = [sys.executable, SCRIPT, LOCI, *SIZE, *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "python")}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, env=PACKAGE_ENVIRONMENT, timeout=500, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

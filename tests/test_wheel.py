@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder)
-    run(folder / "bin/python3", "-m", "pip", "install", "-q", f"{wheel}[hf]")
+    run(folder / "bin/python3", "-m", "pip", "install", "-q", f"{wheel}[hf,report]")
     return folder
 
 

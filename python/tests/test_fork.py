@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import PACKAGE_ENVIRONMENT
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,7 +24,7 @@ VOCABULARY, WIDTH, BATCHES = 50, 16, 12
 def test_a_child_reads_rows_while_the_parent_trains(home: str, end: str, tmp_path: Path) -> None:
     script = Path(__file__).with_name("forked_training.py")
     command = [sys.executable, script, home, end, tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=PACKAGE_ENVIRONMENT)
     assert (result.returncode, result.stdout) == (0, "as without a fork\n"), result.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import PACKAGE_ENVIRONMENT
 from memory_cases import (
     LAYERS,
     STEPS,
@@ -300,5 +300,4 @@ def test_bad_input_has_one_clear_line(error: type[Exception], message: str, make
 
 def test_reports_need_no_library() -> None:
     code = "import sys, loci.report; assert 'torch' not in sys.modules and 'loci.library' not in sys.modules"
-    environment = os.environ | {"PYTHONPATH": str(Path(loci.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=PACKAGE_ENVIRONMENT)

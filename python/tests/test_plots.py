@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import synthetic
 import torch
+from command_line import PACKAGE_ENVIRONMENT
 from matplotlib.figure import Figure
 from memory_cases import inputs, small
 
@@ -137,9 +138,10 @@ def test_plots_choose_no_backend_and_need_matplotlib_alone() -> None:
         "import matplotlib",
         "assert matplotlib.rcParams._get_backend_or_none() is None",
     ]
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120, env=PACKAGE_ENVIRONMENT)
     absent = "import sys; sys.modules['matplotlib'] = None; import loci; loci.plots.usage({})"
-    result = subprocess.run([sys.executable, "-c", absent], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", absent]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=PACKAGE_ENVIRONMENT)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith(
         "ImportError: loci.plots: matplotlib must be installed (pip install 'torch-loci[report]'), got "
