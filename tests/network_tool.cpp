@@ -5,12 +5,14 @@
 // run in training: INPUT has grad, that of y, and OUTPUT gets "grad.x", "grad.NAME" of its parameters, parameters and
 // buffers. The relatives of the non-local block are always run so, and machines: two of them, `seed` and `seed` + 1,
 // with the module HALF after the standard ones; INPUT has the tensors of RamUnrollInput, OUTPUT gets those of
-// RamUnrollOutput.
+// RamUnrollOutput. Slots read and write once for each of `states`, and y is all they give (trained_slots).
+#include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "loci/base/check.h"
@@ -23,11 +25,21 @@
 #include "loci/nn/relation/efficient_attention.h"
 #include "loci/nn/relation/global_context.h"
 #include "loci/nn/relation/non_local.h"
+#include "loci/nn/small/slots.h"
 #include "loci/train/tensor_file.h"
 
 namespace {
 
-enum class Kind { image_resnet, video_resnet, non_local, global_context, criss_cross, efficient_attention, neural_ram };
+enum class Kind {
+  image_resnet,
+  video_resnet,
+  non_local,
+  global_context,
+  criss_cross,
+  efficient_attention,
+  neural_ram,
+  slots
+};
 
 struct Description {
   Kind kind = Kind::image_resnet;
@@ -51,7 +63,8 @@ struct Description {
               {"global_context", Kind::global_context},
               {"criss_cross", Kind::criss_cross},
               {"efficient_attention", Kind::efficient_attention},
-              {"neural_ram", Kind::neural_ram}});
+              {"neural_ram", Kind::neural_ram},
+              {"slots", Kind::slots}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -140,6 +153,35 @@ Tensors trained_machines(Description d, const Tensors& input) {
           {"sound", out.sound.to(at::kInt)}};
 }
 
+// INPUT: x [B, N, channels], its mask [B, N], states [T, B, S]. y: the penalties, what each state reads, the last
+// slots.
+struct SlotNetwork : torch::nn::Module {
+  SlotNetwork(const Description& d, Tensors input) : input_(std::move(input)) {
+    const auto seed = static_cast<uint64_t>(d.seed);
+    compress = register_module("compress", std::make_shared<loci::CompressToSlots>("compress", d.channels, 4, seed));
+    memory = register_module(
+        "memory", std::make_shared<loci::SlotMemory>("memory", d.channels, input_.at("states").size(2), seed));
+  }
+  at::Tensor forward(const at::Tensor& x) {
+    const loci::CompressedSlots start = compress->forward(x, input_.at("mask").to(at::kBool));
+    at::Tensor slots = start.slots;
+    std::vector<at::Tensor> found = {start.penalty};
+    for (const at::Tensor& state : input_.at("states").unbind()) {
+      const loci::SlotRead read = memory->read(slots, state);
+      found.push_back(read.content.flatten());
+      slots = memory->write(slots, state, read.weight);
+    }
+    found.push_back(slots.flatten());
+    return at::cat(found);
+  }
+
+  std::shared_ptr<loci::CompressToSlots> compress;
+  std::shared_ptr<loci::SlotMemory> memory;
+
+ private:
+  Tensors input_;
+};
+
 Tensors trained_block(Description d, const Tensors& weights, const Tensors& input) {
   const auto run = [&]<class Block>(auto options) {
     options.channels = d.channels;
@@ -155,6 +197,8 @@ Tensors trained_block(Description d, const Tensors& weights, const Tensors& inpu
       return run.operator()<loci::EfficientAttention>(d.efficient);
     case Kind::neural_ram:
       return trained_machines(d, input);
+    case Kind::slots:
+      return trained(SlotNetwork(d, input), weights, input);
     default:
       return run.operator()<loci::NonLocal>(d.block);
   }

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from loci.run_saving import save_run as save_run
     from loci.saved_runs import Run as Run
     from loci.saved_runs import load_run as load_run
+    from loci.slots import CompressToSlots as CompressToSlots
+    from loci.slots import SlotMemory as SlotMemory
     from loci.table import Table as Table
     from loci.tokenizer import Tokenizer as Tokenizer
     from loci.transformer_lm import TransformerLM as TransformerLM
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CompressToSlots": "slots",
     "CrissCross": "relatives",
     "EfficientAttention": "relatives",
     "FlatKeyMemory": "memory",
@@ -75,6 +78,7 @@ _HOMES = {
     "Reinitialise": "reinitialisation",
     "Run": "saved_runs",
     "SideMemory": "memory_map",
+    "SlotMemory": "slots",
     "Table": "table",
     "Tokenizer": "tokenizer",
     "TransformerLM": "transformer_lm",
