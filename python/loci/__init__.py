@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from loci.saved_runs import load_run as load_run
     from loci.slots import CompressToSlots as CompressToSlots
     from loci.slots import SlotMemory as SlotMemory
+    from loci.subsets import RandomSequence as RandomSequence
+    from loci.subsets import subset_backprop as subset_backprop
     from loci.table import Table as Table
     from loci.tokenizer import Tokenizer as Tokenizer
     from loci.transformer_lm import TransformerLM as TransformerLM
@@ -72,6 +74,7 @@ _HOMES = {
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "RamModule": "neural_ram",
+    "RandomSequence": "subsets",
     "ReadBackground": "finetuning",
     "Reads": "memory_layer",
     "Redrawn": "reinitialisation",
@@ -95,6 +98,7 @@ _HOMES = {
     "remove": "insertion",
     "save": "insertion",
     "save_run": "run_saving",
+    "subset_backprop": "subsets",
     "write_patch": "finetuning",
 }
 _MODULES = ("optim", "plots")
