@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bench/reel_cases.h"
 #include "bench/row_cases.h"
 #include "loci/ops/batch_norm/batch_norm.h"
 #include "loci/ops/batch_norm/batch_norm_definition.h"
@@ -279,6 +280,7 @@ const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
   static const std::vector<std::pair<std::string, MakeCases>> all = {
       {"few_linear", few_linear_cases},
       {"binary", binary_cases},
+      {"reels", reel_cases},
       {"select", for_all_sizes(select_case)},
       {"search", for_all_sizes(search_case)},
       {"search_backward", for_training_sizes(search_backward_case)},

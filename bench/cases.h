@@ -16,7 +16,7 @@ struct Case {
   double bytes;       // that must be moved at least
   double operations;  // multiplications and additions
   std::function<void()> fast;
-  std::function<void()> definition;  // binary: the float32 product
+  std::function<void()> definition;  // binary: the float32 product; reels: stored values and a gradient of all scores
 };
 
 // The operators that have cases: bench_names() without what bench.cpp measures whole.

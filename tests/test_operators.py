@@ -49,6 +49,14 @@ def binary_inputs(vectors=3, inputs=70, outputs=5):
     return a, b, inputs, torch.zeros(outputs, dtype=torch.int32), torch.ones(out_words, dtype=torch.int64)
 
 
+REELS = (7, -9, 0.25)  # seed, stream, bound
+
+
+def reel_inputs(dtype=torch.float32, grad=False, sizes=(3, 5)):
+    torch.manual_seed(0)
+    return torch.randn(6, *sizes, dtype=dtype, requires_grad=grad), torch.randn(sizes, dtype=dtype)
+
+
 def select_inputs(dtype=torch.float32, grad=False, tokens=3):
     torch.manual_seed(0)
     score1 = torch.randn(tokens, 2, 9, dtype=dtype, requires_grad=grad)
@@ -108,6 +116,16 @@ def forward_and_backward_operators(dtype):
     yield loci.binary_linear, binary[:3]
     yield loci.binary_threshold, (loci.binary_linear(*binary[:3]), *binary[3:])
     yield loci.binary_layer, binary
+
+    scores, grad = reel_inputs(dtype, grad=True)
+    yield loci.reel_values, (grad, 6, *REELS)
+    for draw, chosen_only in ((-1, False), (2, True)):
+        yield loci.reel_weights, (scores, *REELS, draw, chosen_only)
+    weight, choice = loci.reel_weights(scores.detach(), *REELS, -1, False)
+    yield loci.reel_score_gradient, (grad, choice, 6, *REELS, True)
+    for velocity in (torch.zeros_like(scores), None):
+        numbers = (0.1, 0.9 if velocity is not None else 0.0, 1e-3, 2.0, False, False, True)
+        yield loci.reel_step_, (scores.detach().clone(), velocity, weight.clone(), choice, grad, *REELS, *numbers)
 
     select = select_inputs(dtype, grad=True)
     yield loci.product_key_select, select
@@ -249,6 +267,11 @@ def empty_inputs():
         yield loci.binary_linear, binary[:3]
         yield loci.binary_threshold, (torch.zeros(vectors, outputs, dtype=torch.int32), *binary[3:])
         yield loci.binary_layer, binary
+    for sizes in ((0,), (3, 0), (0, 0)):
+        scores, grad = reel_inputs(sizes=sizes)
+        yield loci.reel_values, (grad, 6, *REELS)
+        yield loci.reel_weights, (scores, *REELS, -1, False)
+        yield loci.reel_score_gradient, (grad, torch.zeros(sizes, dtype=torch.uint8), 6, *REELS, False)
     for tokens, features in ((0, 5), (4, 0), (0, 0)):
         x, feature = torch.zeros(tokens, features), torch.zeros(features)
         for training in (True, False):
