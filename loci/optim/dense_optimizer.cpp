@@ -44,6 +44,7 @@ class ParameterStates {
     double rate;  // factor
     std::vector<at::Tensor> moments;
     at::Tensor count;  // float32 scalar: updates made
+    OwnUpdate own;
   };
 
   ParameterStates(const std::vector<NamedParameter>& parameters, const DenseOptimizerOptions& options, size_t moments) {
@@ -57,9 +58,11 @@ class ParameterStates {
                   parameter.decay ? options.weight_decay : 0,
                   parameter.rate * (parameter.embedding ? options.embedding_rate : 1),
                   {},
-                  at::zeros({}, at::kFloat)};
+                  at::zeros({}, at::kFloat),
+                  parameter.own};
+      const at::Tensor& trained = parameter.own.trained.defined() ? parameter.own.trained : parameter.value;
       for (size_t i = 0; i < moments; ++i) {
-        entry.moments.push_back(at::zeros_like(parameter.value.detach()));  // of its strides
+        entry.moments.push_back(at::zeros_like(trained.detach()));  // of its strides
       }
       places_[parameter.value.unsafeGetTensorImpl()] = entries_.size();
       entries_.push_back(std::move(entry));
@@ -80,6 +83,7 @@ class ParameterStates {
     std::map<std::tuple<double, double, at::ScalarType>, std::vector<const at::Tensor*>> groups;
     for (const at::Tensor& parameter : parameters) {
       const Entry& entry = of(parameter);
+      if (entry.own.trained.defined()) continue;
       groups[{entry.decay, entry.rate, parameter.scalar_type()}].push_back(&parameter);
     }
     for (const auto& [key, members] : groups) {
@@ -162,6 +166,12 @@ class Sgd final : public DenseOptimizer {
 
   void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) override {
     const at::NoGradGuard no_grad;
+    for (const at::Tensor& parameter : parameters) {
+      const ParameterStates::Entry& entry = states_.of(parameter);
+      if (!entry.own.trained.defined()) continue;
+      entry.own.apply(parameter.grad(), entry.moments.empty() ? at::Tensor() : entry.moments[0],
+                      {rate * entry.rate, options_.momentum, entry.decay, divisor, options_.nesterov});
+    }
     const auto scale = scale_of(divisor);
     states_.for_groups(
         parameters, [&](double decay, double factor, const auto& values, const auto& gradients, const auto& entries) {
@@ -241,6 +251,12 @@ int64_t DenseOptimizerOptions::state_bytes() const {
 std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions& options,
                                                      const std::vector<NamedParameter>& parameters) {
   if (options.kind == DenseRule::sgd) return std::make_unique<Sgd>(options, parameters);
+  for (const NamedParameter& parameter : parameters) {
+    if (!parameter.own.trained.defined()) continue;
+    fail(ExitCode::usage, "config",
+         fmt::format("optimizer.kind must be \"sgd\" for {}, which has an update of its own", parameter.name),
+         "\"adamw\"");
+  }
   return std::make_unique<AdamW>(options, parameters);
 }
 

@@ -18,6 +18,23 @@
 
 namespace loci {
 
+// One update by SGD: g = gradient / divisor + decay * p; v <- momentum * v + g; p <- p - rate * v, or with Nesterov's
+// momentum p - rate * (g + momentum * v).
+struct SgdUpdate {
+  double rate = 0;
+  double momentum = 0;
+  double decay = 0;
+  double divisor = 1;
+  bool nesterov = false;
+};
+
+// An update of one's own, for a parameter that is made of a larger tensor: its gradient reaches `trained` without that
+// one's gradient in memory. The rule keeps the velocity of `trained`, undefined without momentum.
+struct OwnUpdate {
+  at::Tensor trained;  // undefined: the rule's update
+  std::function<void(const at::Tensor& gradient, const at::Tensor& velocity, const SgdUpdate& update)> apply;
+};
+
 struct NamedParameter {
   std::string name;
   at::Tensor value;
@@ -26,6 +43,7 @@ struct NamedParameter {
   double rate = 1;         // factor on the learning rate of this parameter, and so on its decay
   // Called without gradients after each update of this parameter; may change it (clipping to a range).
   std::function<void(at::Tensor& value)> after_update = {};
+  OwnUpdate own = {};  // sgd alone knows it
 };
 
 class DenseOptimizer {
@@ -71,7 +89,8 @@ struct DenseOptimizerOptions {
 
 // The rule that the options name, with the formulas of torch.optim: AdamW decays p <- p (1 - rate * decay), SGD adds
 // decay * p to the gradient and keeps v <- momentum * v + g. Parameters are float32 or float64, dense in memory with
-// any order of dimensions (channels last); their state has the same strides. Same bits for any thread count.
+// any order of dimensions (channels last); their state has the same strides. Same bits for any thread count. Throws
+// Error (usage) for a parameter with an update of its own where the rule is another than SGD.
 std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions& options,
                                                      const std::vector<NamedParameter>& parameters);
 

@@ -39,6 +39,40 @@ TEST(DenseOptimizer, ChannelsLastParametersKeepTheirLayoutAndTakeTheSameSteps) {
   }
 }
 
+// A parameter that is the sum of two numbers each: its gradient is that of both.
+TEST(DenseOptimizer, AnOwnUpdateTrainsALargerTensor) {
+  torch::manual_seed(4);
+  const Tensor pairs = torch::randn({2, 6}), twin = pairs.clone().requires_grad_();
+  const Tensor sum = pairs.sum(0).requires_grad_();
+  const DenseOptimizerOptions options{
+      .kind = DenseRule::sgd, .learning_rate = 0.1, .weight_decay = 0.2, .clip_norm = 0, .schedule = {.warmup = 0}};
+  const auto apply = [&](const Tensor& gradient, const Tensor& velocity, const SgdUpdate& update) {
+    velocity.mul_(update.momentum).add_(gradient / update.divisor + update.decay * pairs);
+    pairs.sub_(update.rate * velocity);
+    sum.copy_(pairs.sum(0));
+  };
+  NamedParameter parameter{.name = "sum", .value = sum, .rate = 0.5};
+  parameter.own = {pairs, apply};
+  OptimizerSet set({parameter}, options, {}, 0);
+  OptimizerSet plain({{.name = "pairs", .value = twin, .rate = 0.5}}, options, {}, 0);
+  EXPECT_EQ(set.state()[0].second.sizes(), pairs.sizes());
+  for (int64_t step = 0; step < 3; ++step) {
+    const Tensor weight = torch::randn({6});
+    (sum * weight).sum().backward();
+    (twin.sum(0) * weight).sum().backward();
+    set.step(step, 3, 2);
+    plain.step(step, 3, 2);
+    EXPECT_TRUE(torch::allclose(pairs, twin.detach(), 1e-6, 1e-7)) << step;
+    EXPECT_TRUE(torch::allclose(set.state()[0].second, plain.state()[0].second, 1e-6, 1e-7));
+  }
+  try {
+    const OptimizerSet adam({parameter}, {}, {}, 0);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("optimizer.kind must be \"sgd\" for sum"));
+  }
+}
+
 TEST(DenseOptimizer, CallsTheHookOfAParameterAfterItsUpdateAlone) {
   torch::manual_seed(2);
   const Tensor clipped = torch::randn({40}).requires_grad_(), other = torch::randn({5}).requires_grad_();
