@@ -30,7 +30,7 @@ set(loci_public_headers
   loci/nn/memory/vector_quantiser.h loci/nn/relation/criss_cross.h loci/nn/relation/efficient_attention.h
   loci/nn/relation/global_context.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
   loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/small/addressing.h loci/nn/small/binary_layers.h
-  loci/nn/small/fold_norm.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
+  loci/nn/small/fold_norm.h loci/nn/small/reel_layers.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
   loci/nn/token_mask.h
   loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/binary_linear/binary_linear.h
   loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
@@ -38,7 +38,7 @@ set(loci_public_headers
   loci/ops/non_local_dot/non_local_dot.h loci/ops/non_local_softmax/non_local_softmax.h
   loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
-  loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
+  loci/ops/reels/reels.h loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h
   loci/ops/usage_add/usage_add.h
   loci/optim/dense_optimizer.h loci/optim/optimizer_set.h loci/optim/parameter_rules.h loci/optim/row_optimizer.h

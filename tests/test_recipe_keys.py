@@ -19,6 +19,7 @@ TASKS = [
     "ram",
     "random_labels",
     "reconstruction",
+    "reel_network",
     "relocalisation",
     "shapes_keypoints",
     "skeleton_classification",

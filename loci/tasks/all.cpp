@@ -7,6 +7,7 @@
 #include "loci/tasks/ram_task.h"
 #include "loci/tasks/random_labels.h"
 #include "loci/tasks/reconstruction.h"
+#include "loci/tasks/reel_network.h"
 #include "loci/tasks/relocalisation.h"
 #include "loci/tasks/shapes_keypoints.h"
 #include "loci/tasks/skeleton_classification.h"
@@ -24,6 +25,7 @@ const std::vector<TaskKind>& all_tasks() {
       {"ram", ram_plan, {"program"}},
       {"random_labels", random_labels_plan},
       {"reconstruction", reconstruction_plan, {"predict"}},
+      {"reel_network", reel_network_plan},
       {"relocalisation", relocalisation_plan, {"predict"}},
       {"shapes_keypoints", shapes_keypoints_plan, {"predict"}},
       {"skeleton_classification", skeleton_classification_plan},

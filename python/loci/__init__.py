@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from loci.non_local import NonLocal2d as NonLocal2d
     from loci.non_local import NonLocal3d as NonLocal3d
     from loci.program import doctor as doctor
+    from loci.reels import ReelConv2d as ReelConv2d
+    from loci.reels import ReelLinear as ReelLinear
+    from loci.reels import ReelSGD as ReelSGD
+    from loci.reels import ReelWeight as ReelWeight
     from loci.reinitialisation import Redrawn as Redrawn
     from loci.reinitialisation import Reinitialise as Reinitialise
     from loci.relatives import CrissCross as CrissCross
@@ -78,6 +82,10 @@ _HOMES = {
     "ReadBackground": "finetuning",
     "Reads": "memory_layer",
     "Redrawn": "reinitialisation",
+    "ReelConv2d": "reels",
+    "ReelLinear": "reels",
+    "ReelSGD": "reels",
+    "ReelWeight": "reels",
     "Reinitialise": "reinitialisation",
     "Run": "saved_runs",
     "SideMemory": "memory_map",

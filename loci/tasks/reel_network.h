@@ -1,0 +1,77 @@
+// Classification of images by a network whose weights are found among fixed random values, or by the same network with
+// learned ones (models/reel_net.h): recipes/reels-mnist.
+//
+// Legend: B images of a micro-batch.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loci/models/reel_net.h"
+#include "loci/tasks/class_accuracy.h"
+#include "loci/tasks/image_data.h"
+#include "loci/train/task.h"
+
+namespace loci {
+
+class ReelNetworkPlan : public TaskPlan {
+ public:
+  void fields(ConfigFields& f) override;
+  void check() const override;
+  std::string unit() const override { return "images"; }
+  // Of ten classes, and, without data.size, of images of 32 x 32.
+  RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
+  std::string data_settings() const override { return data.settings(); }
+  std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
+
+  ReelNetOptions model_for(const ImageShape& shape, int64_t classes) const;
+
+  ImageTaskData data;
+  ReelNetOptions model;
+
+ private:
+  ReelNetOptions assumed_model() const;
+};
+
+std::unique_ptr<TaskPlan> reel_network_plan();
+
+class ReelNetwork : public Task {
+ public:
+  ReelNetwork(const ReelNetworkPlan& plan, const TaskInputs& inputs);
+
+  torch::nn::Module& module() override { return *network_; }
+  std::vector<NamedParameter> dense_parameters() override { return network_->dense_parameters(); }
+  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {}; }
+  at::Tensor loss(int64_t step, int64_t micro) override;
+  std::string unit() const override { return plan_.unit(); }
+  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
+  std::vector<Measure> measures() const override;
+  // details: images, interval, parameters, multiply_adds; of reels: reels, and moved_by_stage.
+  Evaluation evaluate() override;
+  Account account(const Evaluation& evaluation, const AccountOptions& options) override;
+  int64_t infer(int64_t position) override;
+  nlohmann::json training_measures(bool) override { return right_.take(); }
+  void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) override {
+    network_->load(state, who);
+  }
+  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {right_.state()}; }
+  std::vector<std::pair<std::string, std::string>> files() override { return {{ImageInput::kFile, input_.save()}}; }
+  std::string data_key() const override { return opened_->data.inventory.key(); }
+  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
+  nlohmann::json data_facts() const override { return opened_->facts(); }
+
+ private:
+  ReelNetworkPlan plan_;
+  BatchShape batch_;
+  std::shared_ptr<const OpenedImages> opened_;
+  ImageInput input_;
+  std::shared_ptr<ReelNet> network_;
+  ImageFeed feed_;
+  TrainingAccuracy right_;
+  ProgressLine* progress_;  // of evaluations; or null
+};
+
+}  // namespace loci
