@@ -6,6 +6,7 @@
 // buffers. The relatives of the non-local block are always run so, and machines: two of them, `seed` and `seed` + 1,
 // with the module HALF after the standard ones; INPUT has the tensors of RamUnrollInput, OUTPUT gets those of
 // RamUnrollOutput. Slots read and write once for each of `states`, and y is all they give (trained_slots).
+// Attention over views is always run so.
 #include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
@@ -26,6 +27,7 @@
 #include "loci/nn/relation/global_context.h"
 #include "loci/nn/relation/non_local.h"
 #include "loci/nn/small/slots.h"
+#include "loci/nn/small/view_attention.h"
 #include "loci/train/tensor_file.h"
 
 namespace {
@@ -38,7 +40,8 @@ enum class Kind {
   criss_cross,
   efficient_attention,
   neural_ram,
-  slots
+  slots,
+  view_attention
 };
 
 struct Description {
@@ -64,7 +67,8 @@ struct Description {
               {"criss_cross", Kind::criss_cross},
               {"efficient_attention", Kind::efficient_attention},
               {"neural_ram", Kind::neural_ram},
-              {"slots", Kind::slots}});
+              {"slots", Kind::slots},
+              {"view_attention", Kind::view_attention}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -134,6 +138,14 @@ Tensors trained(Block block, const Tensors& weights, const Tensors& input) {
   return found;
 }
 
+// With the hidden width `classes`. INPUT has mask, 1 where a view is present.
+struct MaskedViews : loci::ViewAttention {
+  MaskedViews(const Description& d, at::Tensor present)
+      : ViewAttention("block", d.channels, d.classes, static_cast<uint64_t>(d.seed)), mask(std::move(present)) {}
+  at::Tensor forward(const at::Tensor& x) const { return ViewAttention::forward(x, mask); }
+  at::Tensor mask;
+};
+
 Tensors trained_machines(Description d, const Tensors& input) {
   d.machine.modules.push_back(
       {"HALF", 1, loci::RamModule::Role::pure, [](uint32_t a, uint32_t, uint32_t) { return a / 2; }, "{a}/2", "a / 2"});
@@ -199,6 +211,8 @@ Tensors trained_block(Description d, const Tensors& weights, const Tensors& inpu
       return trained_machines(d, input);
     case Kind::slots:
       return trained(SlotNetwork(d, input), weights, input);
+    case Kind::view_attention:
+      return trained(MaskedViews(d, input.at("mask") > 0), weights, input);
     default:
       return run.operator()<loci::NonLocal>(d.block);
   }

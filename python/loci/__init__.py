@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from loci.tokenizer import Tokenizer as Tokenizer
     from loci.transformer_lm import TransformerLM as TransformerLM
     from loci.usage import Usage as Usage
+    from loci.views import PairScore as PairScore
+    from loci.views import ViewAttention as ViewAttention
+    from loci.views import drop_views as drop_views
 
 __version__ = "0.1.0"
 
@@ -75,6 +78,7 @@ _HOMES = {
     "NonLocal1d": "non_local",
     "NonLocal2d": "non_local",
     "NonLocal3d": "non_local",
+    "PairScore": "views",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "RamModule": "neural_ram",
@@ -94,10 +98,12 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "TransformerLM": "transformer_lm",
     "Usage": "usage",
+    "ViewAttention": "views",
     "apply_patch": "finetuning",
     "calibrate": "calibration",
     "convert": "importers.memories",
     "doctor": "program",
+    "drop_views": "views",
     "finetune_rows": "finetuning",
     "insert": "insertion",
     "load": "insertion",
