@@ -30,7 +30,7 @@ set(loci_public_headers
   loci/nn/memory/vector_quantiser.h loci/nn/relation/criss_cross.h loci/nn/relation/efficient_attention.h
   loci/nn/relation/global_context.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
   loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/small/addressing.h loci/nn/small/binary_layers.h
-  loci/nn/small/fold_norm.h loci/nn/small/reel_layers.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
+  loci/nn/small/fold_norm.h loci/nn/small/reel_layers.h loci/nn/small/retrieval_memory.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
   loci/nn/small/view_attention.h loci/nn/token_mask.h
   loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/binary_linear/binary_linear.h
   loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h

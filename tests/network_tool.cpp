@@ -7,6 +7,7 @@
 // with the module HALF after the standard ones; INPUT has the tensors of RamUnrollInput, OUTPUT gets those of
 // RamUnrollOutput. Slots read and write once for each of `states`, and y is all they give (trained_slots).
 // Attention over views is always run so.
+// Of a retrieval memory INPUT has items and mask too.
 #include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
@@ -26,6 +27,7 @@
 #include "loci/nn/relation/efficient_attention.h"
 #include "loci/nn/relation/global_context.h"
 #include "loci/nn/relation/non_local.h"
+#include "loci/nn/small/retrieval_memory.h"
 #include "loci/nn/small/slots.h"
 #include "loci/nn/small/view_attention.h"
 #include "loci/train/tensor_file.h"
@@ -41,7 +43,18 @@ enum class Kind {
   efficient_attention,
   neural_ram,
   slots,
-  view_attention
+  view_attention,
+  retrieval_memory
+};
+
+struct RetrievalDescription : loci::RetrievalMemoryOptions {
+  void fields(loci::ConfigFields& f) {
+    f.field("vocabulary", vocabulary, "tokens");
+    f.field("length", length, "of an item");
+    f.field("count_padding", count_padding, "as a token");
+    f.field("zero_start", zero_start, "of what is added");
+    read.fields(f);
+  }
 };
 
 struct Description {
@@ -55,6 +68,7 @@ struct Description {
   loci::CrissCrossOptions cross;
   loci::EfficientAttentionOptions efficient;
   loci::NeuralRamOptions machine;
+  RetrievalDescription retrieval;
   bool train = false;
   int64_t seed = 0;
 
@@ -68,7 +82,8 @@ struct Description {
               {"efficient_attention", Kind::efficient_attention},
               {"neural_ram", Kind::neural_ram},
               {"slots", Kind::slots},
-              {"view_attention", Kind::view_attention}});
+              {"view_attention", Kind::view_attention},
+              {"retrieval_memory", Kind::retrieval_memory}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -88,6 +103,7 @@ struct Description {
     f.section("criss_cross", cross);
     f.section("efficient_attention", efficient);
     f.section("neural_ram", machine);
+    f.section("retrieval_memory", retrieval);
   }
 };
 
@@ -194,6 +210,22 @@ struct SlotNetwork : torch::nn::Module {
   Tensors input_;
 };
 
+struct RetrievalNetwork : loci::RetrievalMemory {
+  RetrievalNetwork(const Description& d, Tensors input)
+      : RetrievalMemory("block", with_width(d), static_cast<uint64_t>(d.seed)), input_(std::move(input)) {}
+  at::Tensor forward(const at::Tensor& x) const {
+    return RetrievalMemory::forward(x, input_.at("items"), input_.at("mask").to(at::kBool));
+  }
+
+ private:
+  static loci::RetrievalMemoryOptions with_width(const Description& d) {
+    loci::RetrievalMemoryOptions options = d.retrieval;
+    options.width = d.channels;
+    return options;
+  }
+  Tensors input_;
+};
+
 Tensors trained_block(Description d, const Tensors& weights, const Tensors& input) {
   const auto run = [&]<class Block>(auto options) {
     options.channels = d.channels;
@@ -213,6 +245,8 @@ Tensors trained_block(Description d, const Tensors& weights, const Tensors& inpu
       return trained(SlotNetwork(d, input), weights, input);
     case Kind::view_attention:
       return trained(MaskedViews(d, input.at("mask") > 0), weights, input);
+    case Kind::retrieval_memory:
+      return trained(RetrievalNetwork(d, input), weights, input);
     default:
       return run.operator()<loci::NonLocal>(d.block);
   }

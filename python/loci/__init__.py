@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loci import optim as optim
     from loci import plots as plots
+    from loci.addressing import AdditiveScore as AdditiveScore
+    from loci.addressing import address_scores as address_scores
+    from loci.addressing import read_weights as read_weights
     from loci.calibration import calibrate as calibrate
     from loci.finetuning import ReadBackground as ReadBackground
     from loci.finetuning import apply_patch as apply_patch
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from loci.relatives import CrissCross as CrissCross
     from loci.relatives import EfficientAttention as EfficientAttention
     from loci.relatives import GlobalContext as GlobalContext
+    from loci.retrieval_memory import Retrieval as Retrieval
+    from loci.retrieval_memory import RetrievalMemory as RetrievalMemory
     from loci.run_saving import save_run as save_run
     from loci.saved_runs import Run as Run
     from loci.saved_runs import load_run as load_run
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdditiveScore": "addressing",
     "CompressToSlots": "slots",
     "CrissCross": "relatives",
     "EfficientAttention": "relatives",
@@ -91,6 +97,8 @@ _HOMES = {
     "ReelSGD": "reels",
     "ReelWeight": "reels",
     "Reinitialise": "reinitialisation",
+    "Retrieval": "retrieval_memory",
+    "RetrievalMemory": "retrieval_memory",
     "Run": "saved_runs",
     "SideMemory": "memory_map",
     "SlotMemory": "slots",
@@ -99,6 +107,7 @@ _HOMES = {
     "TransformerLM": "transformer_lm",
     "Usage": "usage",
     "ViewAttention": "views",
+    "address_scores": "addressing",
     "apply_patch": "finetuning",
     "calibrate": "calibration",
     "convert": "importers.memories",
@@ -109,6 +118,7 @@ _HOMES = {
     "load": "insertion",
     "load_run": "saved_runs",
     "ops": "library",
+    "read_weights": "addressing",
     "remove": "insertion",
     "save": "insertion",
     "save_run": "run_saving",
