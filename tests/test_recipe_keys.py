@@ -23,6 +23,7 @@ TASKS = [
     "relocalisation",
     "shapes_keypoints",
     "skeleton_classification",
+    "stories",
     "text_classification",
     "video_classification",
 ]

@@ -110,6 +110,7 @@ class TransformerLm : public torch::nn::Module {
  protected:
   at::Tensor hidden(const at::Tensor& tokens, KeyValueCache* cache, const BlockContext& context,
                     std::vector<at::Tensor>* memory_inputs = nullptr);  // [B, L, d]
+  const at::Tensor& embedding() const { return embedding_; }
 
  private:
   struct Layer;

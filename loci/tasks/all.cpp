@@ -11,6 +11,7 @@
 #include "loci/tasks/relocalisation.h"
 #include "loci/tasks/shapes_keypoints.h"
 #include "loci/tasks/skeleton_classification.h"
+#include "loci/tasks/stories.h"
 #include "loci/tasks/text_classification.h"
 #include "loci/tasks/video_classification.h"
 
@@ -29,6 +30,7 @@ const std::vector<TaskKind>& all_tasks() {
       {"relocalisation", relocalisation_plan, {"predict"}},
       {"shapes_keypoints", shapes_keypoints_plan, {"predict"}},
       {"skeleton_classification", skeleton_classification_plan},
+      {"stories", stories_plan},
       {"text_classification", text_classification_plan, {"predict"}},
       {"video_classification", video_classification_plan, {"predict"}},
   };
