@@ -26,6 +26,7 @@ TASKS = [
     "stories",
     "text_classification",
     "video_classification",
+    "views",
 ]
 
 

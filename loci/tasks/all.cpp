@@ -14,6 +14,7 @@
 #include "loci/tasks/stories.h"
 #include "loci/tasks/text_classification.h"
 #include "loci/tasks/video_classification.h"
+#include "loci/tasks/views.h"
 
 namespace loci {
 
@@ -33,6 +34,7 @@ const std::vector<TaskKind>& all_tasks() {
       {"stories", stories_plan},
       {"text_classification", text_classification_plan, {"predict"}},
       {"video_classification", video_classification_plan, {"predict"}},
+      {"views", views_plan},
   };
   return tasks;
 }
