@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <functional>
 #include <tuple>
 #include <utility>
@@ -22,6 +23,7 @@
 #include "loci/ops/product_key_select/product_key_select.h"
 #include "loci/ops/product_key_select/product_key_select_cpu.h"
 #include "loci/ops/product_key_select/product_key_select_definition.h"
+#include "loci/ops/random_basis/random_basis.h"
 
 // Legend: case_size.h.
 
@@ -73,6 +75,39 @@ Case binary_case(int64_t T, int64_t inputs, int64_t outputs, bool packs) {
         }
       },
       [=] { at::linear(x_signs, weight_signs); }};
+}
+
+// Steps in random bases of d directions of n weights, beside a composition that keeps the basis: it draws d n numbers
+// once and reads them for each half. `bytes` are those of the basis as float32, once for each half that makes it, so
+// that GB/s / 4 are the numbers made in a nanosecond; none of them is moved. Estimate: about 1 instruction a number
+// with 16 lanes and 2 with 8 (random_basis_kernel.h), 2 a nanosecond on a core of 3 GHz or more, of 51 million for both
+// halves: 25 ms with 8 lanes. The composition draws 25 million normal numbers at 4 to 5 ns and reads 200 MB: above 120
+// ms.
+std::vector<Case> bases_cases() {
+  constexpr int64_t d = 250, n = 101'770;
+  const Tensor gradient = torch::randn({n}), theta = torch::randn({n}), c = torch::randn({d});
+  const double bytes = count({d, n, 4}), operations = count({2, d, n});
+  const auto basis = [=] { return torch::randn({d, n}).mul_(1 / std::sqrt(static_cast<double>(n))); };
+  const auto of = [&](const char* part, double halves, std::function<void()> fast, std::function<void()> stored) {
+    return Case{"bases",
+                fmt::format("{} d {} n {}", part, d, n),
+                Bound::stream,
+                halves * bytes,
+                halves * operations,
+                std::move(fast),
+                std::move(stored)};
+  };
+  return {
+      of(
+          "dot", 1, [=] { random_basis_dot(gradient, 0, d, {}); }, [=] { at::mv(basis(), gradient); }),
+      of(
+          "add", 1, [=] { random_basis_add(theta, c, -1e-6, 0, {}); }, [=] { theta.addmv_(basis().t(), c, 1, -1e-6); }),
+      of(
+          "step", 2, [=] { random_basis_add(theta, random_basis_dot(gradient, 0, d, {}), -1e-6, 0, {}); },
+          [=] {
+            const Tensor phi = basis();
+            theta.addmv_(phi.t(), at::mv(phi, gradient), 1, -1e-6);
+          })};
 }
 
 Case select_case(const CaseSize& s) {
@@ -281,6 +316,7 @@ const std::vector<std::pair<std::string, MakeCases>>& all_operators() {
       {"few_linear", few_linear_cases},
       {"binary", binary_cases},
       {"reels", reel_cases},
+      {"bases", bases_cases},
       {"select", for_all_sizes(select_case)},
       {"search", for_all_sizes(search_case)},
       {"search_backward", for_training_sizes(search_backward_case)},

@@ -16,7 +16,8 @@ struct Case {
   double bytes;       // that must be moved at least
   double operations;  // multiplications and additions
   std::function<void()> fast;
-  std::function<void()> definition;  // binary: the float32 product; reels: stored values and a gradient of all scores
+  // Of binary: the float32 product; reels: stored values and a gradient of all scores; bases: a stored basis.
+  std::function<void()> definition;
 };
 
 // The operators that have cases: bench_names() without what bench.cpp measures whole.

@@ -38,6 +38,7 @@ set(loci_public_headers
   loci/ops/non_local_dot/non_local_dot.h loci/ops/non_local_softmax/non_local_softmax.h
   loci/ops/product_key_search/product_key_search.h
   loci/ops/product_key_select/product_key_select.h loci/ops/ram_step/ram_step.h loci/ops/ram_unroll/ram_unroll.h
+  loci/ops/random_basis/random_basis.h
   loci/ops/reels/reels.h loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h
   loci/ops/usage_add/usage_add.h
