@@ -43,7 +43,7 @@ set(loci_public_headers
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h
   loci/ops/usage_add/usage_add.h
   loci/optim/dense_optimizer.h loci/optim/optimizer_set.h loci/optim/parameter_rules.h loci/optim/row_optimizer.h
-  loci/optim/schedule.h
+  loci/optim/random_bases.h loci/optim/random_bases_options.h loci/optim/schedule.h
   loci/optim/seed_adam.h
   loci/program/assemble.h loci/program/circuit.h loci/program/export_cpp.h loci/program/export_dot.h
   loci/program/export_text.h loci/program/instances.h loci/program/program_file.h loci/program/prune.h

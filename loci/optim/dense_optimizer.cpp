@@ -16,6 +16,7 @@
 #include <unordered_map>
 
 #include "loci/base/check.h"
+#include "loci/optim/random_bases.h"
 
 namespace loci {
 namespace {
@@ -219,7 +220,8 @@ void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const a
 }
 
 void DenseOptimizerOptions::fields(ConfigFields& f) {
-  f.choice("kind", kind, "update rule of the dense parameters", {{"adamw", DenseRule::adamw}, {"sgd", DenseRule::sgd}});
+  f.choice("kind", kind, "update rule of the dense parameters",
+           {{"adamw", DenseRule::adamw}, {"sgd", DenseRule::sgd}, {"random_bases", DenseRule::random_bases}});
   f.field("learning_rate", learning_rate, "peak of the learning rate", {.minimum = 0});
   f.field("embedding_rate", embedding_rate, "factor on the learning rate of the embedding", {.minimum = 0});
   f.when(kind == DenseRule::adamw, "optimizer.kind is \"adamw\"", [&] {
@@ -233,6 +235,7 @@ void DenseOptimizerOptions::fields(ConfigFields& f) {
   });
   f.field("weight_decay", weight_decay, "weight decay of matrices; gains, biases and keys have none", {.minimum = 0});
   f.field("clip_norm", clip_norm, "largest norm of all dense gradients together; 0: not clipped", {.minimum = 0});
+  f.when(kind == DenseRule::random_bases, "optimizer.kind is \"random_bases\"", [&] { f.section("bases", bases); });
   f.section("schedule", schedule);
 }
 
@@ -241,21 +244,32 @@ void DenseOptimizerOptions::check() const {
   if (kind == DenseRule::sgd && nesterov && momentum == 0) {
     fail(ExitCode::usage, "config", "optimizer.momentum must be above 0 where optimizer.nesterov is true", "0");
   }
+  const bool by_losses = kind == DenseRule::random_bases && bases.from == CoefficientsFrom::losses;
+  if (by_losses && (weight_decay > 0 || clip_norm > 0)) {
+    fail(ExitCode::usage, "config",
+         "optimizer.weight_decay and optimizer.clip_norm must be 0 where optimizer.bases.from is \"losses\"",
+         fmt::format("{} and {}", weight_decay, clip_norm));
+  }
 }
 
 int64_t DenseOptimizerOptions::state_bytes() const {
   if (kind == DenseRule::adamw) return 8;
+  if (kind == DenseRule::random_bases) return 8;  // the gradients and the step, each as one vector
   return momentum > 0 ? 4 : 0;
 }
 
 std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions& options,
-                                                     const std::vector<NamedParameter>& parameters) {
+                                                     const std::vector<NamedParameter>& parameters, uint64_t seed) {
   if (options.kind == DenseRule::sgd) return std::make_unique<Sgd>(options, parameters);
   for (const NamedParameter& parameter : parameters) {
     if (!parameter.own.trained.defined()) continue;
     fail(ExitCode::usage, "config",
          fmt::format("optimizer.kind must be \"sgd\" for {}, which has an update of its own", parameter.name),
-         "\"adamw\"");
+         options.kind == DenseRule::adamw ? "\"adamw\"" : "\"random_bases\"");
+  }
+  if (options.kind == DenseRule::random_bases) {
+    for (const NamedParameter& parameter : parameters) check_dense_parameter(parameter);
+    return std::make_unique<RandomBases>(options, parameters, seed);
   }
   return std::make_unique<AdamW>(options, parameters);
 }

@@ -1,4 +1,4 @@
-// Update rules for dense parameters: one interface, AdamW and SGD behind it (loci/optim/seed_adam.h is a third).
+// Update rules for dense parameters: one interface, AdamW and SGD behind it; random_bases.h and seed_adam.h are others.
 //
 // A rule owns the state of its parameters and updates those that it is asked to, from their gradients. What concerns
 // all parameters together (clipping, steps that are not finite, the schedule, ranks) is the caller's: OptimizerSet.
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "loci/base/config_fields.h"
+#include "loci/optim/random_bases_options.h"
 #include "loci/optim/schedule.h"
 
 namespace loci {
@@ -52,6 +53,12 @@ class DenseOptimizer {
   // Updates `parameters`, each one of the rule's own with a gradient, from their gradients divided by `divisor`, at
   // `rate` times the factor of their group. The gradients may be overwritten.
   virtual void step(const std::vector<at::Tensor>& parameters, double rate, double divisor) = 0;
+  // Whether the rule asks for losses in place of gradients. Then `loss` gives that of the batch for the parameters as
+  // they are at the call; all are updated. Returns false where a loss was not finite and nothing was changed.
+  virtual bool by_losses() const { return false; }
+  virtual bool step_by_losses(const std::function<double()>& loss, double rate) {
+    return (void)loss, (void)rate, false;
+  }
   // State tensors by name ("NAME.moment1"), to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
   // Forgets the state of a parameter.
@@ -67,31 +74,33 @@ class DenseOptimizer {
 // any thread count.
 void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const at::Tensor& like = {});
 
-enum class DenseRule { adamw, sgd };
+enum class DenseRule { adamw, sgd, random_bases };
 
 // [optimizer]
 struct DenseOptimizerOptions {
   DenseRule kind = DenseRule::adamw;
   double learning_rate = 3e-3;
-  double embedding_rate = 1;  // factor on the learning rate of embeddings, and so on their decay
-  double beta1 = 0.9;         // adamw
-  double beta2 = 0.95;        // adamw
-  double epsilon = 1e-8;      // adamw
-  double momentum = 0.9;      // sgd; 0: no state
-  bool nesterov = false;      // sgd
-  double weight_decay = 0.1;  // on matrices; gains, biases and keys have none
-  double clip_norm = 1;       // of all dense gradients together; 0: off
+  double embedding_rate = 1;      // factor on the learning rate of embeddings, and so on their decay
+  double beta1 = 0.9;             // adamw
+  double beta2 = 0.95;            // adamw
+  double epsilon = 1e-8;          // adamw
+  double momentum = 0.9;          // sgd; 0: no state
+  bool nesterov = false;          // sgd
+  double weight_decay = 0.1;      // on matrices; gains, biases and keys have none
+  double clip_norm = 1;           // of all dense gradients together; 0: off
+  RandomBasesOptions bases = {};  // random_bases
   ScheduleOptions schedule;
   void fields(ConfigFields& f);
   void check() const;           // throws Error (usage)
-  int64_t state_bytes() const;  // for each float32 parameter
+  int64_t state_bytes() const;  // for each float32 parameter, with what a step needs beside it
 };
 
 // The rule that the options name, with the formulas of torch.optim: AdamW decays p <- p (1 - rate * decay), SGD adds
-// decay * p to the gradient and keeps v <- momentum * v + g. Parameters are float32 or float64, dense in memory with
-// any order of dimensions (channels last); their state has the same strides. Same bits for any thread count. Throws
-// Error (usage) for a parameter with an update of its own where the rule is another than SGD.
+// decay * p to the gradient and keeps v <- momentum * v + g; or random_bases.h, whose directions are those of `seed`.
+// Parameters are float32 or float64, dense in memory with any order of dimensions (channels last); their state has the
+// same strides. Same bits for any thread count. Throws Error (usage) for a parameter with an update of its own where
+// the rule is another than SGD.
 std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions& options,
-                                                     const std::vector<NamedParameter>& parameters);
+                                                     const std::vector<NamedParameter>& parameters, uint64_t seed);
 
 }  // namespace loci

@@ -35,8 +35,12 @@ OptimizerSet::OptimizerSet(std::vector<NamedParameter> dense, DenseOptimizerOpti
                            std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables, uint64_t seed, Reduce reduce)
     : dense_(std::move(dense)),
       options_(std::move(dense_options)),
-      rule_(make_dense_optimizer(options_, dense_)),
+      rule_(make_dense_optimizer(options_, dense_, seed)),
       reduce_(std::move(reduce)) {
+  if (rule_->by_losses() && (reduce_ || !tables.empty())) {
+    fail(ExitCode::usage, kOptimizerSet, "a rule of losses must have neither tables nor other ranks",
+         fmt::format("{} tables", tables.size()));
+  }
   std::set<std::string> names;
   for (auto& [table, options] : tables) {
     if (!names.insert(table->name()).second) {
@@ -78,9 +82,22 @@ void OptimizerSet::step_dense(double rate, double divisor) {
   }
 }
 
+StepReport OptimizerSet::step_by_losses(double rate) {
+  if (!loss_) fail(ExitCode::bug, kOptimizerSet, "a rule of losses must be given one", "none");
+  const at::NoGradGuard no_grad;
+  StepReport report;
+  report.rate = rate;
+  report.skipped = !rule_->step_by_losses(std::exchange(loss_, nullptr), rate);
+  for (NamedParameter& dense : dense_) {
+    if (dense.after_update && !report.skipped) dense.after_update(dense.value);
+  }
+  return report;
+}
+
 StepReport OptimizerSet::step(int64_t step, int64_t steps, double scale) {
   StepReport report;
   report.rate = options_.learning_rate * schedule_factor(options_.schedule, step, steps);
+  if (by_losses()) return step_by_losses(report.rate);
   if (reduce_) {
     std::vector<at::Tensor> gradients;
     for (const at::Tensor& parameter : with_gradient()) gradients.push_back(parameter.grad());

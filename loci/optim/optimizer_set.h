@@ -38,6 +38,10 @@ class OptimizerSet {
   // without a gradient keep their bits. Hooks of the updated parameters are called. Gradients are cleared.
   StepReport step(int64_t step, int64_t steps, double scale = 1);
   void zero_gradients();
+  // Whether step() asks for losses in place of gradients (DenseOptimizer::by_losses). `loss` is that of the next step,
+  // on its whole batch.
+  bool by_losses() const { return rule_->by_losses(); }
+  void set_loss(std::function<double()> loss) { loss_ = std::move(loss); }
 
   // Tensors by name, to save and to copy into: "dense.NAME.moment1", "table.NAME.count" ...
   std::vector<std::pair<std::string, at::Tensor>> state() const;
@@ -54,12 +58,14 @@ class OptimizerSet {
   double dense_norm(double scale) const;
   bool all_finite(bool here) const;
   void step_dense(double rate, double divisor);
+  StepReport step_by_losses(double rate);
 
   std::vector<NamedParameter> dense_;
   DenseOptimizerOptions options_;
   std::unique_ptr<DenseOptimizer> rule_;
   std::vector<RowOptimizer> rows_;
   Reduce reduce_;
+  std::function<double()> loss_;
 };
 
 }  // namespace loci

@@ -3,6 +3,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Reduction.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/nll_loss.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
@@ -22,6 +23,7 @@ constexpr int64_t kBest = 5;  // classes of the measure top_5
 TrainingAccuracy::TrainingAccuracy() : right_(at::zeros({2}, at::kLong)) {}
 
 void TrainingAccuracy::add(const at::Tensor& logits, const at::Tensor& labels) {
+  if (!at::GradMode::is_enabled()) return;
   auto* right = right_.mutable_data_ptr<int64_t>();
   right[0] += logits.detach().argmax(1).eq(labels).sum().item<int64_t>();
   right[1] += labels.size(0);

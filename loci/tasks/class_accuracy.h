@@ -14,7 +14,8 @@
 
 namespace loci {
 
-// Since the last line of the log.
+// Since the last line of the log. Losses that are taken without a gradient, for weights that are only tried, do not
+// count.
 class TrainingAccuracy {
  public:
   TrainingAccuracy();

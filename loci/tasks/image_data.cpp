@@ -177,6 +177,13 @@ ImageBatch ImageFeed::empty(int64_t images) const {
   return {pixels.permute({0, 3, 1, 2}), at::empty({images}, at::kLong)};
 }
 
+ImageBatch ImageFeed::training(int64_t step, int64_t micro) {
+  const int64_t position = step * batch_.accumulation + micro;
+  if (position != last_position_) last_ = ahead_.take(position);
+  last_position_ = position;
+  return last_;
+}
+
 ImageBatch ImageFeed::training_at(int64_t position) const {
   ImageBatch batch = empty(batch_.per_micro_batch());
   sampler_.fill(position / batch_.accumulation, position % batch_.accumulation, batch.images.mutable_data_ptr<float>(),

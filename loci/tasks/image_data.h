@@ -81,7 +81,8 @@ class ImageFeed {
   ImageFeed(std::shared_ptr<const OpenedImages> opened, const ImageInput& input, const AugmentOptions& augment,
             const BatchShape& batch, uint64_t seed);
 
-  ImageBatch training(int64_t step, int64_t micro) { return ahead_.take(step * batch_.accumulation + micro); }
+  // The last batch is kept, for losses of weights that are only tried.
+  ImageBatch training(int64_t step, int64_t micro);
   int64_t test_batches() const { return test_.batches(); }
   ImageBatch test(int64_t index) const;
 
@@ -95,6 +96,8 @@ class ImageFeed {
   ImageSampler sampler_;
   ImageSequence test_;
   ReadAhead<ImageBatch> ahead_;
+  ImageBatch last_;
+  int64_t last_position_ = -1;
 };
 
 }  // namespace loci

@@ -1,10 +1,24 @@
 #include "loci/train/train_step.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <cmath>
 
 #include "loci/train/precision.h"
 
 namespace loci {
+namespace {
+
+// The mean over the micro-batches, for the parameters as they are.
+double batch_loss(Task& task, int64_t step, int64_t accumulation, bool bfloat16) {
+  const at::NoGradGuard no_grad;
+  const PrecisionGuard precision(bfloat16);
+  double sum = 0;
+  for (int64_t micro = 0; micro < accumulation; ++micro) sum += task.loss(step, micro).item<double>();
+  return sum / static_cast<double>(accumulation);
+}
+
+}  // namespace
 
 StepResult train_step(Task& task, OptimizerSet& optimizers, int64_t step, int64_t steps, int64_t accumulation,
                       bool bfloat16) {
@@ -22,7 +36,10 @@ StepResult train_step(Task& task, OptimizerSet& optimizers, int64_t step, int64_
       optimizers.zero_gradients();
       return result;
     }
-    if (loss.requires_grad()) loss.backward();
+    if (loss.requires_grad() && !optimizers.by_losses()) loss.backward();
+  }
+  if (optimizers.by_losses()) {
+    optimizers.set_loss([&] { return batch_loss(task, step, accumulation, bfloat16); });
   }
   const StepReport report = task.update(step, steps, optimizers, static_cast<double>(accumulation));
   result.rate = report.rate;

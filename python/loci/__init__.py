@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from loci.non_local import NonLocal2d as NonLocal2d
     from loci.non_local import NonLocal3d as NonLocal3d
     from loci.program import doctor as doctor
+    from loci.random_bases import RandomBases as RandomBases
     from loci.reels import ReelConv2d as ReelConv2d
     from loci.reels import ReelLinear as ReelLinear
     from loci.reels import ReelSGD as ReelSGD
@@ -88,6 +89,7 @@ _HOMES = {
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
     "RamModule": "neural_ram",
+    "RandomBases": "random_bases",
     "RandomSequence": "subsets",
     "ReadBackground": "finetuning",
     "Reads": "memory_layer",
