@@ -6,7 +6,6 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/where.h>
 
 #include <array>
 #include <limits>
@@ -60,7 +59,7 @@ Tensor value_of(const Tensor& word, double unit) {
 }
 
 Tensor without_nan(const Tensor& scores) {
-  return at::where(scores.ne(scores), -kInfinity, scores);  // isnan has no Meta kernel
+  return scores.masked_fill(scores.ne(scores), -kInfinity);  // where and isnan have no Meta kernel
 }
 
 Tensor greedy_choice(const Tensor& scores) {
@@ -84,7 +83,7 @@ Tensor gradient_of(const Tensor& grad, const Tensor& choice, const Tensor& value
   const Tensor number = at::arange(values.sym_size(0), choice.options()).to(at::kByte);  // [K]
   std::vector<int64_t> sizes(static_cast<size_t>(values.dim()), 1);
   sizes[0] = -1;
-  return at::where(choice.unsqueeze(0).eq(number.view(sizes)), all, 0);
+  return all.masked_fill(choice.unsqueeze(0).ne(number.view(sizes)), 0);
 }
 
 Tensor chosen_values(const Tensor& values, const Tensor& choice, at::ScalarType type) {

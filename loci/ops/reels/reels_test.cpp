@@ -193,7 +193,13 @@ TEST(Reels, AnswerOnEveryDevice) {
   const auto run = [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
     const auto [weight, choice] = reel_weights(x[0], kSource);
     const auto [drawn, which] = reel_weights(x[0], kSource, 2);
-    return {weight, choice, drawn, which, reel_values(x[1], 5, kSource), reel_score_gradient(x[1], choice, 5, kSource)};
+    return {weight,
+            choice,
+            drawn,
+            which,
+            reel_values(x[1], 5, kSource),
+            reel_score_gradient(x[1], choice, 5, kSource),
+            reel_score_gradient(x[1], choice, 5, kSource, true)};
   };
   harness::expect_the_same_on_every_device(run, {in.scores, in.grad}, 0);
 }
