@@ -16,7 +16,7 @@ set(loci_public_headers
   loci/data/text/token_span.h loci/data/text/tokenizer.h
   loci/models/autoencoder.h loci/models/generate.h loci/models/load_state.h loci/models/map_memory_options.h
   loci/models/pose_loss.h loci/models/posenet.h loci/models/resnet.h loci/models/resnet_options.h
-  loci/models/trained_parameters.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
+  loci/models/slot_summariser.h loci/models/trained_parameters.h loci/models/transformer_lm.h loci/models/transformer_lm_options.h
   loci/models/video_resnet.h loci/models/video_resnet_options.h loci/models/vocabulary_loss.h
   loci/nn/batch_normalised.h loci/nn/block_context.h loci/nn/channel_norm.h loci/nn/evaluation_scope.h loci/nn/initialise.h
   loci/nn/machine/neural_ram.h loci/nn/memory/calibrate.h loci/nn/memory/convolution_query_net.h

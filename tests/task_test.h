@@ -85,7 +85,9 @@ class TaskTest : public testing::Test {
     const auto resumed_optimizers = optimizers_of(*resumed);
     load_checkpoint(CheckpointReader(checkpoint), *resumed, *resumed_optimizers);
     train(*resumed, *resumed_optimizers, 6, 12, 12);
-    EXPECT_EQ(evaluate(*resumed, false).values, evaluate(*whole, false).values);
+    // As text, for a measure that there is none of is NaN.
+    const auto values = [](Task& task) { return nlohmann::json(evaluate(task, false).values).dump(); };
+    EXPECT_EQ(values(*resumed), values(*whole));
     EXPECT_EQ(resumed->training_measures(true), whole->training_measures(true));
     const auto expected = state_of(*whole), got = state_of(*resumed);
     EXPECT_EQ(got.size(), expected.size());
