@@ -15,6 +15,8 @@ TASKS = [
     "binary_network",
     "image_classification",
     "language_model",
+    "meetings",
+    "minutes",
     "pair_shapes",
     "ram",
     "random_labels",

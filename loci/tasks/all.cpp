@@ -3,6 +3,7 @@
 #include "loci/tasks/binary_network.h"
 #include "loci/tasks/image_classification.h"
 #include "loci/tasks/language_model.h"
+#include "loci/tasks/meetings.h"
 #include "loci/tasks/minutes.h"
 #include "loci/tasks/pair_shapes.h"
 #include "loci/tasks/ram_task.h"
@@ -24,6 +25,7 @@ const std::vector<TaskKind>& all_tasks() {
       {"binary_network", binary_network_plan},
       {"image_classification", image_classification_plan, {"predict"}},
       {"language_model", language_model_plan, {"generate"}},
+      {"meetings", meetings_plan},
       {"minutes", minutes_plan},
       {"pair_shapes", pair_shapes_plan},
       {"ram", ram_plan, {"program"}},
