@@ -19,7 +19,9 @@
 #include <torch/nn/modules/linear.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "loci/ops/reels/reels.h"
 #include "loci/optim/dense_optimizer.h"
