@@ -97,9 +97,12 @@ RandomBases::RandomBases(const DenseOptimizerOptions& options, const std::vector
   std::vector<int64_t> weights;
   for (const Compartment& compartment : compartments_) weights.push_back(compartment.weights);
   const std::vector<int64_t> shares = share_directions(options_.directions, weights);
+  const int64_t all = std::accumulate(weights.begin(), weights.end(), int64_t{0});
   for (size_t i = 0, first = 0; i < shares.size(); first += static_cast<size_t>(shares[i++])) {
     compartments_[i].directions = shares[i];
     compartments_[i].first = static_cast<int64_t>(first);
+    compartments_[i].scale = static_cast<double>(weights[i]) * static_cast<double>(options_.directions) /
+                             (static_cast<double>(shares[i]) * static_cast<double>(all));
   }
 }
 
@@ -145,7 +148,8 @@ void RandomBases::move(const std::vector<at::Tensor>& parameters, const at::Tens
   for (size_t i = 0; i < compartments_.size(); ++i) {
     const Compartment& compartment = compartments_[i];
     const at::Tensor step = at::zeros({compartment.weights}, type_);
-    random_basis_add(step, coefficients.narrow(0, compartment.first, compartment.directions), -rate, 0, key_of(i));
+    const at::Tensor c = coefficients.narrow(0, compartment.first, compartment.directions);
+    random_basis_add(step, c, -rate * compartment.scale, 0, key_of(i));
     for (const Member& member : compartment.members) {
       if (!is_given(given, member.value)) continue;
       at::Tensor value = member.value.detach();

@@ -10,11 +10,11 @@
 //   for each compartment g with gradient G_g:
 //     c_i = phi_i . G_g                                              from the gradient
 //     c_i = (L(theta + distance phi_i) - baseline) / distance        from losses; baseline 0, or the mean of those of g
-//     theta_g -= rate * sum over i of c_i phi_i
+//     theta_g -= rate * (n_g / d_g) * (d / n) * sum over i of c_i phi_i
 //
-// d_g is in proportion to n_g, and at least 1. The expected cosine of step and gradient is sqrt(d / n), and of the
-// square of the step's length the share d / n of the gradient's: rates are larger than those of SGD. Same bits for any
-// number of threads.
+// d_g is in proportion to n_g, and at least 1: the factor, 1 but for rounding, keeps that 1 from being a larger rate of
+// a small tensor. The expected cosine of step and gradient is sqrt(d / n), and of the square of the step's length the
+// share d / n of the gradient's: rates are larger than those of SGD. Same bits for any number of threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -65,6 +65,7 @@ class RandomBases final : public DenseOptimizer {
   struct Compartment {
     std::vector<Member> members;
     int64_t weights = 0, directions = 0, first = 0;  // `first`: in coefficients [d]
+    double scale = 1;                                // (n_g / d_g) * (d / n)
   };
   using Given = std::vector<const c10::TensorImpl*>;
 

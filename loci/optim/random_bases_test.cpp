@@ -107,7 +107,11 @@ TEST(RandomBases, TakesTheStepOfTheStoredBasis) {
         }
       } else {
         const auto shares = share_directions(d, {1500, 216, 7});
-        for (int64_t i = 0; i < 3; ++i) expected.push_back(along(gradients[i], i, shares[i]));
+        const std::vector<double> weights = {1500, 216, 7};
+        for (int64_t i = 0; i < 3; ++i) {
+          const double scale = weights[i] / static_cast<double>(shares[i]) * d / 1723;
+          expected.push_back(scale * along(gradients[i], i, shares[i]));
+        }
       }
       rule.step(values_of(parameters), rate, 2);
       for (size_t i = 0; i < 3; ++i) {

@@ -41,7 +41,7 @@ class RandomBases(torch.optim.Optimizer):
         lr: larger than for SGD: the step has the root of the share directions / weights of the gradient's length.
         directions: of a step, in all compartments together.
         compartments: "one": all weights share directions; "per_tensor": each parameter has its own, in proportion to
-            its size and at least one.
+            its size and at least one, and its step is scaled to the share of all.
         values: numbers of a direction: "normal" (nearly) or "signs".
         fixed: the directions of the first step stay for ever (FPD).
         seed: of the directions; None draws it from torch's generator.
@@ -101,10 +101,12 @@ class RandomBases(torch.optim.Optimizer):
     def move(self, coefficients: torch.Tensor) -> None:
         """Moves the parameters that have a gradient, and counts a step."""
         shares = self._shares()
+        weights = sum(p.numel() for part, _ in shares for p, _ in part)
         parts = torch.split(coefficients, [directions for _, directions in shares])
         for i, ((part, _), c) in enumerate(zip(shares, parts, strict=True)):
             step = c.new_zeros(sum(p.numel() for p, _ in part))
-            ops.random_basis_add_(step, c.contiguous(), -1.0, 0, *self._key(i))
+            scale = (step.numel() * self.directions) / (len(c) * weights)
+            ops.random_basis_add_(step, c.contiguous(), -scale, 0, *self._key(i))
             for (p, rate), change in zip(part, torch.split(step, [p.numel() for p, _ in part]), strict=True):
                 if p.grad is not None:
                     p.add_(change.view(p.shape), alpha=rate)
