@@ -43,6 +43,7 @@ c10::intrusive_ptr<RowOptimizerObject> new_row_optimizer(const c10::intrusive_pt
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
+  register_table_class();
   using Self = const c10::intrusive_ptr<RowOptimizerObject>&;
   m.class_<RowOptimizerObject>("RowOptimizer")
       .def(torch::init(new_row_optimizer))

@@ -81,45 +81,52 @@ c10::intrusive_ptr<TableObject> new_table(const std::string& name, int64_t rows,
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(loci, m) {
+void register_table_class() {
   using Self = const c10::intrusive_ptr<TableObject>&;
-  m.class_<TableObject>("Table")
-      .def(torch::init(new_table))
-      .def("values", [](Self self) { return self->table->store().values(); })
-      .def("scale", [](Self self) { return self->table->store().scale(); })
-      .def("new_use", [](Self self) { return use_of_table(*self->table); })
-      .def("initialise_normal",
-           [](Self self, int64_t seed, double std) {
-             with_torch_errors([&] { self->table->store().initialise_normal(static_cast<uint64_t>(seed), std); });
-           })
-      .def("initialise_zero", [](Self self) { with_torch_errors([&] { self->table->store().initialise_zero(); }); })
-      .def("set_rows",
-           [](Self self, int64_t first, const Tensor& rows) {
-             with_torch_errors([&] { self->table->store().set_rows(first, rows); });
-           })
-      .def("prefetch", [](Self self, const Tensor& rows) { with_torch_errors([&] { self->table->prefetch(rows); }); })
-      .def("set_frozen", [](Self self, bool frozen) { self->table->set_frozen(frozen); })
-      .def("frozen", [](Self self) { return self->table->frozen(); })
-      .def("set_trained_rows",
-           [](Self self, const std::optional<Tensor>& mask) {
-             with_torch_errors([&] { self->table->set_trained_rows(mask.value_or(Tensor())); });
-           })
-      .def("trained_rows",
-           [](Self self) -> std::optional<Tensor> {
-             const Tensor mask = self->table->store().references().trained_rows();
-             return mask.defined() ? std::optional(mask) : std::nullopt;
-           })
-      .def("apply_patch",
-           [](Self self, const std::string& path) {
-             return with_torch_errors([&] { return apply_patch(self->table->store(), path); });
-           })
-      .def("has_gradient", [](Self self) { return !self->table->store().references().empty(); })
-      .def("gradient",
-           [](Self self) {
-             const RowGradient sum = self->table->store().references().sum();
-             return std::make_tuple(sum.row, sum.gradient);
-           })
-      .def("clear_gradient", [](Self self) { self->table->store().references().clear(); });
+  static const auto registered =
+      torch::class_<TableObject>("loci", "Table")
+          .def(torch::init(new_table))
+          .def("values", [](Self self) { return self->table->store().values(); })
+          .def("scale", [](Self self) { return self->table->store().scale(); })
+          .def("new_use", [](Self self) { return use_of_table(*self->table); })
+          .def("initialise_normal",
+               [](Self self, int64_t seed, double std) {
+                 with_torch_errors([&] { self->table->store().initialise_normal(static_cast<uint64_t>(seed), std); });
+               })
+          .def("initialise_zero", [](Self self) { with_torch_errors([&] { self->table->store().initialise_zero(); }); })
+          .def("set_rows",
+               [](Self self, int64_t first, const Tensor& rows) {
+                 with_torch_errors([&] { self->table->store().set_rows(first, rows); });
+               })
+          .def("prefetch",
+               [](Self self, const Tensor& rows) { with_torch_errors([&] { self->table->prefetch(rows); }); })
+          .def("set_frozen", [](Self self, bool frozen) { self->table->set_frozen(frozen); })
+          .def("frozen", [](Self self) { return self->table->frozen(); })
+          .def("set_trained_rows",
+               [](Self self, const std::optional<Tensor>& mask) {
+                 with_torch_errors([&] { self->table->set_trained_rows(mask.value_or(Tensor())); });
+               })
+          .def("trained_rows",
+               [](Self self) -> std::optional<Tensor> {
+                 const Tensor mask = self->table->store().references().trained_rows();
+                 return mask.defined() ? std::optional(mask) : std::nullopt;
+               })
+          .def("apply_patch",
+               [](Self self, const std::string& path) {
+                 return with_torch_errors([&] { return apply_patch(self->table->store(), path); });
+               })
+          .def("has_gradient", [](Self self) { return !self->table->store().references().empty(); })
+          .def("gradient",
+               [](Self self) {
+                 const RowGradient sum = self->table->store().references().sum();
+                 return std::make_tuple(sum.row, sum.gradient);
+               })
+          .def("clear_gradient", [](Self self) { self->table->store().references().clear(); });
+  (void)registered;
+}
+
+TORCH_LIBRARY_FRAGMENT(loci, m) {
+  register_table_class();
   m.def("write_row_patch(str path, str name_before, Tensor before, str name_after, Tensor after) -> int",
         [](const std::string& path, const std::string& name_before, const Tensor& before, const std::string& name_after,
            const Tensor& after) {

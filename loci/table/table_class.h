@@ -14,4 +14,8 @@ struct TableObject : torch::CustomClassHolder {
   TablePtr table;
 };
 
+// A class must be known before an operator or another class names it, and the order of static objects of several files
+// is the linker's. Call this first where TableObject is named; later calls do nothing.
+void register_table_class();
+
 }  // namespace loci

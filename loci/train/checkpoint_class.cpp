@@ -52,6 +52,7 @@ struct WriterObject : torch::CustomClassHolder {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
+  register_table_class();
   using Self = const CheckpointPtr&;
   m.class_<CheckpointObject>("Checkpoint")
       .def(torch::init(open_checkpoint))

@@ -109,6 +109,7 @@ std::tuple<std::vector<int64_t>, Tensor, std::vector<ForgottenKeys>> redraw(
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(loci, m) {
+  register_table_class();
   m.class_<ReinitialisationObject>("Reinitialisation")
       .def(torch::init(new_reinitialisation))
       .def("add_layer", add_layer)
