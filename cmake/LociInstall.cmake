@@ -48,10 +48,11 @@ set(loci_public_headers
   loci/program/assemble.h loci/program/circuit.h loci/program/export_cpp.h loci/program/export_dot.h
   loci/program/export_text.h loci/program/instances.h loci/program/program_file.h loci/program/prune.h
   loci/program/ram_program.h loci/program/verify.h
+  loci/distributed/collectives.h loci/distributed/process_group.h
   loci/table/held_table.h loci/table/local_table.h loci/table/mapped_table.h loci/table/mapped_tensor.h
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h
-  loci/table/safetensors.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
+  loci/table/safetensors.h loci/table/sharded_table.h loci/table/table.h loci/table/table_maker.h loci/table/usage.h loci/table/usage_alarm.h
   loci/tasks/all.h loci/tasks/class_accuracy.h loci/tasks/discretise.h loci/tasks/image_classification.h loci/tasks/image_data.h
   loci/tasks/language_model.h loci/tasks/memory_task.h loci/tasks/memory_watch.h loci/tasks/non_local_watch.h
   loci/tasks/ram_evaluation.h

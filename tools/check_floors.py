@@ -18,6 +18,7 @@ FLOORS = {
     "loci/ops": 2,
     "loci/data": 2,
     "loci/table": 3,
+    "loci/distributed": 3,
     "loci/nn": 4,
     "loci/optim": 4,
     "loci/models": 5,

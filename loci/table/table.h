@@ -7,9 +7,10 @@
 //
 // A table has two faces. This one is for blocks. The other, RowStore (row_store.h), is for the code that works on the
 // rows of this process: optimisers, checkpoints, calibration, conversion, initialisation. LocalTable, MappedTable and
-// ServedTable have all their rows in one RowStore (held_table.h). A table whose rows are on several processes, in
-// another process or on another device is one more class that implements the virtual functions below:
-//   - read and project take numbers of the whole table, of any rows, and return the same bits for any placement;
+// ServedTable have all their rows in one RowStore (held_table.h), ShardedTable has a part of them. A table whose rows
+// are in another process or on another device is one more class that implements the virtual functions below:
+//   - read and project take numbers of the whole table, of any rows, and return the same for any placement, up to the
+//     rounding of sums (sharded_table.h says where);
 //   - their backward gives the gradient of weight or x, and leaves row references at the store of the owner
 //     (row_gradient.h), numbered by that store's first row;
 //   - store() is the part of this process. It may have no rows.

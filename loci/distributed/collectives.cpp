@@ -1,0 +1,90 @@
+// Legend: P ranks.
+#include "loci/distributed/collectives.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+
+#include <map>
+#include <utility>
+
+#include "loci/base/check.h"
+#include "loci/distributed/peer_errors.h"
+
+namespace loci {
+namespace {
+
+using at::Tensor;
+
+// Called boxed: the type of a group's name in the schema differs between versions of torch.
+Tensor collective(const Ranks& ranks, const char* name, torch::jit::Stack stack) {
+  const std::string who = "rank " + std::to_string(ranks.rank) + " of " + std::to_string(ranks.size) + ", " + name;
+  return with_peer_errors(who, "every rank must take part", [&] {
+    auto& dispatcher = c10::Dispatcher::singleton();
+    dispatcher.findSchemaOrThrow((std::string("_c10d_functional::") + name).c_str(), "").callBoxed(stack);
+    stack = {stack.at(0)};
+    dispatcher.findSchemaOrThrow("_c10d_functional::wait_tensor", "").callBoxed(stack);
+    return stack.at(0).toTensor();
+  });
+}
+
+int64_t sum_of(const std::vector<int64_t>& numbers) {
+  int64_t sum = 0;
+  for (const int64_t n : numbers) sum += n;
+  return sum;
+}
+
+}  // namespace
+
+Ranks ranks_of(const std::string& group) {
+  try {
+    const auto found = c10d::resolve_process_group(group);
+    return {group, found->getRank(), found->getSize()};
+  } catch (const c10::Error&) {
+    fail(ExitCode::usage, "process group", "group must name one of this process", group);
+  }
+}
+
+Tensor all_to_all(const Ranks& ranks, const Tensor& input, const std::vector<int64_t>& to,
+                  const std::vector<int64_t>& from) {
+  TORCH_CHECK(input.dim() >= 1 && input.size(0) == sum_of(to), "all_to_all: input must have ", sum_of(to),
+              " rows, got ", input.sizes());
+  if (ranks.size == 1) return input;
+  return collective(ranks, "all_to_all_single", {input.contiguous(), from, to, ranks.group});
+}
+
+std::vector<std::vector<int64_t>> swap_numbers(const Ranks& ranks, const std::vector<std::vector<int64_t>>& to) {
+  const auto count = static_cast<int64_t>(to.front().size());
+  Tensor sent = at::empty({ranks.size, count}, at::kLong);
+  auto* out = sent.mutable_data_ptr<int64_t>();
+  for (const auto& row : to) out = std::copy(row.begin(), row.end(), out);
+  const std::vector<int64_t> one(static_cast<size_t>(ranks.size), 1);
+  const Tensor received = all_to_all(ranks, sent, one, one);
+  std::vector<std::vector<int64_t>> result;
+  const auto* in = received.const_data_ptr<int64_t>();
+  for (int64_t p = 0; p < ranks.size; ++p, in += count) result.emplace_back(in, in + count);
+  return result;
+}
+
+std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {
+  return [ranks](const std::vector<Tensor>& tensors) {
+    if (ranks.size == 1) return;
+    std::map<at::ScalarType, std::vector<Tensor>> by_dtype;
+    for (const Tensor& tensor : tensors) by_dtype[tensor.scalar_type()].push_back(tensor);
+    for (const auto& [dtype, of_dtype] : by_dtype) {
+      std::vector<Tensor> flat;
+      for (const Tensor& tensor : of_dtype) flat.push_back(tensor.reshape({-1}));
+      const Tensor sum = collective(ranks, "all_reduce", {at::cat(flat), std::string("sum"), ranks.group});
+      int64_t first = 0;
+      for (const Tensor& tensor : of_dtype) {
+        tensor.copy_(sum.narrow(0, first, tensor.numel()).view(tensor.sizes()));
+        first += tensor.numel();
+      }
+    }
+  };
+}
+
+}  // namespace loci

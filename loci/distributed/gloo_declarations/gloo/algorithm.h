@@ -1,0 +1,2 @@
+// Included by torch; nothing of it is needed here.
+#pragma once

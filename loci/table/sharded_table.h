@@ -1,0 +1,51 @@
+// A table whose rows are on the ranks of a process group: rank p holds consecutive rows, in memory or mapped.
+//
+// Legend: T tokens of this rank, K reads of a token, N rows, D width, P ranks.
+//
+// A read sends row numbers and weights to the ranks that hold the rows; each of them returns one weighted sum for all
+// rows of a token that it has, and the sums are added in the order of ranks. Backward sends the gradient of the output
+// to the same ranks, which keep the row references and return the gradients of weights. So:
+//   - every rank calls read, project and backward together, in the same order, also with T = 0;
+//   - results equal those of one process up to the rounding of sums, for the order of sums differs;
+//   - row references have the order and, for equal gradients of outputs, the bits that one process would give them with
+//     the tokens of all ranks in their order;
+//   - gradients of rows are sums over ranks, never means: OptimizerSet::step divides them with the others.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "loci/distributed/collectives.h"
+#include "loci/table/row_store.h"
+#include "loci/table/table.h"
+
+namespace loci {
+
+class ShardedTable : public Table {
+ public:
+  // `here`: the rows of this rank. Every rank makes the table, and each begins where the one before it ends, at row 0
+  // the first; a rank may have none. Otherwise Error (usage), on all ranks.
+  ShardedTable(Ranks ranks, std::shared_ptr<RowStore> here);
+  // The rows of this rank when all have as many, the first ones one more.
+  static RowRange equal_part(int64_t rows, const Ranks& ranks);
+
+  c10::ScalarType dtype() const override { return here_->values().scalar_type(); }
+  c10::Device device() const override { return here_->values().device(); }
+  at::Tensor read(const at::Tensor& index, const at::Tensor& weight, int64_t use) override;
+  at::Tensor project(const at::Tensor& index, const at::Tensor& x, int64_t use) override;
+  // Does nothing: the rank that holds a row fetches it when its number arrives.
+  void prefetch(const at::Tensor& rows) override;
+  RowStore& store() override { return *here_; }
+  const RowStore& store() const override { return *here_; }
+
+ private:
+  ShardedTable(Ranks ranks, std::shared_ptr<RowStore> here, std::vector<int64_t> first);
+  void check_index(const char* who, const at::Tensor& index) const;
+
+  Ranks ranks_;
+  std::vector<int64_t> first_;  // [P + 1]
+  std::shared_ptr<RowStore> here_;
+};
+
+}  // namespace loci
