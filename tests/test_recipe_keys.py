@@ -13,6 +13,7 @@ import recipe_keys
 
 TASKS = [
     "binary_network",
+    "few_shot",
     "image_classification",
     "language_model",
     "meetings",

@@ -1,6 +1,7 @@
 #include "loci/tasks/all.h"
 
 #include "loci/tasks/binary_network.h"
+#include "loci/tasks/few_shot.h"
 #include "loci/tasks/image_classification.h"
 #include "loci/tasks/language_model.h"
 #include "loci/tasks/meetings.h"
@@ -23,6 +24,7 @@ namespace loci {
 const std::vector<TaskKind>& all_tasks() {
   static const std::vector<TaskKind> tasks = {
       {"binary_network", binary_network_plan},
+      {"few_shot", few_shot_plan},
       {"image_classification", image_classification_plan, {"predict"}},
       {"language_model", language_model_plan, {"generate"}},
       {"meetings", meetings_plan},
