@@ -68,12 +68,25 @@ TEST(RetrievalLm, AnswersAreTheLikeliestTokensOfTheLoss) {
 
 TEST(RetrievalLm, BehindItsEndAnAnswerStops) {
   RetrievalLm model = small_retrieval_lm(true);
-  const Tensor prompt = torch::randint(13, {1, 5}), items = torch::randint(1, 13, {1, 4, 3});
-  const Tensor query = first_positions(1, 5, 5);
+  for (Tensor& parameter : model.parameters()) parameter.detach().mul_(5);
+  const Tensor prompt = torch::randint(13, {8, 5}), items = torch::randint(1, 13, {8, 4, 3});
+  const Tensor query = first_positions(8, 5, 5);
   const Tensor free = model.answer(prompt, items, query, 6, -1).tokens;
-  const auto first = free[0][0].item<int64_t>();
-  const Tensor stopped = model.answer(prompt, items, query, 6, first).tokens;
-  EXPECT_TRUE(torch::equal(stopped, torch::full({1, 1}, first, torch::kLong)));
+  // An end that some row has before its last token: it goes on freely, and does not where it ends.
+  int64_t end = -1;
+  for (int64_t b = 0; b < 8; ++b) {
+    if (!free[b][0].equal(free[b][1])) end = free[b][0].item<int64_t>();
+  }
+  ASSERT_GE(end, 0);
+  ASSERT_FALSE(free.eq(end).any(1).all().item<bool>()) << "some row must go on to its last token";
+  const Tensor stopped = model.answer(prompt, items, query, 6, end).tokens;
+  const Tensor ended = free.eq(end).cumsum(1) > 0;
+  EXPECT_TRUE(torch::equal(stopped, free.masked_fill(ended, end)));
+  // Where every row has ended, no token is made.
+  const Tensor first =
+      model.answer(prompt.narrow(0, 0, 1), items.narrow(0, 0, 1), query.narrow(0, 0, 1), 6, free[0][0].item<int64_t>())
+          .tokens;
+  EXPECT_TRUE(torch::equal(first, free.narrow(0, 0, 1).narrow(1, 0, 1)));
 }
 
 TEST(RetrievalLm, ParametersOfTheMemoryAreTrained) {
