@@ -32,6 +32,8 @@ set(loci_public_headers
   loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/small/addressing.h loci/nn/small/binary_layers.h
   loci/nn/small/fold_norm.h loci/nn/small/reel_layers.h loci/nn/small/retrieval_memory.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
   loci/nn/small/view_attention.h loci/nn/token_mask.h
+  loci/nn/small/depth_layers.h loci/nn/small/ode_block.h loci/nn/small/ode_method.h loci/nn/small/ode_solve.h
+  loci/nn/small/ode_solver.h
   loci/ops/batch_norm/batch_norm.h loci/ops/batch_product/batch_product.h loci/ops/binary_linear/binary_linear.h
   loci/ops/few_linear/few_linear.h loci/ops/half_norm/half_norm.h
   loci/ops/ngram_hash/ngram_hash.h loci/ops/non_local_concat/non_local_concat.h
