@@ -18,6 +18,8 @@ TASKS = [
     "language_model",
     "meetings",
     "minutes",
+    "ode_images",
+    "ode_points",
     "pair_shapes",
     "ram",
     "random_labels",

@@ -6,6 +6,8 @@
 #include "loci/tasks/language_model.h"
 #include "loci/tasks/meetings.h"
 #include "loci/tasks/minutes.h"
+#include "loci/tasks/ode_images.h"
+#include "loci/tasks/ode_points.h"
 #include "loci/tasks/pair_shapes.h"
 #include "loci/tasks/ram_task.h"
 #include "loci/tasks/random_labels.h"
@@ -29,6 +31,8 @@ const std::vector<TaskKind>& all_tasks() {
       {"language_model", language_model_plan, {"generate"}},
       {"meetings", meetings_plan},
       {"minutes", minutes_plan},
+      {"ode_images", ode_images_plan},
+      {"ode_points", ode_points_plan},
       {"pair_shapes", pair_shapes_plan},
       {"ram", ram_plan, {"program"}},
       {"random_labels", random_labels_plan},
