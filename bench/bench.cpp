@@ -11,6 +11,7 @@
 #include "bench/mapped.h"
 #include "bench/memory.h"
 #include "bench/memory_map.h"
+#include "bench/ode.h"
 #include "bench/pairwise.h"
 #include "bench/resnet.h"
 #include "bench/timing.h"
@@ -102,11 +103,10 @@ struct Whole {
   nlohmann::json (*run)(const BenchOptions&);
   std::string (*text)(const nlohmann::json& report);
 };
-constexpr Whole kWholes[] = {{"memory", bench::run_memory, bench::memory_table},
-                             {"memory_map", bench::run_memory_map, bench::memory_map_table},
-                             {"resnet", bench::run_resnet, bench::resnet_table},
-                             {"pairwise", bench::run_pairwise, bench::pairwise_table},
-                             {"mapped", bench::run_mapped, bench::mapped_text}};
+constexpr Whole kWholes[] = {
+    {"memory", bench::run_memory, bench::memory_table}, {"memory_map", bench::run_memory_map, bench::memory_map_table},
+    {"resnet", bench::run_resnet, bench::resnet_table}, {"pairwise", bench::run_pairwise, bench::pairwise_table},
+    {"mapped", bench::run_mapped, bench::mapped_text},  {"ode", bench::run_ode, bench::ode_table}};
 
 void check(const BenchOptions& options) {
   const auto& known = bench_names();

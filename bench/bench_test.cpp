@@ -18,9 +18,10 @@ TEST(Bench, RefusesAnUnknownOperator) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(error.what(),
-                ::testing::HasSubstr(
-                    "bench: the operator must be one of memory, memory_map, resnet, pairwise, mapped, few_linear, "));
+    EXPECT_THAT(
+        error.what(),
+        ::testing::HasSubstr(
+            "bench: the operator must be one of memory, memory_map, resnet, pairwise, mapped, ode, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }
@@ -127,6 +128,19 @@ TEST(Bench, ReportsRowsInFilesWithAndWithoutPrefetch) {
   EXPECT_THAT(names,
               ::testing::ElementsAre("read cold", "read half", "read warm", "train cold", "train half", "train warm"));
   EXPECT_EQ(report["results"][0]["pages"], 16);
+}
+
+TEST(Bench, ReportsStepsOfOdeBlocksBesideTheFieldByHand) {
+  std::ostringstream out, table;
+  ASSERT_EQ(run_benchmarks({.names = {"ode"}, .json = true, .repeats = 1}, out), 0);
+  const auto report = nlohmann::json::parse(out.str());
+  ASSERT_EQ(report["solutions"].size(), 4);
+  for (const auto& row : report["solutions"]) {
+    EXPECT_DOUBLE_EQ(row["ratio"].get<double>(), row["by_hand_ms"].get<double>() / row["ms"].get<double>());
+    EXPECT_EQ(row["adjoint_ms"].is_null(), row["pass"] == "forward");
+  }
+  ASSERT_EQ(run_benchmarks({.names = {"ode"}, .repeats = 1}, table), 0);
+  EXPECT_THAT(table.str(), ::testing::HasSubstr("a step of rk4"));
 }
 
 TEST(Bench, RefusesImpossibleSizes) {
