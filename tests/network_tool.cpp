@@ -8,9 +8,13 @@
 // RamUnrollOutput. Slots read and write once for each of `states`, and y is all they give (trained_slots).
 // Attention over views is always run so.
 // Of a retrieval memory INPUT has items and mask too.
+// An ODE block is that of tanh(W z + b).
 #include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
 
 #include <cstdio>
 #include <string>
@@ -27,6 +31,7 @@
 #include "loci/nn/relation/efficient_attention.h"
 #include "loci/nn/relation/global_context.h"
 #include "loci/nn/relation/non_local.h"
+#include "loci/nn/small/ode_block.h"
 #include "loci/nn/small/retrieval_memory.h"
 #include "loci/nn/small/slots.h"
 #include "loci/nn/small/view_attention.h"
@@ -44,7 +49,8 @@ enum class Kind {
   neural_ram,
   slots,
   view_attention,
-  retrieval_memory
+  retrieval_memory,
+  ode_block
 };
 
 struct RetrievalDescription : loci::RetrievalMemoryOptions {
@@ -69,6 +75,7 @@ struct Description {
   loci::EfficientAttentionOptions efficient;
   loci::NeuralRamOptions machine;
   RetrievalDescription retrieval;
+  loci::OdeBlockOptions ode;
   bool train = false;
   int64_t seed = 0;
 
@@ -83,7 +90,8 @@ struct Description {
               {"neural_ram", Kind::neural_ram},
               {"slots", Kind::slots},
               {"view_attention", Kind::view_attention},
-              {"retrieval_memory", Kind::retrieval_memory}});
+              {"retrieval_memory", Kind::retrieval_memory},
+              {"ode_block", Kind::ode_block}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -104,6 +112,9 @@ struct Description {
     f.section("efficient_attention", efficient);
     f.section("neural_ram", machine);
     f.section("retrieval_memory", retrieval);
+    f.field("concat", ode.concat, "of an ODE block");
+    f.field("whole", ode.whole, "of an ODE block");
+    f.section("ode_block", ode);
   }
 };
 
@@ -136,7 +147,7 @@ at::Tensor output_of(Description d, const std::map<std::string, at::Tensor>& wei
 using Tensors = std::map<std::string, at::Tensor>;
 
 template <class Block>
-Tensors trained(Block block, const Tensors& weights, const Tensors& input) {
+Tensors trained(Block&& block, const Tensors& weights, const Tensors& input) {
   {
     const at::NoGradGuard no_gradient;
     auto parameters = block.named_parameters();
@@ -247,6 +258,13 @@ Tensors trained_block(Description d, const Tensors& weights, const Tensors& inpu
       return trained(MaskedViews(d, input.at("mask") > 0), weights, input);
     case Kind::retrieval_memory:
       return trained(RetrievalNetwork(d, input), weights, input);
+    case Kind::ode_block: {
+      d.ode.channels = d.channels;
+      const torch::nn::Sequential field(torch::nn::Linear(d.ode.field_inputs(), d.ode.part_channels()),
+                                        torch::nn::Tanh());
+      return trained(loci::OdeBlock({loci::OdePart::of(field.ptr())}, d.ode, static_cast<uint64_t>(d.seed), "block"),
+                     weights, input);
+    }
     default:
       return run.operator()<loci::NonLocal>(d.block);
   }

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from loci.non_local import NonLocal1d as NonLocal1d
     from loci.non_local import NonLocal2d as NonLocal2d
     from loci.non_local import NonLocal3d as NonLocal3d
+    from loci.ode import odeint as odeint
+    from loci.ode_block import OdeBlock as OdeBlock
+    from loci.ode_solver import OdeError as OdeError
     from loci.program import doctor as doctor
     from loci.random_bases import RandomBases as RandomBases
     from loci.reels import ReelConv2d as ReelConv2d
@@ -85,6 +88,8 @@ _HOMES = {
     "NonLocal1d": "non_local",
     "NonLocal2d": "non_local",
     "NonLocal3d": "non_local",
+    "OdeBlock": "ode_block",
+    "OdeError": "ode_solver",
     "PairScore": "views",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
@@ -119,6 +124,7 @@ _HOMES = {
     "insert": "insertion",
     "load": "insertion",
     "load_run": "saved_runs",
+    "odeint": "ode",
     "ops": "library",
     "read_weights": "addressing",
     "remove": "insertion",

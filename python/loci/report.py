@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from loci import figures, pictures, places, poses, provenance, ram
+from loci import figures, flows, pictures, places, poses, provenance, ram
 from loci.attention import LINES_SHOWN, attention_figure
 from loci.comparison import comparison
 from loci.console import EXIT_INPUT, EXIT_RESOURCES, EXIT_USAGE, LACKING, complain
@@ -157,7 +157,7 @@ def write_pictures(folder: Path, text: str) -> None:
 def page(experiments: list[Experiment], runs: list[Run]) -> str:
     names = ", ".join(printable(experiment.path.resolve().name) for experiment in experiments)
     machines = [ram_sections(run) for run in runs if ram.is_ram(run)]  # first, for they may add notes
-    plans = [part for run in runs for part in (trajectory_section(run), plan_section(run), picture_section(run))]
+    plans = [part for run in runs for part in sections_of(run)]
     sections = [
         *(comparison_section(group, runs) for group in by_task(experiments)),
         notes(runs),
@@ -299,6 +299,27 @@ def trajectory_section(run: Run) -> str:
         scrolling(poses.trajectories_figure(found), "trajectories"),
         "Test frames from above, metres: where the camera was and where the network says, "
         "a grey line between the two (of at most 100 frames of a path)." + some_of(paths, poses.SHOWN, "paths"),
+    )
+
+
+def sections_of(run: Run) -> tuple[str, ...]:
+    return trajectory_section(run), plan_section(run), picture_section(run), flow_section(run)
+
+
+def flow_section(run: Run) -> str:
+    """Points on their way through an ODE block, of a run that has flows.json."""
+    flow = flows.read_flow(run)
+    if flow is None:
+        return ""
+    hint = (
+        "The state of test samples over s, by the sign of their start."
+        if flow.reflects
+        else "Test samples in the plane as s grows, the two classes in two colours, and their ways."
+    )
+    return section(
+        f"Flow of {html.escape(run.title)}",
+        scrolling(flows.flow_figure(flow), "flow"),
+        hint + some_of(flow.states.shape[1], flows.WAYS, "ways"),
     )
 
 

@@ -49,9 +49,10 @@ def c_plus_plus_block(
     weights: dict[str, Tensor],
     x: Tensor,
     grad: Tensor,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     """The same of the C++ block, which starts from seed 3 under the name "block", but for `weights`."""
-    head = {"kind": kind, "channels": CHANNELS, "dimensions": dimensions, "train": True, "seed": 3}
+    head = {"kind": kind, "channels": CHANNELS, "dimensions": dimensions, "train": True, "seed": 3} | (more or {})
     (folder / "options.toml").write_text(f"{toml(head)}\n[{kind}]\n{toml(options)}")
     save_file(weights, folder / "weights.safetensors")
     save_file({"x": x, "grad": grad}, folder / "in.safetensors")
