@@ -224,7 +224,6 @@ std::vector<std::string> Meetings::written(const Batch& batch) const {
     std::vector<int32_t> tokens;
     for (int64_t t = 0; t < row.numel(); ++t) {
       const auto word = row[t].item<int64_t>();
-      if (word == kMeetingEnd) break;
       if (word >= kFirstToken) tokens.push_back(static_cast<int32_t>(word - kFirstToken));
     }
     texts.push_back(opened_->tokenizer.decode(tokens));

@@ -89,9 +89,10 @@ TEST_F(MeetingsTest, TextsAreCut) {
   EXPECT_LE(cut->account(evaluation, {}).json.at("summaries")[0].at("written").get<std::string>().size(), 3 * 5);
 }
 
+// Four sentences are read, and three are the lead.
 TEST_F(MeetingsTest, AQueryIsTheFirstSentenceAndNoPartOfTheLead) {
   std::ofstream(folder_ / "meeting.json")
-      << R"({"meeting_transcripts": [{"speaker": "Ann", "content": "One. Two."}], "specific_query_list": [)"
+      << R"({"meeting_transcripts": [{"speaker": "Ann", "content": "One. Two. 3. 4."}], "specific_query_list": [)"
       << R"({"query": "What?", "answer": "Both.", "relevant_text_span": [["0", "0"]]}]})";
   const auto task = make({R"(data.test=["meeting.json"])"});
   const auto opened = std::dynamic_pointer_cast<const OpenedDialogues>(task->opened_data());
@@ -101,9 +102,9 @@ TEST_F(MeetingsTest, AQueryIsTheFirstSentenceAndNoPartOfTheLead) {
     for (const int64_t word : sentence) tokens.push_back(static_cast<int32_t>(word - 3));
     read.push_back(opened->tokenizer.decode(tokens));
   }
-  EXPECT_EQ(read, (std::vector<std::string>{"What?", "Ann: One.", "Two."}));
+  EXPECT_EQ(read, (std::vector<std::string>{"What?", "Ann: One.", "Two.", "3."}));
   const Account account = task->account(evaluate(*task, false), {});
-  EXPECT_EQ(account.json.at("summaries")[0].at("lead"), "Ann: One. Two.");
+  EXPECT_EQ(account.json.at("summaries")[0].at("lead"), "Ann: One. Two. 3.");
 }
 
 TEST_F(MeetingsTest, GoesOnBitForBit) {
