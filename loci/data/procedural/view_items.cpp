@@ -36,7 +36,7 @@ void ViewItemsOptions::fields(ConfigFields& f) {
   f.field("noisy_noise", noisy_noise, "deviation of the noise of noisy views", {.minimum = 0, .maximum = 1000});
   f.field("noisy_share", noisy_share, "share of the views that are noisy", {.minimum = 0, .maximum = 1});
   f.field("missing_share", missing_share, "share of the views that are missing", {.minimum = 0, .maximum = 1});
-  f.field("hide_noisy", hide_noisy, "noisy views are missing: what any weighting of views could reach");
+  f.field("hide_noisy", hide_noisy, "noisy views are missing too");
 }
 
 void ViewItemsOptions::check() const {

@@ -35,7 +35,7 @@ struct ViewItemsOptions {
   double noisy_noise = 2;
   double noisy_share = 0.5;
   double missing_share = 0.2;
-  bool hide_noisy = false;  // noisy views are missing: what any weighting could reach that knew which are
+  bool hide_noisy = false;  // noisy views are missing, and with them the little that they say
   void fields(ConfigFields& f);
 
   void check() const;  // throws Error (usage)
