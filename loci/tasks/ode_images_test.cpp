@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "loci/base/random.h"
+#include "tests/bright_sides.h"
 #include "tests/task_test.h"
 
 namespace loci {
@@ -34,29 +34,9 @@ clip_norm = 0
 warmup = 0
 )";
 
-// Noise whose left or right half is brighter.
-void write_sides(const fs::path& folder, int64_t label, int64_t first, int64_t count) {
-  constexpr int64_t edge = 8;
-  fs::create_directories(folder);
-  const CounterRandom random(static_cast<uint64_t>(label), "sides");
-  for (int64_t i = first; i < first + count; ++i) {
-    Image image{{edge, edge, 1}, {}};
-    for (int64_t p = 0; p < edge * edge; ++p) {
-      const double noise = random.uniform(static_cast<uint64_t>(i * edge * edge + p));
-      image.pixels.push_back(static_cast<uint8_t>(150 * noise + ((p % edge < edge / 2) == (label == 0) ? 80 : 0)));
-    }
-    write_png(folder / fmt::format("{}.png", i), image);
-  }
-}
-
 class OdeImagesTest : public TaskTest {
  protected:
-  OdeImagesTest() : TaskTest(kOdeImagesRecipe) {
-    for (int64_t label = 0; label < 2; ++label) {
-      write_sides(folder_.path() / "train" / fmt::format("class-{}", label), label, 0, 30);
-      write_sides(folder_.path() / "test" / fmt::format("class-{}", label), label, 30, 20);
-    }
-  }
+  OdeImagesTest() : TaskTest(kOdeImagesRecipe) { write_bright_sides(folder_.path()); }
   std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& checkpoint = {}) {
     return make_task(settings, folder_.path(), checkpoint);
   }
