@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "loci/base/random.h"
 #include "loci/models/packed_net.h"
 #include "loci/train/tensor_file.h"
+#include "tests/bright_sides.h"
 #include "tests/op_harness.h"
 #include "tests/packed_example.h"
 #include "tests/task_test.h"
@@ -38,30 +38,9 @@ clip_norm = 0
 warmup = 0
 )";
 
-// Noise with one half that is brighter: left, right, top.
-void write_bright_halves(const fs::path& folder, int64_t label, int64_t first, int64_t count) {
-  constexpr int64_t edge = 8;
-  fs::create_directories(folder);
-  const CounterRandom random(static_cast<uint64_t>(label), "bright halves");
-  for (int64_t i = first; i < first + count; ++i) {
-    Image image{{edge, edge, 1}, {}};
-    for (int64_t p = 0; p < edge * edge; ++p) {
-      const bool bright = label == 2 ? p / edge < edge / 2 : (p % edge < edge / 2) == (label == 0);
-      const double noise = random.uniform(static_cast<uint64_t>(i * edge * edge + p));
-      image.pixels.push_back(static_cast<uint8_t>(150 * noise + (bright ? 80 : 0)));
-    }
-    write_png(folder / fmt::format("{}.png", i), image);
-  }
-}
-
 class BinaryTask : public TaskTest {
  protected:
-  BinaryTask() : TaskTest(kBinaryRecipe) {
-    for (int64_t label = 0; label < 3; ++label) {
-      write_bright_halves(folder_.path() / "train" / fmt::format("class-{}", label), label, 0, 30);
-      write_bright_halves(folder_.path() / "test" / fmt::format("class-{}", label), label, 30, 20);
-    }
-  }
+  BinaryTask() : TaskTest(kBinaryRecipe) { write_bright_sides(folder_.path(), 3); }
   std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}, const fs::path& checkpoint = {}) {
     return make_task(settings, folder_.path(), checkpoint);
   }
