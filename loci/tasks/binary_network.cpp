@@ -7,7 +7,6 @@
 
 #include "loci/base/check.h"
 #include "loci/base/checksum.h"
-#include "loci/base/stop_signal.h"
 #include "loci/nn/small/binary_layers.h"
 #include "loci/tasks/network_size.h"
 #include "loci/train/checkpoint.h"
@@ -15,8 +14,6 @@
 
 namespace loci {
 namespace {
-
-constexpr int64_t kBinaryClasses = 10;  // that sizes are estimated with
 
 // A network's input as whole numbers 2 p - 255 of pixels p of 0 .. 255.
 at::Tensor whole_numbers(const at::Tensor& images, const ChannelScale& scale) {
@@ -31,16 +28,11 @@ void BinaryNetworkPlan::fields(ConfigFields& f) {
 }
 
 BinaryNetOptions BinaryNetworkPlan::model_for(const ImageShape& shape, int64_t classes) const {
-  BinaryNetOptions options = model;
-  options.channels = shape.channels;
-  options.height = shape.height;
-  options.width = shape.width;
-  options.classes = classes;
-  return options;
+  return options_for_images(model, shape, classes);
 }
 
 BinaryNetOptions BinaryNetworkPlan::assumed_model() const {
-  return model_for({data.height(), data.width(), data.channels()}, kBinaryClasses);
+  return model_for({data.height(), data.width(), data.channels()}, kAssumedClasses);
 }
 
 void BinaryNetworkPlan::check() const {
@@ -80,13 +72,7 @@ std::unique_ptr<TaskPlan> binary_network_plan() {
 }
 
 BinaryNetwork::BinaryNetwork(const BinaryNetworkPlan& plan, const TaskInputs& inputs)
-    : plan_(plan),
-      batch_(inputs.batch),
-      opened_(open_images(plan.data, inputs)),
-      input_(input_of_run(opened_->input, inputs)),
-      model_(plan.model_for(input_.shape, std::ssize(input_.classes))),
-      feed_(opened_, input_, plan.data.augment, batch_, inputs.seed),
-      progress_(inputs.progress) {
+    : ImageNetworkTask(plan.data, inputs), model_(plan.model_for(input().shape, classes())) {
   if (model_.packed && inputs.training) {
     fail(ExitCode::usage, "config", "model.packed must be false in training", "true");
   }
@@ -106,16 +92,13 @@ std::vector<NamedParameter> BinaryNetwork::dense_parameters() {
   return packed_ ? std::vector<NamedParameter>{} : network_->dense_parameters();
 }
 
-at::Tensor BinaryNetwork::scores(const at::Tensor& images) const {
-  const at::Tensor whole = whole_numbers(images, input_.scale);
+at::Tensor BinaryNetwork::scores(const at::Tensor& images) {
+  const at::Tensor whole = whole_numbers(images, input().scale);
   return packed_ ? packed_->forward(whole) : network_->forward(whole);
 }
 
-at::Tensor BinaryNetwork::loss(int64_t step, int64_t micro) {
-  const ImageBatch batch = feed_.training(step, micro);
-  const at::Tensor score = scores(batch.images);
-  right_.add(score, batch.labels);
-  return squared_hinge_loss(score, batch.labels);
+at::Tensor BinaryNetwork::loss_of(const at::Tensor& scores, const at::Tensor& labels) const {
+  return squared_hinge_loss(scores, labels);
 }
 
 std::vector<Measure> BinaryNetwork::measures() const {
@@ -128,16 +111,13 @@ Evaluation BinaryNetwork::evaluate() {
   int64_t images = 0, right = 0;
   double loss = 0;
   Checksum sum;
-  for (int64_t index = 0; index < feed_.test_batches(); ++index) {
-    StopSignal::check("stopped while the model was evaluated");
-    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} images", images));
-    const ImageBatch batch = feed_.test(index);
-    const at::Tensor score = scores(batch.images).contiguous();
-    right += score.argmax(1).eq(batch.labels).sum().item<int64_t>();
-    loss += squared_hinge_loss(score, batch.labels).item<double>() * static_cast<double>(score.size(0));
+  over_test([&](const at::Tensor& scores, const at::Tensor& labels) {
+    const at::Tensor score = scores.contiguous();
+    right += score.argmax(1).eq(labels).sum().item<int64_t>();
+    loss += loss_of(score, labels).item<double>() * static_cast<double>(score.size(0));
     images += score.size(0);
     sum.add(std::as_bytes(std::span(score.const_data_ptr<float>(), static_cast<size_t>(score.numel()))));
-  }
+  });
   const auto all = static_cast<double>(images);
   return {{static_cast<double>(right) / all, loss / all},
           {{"images", images},
@@ -156,12 +136,6 @@ Account BinaryNetwork::account(const Evaluation& evaluation, const AccountOption
                   details.at("bytes").get<int64_t>(), model_.packed ? ", packed" : "",
                   format_count(details.at("multiply_adds").get<double>()), details.at("scores").get<std::string>());
   return account;
-}
-
-int64_t BinaryNetwork::infer(int64_t position) {
-  const ImageBatch batch = feed_.test(position % feed_.test_batches());
-  scores(batch.images);
-  return batch.labels.size(0);
 }
 
 }  // namespace loci

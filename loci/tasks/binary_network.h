@@ -12,9 +12,7 @@
 
 #include "loci/models/binary_net.h"
 #include "loci/models/packed_net.h"
-#include "loci/tasks/class_accuracy.h"
-#include "loci/tasks/image_data.h"
-#include "loci/train/task.h"
+#include "loci/tasks/image_network_task.h"
 
 namespace loci {
 
@@ -40,42 +38,25 @@ class BinaryNetworkPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> binary_network_plan();
 
-class BinaryNetwork : public Task {
+class BinaryNetwork : public ImageNetworkTask {
  public:
   BinaryNetwork(const BinaryNetworkPlan& plan, const TaskInputs& inputs);
 
   torch::nn::Module& module() override;
   std::vector<NamedParameter> dense_parameters() override;
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {}; }
-  at::Tensor loss(int64_t step, int64_t micro) override;
-  std::string unit() const override { return plan_.unit(); }
-  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
   std::vector<Measure> measures() const override;
   // details: images, parameters, bytes, multiply_adds, and `scores`, the sum of the bits of all scores: equal sums are
   // equal scores for every test image.
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
-  int64_t infer(int64_t position) override;
-  nlohmann::json training_measures(bool) override { return right_.take(); }
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {right_.state()}; }
-  std::vector<std::pair<std::string, std::string>> files() override { return {{ImageInput::kFile, input_.save()}}; }
-  std::string data_key() const override { return opened_->data.inventory.key(); }
-  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
-  nlohmann::json data_facts() const override { return opened_->facts(); }
 
  private:
-  at::Tensor scores(const at::Tensor& images) const;
+  at::Tensor scores(const at::Tensor& images) override;
+  at::Tensor loss_of(const at::Tensor& scores, const at::Tensor& labels) const override;
 
-  BinaryNetworkPlan plan_;
-  BatchShape batch_;
-  std::shared_ptr<const OpenedImages> opened_;
-  ImageInput input_;
   BinaryNetOptions model_;
   std::shared_ptr<BinaryNet> network_;  // one of two
   std::shared_ptr<PackedNet> packed_;
-  ImageFeed feed_;
-  TrainingAccuracy right_;
-  ProgressLine* progress_;  // of evaluations; or null
 };
 
 }  // namespace loci

@@ -7,11 +7,6 @@
 #include "loci/tasks/network_size.h"
 
 namespace loci {
-namespace {
-
-constexpr int64_t kAssumedClasses = 10;  // of CIFAR-10
-
-}  // namespace
 
 void ImageClassificationPlan::fields(ConfigFields& f) {
   f.section("data", data);

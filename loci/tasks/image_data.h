@@ -19,6 +19,8 @@
 
 namespace loci {
 
+inline constexpr int64_t kAssumedClasses = 10;  // that sizes are estimated with
+
 // [data]
 struct ImageTaskData {
   ImageFolderOptions folder;

@@ -9,10 +9,8 @@
 #include <vector>
 
 #include "loci/models/ode_net.h"
-#include "loci/tasks/class_accuracy.h"
-#include "loci/tasks/image_data.h"
+#include "loci/tasks/image_network_task.h"
 #include "loci/tasks/ode_evaluations.h"
-#include "loci/train/task.h"
 
 namespace loci {
 
@@ -37,39 +35,28 @@ class OdeImagesPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> ode_images_plan();
 
-class OdeImages : public Task {
+class OdeImages : public ImageNetworkTask {
  public:
   OdeImages(const OdeImagesPlan& plan, const TaskInputs& inputs);
 
   torch::nn::Module& module() override { return *model_; }
   std::vector<NamedParameter> dense_parameters() override { return model_->dense_parameters(); }
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {}; }
   at::Tensor loss(int64_t step, int64_t micro) override;
-  std::string unit() const override { return plan_.unit(); }
-  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
   std::vector<Measure> measures() const override;
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
-  int64_t infer(int64_t position) override;
   nlohmann::json training_measures(bool whole) override;
   std::vector<std::pair<std::string, at::Tensor>> extra_state() override {
-    return {right_.state(), evaluations_.state()};
+    auto state = ImageNetworkTask::extra_state();
+    state.push_back(evaluations_.state());
+    return state;
   }
-  std::vector<std::pair<std::string, std::string>> files() override { return {{ImageInput::kFile, input_.save()}}; }
-  std::string data_key() const override { return opened_->data.inventory.key(); }
-  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
-  nlohmann::json data_facts() const override { return opened_->facts(); }
 
  private:
-  OdeImagesPlan plan_;
-  BatchShape batch_;
-  std::shared_ptr<const OpenedImages> opened_;
-  ImageInput input_;
+  at::Tensor scores(const at::Tensor& images) override { return model_->forward(images); }
+
   std::shared_ptr<OdeNet> model_;
-  ImageFeed feed_;
-  TrainingAccuracy right_;
   OdeEvaluations evaluations_;  // of training
-  ProgressLine* progress_;      // of evaluations; or null
 };
 
 }  // namespace loci

@@ -2,17 +2,13 @@
 #include "loci/tasks/reel_network.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/log_softmax.h>
 
 #include "loci/base/check.h"
-#include "loci/base/stop_signal.h"
 #include "loci/tasks/network_size.h"
 
 namespace loci {
 namespace {
-
-constexpr int64_t kReelClasses = 10;  // that sizes are estimated with
 
 // Over all stages, by their weights.
 double share_moved(const ReelNet& network) {
@@ -31,16 +27,11 @@ void ReelNetworkPlan::fields(ConfigFields& f) {
 }
 
 ReelNetOptions ReelNetworkPlan::model_for(const ImageShape& shape, int64_t classes) const {
-  ReelNetOptions options = model;
-  options.channels = shape.channels;
-  options.height = shape.height;
-  options.width = shape.width;
-  options.classes = classes;
-  return options;
+  return options_for_images(model, shape, classes);
 }
 
 ReelNetOptions ReelNetworkPlan::assumed_model() const {
-  return model_for({data.height(), data.width(), data.channels()}, kReelClasses);
+  return model_for({data.height(), data.width(), data.channels()}, kAssumedClasses);
 }
 
 void ReelNetworkPlan::check() const {
@@ -69,38 +60,23 @@ std::unique_ptr<TaskPlan> reel_network_plan() {
 }
 
 ReelNetwork::ReelNetwork(const ReelNetworkPlan& plan, const TaskInputs& inputs)
-    : plan_(plan),
-      batch_(inputs.batch),
-      opened_(open_images(plan.data, inputs)),
-      input_(input_of_run(opened_->input, inputs)),
-      network_(std::make_shared<ReelNet>(plan.model_for(input_.shape, std::ssize(input_.classes)), inputs.seed)),
-      feed_(opened_, input_, plan.data.augment, batch_, inputs.seed),
-      progress_(inputs.progress) {}
-
-at::Tensor ReelNetwork::loss(int64_t step, int64_t micro) {
-  const ImageBatch batch = feed_.training(step, micro);
-  const at::Tensor logits = network_->forward(batch.images);
-  right_.add(logits, batch.labels);
-  return at::cross_entropy_loss(logits, batch.labels);
-}
+    : ImageNetworkTask(plan.data, inputs),
+      network_(std::make_shared<ReelNet>(plan.model_for(input().shape, classes()), inputs.seed)) {}
 
 std::vector<Measure> ReelNetwork::measures() const {
-  std::vector<Measure> measures = ClassAccuracy::measures(std::ssize(input_.classes), "test image");
+  std::vector<Measure> measures = ClassAccuracy::measures(classes(), "test image");
   measures[0].digits = 2;
-  if (plan_.model.of_reels()) {
+  if (network_->options().of_reels()) {
     measures.push_back({"moved", 1, false, "%", "share of the weights whose reel is not the one that they began with"});
   }
   return measures;
 }
 
 Evaluation ReelNetwork::evaluate() {
-  ClassAccuracy found(std::ssize(input_.classes));
-  for (int64_t index = 0; index < feed_.test_batches(); ++index) {
-    StopSignal::check("stopped while the model was evaluated");
-    if (progress_ != nullptr) progress_->show(fmt::format("evaluating: {} images", found.samples()));
-    const ImageBatch batch = feed_.test(index);
-    found.add(at::log_softmax(network_->forward(batch.images).to(at::kFloat), 1), batch.labels);
-  }
+  ClassAccuracy found(classes());
+  over_test([&](const at::Tensor& scores, const at::Tensor& labels) {
+    found.add(at::log_softmax(scores.to(at::kFloat), 1), labels);
+  });
   const ReelNetOptions& options = network_->options();
   Evaluation result{found.values(),
                     {{"images", found.samples()},
@@ -129,12 +105,6 @@ Account ReelNetwork::account(const Evaluation& evaluation, const AccountOptions&
   }
   account.text += "\n";
   return account;
-}
-
-int64_t ReelNetwork::infer(int64_t position) {
-  const ImageBatch batch = feed_.test(position % feed_.test_batches());
-  network_->forward(batch.images);
-  return batch.labels.size(0);
 }
 
 }  // namespace loci

@@ -11,9 +11,7 @@
 #include <vector>
 
 #include "loci/models/reel_net.h"
-#include "loci/tasks/class_accuracy.h"
-#include "loci/tasks/image_data.h"
-#include "loci/train/task.h"
+#include "loci/tasks/image_network_task.h"
 
 namespace loci {
 
@@ -38,40 +36,24 @@ class ReelNetworkPlan : public TaskPlan {
 
 std::unique_ptr<TaskPlan> reel_network_plan();
 
-class ReelNetwork : public Task {
+class ReelNetwork : public ImageNetworkTask {
  public:
   ReelNetwork(const ReelNetworkPlan& plan, const TaskInputs& inputs);
 
   torch::nn::Module& module() override { return *network_; }
   std::vector<NamedParameter> dense_parameters() override { return network_->dense_parameters(); }
-  std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {}; }
-  at::Tensor loss(int64_t step, int64_t micro) override;
-  std::string unit() const override { return plan_.unit(); }
-  int64_t units_per_micro_batch() const override { return batch_.per_micro_batch(); }
   std::vector<Measure> measures() const override;
   // details: images, interval, parameters, multiply_adds; of reels: reels, and moved_by_stage.
   Evaluation evaluate() override;
   Account account(const Evaluation& evaluation, const AccountOptions& options) override;
-  int64_t infer(int64_t position) override;
-  nlohmann::json training_measures(bool) override { return right_.take(); }
   void start_from(const std::map<std::string, at::Tensor>& state, const std::string& who) override {
     network_->load(state, who);
   }
-  std::vector<std::pair<std::string, at::Tensor>> extra_state() override { return {right_.state()}; }
-  std::vector<std::pair<std::string, std::string>> files() override { return {{ImageInput::kFile, input_.save()}}; }
-  std::string data_key() const override { return opened_->data.inventory.key(); }
-  std::shared_ptr<const OpenedData> opened_data() const override { return opened_; }
-  nlohmann::json data_facts() const override { return opened_->facts(); }
 
  private:
-  ReelNetworkPlan plan_;
-  BatchShape batch_;
-  std::shared_ptr<const OpenedImages> opened_;
-  ImageInput input_;
+  at::Tensor scores(const at::Tensor& images) override { return network_->forward(images); }
+
   std::shared_ptr<ReelNet> network_;
-  ImageFeed feed_;
-  TrainingAccuracy right_;
-  ProgressLine* progress_;  // of evaluations; or null
 };
 
 }  // namespace loci
