@@ -1,6 +1,7 @@
 // Legend: P ranks.
 #include "loci/distributed/collectives.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -53,6 +54,17 @@ TEST(SumOver, TensorsOfSeveralDtypesAreSummedInPlace) {
     EXPECT_TRUE(torch::equal(c, torch::full({1}, -6.)));
     EXPECT_TRUE(torch::equal(transposed, torch::full({2, 3}, 6.)));
   });
+}
+
+TEST(SumOver, AllRanksHaveTheSameBits) {
+  std::vector<Tensor> sums(4);
+  run_ranks(4, [&](const Ranks& ranks) {
+    const auto generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(ranks.rank));
+    const Tensor x = torch::randn({1001}, generator);
+    sum_over(ranks)({x});
+    sums[static_cast<size_t>(ranks.rank)] = x;
+  });
+  for (const Tensor& sum : sums) EXPECT_TRUE(torch::equal(sum, sums[0]));
 }
 
 TEST(RanksOf, AnUnknownGroupIsRefused) {
