@@ -56,9 +56,7 @@ class DenseOptimizer {
   // Whether the rule asks for losses in place of gradients. Then `loss` gives that of the batch for the parameters as
   // they are at the call; all are updated. Returns false where a loss was not finite and nothing was changed.
   virtual bool by_losses() const { return false; }
-  virtual bool step_by_losses(const std::function<double()>& loss, double rate) {
-    return (void)loss, (void)rate, false;
-  }
+  virtual bool step_by_losses(const std::function<double()>& /*loss*/, double /*rate*/) { return false; }
   // State tensors by name ("NAME.moment1"), to save and to copy into.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
   // Forgets the state of a parameter.

@@ -29,9 +29,9 @@ enum Word : int64_t {
   place = object + kStoryObjects,
   mood = place + kStoryPlaces,
   period = mood + kStoryMoods,
-  a, again, around, at, away, back, be, better, careless, curious, everywhere, feel, feels, found, from, gave, get, gone,
-  greedy, had, has, have, is, keep, kind, leave, lies, look, lost, lucky, meet, misses, none, of_whom, own, owns, please,
-  ready, rest, run, safe, search, see, stole, thank, the, then, there, tired, to, today, use, went,
+  a, again, around, at, away, back, be, better, careless, curious, everywhere, feel, feels, found, from, gave, get,
+  gone, greedy, had, has, have, is, keep, kind, leave, lies, look, lost, lucky, meet, misses, none, of_whom, own,
+  owns, please, ready, rest, run, safe, search, see, stole, thank, the, then, there, tired, to, today, use, went,
   count
 };
 // clang-format on

@@ -30,7 +30,8 @@ class DialogueFiles : public testing::Test {
   const std::string several_ = R"({"fname": "test_0", "dialogue": "#A#: Hi.", "summary1": "One.", "summary2": "Two."})";
   const std::string meeting_ =
       R"({"meeting_transcripts": [{"speaker": "Ann", "content": "First. Second."},)"
-      R"({"speaker": "Bob", "content": "Third"}, {"speaker": "Ann", "content": "Last."}], "general_query_list": [], "specific_query_list": [)"
+      R"({"speaker": "Bob", "content": "Third"}, {"speaker": "Ann", "content": "Last."}],)"
+      R"("general_query_list": [], "specific_query_list": [)"
       R"({"query": "Who spoke?", "answer": "Both.", "relevant_text_span": [["0", "0"], ["2", "3"]]},)"
       R"({"query": "And then?", "answer": "Bob.", "relevant_text_span": [["1", "1"]]}]})";
 };

@@ -3,9 +3,8 @@
 // Legend: B samples, h a step, r the error ratio of a step.
 //
 //   fixed methods  `steps` equal steps
-//   pairs          r = the root mean square of error / (atol + rtol max(|z|, |z after the step|)), over the batch or,
-//   per
-//                  sample, the largest of the samples'; of several parts the largest
+//   pairs          r = the root mean square of error / (atol + rtol max(|z|, |z after the step|)), over the batch, or
+//                  the largest of those over each sample; of several parts the largest
 //                  r <= 1: the step is taken.  h := h clamp(0.9 r^(-1/p), 0.2, 10), p = 5
 //                  the first step: Hairer, Norsett and Wanner 1993 ("Solving ordinary differential equations I"), II.4
 //
