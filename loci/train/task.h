@@ -16,6 +16,7 @@
 
 #include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
+#include "loci/distributed/collectives.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/table_maker.h"
 #include "loci/train/measure.h"
@@ -170,6 +171,7 @@ struct TaskInputs {
   int64_t units_before = 0;  // that the run's weights were trained on: the data go on behind them
   bool training = true;
   ProgressLine* progress = nullptr;
+  Ranks ranks = {};  // that share each batch and the tables
 };
 
 // A task's sections of a recipe, before anything is read or allocated.
