@@ -1,17 +1,12 @@
-// Legend: T tokens of this rank, K reads of a token, N rows, D width, P ranks; S and C: row_exchange.h.
+// Legend: P ranks.
 #include "loci/table/sharded_table.h"
 
-#include <array>
-#include <optional>
-#include <span>
 #include <string>
 #include <utility>
 
 #include "loci/base/check.h"
 #include "loci/distributed/exchange_plan.h"
-#include "loci/distributed/row_exchange.h"
 #include "loci/ops/operator.h"
-#include "loci/table/row_reads.h"
 
 namespace loci {
 namespace {
@@ -39,47 +34,33 @@ std::vector<int64_t> parts_of(const Ranks& ranks, const RowStore& here) {
 }
 
 struct PassHandle : torch::CustomClassHolder {
-  PassHandle(std::shared_ptr<RowStore> rows, std::shared_ptr<const RowExchange> exchange)
-      : rows(std::move(rows)), exchange(std::move(exchange)) {}
+  PassHandle(std::shared_ptr<RowStore> rows, ShardedPass pass) : rows(std::move(rows)), pass(std::move(pass)) {}
   std::shared_ptr<RowStore> rows;
-  std::shared_ptr<const RowExchange> exchange;
+  ShardedPass pass;
 };
 
-// saved: the rows here, the exchange's index [S, C], and the input as it came here (row_reads.cpp has the formulas).
 template <RowAccess kAccess>
 std::vector<Tensor> sharded_gradient(const BackwardPass& pass) {
-  constexpr bool kRead = kAccess == RowAccess::read;
-  const Tensor &values = pass.saved[0], &index = pass.saved[1], &input = pass.saved[2];
-  const auto handle = pass.constants[0].toCapsule();
-  RowStore& rows = *static_cast<PassHandle&>(*handle).rows;
-  const RowExchange& exchange = *static_cast<PassHandle&>(*handle).exchange;
-  const Tensor sent = pass.grad[0].detach();
-  const Tensor grad = kRead ? exchange.send_tokens(sent) : exchange.send_reads(sent);
-  if (!rows.frozen()) {
-    rows.references().add(
-        {index, kRead ? input : grad, kRead ? grad : input, pass.constants[1].toInt(), pass.constants[2].toInt()});
-  }
-  if (!pass.needed[1]) return {Tensor(), Tensor()};
-  if (kRead)
-    return {Tensor(), exchange.return_reads(access_rows(RowAccess::project, values, index, grad, rows.scale()))};
-  return {Tensor(), exchange.return_sums(access_rows(RowAccess::read, values, index, grad, rows.scale()))};
+  const auto capsule = pass.constants[0].toCapsule();
+  const auto& handle = static_cast<PassHandle&>(*capsule);
+  auto [input, references] =
+      gradient_of_shards(kAccess, handle.pass, *handle.rows, pass.grad[0].detach(), pass.needed[1]);
+  references.pass = pass.constants[1].toInt();
+  references.use = pass.constants[2].toInt();
+  if (!handle.rows->frozen()) handle.rows->references().add(std::move(references));
+  return {Tensor(), input};
 }
 
 template <RowAccess kAccess>
-Tensor sharded_access(const char* who, const Ranks& ranks, const std::vector<int64_t>& first,
-                      const std::shared_ptr<RowStore>& rows, const Tensor& index, const Tensor& input, int64_t use) {
+Tensor sharded_access(const char* who, const RowShards& shards, const std::shared_ptr<RowStore>& rows,
+                      const Tensor& index, const Tensor& input, int64_t use) {
+  check_sharded_access(who, kAccess, shards, *rows, index, input);
   rows->references().check_use(use);
   return once_differentiable<sharded_gradient<kAccess>>(who, {rows->values(), input}, [&] {
-    const auto exchange = std::make_shared<const RowExchange>(ranks, first, index);
-    const Tensor& here = exchange->index();
-    rows->prefetch({here.const_data_ptr<int64_t>(), static_cast<size_t>(here.numel())});
-    constexpr bool kRead = kAccess == RowAccess::read;
-    const Tensor came = kRead ? exchange->send_reads(input) : exchange->send_tokens(input);
-    const Tensor result = access_rows(kAccess, rows->values(), here, came, rows->scale());
-    const Tensor out = kRead ? exchange->return_sums(result) : exchange->return_reads(result);
-    const auto handle = c10::make_intrusive<PassHandle>(rows, exchange);
-    return ForwardPass{{out},
-                       {rows->values(), here, came},
+    const ShardedPass pass = begin_pass(kAccess, shards, index, input);
+    const auto handle = c10::make_intrusive<PassHandle>(rows, pass);
+    return ForwardPass{{access_shards(kAccess, pass, *rows)},
+                       {rows->values()},  // written since: backward refuses
                        {c10::IValue::make_capsule(handle), rows->references().next_pass(use), use}};
   })[0];
 }
@@ -87,12 +68,11 @@ Tensor sharded_access(const char* who, const Ranks& ranks, const std::vector<int
 }  // namespace
 
 ShardedTable::ShardedTable(Ranks ranks, std::shared_ptr<RowStore> here)
-    : ShardedTable(ranks, here, parts_of(ranks, *here)) {}
+    : ShardedTable(RowShards{ranks, parts_of(ranks, *here)}, here) {}
 
-ShardedTable::ShardedTable(Ranks ranks, std::shared_ptr<RowStore> here, std::vector<int64_t> first)
-    : Table(here->name(), first.back(), here->width()),
-      ranks_(std::move(ranks)),
-      first_(std::move(first)),
+ShardedTable::ShardedTable(RowShards shards, std::shared_ptr<RowStore> here)
+    : Table(here->name(), shards.first.back(), here->width()),
+      shards_(std::make_shared<const RowShards>(std::move(shards))),
       here_(std::move(here)) {}
 
 RowRange ShardedTable::equal_part(int64_t rows, const Ranks& ranks) {
@@ -101,35 +81,16 @@ RowRange ShardedTable::equal_part(int64_t rows, const Ranks& ranks) {
   return {first[rank], first[rank + 1] - first[rank]};
 }
 
-void ShardedTable::check_index(const char* who, const Tensor& index) const {
-  TORCH_CHECK(index.dim() == 2 && index.scalar_type() == at::kLong && index.device() == device(), who,
-              ": index must be int64 [T, K] on ", device(), ", got ", index.scalar_type(), " ", index.sizes(), " on ",
-              index.device());
-  if (index.numel() == 0) return;
-  const auto least = index.min().item<int64_t>(), most = index.max().item<int64_t>();
-  TORCH_CHECK_INDEX(least >= 0 && most < rows(), who, ": index must be within 0 .. ", rows() - 1, ", got ",
-                    least < 0 ? least : most);
-}
-
 Tensor ShardedTable::read(const Tensor& index, const Tensor& weight, int64_t use) {
-  check_index("ShardedTable::read", index);
-  TORCH_CHECK(weight.scalar_type() == sum_dtype() && weight.sizes() == index.sizes(),
-              "ShardedTable::read: weight must be ", sum_dtype(), " ", index.sizes(), ", got ", weight.scalar_type(),
-              " ", weight.sizes());
-  return sharded_access<RowAccess::read>("ShardedTable::read", ranks_, first_, here_, index, weight, use);
+  return sharded_access<RowAccess::read>("ShardedTable::read", *shards_, here_, index, weight, use);
 }
 
 Tensor ShardedTable::project(const Tensor& index, const Tensor& x, int64_t use) {
-  check_index("ShardedTable::project", index);
-  const std::array<int64_t, 2> shape = {index.size(0), width()};
-  const at::IntArrayRef expected = shape;
-  TORCH_CHECK(x.scalar_type() == sum_dtype() && x.sizes() == expected, "ShardedTable::project: x must be ", sum_dtype(),
-              " ", expected, ", got ", x.scalar_type(), " ", x.sizes());
-  return sharded_access<RowAccess::project>("ShardedTable::project", ranks_, first_, here_, index, x, use);
+  return sharded_access<RowAccess::project>("ShardedTable::project", *shards_, here_, index, x, use);
 }
 
 void ShardedTable::prefetch(const Tensor& rows) {
-  check_index("ShardedTable::prefetch", rows.reshape({1, -1}));
+  check_sharded_index("ShardedTable::prefetch", *shards_, *here_, rows.reshape({1, -1}));
 }
 
 }  // namespace loci

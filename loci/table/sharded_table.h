@@ -14,10 +14,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "loci/distributed/collectives.h"
 #include "loci/table/row_store.h"
+#include "loci/table/sharded_reads.h"
 #include "loci/table/table.h"
 
 namespace loci {
@@ -38,13 +38,12 @@ class ShardedTable : public Table {
   void prefetch(const at::Tensor& rows) override;
   RowStore& store() override { return *here_; }
   const RowStore& store() const override { return *here_; }
+  const std::shared_ptr<const RowShards>& shards() const { return shards_; }
 
  private:
-  ShardedTable(Ranks ranks, std::shared_ptr<RowStore> here, std::vector<int64_t> first);
-  void check_index(const char* who, const at::Tensor& index) const;
+  ShardedTable(RowShards shards, std::shared_ptr<RowStore> here);
 
-  Ranks ranks_;
-  std::vector<int64_t> first_;  // [P + 1]
+  std::shared_ptr<const RowShards> shards_;
   std::shared_ptr<RowStore> here_;
 };
 

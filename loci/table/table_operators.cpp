@@ -16,6 +16,7 @@
 #include "loci/ops/table_read/table_read_definition.h"
 #include "loci/table/row_reads.h"
 #include "loci/table/row_store.h"
+#include "loci/table/sharded_table.h"
 
 namespace loci {
 namespace {
@@ -31,33 +32,35 @@ class NamedStores {
     static auto* stores = new NamedStores;  // outlives all objects of Python
     return *stores;
   }
-  int64_t number_of(const std::shared_ptr<RowStore>& store) {
+  int64_t number_of(const NamedRows& rows) {
     const std::scoped_lock lock(mutex_);
-    const auto [entry, added] = numbers_.try_emplace(store, next_);
-    if (added) stores_[next_++] = store;
+    const auto [entry, added] = numbers_.try_emplace(rows.store, next_);
+    if (added) stores_[next_++] = {rows.store, rows.shards};
     return entry->second;
   }
-  std::shared_ptr<RowStore> find(int64_t number) {
+  NamedRows find(int64_t number) {
     const std::scoped_lock lock(mutex_);
     const auto entry = stores_.find(number);
-    return entry == stores_.end() ? nullptr : entry->second.lock();
+    if (entry == stores_.end()) return {};
+    return {entry->second.store.lock(), entry->second.shards};
   }
 
  private:
+  struct Entry {
+    std::weak_ptr<RowStore> store;
+    std::shared_ptr<const RowShards> shards;
+  };
+
   std::mutex mutex_;
   int64_t next_ = 1;
   std::map<std::weak_ptr<RowStore>, int64_t, std::owner_less<>> numbers_;
-  std::map<int64_t, std::weak_ptr<RowStore>> stores_;
+  std::map<int64_t, Entry> stores_;
 };
 
 std::shared_ptr<RowStore> store_of(const char* who, const Tensor& numbers, int64_t count) {
-  TORCH_CHECK(numbers.scalar_type() == at::kLong && numbers.is_cpu() && numbers.sizes() == at::IntArrayRef{count}, who,
-              ": use must be int64 [", count, "] on cpu, got ", numbers.scalar_type(), " ", numbers.sizes(), " on ",
-              numbers.device());
-  const auto number = numbers[0].item<int64_t>();
-  std::shared_ptr<RowStore> store = NamedStores::all().find(number);
-  TORCH_CHECK(store != nullptr, who, ": use must name a table of this process, got ", number);
-  return store;
+  const NamedRows rows = rows_of_use(who, numbers, count);
+  TORCH_CHECK(rows.shards == nullptr, who, ": the rows of the table must all be here, got a table on several ranks");
+  return rows.store;
 }
 
 constexpr const char* name_of(RowAccess access) {
@@ -119,8 +122,19 @@ Tensor leave_definition(const Tensor& receipt, const Tensor& index, const Tensor
 }  // namespace
 
 at::Tensor use_of_table(Table& table) {
-  const auto store = table.store().shared_from_this();
-  return at::tensor({NamedStores::all().number_of(store), table.register_use()}, at::kLong);
+  const auto* sharded = dynamic_cast<const ShardedTable*>(&table);
+  const NamedRows rows = {table.store().shared_from_this(), sharded == nullptr ? nullptr : sharded->shards()};
+  return at::tensor({NamedStores::all().number_of(rows), table.register_use()}, at::kLong);
+}
+
+NamedRows rows_of_use(const char* who, const Tensor& numbers, int64_t count) {
+  TORCH_CHECK(numbers.scalar_type() == at::kLong && numbers.is_cpu() && numbers.sizes() == at::IntArrayRef{count}, who,
+              ": use must be int64 [", count, "] on cpu, got ", numbers.scalar_type(), " ", numbers.sizes(), " on ",
+              numbers.device());
+  const auto number = numbers[0].item<int64_t>();
+  NamedRows rows = NamedStores::all().find(number);
+  TORCH_CHECK(rows.store != nullptr, who, ": use must name a table of this process, got ", number);
+  return rows;
 }
 
 Accessed read_table(const Tensor& values, const Tensor& index, const Tensor& weight, const OptionalTensor& scale,

@@ -29,9 +29,19 @@
 
 namespace loci {
 
+struct RowShards;
+
 // int64 [2] on the CPU: a number of the table's rows, valid in this process for as long as they live, and a new number
 // of a layer (Table::register_use).
 at::Tensor use_of_table(Table& table);
+
+struct NamedRows {
+  std::shared_ptr<RowStore> store;
+  std::shared_ptr<const RowShards> shards;  // of a ShardedTable; the operators below refuse those
+};
+
+// The rows that `numbers` [count], a use or a receipt, names.
+NamedRows rows_of_use(const char* who, const at::Tensor& numbers, int64_t count);
 
 std::tuple<at::Tensor, at::Tensor> read_table(const at::Tensor& values, const at::Tensor& index,
                                               const at::Tensor& weight, const std::optional<at::Tensor>& scale,
