@@ -1,8 +1,10 @@
 // torch.classes.loci.RowOptimizer: a row optimiser as an object of Python.
 //
 //   RowOptimizer(table, rule, rounding, moments, pages, seed)
-//   pending(rate, beta1, beta2, epsilon, weight_decay, clip_norm) -> finite
-//                                       sums what backward left, for a step with these settings
+//   pending(rate, beta1, beta2, epsilon, weight_decay, clip_norm, scale) -> finite
+//                                       sums what backward left, divided by scale, for a step with these settings
+//   norm() -> number or None            of that gradient, where clipping or a doubt about its numbers asked for it
+//   set_norm(norm)                      what apply() clips by: the norm over several ranks
 //   apply(wanted) -> (rows, norm, skipped)      makes the step, or forgets the gradient
 //   clear_state(rows [U] or None)       of these rows, or of all
 //   state() -> [(name, tensor)]         the state itself: copying into a tensor changes it
@@ -23,7 +25,12 @@ struct RowOptimizerObject : torch::CustomClassHolder {
   RowOptimizerObject(RowStore& rows, const RowOptimizerOptions& options, uint64_t seed)
       : optimizer(rows, options, seed) {}
   RowOptimizer optimizer;
+  PendingRows& gradient() {
+    TORCH_CHECK(pending.has_value(), "RowOptimizer: pending() must come first, got none");
+    return *pending;
+  }
   std::optional<PendingRows> pending;
+  double scale = 1;  // of `pending`
 };
 
 c10::intrusive_ptr<RowOptimizerObject> new_row_optimizer(const c10::intrusive_ptr<TableObject>& table,
@@ -48,16 +55,20 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
   m.class_<RowOptimizerObject>("RowOptimizer")
       .def(torch::init(new_row_optimizer))
       .def("pending",
-           [](Self self, double rate, double beta1, double beta2, double epsilon, double weight_decay,
-              double clip_norm) {
+           [](Self self, double rate, double beta1, double beta2, double epsilon, double weight_decay, double clip_norm,
+              double scale) {
              self->optimizer.set_rates({rate, beta1, beta2, epsilon, weight_decay, clip_norm});
-             self->pending = with_torch_errors([&] { return self->optimizer.pending(); });
+             self->scale = scale;
+             self->pending = with_torch_errors([&] { return self->optimizer.pending(scale); });
              return self->pending->finite();
            })
+      .def("norm", [](Self self) { return self->gradient().norm; })
+      .def("set_norm", [](Self self, double norm) { self->gradient().norm = norm; })
       .def("apply",
            [](Self self, bool wanted) {
-             TORCH_CHECK(self->pending.has_value(), "RowOptimizer: pending() must come before apply(), got none");
-             const RowStep step = with_torch_errors([&] { return self->optimizer.apply(*self->pending, 1, wanted); });
+             const PendingRows& gradient = self->gradient();
+             const RowStep step =
+                 with_torch_errors([&] { return self->optimizer.apply(gradient, self->scale, wanted); });
              self->pending.reset();
              return std::make_tuple(step.rows, step.norm, step.skipped);
            })

@@ -2,10 +2,12 @@
 //
 // Legend: N rows, D width, U rows of a gradient.
 //
-//   Table(name, rows, width, dtype, home, path)     dtype "float32", "bfloat16", "float64" or "int8"; home "memory",
-//                                                   "mapped" (files in the folder `path`), "served" (the file `path`)
-//   values() [N, D]; scale() [N] or None            the rows themselves: writing into them changes the table
-//   new_use() [2]                                   for read_table and project_table (table_operators.h)
+//   Table(name, rows, width, dtype, home, path, group, first, count)
+//       dtype "float32", "bfloat16", "float64" or "int8"; home "memory", "mapped" (files in the folder `path`),
+//       "served" (the file `path`); group: of torch.distributed, on whose ranks the rows are, `count` from row `first`
+//       here; all ranks make it together. "": all rows are here.
+//   values() [N, D] (of rows here); scale() [N] or None            the rows themselves: writing into them changes the
+//   table new_use() [2]                                   for read_table and project_table (table_operators.h)
 //   gradient() -> ([U], [U, D])                     what backward left, summed
 //   trained_rows() [N] or None                      the mask of set_trained_rows
 //   apply_patch(path) -> rows                       apply_row_patch (row_patch.h)
@@ -18,10 +20,12 @@
 #include <optional>
 #include <type_traits>
 
+#include "loci/distributed/agreement.h"
 #include "loci/table/local_table.h"
 #include "loci/table/mapped_table.h"
 #include "loci/table/mapped_tensor.h"
 #include "loci/table/row_patch.h"
+#include "loci/table/sharded_table.h"
 #include "loci/table/table_operators.h"
 #include "loci/table/torch_errors.h"
 
@@ -38,17 +42,39 @@ at::ScalarType dtype_of_word(const std::string& who, const std::string& word) {
   return found->second;
 }
 
+struct Place {
+  std::string home, path, group;
+  RowRange here;
+};
+
+TablePtr make_held(const std::string& name, int64_t rows, int64_t width, at::ScalarType type, const Place& place) {
+  if (place.home == "memory") return std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{type});
+  if (place.home == "mapped") return std::make_shared<MappedTable>(name, rows, width, type, place.path);
+  if (place.home == "served") return serve_table(place.path, name, rows, width, type);
+  fail(ExitCode::usage, "table " + name, "home must be memory, mapped or served", place.home);
+}
+
+std::shared_ptr<RowStore> make_part(const std::string& name, int64_t width, at::ScalarType type, const Place& place) {
+  if (place.home == "memory") return std::make_shared<LocalRows>(name, place.here, width, LocalTableOptions{type});
+  if (place.home == "mapped") return std::make_shared<MappedRows>(name, place.here, width, type, place.path);
+  fail(ExitCode::usage, "table " + name, "home must be memory or mapped for rows on several ranks", place.home);
+}
+
+TablePtr make_sharded(const std::string& name, int64_t width, at::ScalarType type, const Place& place) {
+  const Ranks ranks = ranks_of(place.group);
+  std::shared_ptr<RowStore> here;
+  together(ranks, [&] { here = make_part(name, width, type, place); });
+  return std::make_shared<ShardedTable>(ranks, here);
+}
+
 TablePtr make_table(const std::string& name, int64_t rows, int64_t width, const std::string& dtype,
-                    const std::string& home, const std::string& path) {
+                    const Place& place) {
   const std::string who = "table " + name;
   if (rows < 1) fail(ExitCode::usage, who, "rows must be at least 1", std::to_string(rows));
   if (width < 1) fail(ExitCode::usage, who, "width must be at least 1", std::to_string(width));
   const at::ScalarType type = dtype_of_word(who, dtype);
   checked_product(who, "rows times width", rows, width);
-  if (home == "memory") return std::make_shared<LocalTable>(name, rows, width, LocalTableOptions{type});
-  if (home == "mapped") return std::make_shared<MappedTable>(name, rows, width, type, path);
-  if (home == "served") return serve_table(path, name, rows, width, type);
-  fail(ExitCode::usage, who, "home must be memory, mapped or served", home);
+  return place.group.empty() ? make_held(name, rows, width, type, place) : make_sharded(name, width, type, place);
 }
 
 // The rows of a table as bytes, for patches.
@@ -74,9 +100,11 @@ int64_t apply_patch(RowStore& store, const std::string& path) {
 }
 
 c10::intrusive_ptr<TableObject> new_table(const std::string& name, int64_t rows, int64_t width,
-                                          const std::string& dtype, const std::string& home, const std::string& path) {
-  return with_torch_errors(
-      [&] { return c10::make_intrusive<TableObject>(make_table(name, rows, width, dtype, home, path)); });
+                                          const std::string& dtype, const std::string& home, const std::string& path,
+                                          const std::string& group, int64_t first, int64_t count) {
+  return with_torch_errors([&] {
+    return c10::make_intrusive<TableObject>(make_table(name, rows, width, dtype, {home, path, group, {first, count}}));
+  });
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from loci.importers.files import read_state, write_state
 from loci.library import classes
 from loci.run_files import CONFIG, MODEL, TASK, step_of
-from loci.table import Table
+from loci.table import Table, check_whole
 
 SUM_LIMIT = 4 << 30  # bytes: of a larger file, which only a table's is, the size alone is checked, as by `loci eval`
 # Files of a checkpoint that are written anew, or that only training needs.
@@ -96,6 +96,7 @@ def write_checkpoint(
 
     kept: the checkpoint whose other files and facts it goes on with. files: more of them.
     Raises ValueError for a folder that exists, RuntimeError and OSError where disk or memory are too small."""
+    check_whole("save_run", tables.values())
     if os.path.lexists(path):
         raise ValueError(f"save_run: path must be a new folder, got {path}, which exists")
     path.mkdir(parents=True)

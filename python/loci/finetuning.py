@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from loci.library import classes, ops
-from loci.table import Table, Watching, at_least, table_layers
+from loci.table import Table, Watching, at_least, check_whole, table_layers
 
 WHO = "finetune_rows"
 
@@ -152,6 +152,7 @@ class RowFinetuning:
         self._counts = {name: background.of(table) for name, table in self.tables.items()}
         if background.batches == 0:
             raise ValueError(f"{WHO}: the background must have counted a batch (step()), got none")
+        check_whole(WHO, self.tables.values())
         for table in self.tables.values():
             if table.frozen:
                 raise ValueError(f"{WHO}: tables must be trained, got frozen {table.name}")
@@ -222,6 +223,7 @@ def write_patch(path: str | os.PathLike[str], before: Table | Tensor, after: Tab
     apply_patch() and C++ (row_patch.h) read. Returns their number.
 
     Raises ValueError for tables of other names, shapes or dtypes, and for int8 rows."""
+    check_whole("write_patch", (table for table in (before, after) if isinstance(table, Table)))
     name, values = (before.name, before.values) if isinstance(before, Table) else (after.name, before)
     changed: int = ops.write_row_patch(os.fspath(path), name, values.detach().contiguous(), after.name, after.values)
     return changed
@@ -232,5 +234,6 @@ def apply_patch(path: str | os.PathLike[str], table: Table) -> int:
 
     Raises ValueError for a table of another name, shape, dtype or content than the patch was made from, and for a
     broken file; then nothing changes."""
+    check_whole("apply_patch", [table])
     changed: int = table.object.apply_patch(os.fspath(path))
     return changed

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from loci.library import ops
 from loci.memory_layer import MemoryLayer
-from loci.table import Table, TableUse, no_memory, one_of
+from loci.table import Table, no_memory, one_of
+from loci.table_use import TableUse
 
 SCORES_AT_ONCE = 1 << 24  # of a search over flat keys
 ADDRESSINGS = ("mask", "modulo")
@@ -131,7 +132,8 @@ class PeerMemory(ProductKeyMemory):
         super().__init__(width, rows, **options)
         if down is None:
             up = self.table
-            down = Table(up.rows, width, up.dtype, home=up.home, path=up.path, seed=self.seed,
+            down = Table(up.rows, width, up.dtype, home=up.home, path=up.path, seed=self.seed, shard=up.shard,
+                         group=None if up.shards is None else up.shards.group,
                          name=f"{self.name}.down", device=up.device)  # fmt: skip
         if down.rows != self.table.rows:
             raise ValueError(f"PeerMemory: down must have {self.table.rows} rows like up, got {down.rows}")

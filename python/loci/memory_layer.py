@@ -34,7 +34,8 @@ from loci.memory_formula import (
     take_tokens,
     unit_vectors,
 )
-from loci.table import Table, TableLayer, TableUse, at_least, drawn_seed, one_of
+from loci.table import Table, TableLayer, at_least, drawn_seed, one_of
+from loci.table_use import TableUse
 
 FEW_VECTORS = 4  # so many and fewer have a faster linear map of their own
 

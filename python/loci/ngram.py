@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from loci.library import ops
 from loci.memory_layer import Reads, linear_map, without_autocast
-from loci.table import Table, TableLayer, TableUse, at_least, drawn_seed, one_of
+from loci.table import Table, TableLayer, at_least, drawn_seed, one_of
+from loci.table_use import TableUse
 
 INJECTIONS = ("sum", "gate", "row")
 TAPS = 4  # kernel of the convolution

@@ -6,17 +6,25 @@
 They are optimisers of torch: parameter groups, schedulers, hooks and `state_dict` work as usual. What stands for a
 table in `param_groups` is its `anchor`, a tensor of one number that never changes. Formulas:
 docs/product-key-memory.md.
+
+Of a sharded table each rank updates the rows that it holds, and all ranks step together. Their gradients are **sums
+over ranks, never means**, where DistributedDataParallel and FSDP average those of dense parameters. Beside these, give
+the optimiser of rows the number of ranks: `RowAdam(tables, scale=dist.get_world_size())`. A gradient that is not finite
+on one rank skips the step on all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed
 
 from loci.library import classes
 from loci.table import Table, at_least, drawn_seed
+from loci.table_state import rows_here
 
 # The settings that a group may change from step to step; the others fix the state.
 RATES = ("lr", "eps", "weight_decay", "clip_norm")
@@ -24,9 +32,19 @@ FIXED = ("rule", "rounding", "moments", "pages")
 
 
 class RowOptimizer(torch.optim.Optimizer):
-    """Use RowAdam, RowAdagrad or RowSGD, which say what their arguments are."""
+    """Use RowAdam, RowAdagrad or RowSGD, which say what their arguments are.
 
-    def __init__(self, tables: Iterable[Table | dict[str, Any]] | Table, defaults: dict[str, Any], seed: int | None):
+    `scale` divides the gradients of a step: the number of micro-batches, a scale of the loss, or the number of ranks.
+    It may change from step to step and is no part of the state."""
+
+    def __init__(
+        self,
+        tables: Iterable[Table | dict[str, Any]] | Table,
+        defaults: dict[str, Any],
+        seed: int | None,
+        scale: float = 1.0,
+    ):
+        self.scale = float(scale)
         self._tables: dict[int, Table] = {}  # by the anchor's id
         self._optimizers: dict[int, Any] = {}
         self._seed = drawn_seed() if seed is None else int(seed)
@@ -62,7 +80,10 @@ class RowOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"{type(self).__name__}: groups must be made of tables, got a tensor")
             made = classes.RowOptimizer(table.object, *(group[key] for key in FIXED), self._seed)
             self._optimizers[id(anchor)] = made
-            self.state[anchor] = dict(made.state())
+            self.state[anchor] = {
+                key: table.shards.whole(tensor) if table.shards is not None and tensor.dim() > 0 else tensor
+                for key, tensor in made.state()
+            }
 
     def _check(self, group: dict[str, Any]) -> None:
         who = type(self).__name__
@@ -76,14 +97,37 @@ class RowOptimizer(torch.optim.Optimizer):
         return [self._tables[id(anchor)] for group in self.param_groups for anchor in group["params"]]
 
     def pending(self) -> bool:
-        """Sums what backward left. False where a gradient is not finite: then no table must be updated."""
+        """Sums what backward left. False where a gradient is not finite, of any rank where tables are sharded: then no
+        table must be updated."""
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"{type(self).__name__}: scale must be above 0 and finite, got {self.scale}")
         found = []
         for group in self.param_groups:
             self._check(group)
             settings = (group["lr"], *group["betas"], group["eps"], group["weight_decay"], group["clip_norm"])
-            rates = [float(setting) for setting in settings]
+            rates = [float(setting) for setting in (*settings, self.scale)]
             found += [self._optimizers[id(anchor)].pending(*rates) for anchor in group["params"]]
-        return all(found)
+        return self._over_ranks(all(found))
+
+    def _over_ranks(self, finite: bool) -> bool:
+        """Whether all ranks are finite; norms to clip by become those of all rows."""
+        sharded: dict[str, list[tuple[Any, bool]]] = {}  # optimisers by group, and whether they clip
+        groups: dict[str, Any] = {}
+        for group in self.param_groups:
+            for anchor in group["params"]:
+                shards = self._tables[id(anchor)].shards
+                if shards is not None:
+                    groups[shards.name] = shards.group
+                    sharded.setdefault(shards.name, []).append((self._optimizers[id(anchor)], group["clip_norm"] > 0))
+        for name, optimizers in sharded.items():
+            clipped = [optimizer for optimizer, clips in optimizers if clips]
+            squares = [optimizer.norm() ** 2 if finite else 0.0 for optimizer in clipped]
+            sums = torch.tensor([0.0 if finite else 1.0, *squares], dtype=torch.float64)
+            torch.distributed.all_reduce(sums, group=groups[name])
+            finite = bool(sums[0] == 0)
+            for optimizer, square in zip(clipped, sums[1:].tolist(), strict=True):
+                optimizer.set_norm(math.sqrt(square))
+        return finite
 
     def apply(self, wanted: bool = True) -> None:
         """Updates the rows, unless not `wanted`; forgets the gradients in any case. After pending()."""
@@ -96,7 +140,8 @@ class RowOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates the rows that were read, and forgets the gradients. A gradient that is not finite skips the step for
-        all tables: rows, state and counts stay. `last_steps` has (table, rows, norm, skipped) of each."""
+        all tables: rows, state and counts stay. `last_steps` has (table, rows, norm, skipped) of each, rows and norm of
+        those here."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -108,6 +153,8 @@ class RowOptimizer(torch.optim.Optimizer):
         """Forgets what is kept for these rows [U] int64 of one of its tables, or for all: they were replaced."""
         if id(table.anchor) not in self._optimizers:
             raise ValueError(f"{type(self).__name__}: table must be one of this optimiser's, got {table.name}")
+        if rows is not None and table.shards is not None:
+            rows = rows[(rows >= table.first_row) & (rows < table.first_row + table.values.size(0))] - table.first_row
         self._optimizers[id(table.anchor)].clear_state(rows)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -137,8 +184,12 @@ class RowOptimizer(torch.optim.Optimizer):
         for own, given in zip(self.param_groups, groups, strict=True):
             own.update({key: value for key, value in given.items() if key != "params"})
             for anchor, number in zip(own["params"], given["params"], strict=True):
-                for key, tensor in self.state[anchor].items():
-                    tensor.copy_(state_dict["state"][number][key])
+                for key, tensor in self._state_here(anchor).items():
+                    given_rows = state_dict["state"][number][key]
+                    tensor.copy_(rows_here(self._tables[id(anchor)], given_rows) if tensor.dim() > 0 else given_rows)
+
+    def _state_here(self, anchor: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(self._optimizers[id(anchor)].state())
 
 
 class RowAdam(RowOptimizer):
@@ -152,6 +203,8 @@ class RowAdam(RowOptimizer):
         rounding: of bfloat16 rows: "stochastic", "nearest", or "master" (a float32 copy).
         moments: "float32" or "bfloat16". pages: of the state, "huge" or "small" (less memory while few rows train).
         seed: of stochastic rounding; None draws it from torch's generator.
+        scale: divides the gradients. Those of a sharded table are sums over ranks: beside DistributedDataParallel or
+            FSDP, which average, give the number of ranks.
     """
 
     def __init__(
@@ -168,13 +221,14 @@ class RowAdam(RowOptimizer):
         moments: str = "float32",
         pages: str = "huge",
         seed: int | None = None,
+        scale: float = 1.0,
     ):
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "clip_norm": clip_norm,
             "rule": "adam_row_moment" if row_moment else "adam", "rounding": rounding, "moments": moments,
             "pages": pages,
         }  # fmt: skip
-        super().__init__(tables, defaults, seed)
+        super().__init__(tables, defaults, seed, scale)
 
 
 class RowAdagrad(RowOptimizer):
@@ -191,12 +245,13 @@ class RowAdagrad(RowOptimizer):
         rounding: str = "stochastic",
         pages: str = "huge",
         seed: int | None = None,
+        scale: float = 1.0,
     ):
         defaults = {
             "lr": lr, "betas": (0.9, 0.999), "eps": eps, "weight_decay": weight_decay, "clip_norm": clip_norm,
             "rule": "adagrad", "rounding": rounding, "moments": "float32", "pages": pages,
         }  # fmt: skip
-        super().__init__(tables, defaults, seed)
+        super().__init__(tables, defaults, seed, scale)
 
 
 class RowSGD(RowOptimizer):
@@ -212,12 +267,13 @@ class RowSGD(RowOptimizer):
         rounding: str = "stochastic",
         pages: str = "huge",
         seed: int | None = None,
+        scale: float = 1.0,
     ):
         defaults = {
             "lr": lr, "betas": (0.9, 0.999), "eps": 0.0, "weight_decay": weight_decay, "clip_norm": clip_norm,
             "rule": "sgd", "rounding": rounding, "moments": "float32", "pages": pages,
         }  # fmt: skip
-        super().__init__(tables, defaults, seed)
+        super().__init__(tables, defaults, seed, scale)
 
 
 class Both(torch.optim.Optimizer):
@@ -253,6 +309,7 @@ class Both(torch.optim.Optimizer):
                 loss = closure()
         gradients = [p.grad for group in self.dense.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP's parts
         finite = self.rows.pending() and bool(torch.isfinite(norm))
         if finite:
             if self.max_norm > 0:

@@ -27,7 +27,7 @@ from loci.library import classes, ops
 from loci.memory import ProductKeyMemory, product_key_memories
 from loci.memory_layer import Reads
 from loci.optimizer_state import Optimizers, forget_rows, forget_vectors, parts_of
-from loci.table import Table, Watching, at_least, drawn_seed, one_of
+from loci.table import Table, Watching, at_least, check_whole, drawn_seed, one_of
 
 WHO = "Reinitialise"
 KEYS = ("query", "split", "fresh")
@@ -135,6 +135,7 @@ class Reinitialise(Watching):
         self.made = 0  # steps
         self.number, self.begin, self.begin_before = 0, 0, 0  # of the window, its first step and that of the one before
         memories = product_key_memories(WHO, module)
+        check_whole(WHO, (memory.table for memory in memories.values()))
         for memory in memories.values():
             if memory.table.frozen and values != "keep":
                 raise ValueError(f"{WHO}: rows must be trained or values 'keep', got frozen table {memory.table.name}")

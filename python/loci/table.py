@@ -6,13 +6,19 @@ import copy
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from loci.library import classes, ops
+from loci.library import classes
+from loci.table_state import load_rows, saved_rows
+
+if TYPE_CHECKING:
+    from loci.sharding import RowShards
+    from loci.table_use import TableUse
 
 DTYPES = {
     torch.float32: "float32",
@@ -54,10 +60,15 @@ class Table(nn.Module):
         std: None for width ** -0.5; 0 for zeros, which take no memory until they are written.
         name: names the table in messages, files and the random numbers of its start.
         device: "cpu", or "meta" for a table without rows (`to_empty`).
+        shard: "rows": each rank of `group` has a part of the rows, in memory or in files in a folder of its own in
+            `path`. `rows` is the number of all, `values` has those from `first_row` on. All ranks make the table, read
+            it, run backward, step and save together, also without tokens. Row gradients are sums over ranks, never
+            means (`scale` of the optimiser). Starting rows are those of one process: the seed is that of rank 0.
+        group: a process group of torch.distributed or a mesh of one dimension; None: the default group.
 
     Raises:
-        ValueError: sizes, dtype or home that are none of these.
-        RuntimeError: memory or disk are too small.
+        ValueError: sizes, dtype, home, shard or group that are none of these; other ones than on rank 0.
+        RuntimeError: memory or disk are too small; no process group.
     """
 
     def __init__(
@@ -72,6 +83,8 @@ class Table(nn.Module):
         std: float | None = None,
         name: str = "table",
         device: torch.device | str | None = None,
+        shard: str | None = None,
+        group: Any = None,
     ):
         super().__init__()
         if dtype not in DTYPES:
@@ -84,6 +97,12 @@ class Table(nn.Module):
             )
         at_least(f"table {name}", "rows", rows, 1)
         at_least(f"table {name}", "width", width, 1)
+        if shard not in (None, "rows"):
+            raise ValueError(f"table {name}: shard must be None or 'rows', got {shard!r}")
+        if shard is None and group is not None:
+            raise ValueError(f"table {name}: group must be None for a table without shard, got {type(group).__name__}")
+        if shard is not None and home == "served":
+            raise ValueError(f"table {name}: home must be memory or mapped for shard 'rows', got 'served'")
         where = torch.device(device or torch.get_default_device())
         if where.type not in ("cpu", "meta"):
             raise ValueError(f"table {name}: device must be cpu, where rows are updated, or meta, got {where}")
@@ -94,16 +113,32 @@ class Table(nn.Module):
         self.anchor = torch.zeros(1, requires_grad=True)
         self.uses: weakref.WeakSet[TableUse] = weakref.WeakSet()
         self._held: list[Any] = []  # the library's table, in a list, where torch.export does not look for it
-        self._values = torch.empty(self.rows, self.width, dtype=dtype, device="meta")
+        self.shard = shard
+        self.shards = None if shard is None else self._shards_of(group)
+        here = self.rows if self.shards is None else self.shards.count
+        self._values = torch.empty(here, self.width, dtype=dtype, device="meta")
         self._scale: Tensor | None = None
         if where.type != "meta":
             self._allocate()
             self.reset_parameters(seed)
 
+    def _shards_of(self, group: Any) -> RowShards:
+        from loci.sharding import RowShards
+
+        shards = RowShards(f"table {self.name}", self.rows, group)
+        shards.agree({key: getattr(self, key) for key in ("name", "rows", "width", "dtype", "std")})
+        return shards
+
     def _allocate(self) -> None:
-        if self.home == "mapped" and self.path is not None:
-            os.makedirs(self.path, exist_ok=True)
-        made = classes.Table(self.name, self.rows, self.width, DTYPES[self.dtype], self.home, self.path or "")
+        path, part = self.path or "", ("", 0, self.rows)
+        if self.shards is not None:
+            path = path and os.path.join(path, f"rank-{self.shards.rank}-of-{self.shards.ranks}")
+            part = (self.shards.name, self.shards.first, self.shards.count)
+        if self.home == "mapped":
+            # The library says what is wrong with a folder, to all ranks.
+            with nullcontext() if self.shards is None else suppress(OSError):
+                os.makedirs(path, exist_ok=True)
+        made = classes.Table(self.name, self.rows, self.width, DTYPES[self.dtype], self.home, path, *part)
         self._held = [made]
         self._values, self._scale = made.values().detach(), made.scale()
         for use in self.uses:
@@ -129,8 +164,13 @@ class Table(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """The rows themselves [rows, width]: writing into them changes the table. No gradient."""
+        """The rows here [rows, width]: writing into them changes the table. No gradient."""
         return self._values
+
+    @property
+    def first_row(self) -> int:
+        """The number of the first row here."""
+        return 0 if self.shards is None else self.shards.first
 
     @property
     def scale(self) -> Tensor | None:
@@ -153,10 +193,18 @@ class Table(nn.Module):
         if self.std == 0:
             self.object.initialise_zero()
         else:
-            self.object.initialise_normal(drawn_seed() if seed is None else seed, self.std)
+            seed = drawn_seed() if seed is None else seed
+            if self.shards is not None:
+                seed = self.shards.of_first_rank(seed)
+            self.object.initialise_normal(seed, self.std)
 
     def set_rows(self, first: int, rows: Tensor) -> None:
-        """Rows first, first + 1, ... become `rows` [n, width], rounded to the table's dtype."""
+        """Rows first, first + 1, ... become `rows` [n, width], rounded to the table's dtype: those of them that are
+        here."""
+        if self.shards is not None:
+            first, rows = self.shards.within(first, rows)
+            if rows.size(0) == 0:
+                return
         self.object.set_rows(first, rows)
 
     def prefetch(self, index: Tensor) -> None:
@@ -180,17 +228,23 @@ class Table(nn.Module):
 
     @property
     def trained_rows(self) -> Tensor | None:
-        """The mask of train_rows(), or None."""
-        mask: Tensor | None = self.object.trained_rows()
+        """The mask of train_rows(), or None; false for rows that are not here."""
+        here: Tensor | None = self.object.trained_rows()
+        if here is None or self.shards is None:
+            return here
+        mask = torch.zeros(self.rows, dtype=torch.bool)
+        mask[self.first_row : self.first_row + here.size(0)] = here
         return mask
 
     def gradient(self) -> Tensor | None:
-        """What backward left since the last step: a sparse COO tensor [rows, width] in the dtype of sums, or None."""
+        """What backward left here since the last step: a sparse COO tensor [rows, width] in the dtype of sums, or
+        None."""
         if not self.object.has_gradient():
             return None
         row, gradient = self.object.gradient()
         shape = (self.rows, self.width)
-        return torch.sparse_coo_tensor(row.unsqueeze(0), gradient, shape, is_coalesced=True, check_invariants=False)
+        index = (row + self.first_row).unsqueeze(0)
+        return torch.sparse_coo_tensor(index, gradient, shape, is_coalesced=True, check_invariants=False)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets what backward left."""
@@ -199,6 +253,8 @@ class Table(nn.Module):
 
     def extra_repr(self) -> str:
         where = f", home='{self.home}'" if self.home != "memory" else ""
+        if self.shards is not None:
+            where += f", shard='rows' ({self.shards.count} from {self.first_row} on)"
         return f"{self.rows}, {self.width}, dtype={self.dtype}{where}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Table:
@@ -215,9 +271,7 @@ class Table(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "values"] = self._values
-        if self._scale is not None:
-            destination[prefix + "scale"] = self._scale
+        destination.update({prefix + key: rows for key, rows in saved_rows(self).items()})
 
     def _load_from_state_dict(
         self,
@@ -229,28 +283,7 @@ class Table(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        wanted = {"values": self._values} | ({} if self._scale is None else {"scale": self._scale})
-        given = {}
-        for key, own in wanted.items():
-            value = state_dict.get(prefix + key)
-            if value is None:
-                missing_keys.append(prefix + key)
-            elif value.shape != own.shape:
-                error_msgs.append(
-                    f"size mismatch for {prefix + key}: copying a param with shape {value.shape} from checkpoint, "
-                    f"the shape in current model is {own.shape}."
-                )
-            else:
-                given[key] = value
-        if strict:
-            for key in state_dict:
-                if key.startswith(prefix) and key[len(prefix) :].split(".")[0] not in wanted:
-                    unexpected_keys.append(key)
-        if len(given) == len(wanted) and self.device.type != "meta":
-            with torch.no_grad():
-                for key, value in given.items():
-                    if wanted[key].data_ptr() != value.data_ptr():
-                        wanted[key].copy_(value)
+        load_rows(self, state_dict, prefix, missing_keys, unexpected_keys if strict else None, error_msgs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Table:
         if self.home != "memory":
@@ -322,6 +355,13 @@ def no_memory(who: str, module: nn.Module) -> ValueError:
     return ValueError(f"{who}: the module must have a memory, got {type(module).__name__} without any")
 
 
+def check_whole(who: str, tables: Iterable[Table]) -> None:
+    """ValueError for a table of which other processes have a part."""
+    for table in tables:
+        if table.shards is not None:
+            raise ValueError(f"{who}: tables must have all rows in this process, got sharded table {table.name}")
+
+
 def distinct_tables(layers: Iterable[TableLayer]) -> list[Table]:
     """The tables of layers, each once."""
     return list({id(table): table for layer in layers for table in layer.tables()}.values())
@@ -343,39 +383,3 @@ class Watching:
     ) -> None:
         for layer, observer in self._observers:
             layer.observers = [seen for seen in layer.observers if seen is not observer]
-
-
-class TableUse:
-    """A layer's use of a table: it numbers the passes, in whose order gradients are summed."""
-
-    def __init__(self, table: Table):
-        self.table = table
-        self.numbers = table.new_use()
-        table.uses.add(self)
-
-    def renew(self) -> None:
-        self.numbers = self.table.new_use()
-
-    def read(self, index: Tensor, weight: Tensor) -> Tensor:
-        """out[t] = sum over r of weight[t, r] * row[index[t, r]]: index, weight [T, K] -> [T, width]."""
-        table = self.table
-        if torch.compiler.is_exporting():  # without Python nothing is trained
-            exported: Tensor = ops.table_read(table.values, index, weight, table.scale)
-            return exported
-        out: Tensor = ops.read_table(table.values, index, weight, table.scale, self.numbers, table.anchor)[0]
-        return out
-
-    def project(self, index: Tensor, x: Tensor) -> Tensor:
-        """out[t, r] = <row[index[t, r]], x[t]>: index [T, K], x [T, width] -> [T, K]."""
-        table = self.table
-        if torch.compiler.is_exporting():
-            exported: Tensor = ops.table_project(table.values, index, x, table.scale)
-            return exported
-        out: Tensor = ops.project_table(table.values, index, x, table.scale, self.numbers, table.anchor)[0]
-        return out
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TableUse:
-        return TableUse(copy.deepcopy(self.table, memo))
-
-    def __reduce__(self) -> tuple[type[TableUse], tuple[Table]]:
-        return TableUse, (self.table,)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from loci.table_use import TableUse
 from memory_cases import TOKENS, WIDTH, small
 from torch import Tensor, nn
 
 import loci
-from loci.table import TableUse
 
 
 class Block(nn.Module):
@@ -171,3 +171,23 @@ def test_row_optimisers_refuse_what_they_cannot_take() -> None:
             make()
     with pytest.raises(TypeError, match=r"tables must be loci\.Table, got Linear"):
         loci.optim.RowAdam([nn.Linear(2, 2)])  # type: ignore[list-item]
+
+
+def test_scale_divides_the_gradients_and_is_no_part_of_the_state() -> None:
+    index, weight = torch.randint(30, (20, 3)), torch.randn(20, 3)
+    rows = []
+    for scale, factor in ((1.0, 1.0), (4.0, 4.0)):
+        table = loci.Table(30, 8, seed=1)
+        optimizer = loci.optim.RowSGD(table, lr=0.1, clip_norm=0.5, scale=scale)
+        (factor * TableUse(table).read(index, weight)).square().sum().div(factor).backward()
+        optimizer.step()
+        rows.append(table.values)
+        assert optimizer.last_steps[0][2] > 0.5
+    assert torch.equal(*rows)
+    other = loci.optim.RowSGD(loci.Table(30, 8), scale=2.0)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.scale == 2.0 and other.param_groups[0]["lr"] == 0.1
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        other.scale = bad
+        with pytest.raises(ValueError, match="scale must be above 0 and finite, got"):
+            other.step()
