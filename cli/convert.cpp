@@ -20,7 +20,6 @@
 #include "loci/base/durable_file.h"
 #include "loci/base/paths.h"
 #include "loci/base/stop_signal.h"
-#include "loci/table/mapped_table.h"
 #include "loci/table/quantise.h"
 #include "loci/tasks/all.h"
 #include "loci/train/checkpoint.h"
@@ -49,16 +48,38 @@ void check_conversion_goes_on() {
   StopSignal::check("stopped before the new run was whole; nothing was kept");
 }
 
+// A table in the files of a checkpoint.
+struct ServedParts {
+  ServedParts(const CheckpointReader& checkpoint, const std::string& name)
+      : name(name), parts(served_parts(checkpoint, name)) {
+    for (const auto& part : parts) {
+      rows += part->rows_here();
+      bytes += file_bytes(part->served_file());
+    }
+  }
+  int64_t width() const { return parts.front()->width(); }
+
+  std::string name;
+  std::vector<std::shared_ptr<RowStore>> parts;
+  int64_t rows = 0;
+  int64_t bytes = 0;  // of the files
+};
+
 // Calls `take` with the rows of a table, some at a time.
 template <typename Take>
-void for_rows(const RowStore& table, ProgressLine& progress, Take take) {
-  const at::Tensor rows = table.values();
-  const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce / rows.size(1));
-  for (int64_t begin = 0; begin < rows.size(0); begin += at_once) {
-    check_conversion_goes_on();
-    progress.show(fmt::format("writing {}: {} of {} rows", table.name(), format_count(static_cast<double>(begin)),
-                              format_count(static_cast<double>(rows.size(0)))));
-    take(rows.narrow(0, begin, std::min(at_once, rows.size(0) - begin)));
+void for_rows(const ServedParts& table, ProgressLine& progress, Take take) {
+  const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce / table.width());
+  int64_t done = 0;
+  for (const auto& part : table.parts) {
+    const at::Tensor rows = part->values();
+    for (int64_t begin = 0; begin < rows.size(0); begin += at_once) {
+      check_conversion_goes_on();
+      progress.show(fmt::format("writing {}: {} of {} rows", table.name,
+                                format_count(static_cast<double>(done + begin)),
+                                format_count(static_cast<double>(table.rows))));
+      take(rows.narrow(0, begin, std::min(at_once, rows.size(0) - begin)));
+    }
+    done += rows.size(0);
   }
 }
 
@@ -67,23 +88,23 @@ void append(SafetensorsWriter& file, const at::Tensor& tensor) {
   file.append({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
 }
 
-void write_bfloat16(const fs::path& path, const RowStore& table, ProgressLine& progress) {
-  SafetensorsWriter file(path, {{table.name(), DType::BF16, {table.rows_here(), table.width()}}});
+void write_bfloat16(const fs::path& path, const ServedParts& table, ProgressLine& progress) {
+  SafetensorsWriter file(path, {{table.name, DType::BF16, {table.rows, table.width()}}});
   for_rows(table, progress, [&](const at::Tensor& rows) { append(file, rows.to(at::kBFloat16)); });
   file.commit();
 }
 
 // The scales must be aligned: they follow the rows, or precede rows whose size is no multiple of four bytes.
-void write_int8(const fs::path& path, const RowStore& table, ProgressLine& progress) {
-  const SafetensorsSpec values = {table.name(), DType::I8, {table.rows_here(), table.width()}};
-  const SafetensorsSpec scale = {table.name() + ".scale", DType::F32, {table.rows_here()}};
+void write_int8(const fs::path& path, const ServedParts& table, ProgressLine& progress) {
+  const SafetensorsSpec values = {table.name, DType::I8, {table.rows, table.width()}};
+  const SafetensorsSpec scale = {table.name + ".scale", DType::F32, {table.rows}};
   const auto rows = [&](SafetensorsWriter& file) {
     for_rows(table, progress, [&](const at::Tensor& part) { append(file, quantise_rows(part).values); });
   };
   const auto scales = [&](SafetensorsWriter& file) {
     for_rows(table, progress, [&](const at::Tensor& part) { append(file, quantise_rows(part).scale); });
   };
-  if (table.values().numel() % 4 == 0) {
+  if (table.rows * table.width() % 4 == 0) {
     SafetensorsWriter file(path, {values, scale});
     rows(file);
     scales(file);
@@ -131,19 +152,16 @@ Bytes write_tables(const RunArgument& run, const std::string& dtype, const fs::p
   link_files(writer, run.checkpoint, files_to_keep(manifest));
   nlohmann::json extra = converted_manifest(manifest, dtype);
   Bytes bytes = {0, 0};
-  for (const auto& [file, facts] : manifest.at("files").items()) {
-    if (!file.starts_with("table.") || file.find(".delta-") != std::string::npos) continue;
-    const std::string name = file.substr(6, file.size() - 6 - std::string(".safetensors").size());
-    const auto table = std::make_shared<ServedRows>(run.checkpoint.file(base_file(name)), name);
-    load_table(run.checkpoint, *table);
+  for (const std::string& name : tables_in(run.checkpoint)) {
+    const ServedParts table(run.checkpoint, name);
     const fs::path path = writer.file(base_file(name));
     if (dtype == "int8") {
-      write_int8(path, *table, progress);
+      write_int8(path, table, progress);
     } else {
-      write_bfloat16(path, *table, progress);
+      write_bfloat16(path, table, progress);
     }
-    extra["tables"][name] = {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
-    bytes.first += file_bytes(table->served_file());
+    extra["tables"][name] = TablePart{base_file(name), {}, 0, table.rows}.to_json(/*alone=*/true);
+    bytes.first += table.bytes;
     bytes.second += file_bytes(path);
   }
   writer.finish(extra, 0);

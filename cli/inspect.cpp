@@ -18,6 +18,7 @@
 #include "loci/base/paths.h"
 #include "loci/base/progress.h"
 #include "loci/table/safetensors.h"
+#include "loci/train/table_parts.h"
 #include "loci/train/text_table.h"
 
 namespace loci::cli {
@@ -65,30 +66,42 @@ size_t changed_rows(const std::vector<fs::path>& deltas) {
   return changed.size();
 }
 
-// Every table as base and deltas, with the rows that changed since the base.
-nlohmann::json table_list(const CheckpointReader& checkpoint) {
-  return checkpoint.read(
-      "the manifest must list the base and the deltas of tables", [&](const nlohmann::json& manifest) {
-        nlohmann::json list = nlohmann::json::array();
-        for (const auto& [name, entry] : manifest.at("tables").get_ref<const nlohmann::json::object_t&>()) {
-          const fs::path base = checkpoint.file(entry.at("base").get<std::string>());
-          nlohmann::json facts = {{"name", name},
-                                  {"base", base.filename().string()},
-                                  {"base_bytes", file_bytes(base)},
-                                  {"base_disk_bytes", disk_bytes(base)},
-                                  {"deltas", nlohmann::json::array()}};
-          std::vector<fs::path> deltas;
-          for (const nlohmann::json& delta : entry.at("deltas")) {
-            deltas.push_back(checkpoint.file(delta.at("file").get<std::string>()));
-            facts["deltas"].push_back({{"file", deltas.back().filename().string()},
-                                       {"rows", delta.at("rows").get<int64_t>()},
-                                       {"bytes", file_bytes(deltas.back())}});
-          }
-          facts["rows_changed"] = changed_rows(deltas);
-          list.push_back(facts);
-        }
-        return list;
-      });
+// Base and deltas of a part of a table, with the rows that changed since the base.
+nlohmann::json part_facts(const CheckpointReader& checkpoint, const TablePart& part) {
+  const fs::path base = checkpoint.file(part.base);
+  nlohmann::json facts = {{"base", part.base},
+                          {"base_bytes", file_bytes(base)},
+                          {"base_disk_bytes", disk_bytes(base)},
+                          {"deltas", nlohmann::json::array()}};
+  std::vector<fs::path> deltas;
+  for (const TableDelta& delta : part.deltas) {
+    deltas.push_back(checkpoint.file(delta.file));
+    facts["deltas"].push_back({{"file", delta.file}, {"rows", delta.rows}, {"bytes", file_bytes(deltas.back())}});
+  }
+  facts["rows_changed"] = changed_rows(deltas);
+  return facts;
+}
+
+// A table of several parts has a list of them, and the sums.
+nlohmann::json table_facts(const CheckpointReader& checkpoint, const std::string& table) {
+  const std::vector<TablePart> parts = parts_of(checkpoint, table, kAnyRows);
+  nlohmann::json all = {{"name", table}};
+  if (parts.size() == 1 && parts.front().rows == kAnyRows) {
+    all.update(part_facts(checkpoint, parts.front()));
+    return all;
+  }
+  all.update({{"parts", nlohmann::json::array()}, {"base_bytes", 0}, {"base_disk_bytes", 0}, {"rows_changed", 0}});
+  all["deltas"] = nlohmann::json::array();
+  for (const TablePart& part : parts) {
+    nlohmann::json facts = part_facts(checkpoint, part);
+    for (const char* sum : {"base_bytes", "base_disk_bytes", "rows_changed"}) {
+      all[sum] = all[sum].get<int64_t>() + facts[sum].get<int64_t>();
+    }
+    for (const nlohmann::json& delta : facts["deltas"]) all["deltas"].push_back(delta);
+    facts.update({{"first", part.first}, {"rows", part.rows}});
+    all["parts"].push_back(facts);
+  }
+  return all;
 }
 
 nlohmann::json inspect_run(const fs::path& path) {
@@ -102,7 +115,10 @@ nlohmann::json inspect_run(const fs::path& path) {
                           {"parameters_dense", size.parameters_dense},
                           {"parameters_table", size.parameters_table},
                           {"manifest", run.checkpoint.manifest()}};
-  facts["tables"] = table_list(run.checkpoint);
+  facts["tables"] = nlohmann::json::array();
+  for (const std::string& table : tables_in(run.checkpoint)) {
+    facts["tables"].push_back(table_facts(run.checkpoint, table));
+  }
   facts["files"] = nlohmann::json::array();
   for (const fs::path& name : entries_of(run.checkpoint.path())) {
     facts["files"].push_back(name.extension() == ".safetensors"
@@ -136,8 +152,10 @@ std::string run_text(const nlohmann::json& facts) {
       facts["task"].get<std::string>(), facts["arm"].get<std::string>(), facts["seed"].get<int64_t>(),
       format_count(facts["parameters_dense"].get<double>()), format_count(facts["parameters_table"].get<double>()));
   for (const nlohmann::json& table : facts["tables"]) {
-    text += fmt::format("table       {}: base {} ({} on disk), {} deltas, {} rows changed since the base\n",
-                        table["name"].get<std::string>(), format_bytes(table["base_bytes"].get<double>()),
+    const size_t parts = table.contains("parts") ? table["parts"].size() : 1;
+    text += fmt::format("table       {}: {}base {} ({} on disk), {} deltas, {} rows changed since the base\n",
+                        printable(table["name"].get<std::string>()), parts == 1 ? "" : fmt::format("{} parts, ", parts),
+                        format_bytes(table["base_bytes"].get<double>()),
                         format_bytes(table["base_disk_bytes"].get<double>()), table["deltas"].size(),
                         table["rows_changed"].get<int64_t>());
   }

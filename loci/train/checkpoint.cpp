@@ -1,8 +1,10 @@
 #include "loci/train/checkpoint.h"
 
+#include <map>
 #include <utility>
 
 #include "loci/base/durable_file.h"
+#include "loci/distributed/agreement.h"
 #include "loci/train/table_checkpoint.h"
 #include "loci/train/tensor_file.h"
 
@@ -52,31 +54,85 @@ int64_t step_of(const CheckpointFiles& checkpoint) {
   return checkpoint.manifest.at("step").get<int64_t>();
 }
 
+// A checkpoint of rank 0, for the others: its folder, a byte 0 and its manifest.
+std::string text_of(const CheckpointFiles& checkpoint) {
+  const std::string manifest = checkpoint.manifest.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return checkpoint.folder.string() + '\0' + manifest;
+}
+
+CheckpointFiles checkpoint_of(const std::string& text) {
+  const size_t end = text.find('\0');
+  return {text.substr(0, end), nlohmann::json::parse(text.substr(end + 1))};
+}
+
 std::vector<TablePtr> tables_of(Task& task) {
   std::vector<TablePtr> tables;
   for (const auto& [table, options] : task.tables()) tables.push_back(table);
   return tables;
 }
 
+// The rows here, and what belongs to them. Returns the entries of the manifest.
+nlohmann::json save_tables(CheckpointPart& part, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
+                           const Ranks& ranks) {
+  nlohmann::json entries = nlohmann::json::object();
+  for (const TablePtr& table : tables_of(task)) {
+    const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
+    entries[table->name()] = save_table(part, state.step, optimizers.rows_of(*table), state.saved, counters, ranks);
+  }
+  return entries;
+}
+
+void save_beside_rows(CheckpointPart& part, Task& task, const OptimizerSet& optimizers) {
+  write_tensors(part.file(kModelFile), tensors_of(task.module()));
+  write_tensors(part.file(kOptimizer), optimizers.state_beside_rows());
+  write_tensors(part.file(kTask), task.extra_state());
+  for (const auto& [name, content] : task.files()) write_file_durably(part.file(name), content);
+}
+
+// What each rank wrote, as one: of tables the entries of all ranks, and the files of other ranks in `writer`.
+nlohmann::json join_tables(CheckpointWriter& writer, const std::vector<std::string>& written) {
+  std::map<std::string, std::vector<nlohmann::json>> parts;
+  for (const std::string& text : written) {
+    const nlohmann::json of_rank = nlohmann::json::parse(text);
+    writer.add(of_rank.at("files"));
+    for (const auto& [table, entry] : of_rank.at("tables").items()) parts[table].push_back(entry);
+  }
+  nlohmann::json tables = nlohmann::json::object();
+  for (const auto& [table, entries] : parts) tables[table] = entry_of_parts(table, entries);
+  return tables;
+}
+
 }  // namespace
 
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
-                     const nlohmann::json& facts, int64_t keep_last) {
-  CheckpointWriter writer(run.path(), state.step);
-  write_tensors(writer.file(kModelFile), tensors_of(task.module()));
-  nlohmann::json tables = nlohmann::json::object();
-  for (const TablePtr& table : tables_of(task)) {
-    const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
-    tables[table->name()] = save_table(writer, state.step, optimizers.rows_of(*table), state.saved, counters);
-  }
-  write_tensors(writer.file(kOptimizer), optimizers.state_beside_rows());
-  write_tensors(writer.file(kTask), task.extra_state());
-  for (const auto& [name, content] : task.files()) write_file_durably(writer.file(name), content);
-  nlohmann::json extra = facts;
-  extra["trainer"] = to_json(state);
-  extra["data"] = task.data_key();
-  extra["tables"] = tables;
-  state.saved = writer.finish(extra, keep_last);
+                     const nlohmann::json& facts, int64_t keep_last, const Ranks& ranks) {
+  std::optional<CheckpointWriter> writer;  // of rank 0
+  together(ranks, [&] {
+    if (ranks.rank == 0) writer.emplace(run.path(), state.step);
+  });
+  const std::string folder = gather_texts(ranks, writer ? writer->folder().string() : "").front();
+  std::string written;
+  together(ranks, [&] {
+    std::optional<CheckpointPart> other;
+    if (!writer) other.emplace(folder);
+    CheckpointPart& part = writer ? *writer : *other;
+    if (writer) save_beside_rows(part, task, optimizers);
+    nlohmann::json mine = {{"tables", save_tables(part, task, optimizers, state, ranks)}};
+    mine["files"] = other ? other->sync() : nlohmann::json::object();
+    written = mine.dump();
+  });
+  const std::vector<std::string> of_ranks = gather_texts(ranks, written);
+  std::string saved;
+  together(ranks, [&] {
+    if (!writer) return;
+    nlohmann::json extra = facts;
+    extra["trainer"] = to_json(state);
+    extra["data"] = task.data_key();
+    extra["tables"] = join_tables(*writer, of_ranks);
+    state.saved = writer->finish(extra, keep_last);
+    if (ranks.size > 1) saved = text_of(*state.saved);
+  });
+  if (ranks.size > 1) state.saved = checkpoint_of(gather_texts(ranks, saved).front());
   for (const TablePtr& table : tables_of(task)) table->store().clear_changed_rows();
 }
 
@@ -101,7 +157,7 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
   for (const TablePtr& table : tables) {
     const NamedTensors counters = task.row_state(*table, 0).tensors;
-    load_table(checkpoint, table->store(), &optimizers.rows_of(*table), counters);
+    load_table(checkpoint, *table, &optimizers.rows_of(*table), counters);
   }
   state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
   load_tensors(checkpoint.file(kTask), task.extra_state());
@@ -113,7 +169,7 @@ void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& mod
                 const std::vector<TablePtr>& tables) {
   refuse_other_tables(checkpoint, tables);
   load_tensors(checkpoint.file(kModelFile), tensors_of(module));
-  for (const TablePtr& table : tables) load_table(checkpoint, table->store());
+  for (const TablePtr& table : tables) load_table(checkpoint, *table);
 }
 
 void load_model(const CheckpointReader& checkpoint, Task& task) {

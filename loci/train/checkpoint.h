@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "loci/distributed/collectives.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/train/run_directory.h"
 #include "loci/train/task.h"
@@ -34,14 +35,18 @@ struct TrainerState {
   std::optional<CheckpointFiles> saved;  // the checkpoint that the tables' changed rows count from
 };
 
-// `facts` are members of the manifest: versions, seed, threads ... Sets state.saved.
+// `facts` are members of the manifest: versions, seed, threads ... Sets state.saved. Every rank calls it, with the same
+// step; `run` and `facts` are those of rank 0, whose run must be on a file system that all ranks see. A rank writes its
+// rows and what belongs to them, rank 0 all else, at last the manifest, when the files of all ranks are durable. Where
+// a rank fails all throw its Error, no new checkpoint is there, and the last one stays.
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
-                     const nlohmann::json& facts, int64_t keep_last);
+                     const nlohmann::json& facts, int64_t keep_last, const Ranks& ranks = {});
 
 // Throws Error (input) unless the checkpoint was trained on the data of this key.
 void require_data(const CheckpointReader& checkpoint, const std::string& data_key);
 
-// Throws Error (input) when the checkpoint is of another model or other data.
+// With any number of ranks, whatever number wrote it: a rank takes the rows that it holds, and all else. Throws Error
+// (input) when the checkpoint is of another model or other data.
 TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers);
 
 // Parameters, buffers and tables alone, for use without training.

@@ -40,7 +40,7 @@ void load_tables(const CheckpointReader& checkpoint, const TablePointers& object
   std::vector<TablePtr> tables;
   for (const auto& object : objects) tables.push_back(object->table);
   refuse_other_tables(checkpoint, tables);
-  for (const TablePtr& table : tables) load_table(checkpoint, table->store());
+  for (const TablePtr& table : tables) load_table(checkpoint, *table);
 }
 
 struct WriterObject : torch::CustomClassHolder {
@@ -87,7 +87,7 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       .def("finish", [](Writer self, const std::string& members) {
         with_torch_errors([&] {
           nlohmann::json extra = nlohmann::json::parse(members);
-          extra["tables"] = self->tables;
+          if (!extra.contains("tables")) extra["tables"] = self->tables;
           self->writer.finish(extra, /*keep_last=*/0);
         });
       });

@@ -136,24 +136,30 @@ void remove_checkpoint(const fs::path& folder) {
   fs::remove_all(hidden, ignored);
 }
 
+fs::path make_temporary(const fs::path& run, int64_t step) {
+  if (step < 0) fail(ExitCode::bug, "CheckpointWriter", "step must be at least 0", fmt::format("{}", step));
+  const fs::path temporary = run / fmt::format(".{}{}.tmp-{}", step_prefix, step, static_cast<int64_t>(getpid()));
+  std::error_code error;
+  fs::remove_all(temporary, error);
+  if (!fs::create_directory(temporary, error)) fail_path(run, "the run directory must be writable", error.value());
+  return temporary;
+}
+
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(fs::path run, int64_t step)
-    : run_(std::move(run)),
-      temporary_(run_ / fmt::format(".{}{}.tmp-{}", step_prefix, step, static_cast<int64_t>(getpid()))),
-      step_(step) {
-  if (step < 0) fail(ExitCode::bug, "CheckpointWriter", "step must be at least 0", fmt::format("{}", step));
-  std::error_code error;
-  fs::remove_all(temporary_, error);
-  if (!fs::create_directory(temporary_, error)) fail_path(run_, "the run directory must be writable", error.value());
+CheckpointPart::CheckpointPart(fs::path temporary) : temporary_(std::move(temporary)) {
+  const PathKind kind = kind_of(temporary_);
+  if (kind == PathKind::folder) return;
+  fail(ExitCode::usage, temporary_.string(), "the run must be on a file system that all processes see",
+       kind == PathKind::nothing ? "no such folder" : "no folder");
 }
 
-CheckpointWriter::~CheckpointWriter() {
-  std::error_code ignored;
-  if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+fs::path CheckpointPart::file(const std::string& name) {
+  named_.insert(name);
+  return temporary_ / name;
 }
 
-bool CheckpointWriter::link(const CheckpointFiles& from, const std::vector<std::string>& names) {
+bool CheckpointPart::link(const CheckpointFiles& from, const std::vector<std::string>& names) {
   std::error_code error;
   const nlohmann::json& facts = from.manifest.at("files");
   for (const std::string& name : names) {
@@ -169,22 +175,43 @@ bool CheckpointWriter::link(const CheckpointFiles& from, const std::vector<std::
 }
 
 // Those that were linked were synced and summed when they were written.
-nlohmann::json CheckpointWriter::files() const {
+nlohmann::json CheckpointPart::sync() {
   nlohmann::json files = linked_;
-  for (const fs::path& path : entries_of(temporary_)) {
-    if (kind_of(path) != PathKind::file) {
-      fail(ExitCode::bug, path.string(), "a checkpoint must hold regular files", "another kind");
-    }
+  for (const std::string& name : named_) {
+    const fs::path path = temporary_ / name;
+    if (!path_exists(path)) continue;
     sync_file(path);
-    if (files.contains(path.filename().string())) continue;
+    if (files.contains(name)) continue;
     const MappedFile file(path);
-    files[path.filename().string()] = {{"bytes", file.bytes().size()}, {"xxh3_128", checksum(file)}};
+    files[name] = {{"bytes", file.bytes().size()}, {"xxh3_128", checksum(file)}};
   }
   return files;
 }
 
+CheckpointWriter::CheckpointWriter(fs::path run, int64_t step)
+    : CheckpointPart(make_temporary(run, step)), run_(std::move(run)), step_(step) {}
+
+CheckpointWriter::~CheckpointWriter() {
+  std::error_code ignored;
+  if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+}
+
+void CheckpointWriter::add(const nlohmann::json& files) {
+  for (const auto& [name, facts] : files.items()) {
+    const fs::path path = temporary_ / name;
+    const int64_t bytes = file_bytes(path), written = facts.at("bytes").get<int64_t>();
+    if (bytes != written) {
+      fail(ExitCode::input, path.string(), fmt::format("the file must have the {} bytes that were written", written),
+           fmt::to_string(bytes));
+    }
+    if (added_.contains(name)) fail(ExitCode::bug, path.string(), "one process must write a file", "two");
+    added_[name] = facts;
+  }
+}
+
 CheckpointFiles CheckpointWriter::finish(const nlohmann::json& extra, int64_t keep_last) {
-  nlohmann::json manifest = {{"format", format_name}, {"step", step_}, {"files", files()}};
+  nlohmann::json manifest = {{"format", format_name}, {"step", step_}, {"files", sync()}};
+  manifest["files"].update(added_);
   for (const auto& [key, value] : extra.items()) {
     if (manifest.contains(key) || key == "sum") {
       fail(ExitCode::bug, "CheckpointWriter", "extra members must have other names than the manifest's", key);

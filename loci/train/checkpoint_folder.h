@@ -1,5 +1,6 @@
 // A checkpoint is a folder step-N of a run, complete or absent: its files are written into a hidden folder next to it,
-// then manifest.json with the size and XXH3-128 sum of each, then the folder gets its name.
+// then manifest.json with the size and XXH3-128 sum of each, then the folder gets its name. Several processes may write
+// files of one checkpoint; one of them completes it when the files of all are durable.
 //
 // The manifest ends with the sum of its own text, so a change of any byte of a checkpoint is found.
 #pragma once
@@ -10,6 +11,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,29 +24,47 @@ struct CheckpointFiles {
   nlohmann::json manifest;
 };
 
-class CheckpointWriter {
+// What one process writes of a checkpoint: files in the hidden folder that the CheckpointWriter of one of the processes
+// has made. The file system must be one that all of them see.
+class CheckpointPart {
+ public:
+  // Throws Error (usage) where that folder is not seen.
+  explicit CheckpointPart(std::filesystem::path temporary);
+  CheckpointPart(const CheckpointPart&) = delete;
+  CheckpointPart& operator=(const CheckpointPart&) = delete;
+
+  const std::filesystem::path& folder() const { return temporary_; }
+  // Where to write a file of the checkpoint.
+  std::filesystem::path file(const std::string& name);
+  // Takes files of an earlier checkpoint as they are: by hard links where the file system has them, else as copies.
+  // Their sums are those of its manifest. False, and nothing is taken, when one is gone or has another size.
+  bool link(const CheckpointFiles& from, const std::vector<std::string>& names);
+  // Makes these files durable. Returns what the manifest says of them, for CheckpointWriter::add().
+  nlohmann::json sync();
+
+ protected:
+  std::filesystem::path temporary_;
+
+ private:
+  nlohmann::json linked_ = nlohmann::json::object();  // facts of files that came by link()
+  std::set<std::string> named_;                       // by file()
+};
+
+class CheckpointWriter : public CheckpointPart {
  public:
   CheckpointWriter(std::filesystem::path run, int64_t step);
   // Removes what was written unless it was finished.
   ~CheckpointWriter();
-  CheckpointWriter(const CheckpointWriter&) = delete;
-  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  // Where to write a file of the checkpoint.
-  std::filesystem::path file(std::string_view name) const { return temporary_ / name; }
-  // Takes files of an earlier checkpoint as they are: by hard links where the file system has them, else as copies.
-  // Their sums are those of its manifest. False, and nothing is taken, when one is gone or has another size.
-  bool link(const CheckpointFiles& from, const std::vector<std::string>& names);
+  // Takes the files that another process has made durable. Throws Error (input) where one is not here.
+  void add(const nlohmann::json& files);
   // Completes the checkpoint: the manifest gets the members of the object `extra` (versions, seed, position), `latest`
   // the folder's name. Then all but the newest `keep_last` checkpoints up to this step are removed; 0 keeps all.
   CheckpointFiles finish(const nlohmann::json& extra, int64_t keep_last);
 
  private:
-  nlohmann::json files() const;
-
-  nlohmann::json linked_ = nlohmann::json::object();  // facts of files that came by link()
+  nlohmann::json added_ = nlohmann::json::object();  // facts of files of other processes
   std::filesystem::path run_;
-  std::filesystem::path temporary_;
   int64_t step_;
 };
 

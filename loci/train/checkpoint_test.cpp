@@ -4,13 +4,12 @@
 
 #include <fstream>
 #include <functional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "loci/base/checksum.h"
 #include "loci/base/durable_file.h"
+#include "tests/manifest_file.h"
 #include "tests/temporary_folder.h"
 #include "tests/tiny_run.h"
 
@@ -33,17 +32,6 @@ TEST(Checkpoint, OtherModelsAndOtherDataAreRefused) {
   other.task.data_key = "others";
   expect_error(ExitCode::input, "must have been trained on the data \"others\", got \"tiny\"",
                [&] { train_in(folder / "run", other); });
-}
-
-// A manifest changed by hand, with the sum of what it says now.
-void rewrite_manifest(const fs::path& step, const std::function<void(nlohmann::json&)>& change) {
-  nlohmann::json manifest = nlohmann::json::parse(read_text_file(step / "manifest.json"));
-  manifest.erase("sum");
-  change(manifest);
-  std::string body = manifest.dump(2);
-  body.resize(body.size() - 2);  // "\n}"
-  const std::string sum = checksum(std::as_bytes(std::span(body.data(), body.size())));
-  write_file_durably(step / "manifest.json", body + ",\n  \"sum\": \"" + sum + "\"\n}\n");
 }
 
 TEST(Checkpoint, ManifestsOfWrongTypesAreRefused) {

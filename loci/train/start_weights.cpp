@@ -64,14 +64,14 @@ std::string StartWeights::copy_into(Task& task) const {
   for (const auto& [table, options] : task.tables()) tables.push_back(table);
   if (checkpoint_) refuse_other_tables(*checkpoint_, tables);
   for (const TablePtr& table : tables) {
-    if (checkpoint_ && checkpoint_->has(base_file(table->name()))) {
+    if (checkpoint_ && has_table(*checkpoint_, table->name())) {
       given.push_back(table);
     } else {
       refuse_memory_without_rows(state, *table, who);
     }
   }
   task.start_from(state, who);
-  for (const TablePtr& table : given) load_table(*checkpoint_, table->store());
+  for (const TablePtr& table : given) load_table(*checkpoint_, *table);
   size_t names = task.module().named_parameters().size() + task.module().named_buffers().size();
   size_t found = 0;
   for (const auto& parameter : task.module().named_parameters()) found += state.count(parameter.key());

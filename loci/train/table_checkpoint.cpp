@@ -1,7 +1,7 @@
 // Legend: R rows of a store, D width, U rows of a delta.
 #include "loci/train/table_checkpoint.h"
 
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstring>
@@ -10,25 +10,17 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/table/mapped_table.h"
 
 namespace loci {
 namespace {
 
 constexpr const char* kRow = "row";
+// Files beside a base.
+constexpr const char* kOptimizer = "optimizer";
+constexpr const char* kCounters = "counters";
 constexpr size_t kGatherBytes = size_t{4} << 20;
 constexpr int64_t kSmallBytes = int64_t{1} << 20;  // a smaller table is always written as a new base
-
-std::string state_file(const std::string& table) {
-  return fmt::format("optimizer.{}.safetensors", table);
-}
-
-std::string counter_file(const std::string& table) {
-  return fmt::format("counters.{}.safetensors", table);
-}
-
-std::string delta_file(const std::string& table, int64_t step) {
-  return fmt::format("table.{}.delta-{}.safetensors", table, step);
-}
 
 // What a base holds: the rows, and their scale where they are int8. The scales must be aligned: they precede rows whose
 // size is no multiple of four bytes.
@@ -51,18 +43,6 @@ NamedTensors delta_parts(const RowStore& rows, const RowOptimizer* optimizer, co
 
 int64_t row_bytes(const at::Tensor& tensor) {
   return static_cast<int64_t>(tensor.nbytes()) / std::max<int64_t>(1, tensor.size(0));
-}
-
-// The names of a table's deltas.
-std::vector<std::string> deltas_of(const CheckpointReader& checkpoint, const std::string& table) {
-  return checkpoint.read("the manifest must list the deltas of tables", [&](const nlohmann::json& manifest) {
-    std::vector<std::string> names;
-    const auto& tables = manifest.at("tables").get_ref<const nlohmann::json::object_t&>();
-    const auto entry = tables.find(table);
-    if (entry == tables.end()) return names;
-    for (const nlohmann::json& delta : entry->second.at("deltas")) names.push_back(delta.at("file"));
-    return names;
-  });
 }
 
 void write_delta(const std::filesystem::path& path, const std::string& table, const NamedTensors& parts,
@@ -92,55 +72,56 @@ void write_delta(const std::filesystem::path& path, const std::string& table, co
   file.commit();
 }
 
-// The files of a table in a checkpoint, as they go into the next one.
-class Chain {
- public:
-  Chain(const std::string& table, bool counters, const CheckpointFiles& before) : before_(before) {
-    names_ = {base_file(table), state_file(table)};
-    if (counters) names_.push_back(counter_file(table));
-    deltas = before.manifest.at("tables").at(table).at("deltas");
-    for (const nlohmann::json& delta : deltas) {
-      names_.push_back(delta.at("file"));
-      rows += delta.at("rows").get<int64_t>();
-    }
+// The part of the rows here, without deltas yet.
+TablePart part_here(const RowStore& rows, const Ranks& ranks) {
+  return {base_file(rows.name(), ranks.rank, ranks.size), {}, rows.first_row(), rows.rows_here()};
+}
+
+// The same rows in an earlier checkpoint; nothing where it has them in other parts.
+std::optional<TablePart> part_before(const TablePart& here, const std::string& table, const CheckpointFiles& before) {
+  if (!before.manifest.contains("tables") || !before.manifest["tables"].contains(table)) return std::nullopt;
+  for (TablePart& part : parts_of_entry(before.manifest["tables"][table], here.rows)) {
+    if (part.base == here.base && part.first == here.first && part.rows == here.rows) return std::move(part);
   }
-  bool link_into(CheckpointWriter& writer) const { return writer.link(before_, names_); }
+  return std::nullopt;
+}
 
-  int64_t rows = 0;  // in the deltas together
-  nlohmann::json deltas;
+// Takes base and deltas of an earlier checkpoint. False where that cannot be.
+bool link_part(CheckpointPart& writer, const CheckpointFiles& before, const TablePart& part, bool counters) {
+  std::vector<std::string> names = {part.base, part.beside(kOptimizer)};
+  if (counters) names.push_back(part.beside(kCounters));
+  for (const TableDelta& delta : part.deltas) names.push_back(delta.file);
+  return writer.link(before, names);
+}
 
- private:
-  const CheckpointFiles& before_;
-  std::vector<std::string> names_;
-};
-
-// Writes what changed since `before`. Returns the table's entry, or nothing where a new base is due.
-std::optional<nlohmann::json> save_changes(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
-                                           const RowCounters& counters, const CheckpointFiles& before) {
+// Writes what changed since `before`. Returns the part, or nothing where a new base is due.
+std::optional<TablePart> save_changes(CheckpointPart& writer, int64_t step, const RowOptimizer& optimizer,
+                                      const RowCounters& counters, const CheckpointFiles& before, const Ranks& ranks) {
   RowStore& rows = optimizer.rows();
   const RowMarks& marks = rows.changed_rows();
-  const bool known = before.manifest.contains("tables") && before.manifest["tables"].contains(rows.name());
-  if (rows.bytes() < kSmallBytes || marks.all() || !known) return std::nullopt;
-  const Chain chain(rows.name(), !counters.tensors.empty(), before);
+  if (rows.bytes() < kSmallBytes || marks.all()) return std::nullopt;
+  std::optional<TablePart> part = part_before(part_here(rows, ranks), rows.name(), before);
+  if (!part) return std::nullopt;
   // A row may be read and counted without being written: frozen, or with a weight of 0.
   const std::vector<int64_t> written = marks.rows();
   std::vector<int64_t> changed;
   std::set_union(written.begin(), written.end(), counters.changed.begin(), counters.changed.end(),
                  std::back_inserter(changed));
+  int64_t in_deltas = std::ssize(changed);
+  for (const TableDelta& delta : part->deltas) in_deltas += delta.rows;
   // Rows of deltas are as long as those of the base, so rows stand for bytes.
-  if (chain.rows + std::ssize(changed) > rows.rows_here() / 2) return std::nullopt;
-  if (!chain.link_into(writer)) return std::nullopt;
-  nlohmann::json deltas = chain.deltas;
+  if (in_deltas > rows.rows_here() / 2) return std::nullopt;
+  if (!link_part(writer, before, *part, !counters.tensors.empty())) return std::nullopt;
   if (!changed.empty()) {
-    const std::string name = delta_file(rows.name(), step);
+    const std::string name = part->delta_file(step);
     write_delta(writer.file(name), rows.name(), delta_parts(rows, &optimizer, counters.tensors), changed);
-    deltas.push_back({{"file", name}, {"rows", changed.size()}});
+    part->deltas.push_back({name, std::ssize(changed)});
   }
-  return nlohmann::json{{"base", base_file(rows.name())}, {"deltas", deltas}};
+  return part;
 }
 
-// The rows of a delta, checked: ascending and within the table.
-std::span<const int64_t> delta_rows(const SafetensorsReader& file, int64_t rows_here) {
+// The rows of a delta, checked: ascending and within its part.
+std::span<const int64_t> delta_rows(const SafetensorsReader& file, int64_t part_rows) {
   const SafetensorsEntry* entry = file.find(kRow);
   if (entry == nullptr || entry->dtype != DType::I64 || entry->shape.size() != 1 || entry->begin % 8 != 0) {
     fail(ExitCode::input, file.path().string(), "a delta must hold row I64 [U]", "none such");
@@ -148,18 +129,19 @@ std::span<const int64_t> delta_rows(const SafetensorsReader& file, int64_t rows_
   const std::span<const int64_t> row(reinterpret_cast<const int64_t*>(file.bytes(*entry).data()),
                                      static_cast<size_t>(entry->shape[0]));
   for (size_t i = 0; i < row.size(); ++i) {
-    if (row[i] < (i == 0 ? 0 : row[i - 1] + 1) || row[i] >= rows_here) {
-      fail(ExitCode::input, file.path().string(), fmt::format("rows must ascend within 0 .. {}", rows_here - 1),
+    if (row[i] < (i == 0 ? 0 : row[i - 1] + 1) || row[i] >= part_rows) {
+      fail(ExitCode::input, file.path().string(), fmt::format("rows must ascend within 0 .. {}", part_rows - 1),
            fmt::to_string(row[i]));
     }
   }
   return row;
 }
 
-void apply_delta(const std::filesystem::path& path, RowStore& rows, const RowOptimizer* optimizer,
-                 const NamedTensors& counters) {
+// Copies those rows of a delta of `part_rows` rows that `copy` has.
+void apply_delta(const std::filesystem::path& path, int64_t part_rows, const RowCopy& copy, RowStore& rows,
+                 const RowOptimizer* optimizer, const NamedTensors& counters) {
   const SafetensorsReader file(path);
-  const std::span<const int64_t> row = delta_rows(file, rows.rows_here());
+  const std::span<const int64_t> row = delta_rows(file, part_rows);
   const NamedTensors parts = delta_parts(rows, optimizer, counters);
   for (const auto& [name, tensor] : parts) {
     const SafetensorsEntry* entry = file.find(name);
@@ -170,59 +152,108 @@ void apply_delta(const std::filesystem::path& path, RowStore& rows, const RowOpt
            entry == nullptr ? "none" : "another");
     }
   }
-  const at::Tensor index = at::from_blob(const_cast<int64_t*>(row.data()), {std::ssize(row)}, at::kLong);
-  rows.write_rows(index, [&] {
+  const auto begin = static_cast<size_t>(std::lower_bound(row.begin(), row.end(), copy.from) - row.begin());
+  const auto end = static_cast<size_t>(std::lower_bound(row.begin(), row.end(), copy.from + copy.count) - row.begin());
+  if (begin == end) return;
+  at::Tensor here = at::empty({static_cast<int64_t>(end - begin)}, at::kLong);
+  auto* const number = here.mutable_data_ptr<int64_t>();
+  for (size_t i = begin; i < end; ++i) number[i - begin] = row[i] - copy.from + copy.to;
+  rows.write_rows(here, [&] {
     for (const auto& [name, tensor] : parts) {
       const auto bytes = static_cast<size_t>(row_bytes(tensor));
       const std::byte* from = file.bytes(name).data();
       auto* to = static_cast<std::byte*>(tensor.mutable_data_ptr());
-      for (size_t i = 0; i < row.size(); ++i) {
-        std::memcpy(to + static_cast<size_t>(row[i]) * bytes, from + i * bytes, bytes);
+      for (size_t i = begin; i < end; ++i) {
+        std::memcpy(to + static_cast<size_t>(number[i - begin]) * bytes, from + i * bytes, bytes);
       }
       tensor.unsafeGetTensorImpl()->bump_version();
     }
   });
 }
 
+// Those rows of a part that are here.
+RowCopy overlap(const TablePart& part, const RowStore& rows) {
+  const int64_t begin = std::max(part.first, rows.first_row());
+  const int64_t end = std::min(part.first + part.rows, rows.first_row() + rows.rows_here());
+  return {begin - part.first, begin - rows.first_row(), std::max<int64_t>(0, end - begin)};
+}
+
 }  // namespace
 
-std::string base_file(const std::string& table) {
-  return fmt::format("table.{}.safetensors", table);
-}
-
-nlohmann::json save_table(CheckpointWriter& writer, int64_t step, const RowOptimizer& optimizer,
-                          const std::optional<CheckpointFiles>& before, const RowCounters& counters) {
-  if (before) {
-    if (auto entry = save_changes(writer, step, optimizer, counters, *before)) return *std::move(entry);
-  }
+nlohmann::json save_table(CheckpointPart& writer, int64_t step, const RowOptimizer& optimizer,
+                          const std::optional<CheckpointFiles>& before, const RowCounters& counters,
+                          const Ranks& ranks) {
   const RowStore& rows = optimizer.rows();
-  write_tensors(writer.file(state_file(rows.name())), optimizer.row_state());
-  if (!counters.tensors.empty()) write_tensors(writer.file(counter_file(rows.name())), counters.tensors);
-  return save_rows(writer, rows, rows.name());
+  const bool alone = ranks.size == 1;
+  if (!alone && rows.rows_here() == 0) return nullptr;
+  for (const auto& [name, tensor] : counters.tensors) {
+    if (tensor.size(0) == rows.rows_here()) continue;
+    fail(ExitCode::bug, "table " + rows.name(),
+         fmt::format("counters {} must be of its {} rows", name, rows.rows_here()), fmt::to_string(tensor.size(0)));
+  }
+  if (before) {
+    const auto changed = save_changes(writer, step, optimizer, counters, *before, ranks);
+    if (changed) return changed->to_json(alone);
+  }
+  const TablePart part = part_here(rows, ranks);
+  write_tensors(writer.file(part.beside(kOptimizer)), optimizer.row_state());
+  if (!counters.tensors.empty()) write_tensors(writer.file(part.beside(kCounters)), counters.tensors);
+  write_tensors(writer.file(part.base), base_parts(rows, rows.name()));
+  return part.to_json(alone);
 }
 
-nlohmann::json save_rows(CheckpointWriter& writer, const RowStore& rows, const std::string& name) {
-  write_tensors(writer.file(base_file(name)), base_parts(rows, name));
-  return {{"base", base_file(name)}, {"deltas", nlohmann::json::array()}};
+nlohmann::json save_rows(CheckpointPart& writer, const RowStore& rows, const std::string& name) {
+  const TablePart part = {base_file(name), {}, 0, rows.rows_here()};
+  write_tensors(writer.file(part.base), base_parts(rows, name));
+  return part.to_json(/*alone=*/true);
 }
 
-void load_table(const CheckpointReader& checkpoint, RowStore& rows, const RowOptimizer* optimizer,
+void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* optimizer,
                 const NamedTensors& counters) {
-  const std::filesystem::path base = checkpoint.file(base_file(rows.name()));
-  if (rows.served_file() != base) rows.write_all([&] { load_tensors(base, base_parts(rows, rows.name())); });
-  if (optimizer != nullptr) load_tensors(checkpoint.file(state_file(rows.name())), optimizer->row_state());
-  if (!counters.empty()) load_tensors(checkpoint.file(counter_file(rows.name())), counters);
-  for (const std::string& name : deltas_of(checkpoint, rows.name())) {
-    apply_delta(checkpoint.file(name), rows, optimizer, counters);
+  RowStore& rows = table.store();
+  for (const TablePart& part : parts_of(checkpoint, table.name(), table.rows())) {
+    const RowCopy copy = overlap(part, rows);
+    if (copy.count == 0 && part.rows > 0) continue;
+    const auto load = [&](const std::string& file, const NamedTensors& targets) {
+      load_rows(checkpoint.file(file), targets, part.rows, copy);
+    };
+    if (rows.served_file() != checkpoint.file(part.base)) {
+      rows.write_all([&] { load(part.base, base_parts(rows, rows.name())); });
+    }
+    if (optimizer != nullptr) load(part.beside(kOptimizer), optimizer->row_state());
+    if (!counters.empty()) load(part.beside(kCounters), counters);
+    for (const TableDelta& delta : part.deltas) {
+      apply_delta(checkpoint.file(delta.file), part.rows, copy, rows, optimizer, counters);
+    }
   }
   rows.clear_changed_rows();
+}
+
+std::vector<std::shared_ptr<RowStore>> served_parts(const CheckpointReader& checkpoint, const std::string& table) {
+  std::vector<std::shared_ptr<RowStore>> stores;
+  for (const TablePart& part : parts_of(checkpoint, table, kAnyRows)) {
+    const std::filesystem::path base = checkpoint.file(part.base);
+    const auto rows = std::make_shared<ServedRows>(base, table);
+    const int64_t count = rows->rows_here();
+    if (part.rows != kAnyRows && part.rows != count) {
+      fail(ExitCode::input, base.string(), fmt::format("the file must hold {} rows", part.rows), fmt::to_string(count));
+    }
+    for (const TableDelta& delta : part.deltas) {
+      apply_delta(checkpoint.file(delta.file), count, {0, 0, count}, *rows, nullptr, {});
+    }
+    stores.push_back(rows);
+  }
+  return stores;
 }
 
 void refuse_other_tables(const CheckpointReader& checkpoint, const std::vector<TablePtr>& tables) {
   std::set<std::string> known;
   for (const TablePtr& table : tables) {
-    known.insert(base_file(table->name()));
-    for (const std::string& name : deltas_of(checkpoint, table->name())) known.insert(name);
+    if (!has_table(checkpoint, table->name())) continue;
+    for (const TablePart& part : parts_of(checkpoint, table->name(), table->rows())) {
+      known.insert(part.base);
+      for (const TableDelta& delta : part.deltas) known.insert(delta.file);
+    }
   }
   for (const auto& [name, facts] : checkpoint.manifest().at("files").items()) {
     if (name.starts_with("table.") && known.count(name) == 0) {

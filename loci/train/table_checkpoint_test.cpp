@@ -54,7 +54,7 @@ struct Trained {
   }
   void load(int64_t step) {
     const CheckpointReader checkpoint(folder / fmt::format("step-{}", step));
-    load_table(checkpoint, table->store(), rows.get());
+    load_table(checkpoint, *table, rows.get());
     saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
   }
 
@@ -239,7 +239,7 @@ TEST(TableCheckpoint, RowsOfZerosCostLittleDiskAndNoMemoryWhenLoaded) {
   LocalTable loaded("m", rows, kWidth);
   const CheckpointReader checkpoint(folder / "step-1");
   const int64_t before = resident_bytes();
-  load_table(checkpoint, loaded.store());
+  load_table(checkpoint, loaded);
   EXPECT_LT(resident_bytes() - before, 8 << 20);
   EXPECT_TRUE(torch::equal(loaded.store().values(), table->store().values()));
 }
@@ -264,7 +264,7 @@ TEST(TableCheckpoint, CountersGoWithTheRowsThatChanged) {
   EXPECT_EQ(save(3, {7}).at("deltas").at(1).at("rows"), 1);
   Trained again(folder.path());
   const at::Tensor loaded = at::ones_like(counters);
-  load_table(CheckpointReader(folder / "step-3"), again.table->store(), again.rows.get(), {{"usage.0", loaded}});
+  load_table(CheckpointReader(folder / "step-3"), *again.table, again.rows.get(), {{"usage.0", loaded}});
   expect_equal(run, again);
   EXPECT_TRUE(torch::equal(loaded, counters));
 }
@@ -280,7 +280,7 @@ TEST(TableCheckpoint, AServedTableHasTheDeltasAndLeavesTheFiles) {
   const CheckpointReader checkpoint(folder / "step-3");
   ServedTable served(checkpoint.file(kBase), "m");
   EXPECT_FALSE(torch::equal(served.store().values(), run.table->store().values()));
-  load_table(checkpoint, served.store());
+  load_table(checkpoint, served);
   EXPECT_TRUE(torch::equal(served.store().values(), run.table->store().values()));
   EXPECT_NO_THROW(CheckpointReader(folder / "step-3"));
 }

@@ -1,6 +1,7 @@
 #include "loci/train/table_home.h"
 
 #include <utility>
+#include <vector>
 
 #include "loci/base/check.h"
 #include "loci/base/paths.h"
@@ -12,6 +13,18 @@
 namespace loci {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+[[noreturn]] void refuse_parts(const CheckpointReader& checkpoint, const TableSpec& spec, size_t parts) {
+  fail(
+      ExitCode::resources, checkpoint.path().string(),
+      fmt::format("table {} must be in one file to be mapped, or fit into half of the memory (loci convert writes one)",
+                  spec.name),
+      fmt::format("{} parts", parts));
+}
+
+}  // namespace
 
 TableMaker training_tables(fs::path folder, bool loaded) {
   return [folder = std::move(folder), loaded](const TableSpec& spec) -> TablePtr {
@@ -35,7 +48,12 @@ TableMaker serving_tables(CheckpointReader checkpoint) {
     if (!is_served_from_file(spec.home, spec.dtype, bytes)) {
       return std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
     }
-    return serve_table(checkpoint.file(base_file(spec.name)), spec.name, spec.rows, spec.width, spec.dtype);
+    const std::vector<TablePart> parts = parts_of(checkpoint, spec.name, spec.rows);
+    if (parts.size() == 1) {
+      return serve_table(checkpoint.file(parts.front().base), spec.name, spec.rows, spec.width, spec.dtype);
+    }
+    if (spec.home == TableHome::mapped && bytes > available_bytes() / 2) refuse_parts(checkpoint, spec, parts.size());
+    return std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
   };
 }
 

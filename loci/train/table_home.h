@@ -13,10 +13,11 @@ namespace loci {
 TableMaker training_tables(std::filesystem::path folder, bool loaded);
 
 // For use without training: tables whose home is `mapped`, int8 ones and those larger than half of the available memory
-// are read where the checkpoint's files are.
+// are read where the checkpoint's files are. A table in several parts is read into memory; Error (resources) for a
+// mapped one that takes more than half of it.
 TableMaker serving_tables(CheckpointReader checkpoint);
 
-// Whether serving_tables() leaves a table of so many bytes in its file.
+// Whether serving_tables() leaves a table of so many bytes in its file, where it is in one.
 bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes);
 
 // A folder for working files that is empty at first and goes at the end, also when an error ends the run.

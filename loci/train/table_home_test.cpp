@@ -12,16 +12,13 @@
 #include "loci/table/mapped_table.h"
 #include "loci/train/memory_check.h"
 #include "loci/train/table_checkpoint.h"
+#include "tests/same_bytes.h"
 #include "tests/temporary_folder.h"
 
 namespace loci {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
-  return a.nbytes() == b.nbytes() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
-}
 
 // Reads of made-up rows, an output gradient, a step of the optimiser.
 void train(Table& table, RowOptimizer& rows, int64_t steps) {
@@ -91,7 +88,7 @@ TEST(TableHome, ServesFromTheCheckpointWhatIsMapped) {
   for (const TableHome home : {TableHome::memory, TableHome::mapped}) {
     spec.home = home;
     const TablePtr table = serving_tables(checkpoint)(spec);
-    load_table(checkpoint, table->store());
+    load_table(checkpoint, *table);
     EXPECT_TRUE(same_bytes(table->store().values(), trained->store().values()));
     EXPECT_EQ(dynamic_cast<ServedTable*>(table.get()) != nullptr, home == TableHome::mapped);
     if (home == TableHome::mapped) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "loci/base/check.h"
@@ -34,6 +35,27 @@ void copy_row_major(const at::Tensor& to, std::span<const std::byte> from) {
   std::memcpy(row_major.mutable_data_ptr(), from.data(), from.size());
   const at::NoGradGuard no_grad;
   at::Tensor(to.detach()).copy_(row_major);
+}
+
+// Throws Error (input) unless the file holds these tensors and no others; where `rows` is given, with as many rows.
+void check_tensors(const SafetensorsReader& file, const NamedTensors& targets, std::optional<int64_t> rows) {
+  const std::string who = file.path().string();
+  std::set<std::string> wanted;
+  for (const auto& [name, tensor] : targets) {
+    wanted.insert(name);
+    const SafetensorsEntry* entry = file.find(name);
+    if (entry == nullptr) fail(ExitCode::input, who, fmt::format("the file must hold {}", name), "none of that name");
+    const DType dtype = dtype_of_tensor(tensor);
+    std::vector<int64_t> shape = tensor.sizes().vec();
+    if (rows) shape.at(0) = *rows;
+    if (entry->dtype != dtype || entry->shape != shape) {
+      fail(ExitCode::input, who, fmt::format("{} must be {} {}", name, name_of(dtype), shape_text(shape)),
+           fmt::format("{} {}", name_of(entry->dtype), shape_text(entry->shape)));
+    }
+  }
+  for (const SafetensorsEntry& entry : file.tensors()) {
+    if (wanted.count(entry.name) == 0) fail(ExitCode::input, who, "every tensor must belong to the model", entry.name);
+  }
 }
 
 }  // namespace
@@ -67,22 +89,7 @@ std::map<std::string, at::Tensor> read_tensors(const std::filesystem::path& path
 
 void load_tensors(const std::filesystem::path& path, const NamedTensors& targets) {
   const SafetensorsReader file(path);
-  const std::string who = path.string();
-  std::set<std::string> wanted;
-  for (const auto& [name, tensor] : targets) {
-    wanted.insert(name);
-    const SafetensorsEntry* entry = file.find(name);
-    if (entry == nullptr) fail(ExitCode::input, who, fmt::format("the file must hold {}", name), "none of that name");
-    const DType dtype = dtype_of_tensor(tensor);
-    if (entry->dtype != dtype || entry->shape != tensor.sizes().vec()) {
-      fail(ExitCode::input, who,
-           fmt::format("{} must be {} {}", name, name_of(dtype), shape_text(tensor.sizes().vec())),
-           fmt::format("{} {}", name_of(entry->dtype), shape_text(entry->shape)));
-    }
-  }
-  for (const SafetensorsEntry& entry : file.tensors()) {
-    if (wanted.count(entry.name) == 0) fail(ExitCode::input, who, "every tensor must belong to the model", entry.name);
-  }
+  check_tensors(file, targets, std::nullopt);
   for (const auto& [name, tensor] : targets) {
     const std::span<const std::byte> bytes = file.bytes(*file.find(name));
     if (!tensor.is_contiguous()) {
@@ -90,6 +97,20 @@ void load_tensors(const std::filesystem::path& path, const NamedTensors& targets
       continue;
     }
     copy_bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()), bytes);
+    tensor.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
+void load_rows(const std::filesystem::path& path, const NamedTensors& targets, int64_t file_rows, const RowCopy& rows) {
+  const SafetensorsReader file(path);
+  check_tensors(file, targets, file_rows);
+  if (rows.count == 0) return;
+  for (const auto& [name, tensor] : targets) {
+    if (!tensor.is_contiguous()) fail(ExitCode::bug, path.string(), name + " must be contiguous", "strides");
+    const auto bytes = tensor.nbytes() / static_cast<size_t>(tensor.size(0));  // of a row
+    const auto part = [&](int64_t row) { return static_cast<size_t>(row) * bytes; };
+    copy_bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()) + part(rows.to),
+               file.bytes(*file.find(name)).subspan(part(rows.from), part(rows.count)));
     tensor.unsafeGetTensorImpl()->bump_version();
   }
 }

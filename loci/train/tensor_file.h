@@ -26,4 +26,15 @@ std::map<std::string, at::Tensor> read_tensors(const std::filesystem::path& path
 // hold the right bytes already are not written. Throws Error (input) when names, dtypes or shapes differ.
 void load_tensors(const std::filesystem::path& path, const NamedTensors& targets);
 
+// Consecutive rows of one tensor that become rows of another.
+struct RowCopy {
+  int64_t from = 0;
+  int64_t to = 0;
+  int64_t count = 0;
+};
+
+// The same for some rows of a file whose tensors have `file_rows` rows each; other rows of the targets, which are
+// contiguous, stay as they are.
+void load_rows(const std::filesystem::path& path, const NamedTensors& targets, int64_t file_rows, const RowCopy& rows);
+
 }  // namespace loci

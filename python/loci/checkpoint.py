@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from loci.importers.files import read_state, write_state
 from loci.library import classes
-from loci.run_files import CONFIG, MODEL, TASK, step_of
+from loci.run_files import CONFIG, MODEL, TASK, step_of, table_file
 from loci.table import Table, check_whole
 
 SUM_LIMIT = 4 << 30  # bytes: of a larger file, which only a table's is, the size alone is checked, as by `loci eval`
@@ -47,6 +47,15 @@ class Checkpoint:
     def tables(self) -> list[str]:
         listed = self.manifest.get("tables")
         return list(listed) if isinstance(listed, dict) else []
+
+    def table_files(self, table: str) -> list[Path]:
+        """The bases of a table, in the order of rows: one for each process that wrote it. ValueError for none."""
+        try:
+            entry = self.manifest["tables"][table]
+            names = [str(part["base"]) for part in entry["parts"]] if "parts" in entry else [str(entry["base"])]
+        except (KeyError, TypeError):
+            names = [table_file(table)]
+        return [self.file(name) for name in names]
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers. ValueError for a file that is no safetensors file."""

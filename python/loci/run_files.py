@@ -24,6 +24,12 @@ def counters_file(table: str) -> str:
     return f"counters.{table}.safetensors"
 
 
+def part_of_counters(file: Path) -> tuple[str, int]:
+    """The table of a file of counters, and its part, from 1 on; 0: the whole table (loci/train/table_parts.h)."""
+    match = re.fullmatch(r"counters\.(.*?)(?:\.part-([0-9]{1,9})-of-[0-9]{1,9})?\.safetensors", file.name)
+    return (file.name, 0) if match is None else (match[1], int(match[2] or 0))
+
+
 def step_of(folder: Path) -> int | None:
     """N of a step-N folder. N is of plain digits: "²" is a digit to Python, but no number."""
     match = re.fullmatch(r"step-(0|[1-9][0-9]{0,17})", folder.name)

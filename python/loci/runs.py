@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from loci.run_files import CONFIG, LOG, TASK, counters_file, step_of
+from loci.run_files import CONFIG, LOG, TASK, counters_file, part_of_counters, step_of
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -287,25 +287,28 @@ def read_counts(run: Run) -> dict[str, Counts]:
 
 
 def load_reads(folder: Path, notes: list[str]) -> dict[str, Counts]:
-    """Reads in the last window, [N] by layer: the base of each table's counters with its deltas applied."""
+    """Reads in the last window, [N] by layer: the base of each table's counters with its deltas applied.
+
+    Several processes write a table in parts (loci/train/table_parts.h)."""
     from safetensors import SafetensorError
 
-    reads: dict[str, Counts] = {}
     file = folder / TASK
     try:
         counted_from = int(_tensors(file, "counted_from")["counted_from"][0])
-        before, after = counters_file("*").split("*")
-        for file in sorted(folder.glob(counters_file("*"))):
-            table = file.name.removeprefix(before).removesuffix(after)
+        parts: dict[tuple[str, str], list[Counts]] = {}
+        for file in sorted(folder.glob(counters_file("*")), key=part_of_counters):
+            table, _ = part_of_counters(file)
+            base = file.name.removeprefix("counters.").removesuffix(".safetensors")
             counters = _tensors(file, "usage.")  # [N, 3] int32 each, loci/table/usage.h
-            deltas = {int(p.name.split("-")[-1].split(".")[0]): p for p in folder.glob(f"table.{table}.delta-*")}
+            deltas = {int(p.name.split("-")[-1].split(".")[0]): p for p in folder.glob(f"table.{base}.delta-*")}
             for _, file in sorted(deltas.items()):
                 row = _tensors(file, "row")["row"]
                 for name, changed in _tensors(file, "usage.").items():
                     counters[name][row] = changed
             for name, values in counters.items():
                 counts = np.where(values[:, 2] > counted_from, values[:, 0] & 0x7FFFFFFF, 0)
-                reads[name.removeprefix("usage.")] = counts.astype(np.int64)
+                parts.setdefault((table, name.removeprefix("usage.")), []).append(counts.astype(np.int64))
+        reads = {name: np.concatenate(counts) for (_, name), counts in parts.items()}
     except (SafetensorError, OSError, ValueError, KeyError, IndexError) as error:
         notes.append(f"{folder.name}/{file.name} could not be read: {error}")
         return {}

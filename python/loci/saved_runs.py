@@ -23,7 +23,7 @@ from loci.checkpoint import Checkpoint, load_dense, open_checkpoint
 from loci.memory import KINDS, ProductKeyMemory
 from loci.memory_layer import MemoryLayer
 from loci.ngram import NgramMemory
-from loci.run_files import CONFIG, MEMORIES, MODEL, TOKENIZER, table_file
+from loci.run_files import CONFIG, MEMORIES, MODEL, TOKENIZER
 from loci.table import HOMES, Table, one_of
 from loci.tokenizer import Tokenizer
 from loci.transformer_lm import TransformerLM
@@ -78,7 +78,8 @@ def load_run(
 
     home: where rows are: "memory"; "served", in the checkpoint's files, which may be larger than memory and which
         changes never reach; "mapped", in working files in `folder`, for training on. None: "served" where the run's
-        tables are mapped or int8, else "memory".
+        tables are mapped or int8, else "memory". A table that several processes wrote is in several files and cannot
+        be served: None reads it into memory.
 
     Raises ValueError, one line, for a damaged checkpoint, a foreign folder, and what is no memory of these kinds."""
     if home is not None:
@@ -116,22 +117,31 @@ class _Tables:
         where = self.home or ("served" if home == "mapped" or dtype == torch.int8 else "memory")
         path = self.folder
         if where == "served":
-            path = self.checkpoint.file(table_file(name))
+            files = self.checkpoint.table_files(name)
+            if len(files) == 1:
+                path = files[0]
+            elif self.home is None:
+                where = "memory"
+            else:
+                raise ValueError(f"load_run: {name} must be in one file to be served, got {len(files)}; "
+                                 "home must be memory or mapped")  # fmt: skip
         table = Table(rows, width, dtype, home=where, path=path, std=0.0, name=name)
         self.made[name] = table
         return table
 
     def from_file(self, name: str, home: str = "memory") -> Table:
         """Rows, width and dtype are the file's. ValueError for another than a table."""
-        file = self.checkpoint.file(table_file(name))
         words = {"F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64, "I8": torch.int8}
-        try:
-            with safe_open(file, framework="pt") as opened:
-                part = opened.get_slice(name)
-                rows, width = part.get_shape()
-                dtype = words[part.get_dtype()]
-        except Exception as error:  # safetensors has an error of its own, which is no ValueError
-            raise ValueError(f"{file}: the file must hold the rows {name} [N, D], got {error!r}") from None
+        rows = 0
+        for file in self.checkpoint.table_files(name):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    part = opened.get_slice(name)
+                    rows_here, width = part.get_shape()
+                    dtype = words[part.get_dtype()]
+            except Exception as error:  # safetensors has an error of its own, which is no ValueError
+                raise ValueError(f"{file}: the file must hold the rows {name} [N, D], got {error!r}") from None
+            rows += rows_here
         return self.make(name, rows, width, dtype, home, 0.0)
 
     def load(self) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 from command_line import BUILD, SMALL_MODEL, settings
 from command_line import loci as command
+from loci.checkpoint import OF_THE_WRITER
+from loci.library import classes
 from safetensors.torch import load_file, save_file
 from test_images import write_images
 from torch import Tensor
@@ -44,6 +49,37 @@ def recipe() -> str:
 
 def run_of(place: Path, arm: str) -> Path:
     return place / "out" / arm / "seed-3"
+
+
+def in_parts(run: Path, folder: Path) -> Path:
+    """The newest checkpoint of a run with each table in three parts, as three processes write it."""
+    given = loci.load_run(run)
+    folder.mkdir()
+    shutil.copy(given.checkpoint.run / "config.toml", folder)
+    writer = classes.CheckpointWriter(str(folder), given.step)
+    kept = [name for name in given.checkpoint.manifest["files"] if not name.startswith(("table.", "optim", "counters"))]
+    assert writer.link(given.checkpoint.object, kept)
+    facts = {key: value for key, value in given.checkpoint.manifest.items() if key not in OF_THE_WRITER}
+    tables = {table.name: _write_parts(writer, table) for table in given.tables()}
+    writer.finish(json.dumps(facts | {"tables": tables}))
+    return folder
+
+
+def _write_parts(writer: Any, table: loci.Table) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = []
+    first = 0
+    for number, rows in enumerate(table.values.detach().tensor_split(3), start=1):
+        name = f"table.{table.name}.part-{number}-of-3"
+        files = [f"{name}.safetensors", f"{name}.delta-12.safetensors"]
+        row = torch.arange(0, len(rows), 7)  # those that the delta has, and the base does not
+        base = rows.clone()
+        base[row] = 5
+        save_file({table.name: base}, writer.file(files[0]))
+        save_file({"row": row, "values": rows[row].clone()}, writer.file(files[1]))
+        deltas = [{"file": files[1], "rows": len(row)}]
+        parts.append({"first": first, "rows": len(rows), "base": files[0], "deltas": deltas})
+        first += len(rows)
+    return {"parts": parts}
 
 
 def c_plus_plus(checkpoint: Path, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -65,15 +65,17 @@ def write_run(folder: Path, rows: list[dict[str, Any]], reads: np.ndarray | None
     return folder
 
 
-def write_reads(folder: Path, reads: np.ndarray) -> None:
-    """Counters of layer 1 as the trainer writes them: a base, whose even rows a delta replaces."""
+def write_reads(folder: Path, reads: np.ndarray, part: str = "") -> None:
+    """Counters of layer 1 as the trainer writes them: a base, whose even rows a delta replaces.
+
+    part: of a table that several processes write, such as ".part-2-of-3"."""
     counters = np.zeros((reads.size, 3), np.int32)
     counters[:, 0] = reads
     counters[:, 2] = 190
     changed = np.arange(0, reads.size, 2)
     base = counters.copy()
     base[changed] = (5, 0, 100)
-    table = "layers.1.memory.values"
+    table = f"layers.1.memory.values{part}"
     save_file({"usage.1": base}, folder / f"counters.{table}.safetensors")
     save_file({"row": changed, "usage.1": counters[changed]}, folder / f"table.{table}.delta-200.safetensors")
     save_file({"counted_from": np.array([150])}, folder / "task.safetensors")

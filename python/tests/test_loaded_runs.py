@@ -10,7 +10,17 @@ import torch
 from command_line import SMALL_MODEL, newest, settings, train
 from command_line import loci as command
 from safetensors.torch import load_file
-from saved_run_cases import ARMS, MEMORY, TEXT, assert_same_model, c_plus_plus, language_inputs, run_of, trained_network
+from saved_run_cases import (
+    ARMS,
+    MEMORY,
+    TEXT,
+    assert_same_model,
+    c_plus_plus,
+    in_parts,
+    language_inputs,
+    run_of,
+    trained_network,
+)
 from test_images import POSES
 from test_images import RECIPE as IMAGES
 
@@ -57,6 +67,27 @@ def test_rows_of_deltas_were_loaded(place: Path) -> None:
     for table in run.tables():
         base = load_file(run.folder / f"table.{table.name}.safetensors")[table.name]
         assert 0 < (table.values != base).any(1).sum() < 4000, table.name
+
+
+def test_a_table_in_parts_has_the_same_rows(place: Path, tmp_path: Path) -> None:
+    run = in_parts(run_of(place, "deltas"), tmp_path / "parts")
+    expected = c_plus_plus(newest(run_of(place, "deltas")), tmp_path, language_inputs())
+    assert_same_model(loci.load_run(run), expected)
+    assert_same_model(loci.load_run(run, home="mapped", folder=tmp_path / "rows"), expected)
+    with pytest.raises(ValueError, match="must be in one file to be served, got 3; home must be memory or mapped"):
+        loci.load_run(run, home="served")
+    assert "3 parts" in command(place, "inspect", run).stdout
+    facts = json.loads(command(place, "inspect", run, "--json").stdout)["tables"]
+    assert {len(table["parts"]) for table in facts} == {3} and {len(table["deltas"]) for table in facts} == {3}
+    results = []
+    for one, out in ((run, tmp_path / "of-parts"), (run_of(place, "deltas"), tmp_path / "of-one")):
+        evaluated = command(place, "eval", one, "--data", place / "text", "--json")
+        assert evaluated.returncode == 0, evaluated.stderr
+        converted = command(place, "convert", one, "--table", "int8", "--out", out)
+        assert converted.returncode == 0, converted.stderr
+        tables = {file.name: file.read_bytes() for file in newest(out).glob("table.*")}
+        results.append((json.loads(evaluated.stdout)["measures"], tables))
+    assert results[0] == results[1] and len(results[0][1]) == len(facts)
 
 
 @pytest.mark.parametrize("home", ["served", "mapped"])
@@ -195,6 +226,13 @@ def test_memories_of_a_network_without_a_module(tmp_path: Path, network: str) ->
     measures = [json.loads(command(tmp_path, "eval", tmp_path / one, *data, "--json").stdout)["measures"]
                 for one in ("out", "saved", "changed")]  # fmt: skip
     assert measures[0] == measures[1] != measures[2]
+
+
+def test_memories_of_a_network_may_have_tables_in_parts(tmp_path: Path) -> None:
+    whole = loci.load_run(trained_network(tmp_path, LABELS))
+    parts = loci.load_run(in_parts(whole.folder, tmp_path / "parts"))
+    for table, same in zip(parts.tables(), whole.tables(), strict=True):
+        assert torch.equal(table.values, same.values)
 
 
 def test_a_model_that_classifies_texts_keeps_its_classifier(tmp_path: Path) -> None:

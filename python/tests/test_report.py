@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import synthetic
 from loci.report import main
+from loci.runs import load_reads
 
 from loci import figures
 
@@ -173,6 +174,15 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
         [*command[:3], str(tmp_path / name) + "-none"], cwd=PYTHON, capture_output=True, check=False
     )
     assert missing.returncode == 3 and "run-\ufffd-none" in missing.stderr.decode()
+
+
+def test_reads_of_a_table_in_parts_are_in_the_order_of_rows(tmp_path: Path) -> None:
+    reads = synthetic.row_reads(rows=1200)
+    for part in range(12):
+        synthetic.write_reads(tmp_path, reads[100 * part : 100 * part + 100], f".part-{part + 1}-of-12")
+    notes: list[str] = []
+    assert np.array_equal(load_reads(tmp_path, notes)["1"], reads)
+    assert notes == []
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
