@@ -9,8 +9,8 @@
 //   project_shards_backward: the same for x
 //     rows: leave the references at the ranks that hold the rows. input: compute the gradient, which is [0] otherwise
 //
-// The receipt owns what the forward pass exchanged. Backward with a copy of it (torch.autograd.graph.save_on_cpu)
-// exchanges the same again: then all ranks must have copied it.
+// The receipt owns what the forward pass exchanged. Backward with a copy of it, as hooks of saved tensors
+// make, exchanges the same again: then all ranks must have copied it.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>

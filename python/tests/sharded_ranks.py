@@ -5,6 +5,7 @@ Every rank is also one process that computes the whole batch, to compare with. "
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import pickle
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -65,13 +67,13 @@ def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def refused(action: Callable[[], Any], kind: type[BaseException], message: str) -> None:
+def refused(action: Callable[[], Any], kind: type[BaseException], message: str) -> str:
     try:
         action()
     except kind as error:
         assert message in str(error), error
-    else:
-        raise AssertionError(f"not refused: {message}")
+        return str(error)
+    raise AssertionError(f"not refused: {message}")
 
 
 def reads() -> None:
@@ -103,17 +105,18 @@ def _ngram(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def layers() -> None:
-    for kind, build in {
+    builds = {
         "product": lambda rows: loci.ProductKeyMemory(WIDTH, table=rows, heads=2, top_k=4, seed=5),
         "flat": lambda rows: loci.FlatKeyMemory(WIDTH, table=rows, heads=2, top_k=4, seed=5),
         "peer": lambda rows: loci.PeerMemory(WIDTH, table=rows, heads=2, top_k=4, seed=5),
         "ngram": lambda rows: loci.NgramMemory(WIDTH, vocabulary=20, table=rows, orders=[1, 2], seed=5),
-    }.items():
+    }
+    for (kind, build), idle in itertools.product(builds.items(), (False, True)):
         own, alone = build(table()), build(table(None))
         x = drawn(4 * RANKS, WIDTH)
         call = _ngram if kind == "ngram" else (lambda layer, given: layer(given))
-        y, expected = call(own, part(x)), call(alone, x)
-        assert close(y, part(expected)), kind
+        y, expected = call(own, part(x, idle)), call(alone, x)
+        assert close(y, part(expected, idle)), kind
         y.square().sum().backward()
         expected.square().sum().backward()
         for sharded, whole in zip(own.tables(), alone.tables(), strict=True):
@@ -196,7 +199,7 @@ def skipped() -> None:
 
 
 def graphs() -> None:
-    """torch.compile sees whole graphs; saved tensors may be moved, and passes repeated."""
+    """torch.compile sees whole graphs; passes may be repeated, and saved tensors may be copies."""
     own, alone = table(), table(None)
     model, whole = network(own), network(alone)
     x = drawn(4 * RANKS, WIDTH)
@@ -210,7 +213,7 @@ def graphs() -> None:
     compiled = torch.compile(model, backend=os.environ.get("LOCI_TEST_BACKEND", "aot_eager"), fullgraph=True)
     check(compiled)
     check(lambda given: checkpoint(model, given.requires_grad_(), use_reentrant=False))
-    with torch.autograd.graph.save_on_cpu():
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved):
         check(model)
 
 
@@ -287,6 +290,10 @@ def refusals() -> None:
     refused(
         lambda: table(group="world"), TypeError, "group must be a process group or a mesh that has this process, got"
     )
+    with mock.patch.object(dist.ProcessGroup, "_device_types", [torch.device("cuda")]):
+        refused(
+            table, ValueError, "group must have a backend for cpu (init_process_group('cpu:gloo,cuda:nccl')), got one"
+        )
     square = DeviceMesh("cpu", torch.arange(RANKS).view(RANKS, 1))
     refused(lambda: table(group=square), ValueError, "a mesh must have one dimension (mesh['name'] is one), got 2")
     last, rank = RANKS - 1, f"table table, rank {RANKS - 1}: "
@@ -309,6 +316,19 @@ def refusals() -> None:
     refused(
         lambda: torch.export.export(memory, (drawn(2, WIDTH),)), RuntimeError, "rows must all be here for an export"
     )
+
+
+def lost() -> None:
+    """The last case: a rank ends, and the others get an error in one line."""
+    own = table()
+    if RANK > 0:
+        print("lost ok", flush=True)
+        os._exit(0)
+    index = torch.zeros(1, 1, dtype=torch.long)
+    said = refused(lambda: TableUse(own).read(index, torch.ones(1, 1)), RuntimeError, "every rank must take part, got")
+    assert "\n" not in said
+    print("lost ok", flush=True)
+    os._exit(0)
 
 
 def trained_states() -> dict[str, Any]:
