@@ -37,8 +37,9 @@ struct TrainerState {
 
 // `facts` are members of the manifest: versions, seed, threads ... Sets state.saved. Every rank calls it, with the same
 // step; `run` and `facts` are those of rank 0, whose run must be on a file system that all ranks see. A rank writes its
-// rows and what belongs to them, rank 0 all else, at last the manifest, when the files of all ranks are durable. Where
-// a rank fails all throw its Error, no new checkpoint is there, and the last one stays.
+// rows and what belongs to them (Task::row_state), rank 0 all else (extra_state() and files() are asked there alone),
+// at last the manifest, when the files of all ranks are durable. Where a rank fails all throw its Error, no new
+// checkpoint is there, and the last one stays.
 void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& optimizers, TrainerState& state,
                      const nlohmann::json& facts, int64_t keep_last, const Ranks& ranks = {});
 

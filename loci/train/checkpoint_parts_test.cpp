@@ -1,6 +1,7 @@
 // Checkpoints that several ranks write and read.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 
 #include <atomic>
 #include <functional>
@@ -166,6 +167,26 @@ TEST(CheckpointParts, AnErrorOfOneRankLeavesTheLastCheckpointWhole) {
   for (const int64_t step : {1, 2}) whole.write(step);
   loaded.load(2);
   EXPECT_TRUE(same_bytes(loaded.task.table->store().values(), whole.task.table->store().values()));
+}
+
+TEST(CheckpointParts, AFullDiskLeavesTheLastCheckpointWhole) {
+  const TemporaryFolder folder;
+  const fs::path disk = folder / "disk";
+  fs::create_directory(disk);
+  if (mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=16m") != 0) GTEST_SKIP() << "mounting a tmpfs is not allowed here";
+  {
+    const RunDirectory run(disk / "run", "");
+    run_ranks(3, [&](const Ranks& ranks) {
+      RunProcess process(run, {}, ranks);
+      process.write(1);
+      process.save(1);
+      process.task.table->store().initialise_normal(1, 1);  // new bases of 10 MB together
+      expect_failed_save(process, ExitCode::resources, "No space left");
+    });
+    EXPECT_EQ(open_latest(run.path(), {}).step(), 1);
+    for (const fs::path& path : entries_of(run.path())) EXPECT_THAT(path.string(), Not(HasSubstr(".tmp-")));
+  }
+  umount(disk.c_str());
 }
 
 // A run of three ranks with deltas, as files.
