@@ -69,6 +69,14 @@ std::vector<std::vector<int64_t>> swap_numbers(const Ranks& ranks, const std::ve
   return result;
 }
 
+Tensor all_gather(const Ranks& ranks, const Tensor& x) {
+  TORCH_CHECK(x.dim() >= 1, "all_gather: x must be [n, ...], got ", x.sizes());
+  if (ranks.size == 1) return x.unsqueeze(0);
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.insert(sizes.begin(), ranks.size);
+  return collective(ranks, "all_gather_into_tensor", {x.contiguous(), ranks.size, ranks.group}).view(sizes);
+}
+
 std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {
   return [ranks](const std::vector<Tensor>& tensors) {
     if (ranks.size == 1) return;

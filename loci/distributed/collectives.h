@@ -31,6 +31,9 @@ at::Tensor all_to_all(const Ranks& ranks, const at::Tensor& input, const std::ve
 // A row of numbers to each rank, and what each rank sent here: to[p] -> result[p]. All ranks send rows of one length.
 std::vector<std::vector<int64_t>> swap_numbers(const Ranks& ranks, const std::vector<std::vector<int64_t>>& to);
 
+// x [n, ...] of every rank, in the order of ranks: [P, n, ...]. All ranks give tensors of one dtype and one shape.
+at::Tensor all_gather(const Ranks& ranks, const at::Tensor& x);
+
 // For OptimizerSet: sums tensors over the ranks, in place, by one message for each dtype. Sums have the same bits on
 // all ranks.
 std::function<void(const std::vector<at::Tensor>&)> sum_over(const Ranks& ranks);

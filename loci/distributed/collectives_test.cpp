@@ -43,6 +43,19 @@ TEST(SwapNumbers, EachRankGetsWhatTheOthersHaveForIt) {
   });
 }
 
+TEST(AllGather, EveryRankGetsWhatAllHaveInTheirOrder) {
+  for (const int64_t size : {1, 2, 3}) {
+    for (const auto dtype : {at::kDouble, at::kInt, at::kLong}) {
+      run_ranks(size, [&](const Ranks& ranks) {
+        const Tensor mine = torch::arange(6, dtype).view({3, 2}).t() + 10 * ranks.rank;
+        const Tensor all = all_gather(ranks, mine);
+        ASSERT_EQ(all.sizes(), (std::vector<int64_t>{size, 2, 3}));
+        for (int64_t p = 0; p < size; ++p) EXPECT_TRUE(torch::equal(all[p], mine + 10 * (p - ranks.rank)));
+      });
+    }
+  }
+}
+
 TEST(SumOver, TensorsOfSeveralDtypesAreSummedInPlace) {
   run_ranks(3, [](const Ranks& ranks) {
     const auto one = static_cast<double>(ranks.rank + 1);

@@ -83,6 +83,15 @@ Tensor normalise_query(const Tensor& q, QueryNorm norm, const NormTensors& tenso
   }
 }
 
+Tensor normalise_query_over_ranks(const Tensor& q, QueryNorm norm, const NormTensors& tensors,
+                                  const RankMoments& moments, const Ranks& ranks) {
+  if (norm == QueryNorm::batch) return batch_normalised_over_ranks(q, tensors, moments, ranks);
+  if (moments.tokens < 2) return centred(q, tensors, /*training=*/false);
+  move_running(tensors, moments);
+  const auto type = exact_type_of(q);
+  return q.to(type) - moments.mean.to(type).view_as(tensors.running_mean);
+}
+
 Tensor unit_vectors(const Tensor& x) {
   return x / at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true).clamp_min(kLeastLength);
 }

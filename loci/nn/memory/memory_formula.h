@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "loci/nn/batch_norm_over_ranks.h"
 #include "loci/nn/batch_normalised.h"
 
 namespace loci {
@@ -41,6 +42,11 @@ enum class OutputMap { none, projection, swilu };
 // which stand for them in evaluation and where a batch has one token. `center` takes the mean away and nothing else;
 // the mean is a constant in backward. The tensors of the norm may be of another floating type: they are taken in q's.
 at::Tensor normalise_query(const at::Tensor& q, QueryNorm norm, const NormTensors& tensors, bool training);
+
+// The same for batch and center in training, where each rank has a slice of the tokens: over the tokens of all ranks,
+// of which `moments` are.
+at::Tensor normalise_query_over_ranks(const at::Tensor& q, QueryNorm norm, const NormTensors& tensors,
+                                      const RankMoments& moments, const Ranks& ranks);
 
 // x / |x| over the last dimension; a length below 1e-6 counts as 1e-6.
 at::Tensor unit_vectors(const at::Tensor& x);

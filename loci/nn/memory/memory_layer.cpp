@@ -177,11 +177,20 @@ Tensor MemoryLayer::normalised(const Tensor& query, int64_t tokens) {
   TORCH_CHECK(query.dim() == 2 && query.size(0) == tokens && query.size(1) == features, name(),
               ": the query net must give [", tokens, ", ", features, "] (heads * key_width), got ", query.sizes());
   const AutocastOff guard(c10::autocast_dispatch_keyset);
-  const bool moves = is_training() && norm.running_mean.defined() && tokens >= 2;
-  const Tensor before = moves ? norm.running_mean.clone() : Tensor();
-  const Tensor result =
-      normalise_query(query.view({tokens, options_.heads, 2, half_width()}), options_.query_norm, norm, is_training());
-  if (moves) {
+  const Tensor q = query.view({tokens, options_.heads, 2, half_width()});
+  const bool of_batch = is_training() && norm.running_mean.defined();
+  if (!of_batch) return normalise_query(q, options_.query_norm, norm, is_training());
+  const Tensor before = norm.running_mean.clone();
+  int64_t counted = tokens;
+  Tensor result;
+  if (ranks_.size == 1) {
+    result = normalise_query(q, options_.query_norm, norm, /*training=*/true);
+  } else {
+    const RankMoments moments = moments_over_ranks(q, ranks_);
+    counted = moments.tokens;
+    result = normalise_query_over_ranks(q, options_.query_norm, norm, moments, ranks_);
+  }
+  if (counted >= 2) {
     mean_shift_ = (norm.running_mean - before) / (norm.running_variance + kNormEpsilon).sqrt() / kNormMomentum;
   }
   return result;
@@ -222,6 +231,12 @@ Tensor MemoryLayer::scaled_keys(const Tensor& keys, at::ScalarType type) const {
 Tensor MemoryLayer::rows_of(const Tensor& address) const {
   const Tensor moved = options_.row_offset == 0 ? address : address + options_.row_offset;
   return options_.row_offset == 0 && addresses_ <= table_->rows() ? moved : moved.remainder(table_->rows());
+}
+
+void set_ranks(torch::nn::Module& module, const Ranks& ranks) {
+  for (const auto& part : module.modules()) {
+    if (auto* const memory = dynamic_cast<MemoryLayer*>(part.get())) memory->set_ranks(ranks);
+  }
 }
 
 }  // namespace loci

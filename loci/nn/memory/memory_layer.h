@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "loci/base/config_fields.h"
+#include "loci/distributed/collectives.h"
 #include "loci/nn/block_context.h"
 #include "loci/nn/memory/memory_formula.h"
 #include "loci/nn/memory/query_net.h"
@@ -66,6 +67,10 @@ class MemoryLayer : public TableLayer {
   // The output map's weight becomes 0, so that the layer adds nothing at first (insertion into a trained model).
   void zero_output_map();
 
+  // In training with query norm batch or center the statistics of queries are those of the tokens of all ranks. Then
+  // every rank calls forward(), read_with_indices() and query() together, and backward, also without tokens.
+  void set_ranks(const Ranks& ranks) { ranks_ = ranks; }
+
   // Parameters, public as in the framework's modules (calibrate.h and importers write them). Undefined where the
   // options have no use for them.
   std::shared_ptr<QueryNet> query_net;
@@ -108,8 +113,12 @@ class MemoryLayer : public TableLayer {
 
   MemoryLayerOptions options_;
   TablePtr table_;
+  Ranks ranks_;
   int64_t addresses_ = 0, use_ = 0;
   at::Tensor mean_shift_;  // [H, 2, w], what mean_distance() is of
 };
+
+// MemoryLayer::set_ranks() of every memory within `module`. Norms of other layers stay those of this process.
+void set_ranks(torch::nn::Module& module, const Ranks& ranks);
 
 }  // namespace loci

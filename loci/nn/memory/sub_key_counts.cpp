@@ -103,6 +103,13 @@ void SubKeyCounts::clear() {
   counts_.zero_();
 }
 
+SubKeyCounts SubKeyCounts::merged(const Ranks& ranks) const {
+  SubKeyCounts result = *this;
+  result.counts_ = counts_.clone();
+  sum_over(ranks)({result.counts_});
+  return result;
+}
+
 double least_live_count(std::span<const int64_t> counts, double dead_below) {
   const auto sum = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   return dead_below * static_cast<double>(sum) / static_cast<double>(counts.size());

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "loci/distributed/collectives.h"
 #include "loci/nn/memory/product_key_memory.h"
 #include "loci/table/read_observer.h"
 
@@ -26,6 +27,8 @@ class SubKeyCounts : public ReadObserver {
   int64_t heads() const { return counts_.size(0); }
   int64_t sub_keys(int64_t half) const { return half == 0 ? n1_ : n2_; }
   void clear();
+  // What all ranks count together, each its own tokens. Every rank calls it at the same time.
+  SubKeyCounts merged(const Ranks& ranks) const;
 
  private:
   int64_t n1_, n2_;

@@ -93,16 +93,16 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward_definition(const Tensor& 
   return {(centred * (gain * scale)).to(x.scalar_type()), (grad * normal).sum(0), grad.sum(0)};
 }
 
-namespace {
-
 using Results = std::tuple<Tensor, Tensor>;
 
-// The operator gives the statistics too, which the gradient needs.
+// The operator itself.
 Results batch_norm_with_statistics(const Tensor& x, const Tensor& gain, const Tensor& bias, const Tensor& running_mean,
                                    const Tensor& running_variance, bool training, double momentum, double epsilon) {
   return call_operator<"loci::batch_norm", decltype(batch_norm_with_statistics)>(
       x, gain, bias, running_mean, running_variance, training, momentum, epsilon);
 }
+
+namespace {
 
 std::vector<Tensor> batch_norm_gradient(const BackwardPass& pass) {
   const auto [x, gain, bias] =

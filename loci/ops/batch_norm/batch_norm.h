@@ -25,6 +25,12 @@ at::Tensor batch_norm(const at::Tensor& x, const at::Tensor& gain, const at::Ten
                       const at::Tensor& running_mean, const at::Tensor& running_variance, bool training,
                       double momentum = 0.1, double epsilon = 1e-5);
 
+// The same with the statistics [2, C] that its gradient takes.
+std::tuple<at::Tensor, at::Tensor> batch_norm_with_statistics(const at::Tensor& x, const at::Tensor& gain,
+                                                              const at::Tensor& bias, const at::Tensor& running_mean,
+                                                              const at::Tensor& running_variance, bool training,
+                                                              double momentum, double epsilon);
+
 // The gradients of x, gain and bias. statistics [2, C] float64: mean and 1 / sqrt(variance + epsilon) of the forward
 // pass; of_batch: whether they are the batch's, which depend on x.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_backward(const at::Tensor& grad, const at::Tensor& x,
