@@ -39,6 +39,8 @@ class Usage : public ReadObserver {
  public:
   explicit Usage(int64_t rows);
   Usage(Usage&&) = default;  // a copy would share its counters
+  // The same counters, for those who only read them while nothing is counted.
+  Usage view() const { return *this; }
 
   // Dates the reads to come. Steps do not fall.
   void set_step(int64_t step);
@@ -68,6 +70,7 @@ class Usage : public ReadObserver {
   std::vector<int64_t> touched_since(int64_t step) const;
 
  private:
+  Usage(const Usage&) = default;
   RowUsage in_window(const RowUsage& row) const;
 
   int64_t rows_;
