@@ -124,10 +124,11 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       evaluation_(tokens_.validation, window_, batch_.per_micro_batch()),
       training_masks_(plan.masking, tokens_.tokenizer.vocabulary(), inputs.seed, "masking"),
       evaluation_masks_(plan.masking, tokens_.tokenizer.vocabulary(), 0, "masking of evaluations"),
-      watch_(watched_memories(*model_)),
+      watch_(watched_memories(*model_), inputs.ranks),
       progress_(inputs.progress),
       batches_([this](int64_t position) { return batch_with_rows(position); }) {
   check_vocabulary(model_->options(), tokens_.tokenizer, "language_model");
+  set_ranks(*model_, inputs.ranks);
   if (masked()) check_masked_tokens();
   const MemoryOptions& memory = model_->options().memory;
   if (model_->options().has_memory && memory.has_reinitialise) {

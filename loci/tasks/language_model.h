@@ -142,9 +142,9 @@ class LanguageModelTask : public Task {
   // The memories of the lists are observed until the end of what it returns.
   static std::deque<ObserverScope> observe(const std::vector<Counted>& memories,
                                            const std::vector<CountedNgrams>& ngrams = {});
-  // Writes what was counted into an evaluation.
-  static void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
-                       Evaluation& evaluation);
+  // Writes what all ranks counted into an evaluation.
+  void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
+                Evaluation& evaluation) const;
   Batch training_batch(int64_t position) const;              // of this run: step * accumulation + micro
   Batch batch_with_rows(int64_t position) const;             // fetches the rows of n-grams that are in files
   static constexpr int64_t kMostCounted = int64_t{1} << 23;  // tokens: 250 MB while they are sorted

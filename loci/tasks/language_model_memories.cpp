@@ -2,6 +2,7 @@
 #include <ATen/ops/cat.h>
 
 #include "loci/nn/memory/calibrate.h"
+#include "loci/table/usage_over_ranks.h"
 #include "loci/tasks/language_model.h"
 
 namespace loci {
@@ -44,13 +45,13 @@ std::deque<ObserverScope> LanguageModelTask::observe(const std::vector<Counted>&
 
 // The measures are those of searched memories.
 void LanguageModelTask::describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
-                                 Evaluation& evaluation) {
+                                 Evaluation& evaluation) const {
   nlohmann::json facts = nlohmann::json::array();
   double usage = 0;
   double kl = 0;
   const auto count = static_cast<double>(memories.size());
   for (const Counted& counted : memories) {
-    const UsageMetrics metrics = counted.usage->metrics();
+    const UsageMetrics metrics = merged(*counted.usage, watch_.ranks()).metrics();
     usage += metrics.usage / count;
     kl += metrics.kl / count;
     facts.push_back(usage_facts(counted.layer, metrics));
@@ -60,7 +61,7 @@ void LanguageModelTask::describe(const std::vector<Counted>& memories, const std
   if (ngrams.empty()) return;
   facts = nlohmann::json::array();
   for (const CountedNgrams& counted : ngrams) {
-    facts.push_back(facts_of(counted.layer, counted.usage->metrics(), counted.collisions));
+    facts.push_back(facts_of(counted.layer, merged(*counted.usage, watch_.ranks()).metrics(), counted.collisions));
   }
   evaluation.details["ngrams"] = facts;
 }

@@ -1,12 +1,15 @@
 #include "loci/tasks/memory_watch.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "loci/base/check.h"
+#include "loci/table/usage_over_ranks.h"
 
 namespace loci {
 
@@ -40,15 +43,26 @@ class MemoryWatch::Counters : public ReadObserver {
         check_state(at::zeros({4}, at::kLong)) {
     if (const auto* keys = dynamic_cast<const ProductKeyMemory*>(memory.get())) {
       sub_keys = std::make_unique<SubKeyCounts>(*keys);
+      sub_keys_here = std::make_unique<SubKeyCounts>(*keys);
     }
   }
 
   void reads(const MemoryReads& reads) override {
     usage.reads(reads);
-    if (sub_keys) sub_keys->reads(reads);
+    if (sub_keys) sub_keys_here->reads(reads);
+    reads_here += reads.index.numel();
+  }
+  // What the ranks have counted of the check since the last call becomes part of what is the same on all of them.
+  void share(const Ranks& ranks) {
+    const at::Tensor all = at::full({1}, reads_here, at::kLong);
+    sum_over(ranks)({all});
     Check now = check();
-    now.reads += reads.index.numel();
+    now.reads += all.item<int64_t>();
     set_check(now);
+    reads_here = 0;
+    if (!sub_keys) return;
+    sub_keys->state().add_(sub_keys_here->merged(ranks).state());
+    sub_keys_here->clear();
   }
   Check check() const {
     const auto* const s = check_state.const_data_ptr<int64_t>();
@@ -61,24 +75,35 @@ class MemoryWatch::Counters : public ReadObserver {
     s[2] = static_cast<int64_t>(check.alarm.level);
     s[3] = check.alarm.low_checks;
   }
-  void begin_check(int64_t step, const UsageAlarm& alarm) const {
+  void begin_check(int64_t step, const UsageAlarm& alarm) {
     set_check({step, 0, alarm});
-    if (sub_keys) sub_keys->clear();
+    reads_here = 0;
+    if (!sub_keys) return;
+    sub_keys->clear();
+    sub_keys_here->clear();
   }
 
   int64_t layer;
   std::shared_ptr<MemoryLayer> memory;
-  Usage usage;
-  std::unique_ptr<SubKeyCounts> sub_keys;  // none for other kinds of keys
-  at::Tensor check_state;                  // of a Check, so that checkpoints hold it
+  Usage usage;  // of this rank
+  // Since the last share(); none for other kinds of keys.
+  std::unique_ptr<SubKeyCounts> sub_keys_here;
+  int64_t reads_here = 0;
+  // Of all ranks until then. Checkpoints hold both.
+  std::unique_ptr<SubKeyCounts> sub_keys;
+  at::Tensor check_state;  // of a Check
 };
 
-MemoryWatch::MemoryWatch(const std::vector<WatchedMemory>& memories)
-    : counted_from_(at::zeros({1}, at::kLong)), window_ended_(at::zeros({1}, at::kLong)) {
+MemoryWatch::MemoryWatch(const std::vector<WatchedMemory>& memories, Ranks ranks)
+    : ranks_(std::move(ranks)), counted_from_(at::zeros({1}, at::kLong)), window_ended_(at::zeros({1}, at::kLong)) {
   for (const WatchedMemory& memory : memories) memories_.push_back(std::make_shared<Counters>(memory));
 }
 
 void MemoryWatch::reinitialise(const ReinitialiseOptions& options, double row_deviation, uint64_t seed) {
+  if (ranks_.size > 1) {
+    fail(ExitCode::usage, "reinitialise", "keys and rows must be drawn anew by one process",
+         fmt::format("{} processes", ranks_.size));
+  }
   std::vector<RenewedMemory> renewed;
   for (const auto& counters : memories_) {
     auto memory = std::dynamic_pointer_cast<ProductKeyMemory>(counters->memory);
@@ -116,15 +141,17 @@ std::vector<TaskEvent> MemoryWatch::after_step(const StepMade& made, OptimizerSe
   return events;
 }
 
-TaskEvent MemoryWatch::check_usage(const Counters& counters, int64_t step) const {
+TaskEvent MemoryWatch::check_usage(Counters& counters, int64_t step) const {
+  counters.share(ranks_);
+  const Usage usage = merged(counters.usage, ranks_);
   Counters::Check check = counters.check();
-  const int64_t rows = counters.usage.rows();
-  const double used = static_cast<double>(counters.usage.count_since(check.from)) / static_cast<double>(rows);
+  const int64_t rows = usage.rows();
+  const double used = static_cast<double>(usage.count_since(check.from)) / static_cast<double>(rows);
   const double expected = expected_usage(check.reads, rows);
   const UsageLevel before = check.alarm.level;
   check.alarm.check(used, expected);
 
-  const UsageMetrics metrics = counters.usage.metrics();
+  const UsageMetrics metrics = usage.metrics();
   TaskEvent event;
   event.line = usage_facts(counters.layer, metrics);
   const char* const levels[] = {"well", "few", "collapsed"};
@@ -153,7 +180,7 @@ nlohmann::json MemoryWatch::training_measures(bool whole) {
   double usage = 0;
   double kl = 0;
   for (const auto& counters : memories_) {
-    const auto [share, divergence] = counters->usage.usage_and_kl();
+    const auto [share, divergence] = merged(counters->usage, ranks_).usage_and_kl();
     usage += share;
     kl += divergence;
   }
@@ -173,8 +200,14 @@ RowCounters MemoryWatch::row_state(const Table& table, int64_t since) const {
   RowCounters state;
   for (const auto& counters : memories_) {
     if (counters->memory->table().get() != &table) continue;
-    state.tensors.emplace_back(fmt::format("usage.{}", counters->layer), counters->usage.state());
-    const std::vector<int64_t> before = std::move(state.changed), touched = counters->usage.touched_since(since);
+    const RowRange here = {table.store().first_row(), table.store().rows_here()};
+    counters->share(ranks_);  // for extra_state()
+    give_to_owners(counters->usage, here, ranks_);
+    state.tensors.emplace_back(fmt::format("usage.{}", counters->layer),
+                               counters->usage.state().narrow(0, here.first, here.count));
+    std::vector<int64_t> touched = counters->usage.touched_since(since);  // all here: the other rows were given away
+    for (int64_t& row : touched) row -= here.first;
+    const std::vector<int64_t> before = std::move(state.changed);
     state.changed.clear();
     std::set_union(before.begin(), before.end(), touched.begin(), touched.end(), std::back_inserter(state.changed));
   }
@@ -185,6 +218,7 @@ std::vector<std::pair<std::string, at::Tensor>> MemoryWatch::extra_state() const
   std::vector<std::pair<std::string, at::Tensor>> state = {{"counted_from", counted_from_},
                                                            {"window_ended", window_ended_}};
   for (const auto& counters : memories_) {
+    if (ranks_.size == 1) counters->share(ranks_);
     state.emplace_back(fmt::format("usage_check.{}", counters->layer), counters->check_state);
     if (counters->sub_keys) {
       state.emplace_back(fmt::format("sub_keys.{}", counters->layer), counters->sub_keys->state());
