@@ -191,6 +191,7 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double scale, bool wante
   update.factor = (clip ? options_.clip_norm / *pending.norm : 1) / scale;
   update.seed = seed_;
   update.step = steps_.item<int64_t>();
+  update.first_row = rows_->first_row();
   steps_.add_(1);
   const RowOrder& order = pending.gradient.order;
   if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};

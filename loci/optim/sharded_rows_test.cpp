@@ -25,20 +25,22 @@ TEST(ShardedRows, EveryRuleWritesTheRowsThatOneProcessWrites) {
       optimizer.step(3);
     }
   };
-  for (const auto& [word, rule] : row_rule_words()) {
-    const RowOptimizerOptions options = {.rule = rule, .learning_rate = 1e-2};
-    LocalTable whole("memory", rows, width);
-    whole.store().initialise_normal(3, 1);
-    RowOptimizer optimizer(whole.store(), options, 5);
-    train(whole, optimizer, index, weight, grad);
-    run_ranks(3, [&](const Ranks& ranks) {
-      const auto table = make_sharded(ranks, rows, width);
-      RowOptimizer local(table->store(), options, 5);
-      train(*table, local, slice(index, ranks), slice(weight, ranks), slice(grad, ranks));
-      const RowRange part = ShardedTable::equal_part(rows, ranks);
-      EXPECT_TRUE(torch::equal(table->store().values(), whole.store().values().narrow(0, part.first, part.count)))
-          << word;
-    });
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {  // bfloat16 is rounded by chance
+    for (const auto& [word, rule] : row_rule_words()) {
+      const RowOptimizerOptions options = {.rule = rule, .learning_rate = 1e-2};
+      LocalTable whole("memory", rows, width, {dtype});
+      whole.store().initialise_normal(3, 1);
+      RowOptimizer optimizer(whole.store(), options, 5);
+      train(whole, optimizer, index, weight, grad);
+      run_ranks(3, [&](const Ranks& ranks) {
+        const auto table = make_sharded(ranks, rows, width, dtype);
+        RowOptimizer local(table->store(), options, 5);
+        train(*table, local, slice(index, ranks), slice(weight, ranks), slice(grad, ranks));
+        const RowRange part = ShardedTable::equal_part(rows, ranks);
+        EXPECT_TRUE(torch::equal(table->store().values(), whole.store().values().narrow(0, part.first, part.count)))
+            << word;
+      });
+    }
   }
 }
 

@@ -263,6 +263,18 @@ def rows() -> None:
     assert torch.equal(serving.scale, here(serving, whole.scale))
 
 
+def rounding() -> None:
+    """Rows and moments in bfloat16 are rounded by the same chance as in one process."""
+    own, alone = table(dtype=torch.bfloat16), table(None, dtype=torch.bfloat16)
+    for one, mine in ((own, part), (alone, torch.clone)):
+        optimizer, use = loci.optim.RowAdam(one, lr=1e-2, moments="bfloat16", seed=3), TableUse(one)
+        for step in range(3):
+            index = torch.randint(ROWS, (TOKENS, READS), generator=torch.Generator().manual_seed(step))
+            use.read(mine(index), mine(drawn(TOKENS, READS))).backward(mine(drawn(TOKENS, WIDTH, seed=step)))
+            optimizer.step()
+    assert torch.equal(own.values, here(own, alone.values))
+
+
 def groups() -> None:
     """Groups that are not the default one."""
     mesh = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("memory",))

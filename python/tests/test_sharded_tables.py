@@ -19,7 +19,7 @@ EXAMPLE = ROOT / "examples" / "sharded_table.py"
 PROGRAM = Path(__file__).with_name("sharded_ranks.py")
 CASES = {
     2: ("reads", "layers", "ddp", "fsdp", "skipped", "graphs", "rows", "groups", "refusals", "lost"),
-    3: ("reads", "rows", "groups", "ddp"),
+    3: ("reads", "rows", "rounding", "groups", "ddp"),
 }
 
 

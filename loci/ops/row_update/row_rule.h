@@ -13,7 +13,7 @@ enum class RowRule {
 };
 // How a float32 update reaches bfloat16 rows.
 enum class RowRounding {
-  stochastic,  // up or down by chance, right on average; bits from (seed, step, row, column)
+  stochastic,  // up or down by chance, right on average; bits from (seed, step, row of the whole table, column)
   nearest,     // loses updates below about 2^-9 of the value
   master,      // a float32 copy of the rows; it starts again from a row that was written from outside
 };
@@ -29,6 +29,7 @@ struct RowUpdate {
   double factor = 1;
   uint64_t seed = 0;  // of stochastic rounding
   int64_t step = 0;
+  int64_t first_row = 0;  // where the rows begin in the whole table
 };
 
 }  // namespace loci

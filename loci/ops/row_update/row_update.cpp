@@ -129,11 +129,11 @@ Tensor exact_square_root(const Tensor& x) {
 }
 
 // [U, D] float32 -> bfloat16, up or down by chance.
-Tensor rounded_by_chance(const Tensor& value, const Tensor& row, uint64_t seed, int64_t step) {
+Tensor rounded_by_chance(const Tensor& value, const Tensor& row, const RowUpdate& update, uint64_t seed) {
   const Tensor host = row.cpu().contiguous();
   Tensor bits = at::empty(value.sizes(), at::kShort);  // holds uint16
   for (int64_t u = 0; u < host.size(0); ++u) {
-    rounding_bits(seed, step, host.const_data_ptr<int64_t>()[u], value.size(1),
+    rounding_bits(seed, update.step, update.first_row + host.const_data_ptr<int64_t>()[u], value.size(1),
                   static_cast<uint16_t*>(bits.mutable_data_ptr()) + u * value.size(1));
   }
   // Added to the 16 bits that are cut off: the probability of a carry is their share of a unit of the last place.
@@ -158,8 +158,7 @@ Tensor adam_step(const RowState& state, const RowUpdate& update, const Tensor& r
   const auto moment_of = [&](const Tensor& moments) { return moments.index_select(0, row).to(real); };
   const auto write_moment = [&](const Tensor& moments, const Tensor& moment) {
     const bool small = moments.scalar_type() != real;
-    moments.index_copy_(0, row,
-                        small ? rounded_by_chance(moment, row, update.seed ^ kMomentStream, update.step) : moment);
+    moments.index_copy_(0, row, small ? rounded_by_chance(moment, row, update, update.seed ^ kMomentStream) : moment);
   };
   const Tensor count = state.count.index_select(0, row) + 1;
   state.count.index_copy_(0, row, count);
@@ -196,8 +195,8 @@ void store_rows(const Tensor& table, const RowState& state, const RowUpdate& upd
                 const Tensor& value) {
   if (has_master(table, update)) state.master.index_copy_(0, row, value);
   const bool by_chance = table.scalar_type() == at::kBFloat16 && update.rounding == RowRounding::stochastic;
-  table.index_copy_(
-      0, row, by_chance ? rounded_by_chance(value, row, update.seed, update.step) : value.to(table.scalar_type()));
+  table.index_copy_(0, row,
+                    by_chance ? rounded_by_chance(value, row, update, update.seed) : value.to(table.scalar_type()));
 }
 
 }  // namespace
@@ -260,14 +259,14 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       m,
       "row_update_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
       "Tensor row, Tensor gradient, int rule, int rounding, float rate, float beta1, float beta2, float epsilon, "
-      "float weight_decay, float factor, int seed, int step) -> ()",
+      "float weight_decay, float factor, int seed, int step, int first_row=0) -> ()",
       row_update_operator<row_update_definition>, torch::CppFunction::makeFallthrough());
   define_operator(
       m,
       "row_step_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
       "Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source, int rule, int rounding, "
-      "float rate, float beta1, float beta2, float epsilon, float weight_decay, float factor, int seed, int step) "
-      "-> Tensor",
+      "float rate, float beta1, float beta2, float epsilon, float weight_decay, float factor, int seed, int step, "
+      "int first_row=0) -> Tensor",
       row_step_operator<row_step_definition>, torch::CppFunction::makeFallthrough());
   define_operator(m, "row_square_sum(Tensor gradient) -> Tensor", row_square_sum_definition, not_differentiable());
   define_operator(
@@ -293,7 +292,8 @@ Result call_row_operator(const Tensor& table, const RowState& state, const RowUp
   return call_operator<kName, RowOperatorSignature<Result, Given...>>(
       table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master), given...,
       static_cast<int64_t>(update.rule), static_cast<int64_t>(update.rounding), update.rate, update.beta1, update.beta2,
-      update.epsilon, update.weight_decay, update.factor, static_cast<int64_t>(update.seed), update.step);
+      update.epsilon, update.weight_decay, update.factor, static_cast<int64_t>(update.seed), update.step,
+      update.first_row);
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ using RowOperatorSignature = Result(const at::Tensor& table, const std::optional
                                     const std::optional<at::Tensor>& moment2, const std::optional<at::Tensor>& count,
                                     const std::optional<at::Tensor>& master, const Given&... given, int64_t rule,
                                     int64_t rounding, double rate, double beta1, double beta2, double epsilon,
-                                    double weight_decay, double factor, int64_t seed, int64_t step);
+                                    double weight_decay, double factor, int64_t seed, int64_t step, int64_t first_row);
 
 // kRun(table, state, given..., update) with that signature.
 template <auto kRun, class Result, class... Given>
@@ -39,12 +39,12 @@ Result row_operator(const at::Tensor& table, const std::optional<at::Tensor>& mo
                     const std::optional<at::Tensor>& moment2, const std::optional<at::Tensor>& count,
                     const std::optional<at::Tensor>& master, const Given&... given, int64_t rule, int64_t rounding,
                     double rate, double beta1, double beta2, double epsilon, double weight_decay, double factor,
-                    int64_t seed, int64_t step) {
+                    int64_t seed, int64_t step, int64_t first_row) {
   const at::Tensor none;
   return kRun(table, {moment1.value_or(none), moment2.value_or(none), count.value_or(none), master.value_or(none)},
               given...,
               {static_cast<RowRule>(rule), static_cast<RowRounding>(rounding), rate, beta1, beta2, epsilon,
-               weight_decay, factor, static_cast<uint64_t>(seed), step});
+               weight_decay, factor, static_cast<uint64_t>(seed), step, first_row});
 }
 
 template <auto kRun>

@@ -131,7 +131,7 @@ class RowUpdater {
     }
     apply(row, gradient, value_);
     if (a_.update.rounding == RowRounding::stochastic) {
-      rounding_bits(a_.update.seed, a_.update.step, row, a_.width, bits_);
+      rounding_bits(a_.update.seed, a_.update.step, a_.update.first_row + row, a_.width, bits_);
       write_stochastic(a_.width, value_, bits_, stored);
     } else {
       write_nearest(a_.width, value_, stored);
@@ -175,7 +175,7 @@ class RowUpdater {
     } else {
       update_adam_row_moment(numbers_, a_.width, gradient, value, moment1_, static_cast<float*>(a_.moment2) + row);
     }
-    rounding_bits(a_.update.seed ^ kMomentStream, a_.update.step, row, a_.width, bits_);
+    rounding_bits(a_.update.seed ^ kMomentStream, a_.update.step, a_.update.first_row + row, a_.width, bits_);
     write_stochastic(a_.width, moment1_, bits_, first);
     if (adam) write_stochastic(a_.width, moment2_, bits_, second);
   }

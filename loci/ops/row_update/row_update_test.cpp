@@ -50,7 +50,7 @@ Case make_case(RowRule rule, RowRounding rounding, at::ScalarType dtype, int64_t
     c.state.moment1 = c.state.moment1.to(at::kBFloat16);
     if (rule == RowRule::adam) c.state.moment2 = c.state.moment2.to(at::kBFloat16);
   }
-  c.update = {rule, rounding, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5};
+  c.update = {rule, rounding, 0.01, 0.9, 0.999, 1e-8, 0.1, 0.5, 77, 5, (int64_t{1} << 33) + 9};
   return c;
 }
 
