@@ -9,6 +9,7 @@
 #include "cli/arguments.h"
 #include "cli/measure.h"
 #include "cli/output.h"
+#include "cli/ranks.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
 #include "loci/train/checkpoint.h"
@@ -47,8 +48,9 @@ std::string measures_text(const std::vector<Measure>& measures, const Evaluation
 
 void eval(const EvalArguments& arguments) {
   const RunArgument run = find_run(arguments.run);
-  ProgressLine progress(arguments.quiet);
-  const Measured measured = measure(run, arguments.data, arguments.cache, progress);
+  const JoinedRanks joined;
+  ProgressLine progress(arguments.quiet || !joined.leads());
+  const Measured measured = measure(run, arguments.data, arguments.cache, progress, joined.ranks());
   AccountOptions options{.lengths = arguments.lengths,
                          .questions = arguments.questions,
                          .places = arguments.places,
@@ -62,6 +64,7 @@ void eval(const EvalArguments& arguments) {
   const Account account =
       account_of(*measured.task, measured.evaluation, options, wants_bfloat16(run.config.train.precision));
   progress.finish();
+  if (!joined.leads()) return;
   const std::vector<Measure> measures = measured.task->measures();
   if (!arguments.json) return print(measures_text(measures, measured.evaluation) + account.text);
   nlohmann::json result = evaluation_json(measures, measured.evaluation);

@@ -5,6 +5,7 @@
 
 #include "cli/arguments.h"
 #include "cli/output.h"
+#include "cli/ranks.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
 #include "loci/base/check.h"
@@ -35,20 +36,22 @@ void generate_text(const GenerateArguments& arguments) {
   const std::string prompt = prompt_of(arguments);
   const RunArgument run = find_run(arguments.run);
   require_verb(run, "generate");
-  require_memory("generate", memory_of_parameters(run.config.size()));
+  const JoinedRanks joined;  // all of them write the same text, each with its rows
+  require_memory("generate", memory_of_parameters(run.config.size(joined.ranks()), joined.ranks()));
   use_threads(run.config.train.threads);
-  const LoadedLanguageModel loaded = load_language_model(run.config, run.checkpoint);
+  const LoadedLanguageModel loaded = load_language_model(run.config, run.checkpoint, joined.ranks());
   std::vector<int64_t> tokens = {loaded.tokenizer.end_of_text()};  // a text begins where another ends
   for (const int32_t token : loaded.tokenizer.encode(prompt)) tokens.push_back(token);
   StreamDecoder decoder(loaded.tokenizer);
   std::string text;
   int64_t count = 0;
   bool ended = false;
+  const bool shows = joined.leads() && !arguments.json;
   const auto show = [&](const std::string& part) {
     text += part;
-    if (!arguments.json) print(part);
+    if (shows) print(part);
   };
-  if (!arguments.json) print(prompt);
+  if (shows) print(prompt);
   generate(*loaded.model, tokens, arguments.options, [&](int64_t token) {
     ++count;
     ended = token == loaded.tokenizer.end_of_text();
@@ -56,6 +59,7 @@ void generate_text(const GenerateArguments& arguments) {
     return !ended;
   });
   show(decoder.finish());
+  if (!joined.leads()) return;
   if (arguments.json) {
     return print_json(
         {{"run", run.folder.string()}, {"prompt", prompt}, {"text", text}, {"tokens", count}, {"end_of_text", ended}});

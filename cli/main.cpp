@@ -18,6 +18,7 @@
 
 #include "cli/arguments.h"
 #include "cli/output.h"
+#include "cli/ranks.h"
 #include "cli/verbs.h"
 #include "loci/base/check.h"
 #include "loci/base/cpu_level.h"
@@ -58,7 +59,7 @@ std::string first_line(std::string_view text) {
 }
 
 int complain(ExitCode code, std::string_view message) {
-  note(fmt::format("loci: {}\n", printable(message)));
+  note(fmt::format("{}: {}\n", program_name(), printable(message)));
   return static_cast<int>(code);
 }
 
@@ -107,6 +108,10 @@ void run(int argc, char** argv) {
     return;
   }
   if (!program.got_subcommand("doctor")) cpu_level();  // a bad LOCI_CPU_LEVEL is told at once
+  if (const std::string verb = program.get_subcommands().front()->get_name();
+      one_of_several_ranks() && verb != "train" && verb != "eval" && verb != "generate") {
+    fail(ExitCode::usage, "torchrun", "the verb must be train, eval or generate on several ranks (WORLD_SIZE)", verb);
+  }
   action();
 }
 
@@ -117,7 +122,7 @@ int report_exception() {
   } catch (const OutputClosed&) {
     return 0;
   } catch (const Interrupted& stop) {
-    note(fmt::format("loci: {}\n", printable(stop.what())));
+    note(fmt::format("{}: {}\n", program_name(), printable(stop.what())));
     return 128 + stop.signal();
   } catch (const Error& error) {
     return complain(error.code(), error.what());

@@ -11,11 +11,12 @@
 namespace loci::cli {
 
 Measured measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
-                 ProgressLine& progress) {
+                 ProgressLine& progress, const Ranks& ranks) {
   const TaskPlan& plan = *run.config.plan;
   if (plan.needs_data() && data.empty()) throw Error(ExitCode::usage, "eval: --data DIR is required");
-  const RunSize size = run.config.size();
-  MemoryEstimate needed = memory_of_parameters(size);
+  plan.check_ranks(ranks);
+  const RunSize size = run.config.size(ranks);
+  MemoryEstimate needed = memory_of_parameters(size, ranks);
   needed.emplace_back("counters of rows", size.counter_bytes);
   require_memory("eval", needed);
   use_threads(run.config.train.threads);
@@ -27,7 +28,8 @@ Measured measure(const RunArgument& run, const std::filesystem::path& data, cons
   inputs.batch = run.config.batch();
   inputs.rows = run.config.table_optimizer;
   inputs.units_before = run.config.units_before();
-  inputs.tables = serving_tables(run.checkpoint);
+  inputs.tables = serving_tables(run.checkpoint, ranks);
+  inputs.ranks = ranks;
   inputs.training = false;
   inputs.progress = &progress;
   Measured measured{plan.make(inputs), {}};

@@ -15,9 +15,9 @@ struct Measured {
   Evaluation evaluation;
 };
 
-// Loads the run's checkpoint and evaluates it. `data` may be empty for a task that makes its data itself. Throws Error
-// (usage) when data are missing, (input) when such a task's checkpoint is of another task.
+// Loads the run's checkpoint and evaluates it; all ranks do so together. `data` may be empty for a task that makes its
+// data itself. Throws Error (usage) when data are missing, (input) when such a task's checkpoint is of another task.
 Measured measure(const RunArgument& run, const std::filesystem::path& data, const std::filesystem::path& cache,
-                 ProgressLine& progress);
+                 ProgressLine& progress, const Ranks& ranks = {});
 
 }  // namespace loci::cli

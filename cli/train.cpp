@@ -12,6 +12,7 @@
 
 #include "cli/arguments.h"
 #include "cli/output.h"
+#include "cli/ranks.h"
 #include "cli/run_argument.h"
 #include "cli/verbs.h"
 #include "loci/base/check.h"
@@ -30,6 +31,7 @@ struct TrainArguments {
   bool keys = false;
   std::string keys_of;  // a task; empty: all
   bool json = false;
+  int64_t peer_timeout = kPeerSeconds;
 };
 
 constexpr const char* kTrainExamples =
@@ -39,6 +41,8 @@ constexpr const char* kTrainExamples =
     "  loci train RECIPE --data DIR --out out --arm memory --seed 0 --set train.tokens=100_000\n"
     "  loci train RECIPE --data DIR --out out --resume      go on after an interruption\n"
     "  loci train RECIPE --dry-run                          what would be trained, and does it fit\n"
+    "  torchrun --nproc-per-node 2 --no-python loci train RECIPE --data DIR --out out     tables in parts "
+    "(docs/distributed.md)\n"
     "  loci train --keys language_model                     every key of a recipe: default, range, meaning\n"
     "\n"
     "--set takes any key of the recipe: --set model.layers=4 --set data.extensions='[\".py\"]'. It wins over the\n"
@@ -62,9 +66,13 @@ void train(const TrainArguments& arguments) {
   if (arguments.recipe.empty()) throw Error(ExitCode::usage, "train: RECIPE is required (loci train --help)");
   Recipe recipe =
       read_recipe(Config::from_file(arguments.recipe), arguments.settings, all_tasks(), arguments.options.arms);
-  Experiment experiment(std::move(recipe), arguments.options);
+  const JoinedRanks joined(arguments.peer_timeout);
+  ExperimentOptions options = arguments.options;
+  options.ranks = joined.ranks();
+  Experiment experiment(std::move(recipe), options);
   const nlohmann::json plan = experiment.plan();
   if (arguments.dry_run) {
+    if (!joined.leads()) return;
     if (arguments.json) return print_json(plan, 2);
     return print(Experiment::plan_text(plan));
   }
@@ -73,8 +81,9 @@ void train(const TrainArguments& arguments) {
     throw Error(ExitCode::usage, fmt::format("train: {}--out DIR {} required (or --dry-run)",
                                              needs_data ? "--data DIR and " : "", needs_data ? "are" : "is"));
   }
-  if (!arguments.options.quiet) note(Experiment::plan_text(plan));
+  if (!arguments.options.quiet && joined.leads()) note(Experiment::plan_text(plan));
   const Summary summary = experiment.run();
+  if (!joined.leads()) return;
   if (arguments.json) {
     print_json(summary_json(summary), 2);
   } else {
@@ -102,6 +111,10 @@ void add_train(CLI::App& program, Action& action) {
   verb->add_option("--cache", arguments->options.cache, "Folder for tokenised data [~/.cache/loci]");
   auto* keys = verb->add_option("--keys", arguments->keys_of, "Only list the keys of a recipe, of one TASK or of all");
   keys->expected(0, 1);
+  verb->add_option("--peer-timeout", arguments->peer_timeout,
+                   "Under torchrun: seconds that a rank waits for the others before it gives up")
+      ->check(whole_number(1))
+      ->capture_default_str();
   verb->add_flag("--dry-run", arguments->dry_run, "Only show parameters, memory, threads and steps");
   verb->add_flag("--json", arguments->json, "Results as JSON on standard output");
   verb->add_flag("--quiet", arguments->options.quiet, "No progress");

@@ -5,6 +5,7 @@
 #include <ATen/core/stack.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 
@@ -93,6 +94,12 @@ std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {
       }
     }
   };
+}
+
+double mean_over(const Ranks& ranks, double value) {
+  const Tensor sum = at::scalar_tensor(value, at::kDouble);
+  sum_over(ranks)({sum});
+  return sum.item<double>() / static_cast<double>(ranks.size);
 }
 
 }  // namespace loci

@@ -38,4 +38,7 @@ at::Tensor all_gather(const Ranks& ranks, const at::Tensor& x);
 // all ranks.
 std::function<void(const std::vector<at::Tensor>&)> sum_over(const Ranks& ranks);
 
+// The mean of the ranks' numbers, with the same bits on all ranks; NaN where one is.
+double mean_over(const Ranks& ranks, double value);
+
 }  // namespace loci

@@ -71,6 +71,11 @@ bool has_rank() {
   return !variable("RANK").empty() && !variable("WORLD_SIZE").empty();
 }
 
+int64_t ranks_of_host() {
+  if (variable("LOCAL_WORLD_SIZE").empty()) return 1;
+  return number("LOCAL_WORLD_SIZE", 1, std::numeric_limits<int>::max());
+}
+
 ProcessGroup::ProcessGroup(std::chrono::milliseconds timeout) {
   constexpr int64_t kMost = std::numeric_limits<int>::max();
   const int64_t size = number("WORLD_SIZE", 1, kMost);

@@ -12,6 +12,9 @@ namespace loci {
 // Whether a starter such as torchrun has given this process a rank: RANK and WORLD_SIZE are set.
 bool has_rank();
 
+// How many of the ranks are on this host (LOCAL_WORLD_SIZE); 1 where nothing says so.
+int64_t ranks_of_host();
+
 class ProcessGroup {
  public:
   // Joins by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; every process of the world does so. A call that waits

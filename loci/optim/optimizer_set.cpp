@@ -94,6 +94,19 @@ StepReport OptimizerSet::step_by_losses(double rate) {
   return report;
 }
 
+// A table that is clipped has one norm, of its rows on all ranks.
+std::vector<PendingRows> OptimizerSet::pending_rows(double scale) const {
+  std::vector<PendingRows> pending;
+  for (const RowOptimizer& rows : rows_) {
+    PendingRows& here = pending.emplace_back(rows.pending(scale));
+    if (!reduce_ || rows.options().clip_norm == 0) continue;
+    const at::Tensor square = at::scalar_tensor(*here.norm * *here.norm, at::kDouble);
+    reduce_({square});
+    here.norm = std::sqrt(square.item<double>());
+  }
+  return pending;
+}
+
 StepReport OptimizerSet::step(int64_t step, int64_t steps, double scale) {
   StepReport report;
   report.rate = options_.learning_rate * schedule_factor(options_.schedule, step, steps);
@@ -104,8 +117,7 @@ StepReport OptimizerSet::step(int64_t step, int64_t steps, double scale) {
     reduce_(gradients);
   }
   report.dense_norm = dense_norm(scale);
-  std::vector<PendingRows> pending;
-  for (const RowOptimizer& rows : rows_) pending.push_back(rows.pending(scale));
+  const std::vector<PendingRows> pending = pending_rows(scale);
   const bool rows_finite = std::all_of(pending.begin(), pending.end(), [](const PendingRows& p) { return p.finite(); });
   report.skipped = !all_finite(std::isfinite(report.dense_norm) && rows_finite);
 

@@ -57,6 +57,7 @@ class OptimizerSet {
   std::vector<at::Tensor> with_gradient() const;
   double dense_norm(double scale) const;
   bool all_finite(bool here) const;
+  std::vector<PendingRows> pending_rows(double scale) const;
   void step_dense(double rate, double divisor);
   StepReport step_by_losses(double rate);
 

@@ -13,6 +13,7 @@
 #include "loci/base/random.h"
 #include "loci/base/stop_signal.h"
 #include "loci/data/folder_files.h"
+#include "loci/distributed/exchange_plan.h"
 #include "loci/models/vocabulary_loss.h"
 #include "loci/train/table_home.h"
 
@@ -113,6 +114,7 @@ LanguageModelTask::LanguageModelTask(const LanguageModelPlan& plan, const TaskIn
       batch_(inputs.batch),
       rows_(inputs.rows),
       seed_(inputs.seed),
+      ranks_(inputs.ranks),
       window_(plan.model.context),
       first_(first_position(inputs, plan.model.context)),
       cache_(inputs.cache),
@@ -175,14 +177,30 @@ LanguageModelTask::Batch LanguageModelTask::validation_batch(int64_t index, int6
   return batch;
 }
 
+LanguageModelTask::Slice LanguageModelTask::slice_of(const Batch& batch) const {
+  const std::vector<int64_t> first = equal_parts(batch.input.size(0), ranks_.size);
+  const auto rank = static_cast<size_t>(ranks_.rank);
+  const auto part = [&](const at::Tensor& x) { return x.defined() ? x.slice(0, first[rank], first[rank + 1]) : x; };
+  Slice slice{{part(batch.input), part(batch.target), part(batch.token_mask)}};
+  const auto targets = [](const at::Tensor& target) { return target.ge(0).sum().item<int64_t>(); };
+  slice.targets = targets(slice.batch.target);
+  slice.share = static_cast<double>(slice.targets * ranks_.size) /
+                static_cast<double>(std::max<int64_t>(1, targets(batch.target)));
+  return slice;
+}
+
+// On several ranks the mean of their losses is that of the batch.
 at::Tensor LanguageModelTask::loss(int64_t step, int64_t micro) {
   const int64_t position = step * batch_.accumulation + micro;
-  const Batch batch = batches_.take(position);
-  const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(static_cast<uint64_t>(position));
+  const Slice slice = slice_of(batches_.take(position));
+  const Batch& batch = slice.batch;
+  const auto dropout_position = static_cast<uint64_t>(position * ranks_.size + ranks_.rank);
+  const uint64_t dropout_seed = CounterRandom(seed_, "dropout").bits(dropout_position);
   BlockContext context;
   context.generator = at::detail::createCPUGenerator(dropout_seed);
   const auto observed = watch_.observe();
-  return model_->loss(batch.input, batch.target, context);
+  const at::Tensor loss = model_->loss(batch.input, batch.target, context);
+  return ranks_.size == 1 ? loss : loss * slice.share;
 }
 
 double TextLoss::bits_per_byte() const {
@@ -207,19 +225,21 @@ Evaluation LanguageModelTask::evaluate() {
   const std::vector<int64_t> batches = evaluated_batches();
   TextLoss text;
   for (const int64_t index : batches) {
-    StopSignal::check("stopped while the model was evaluated");
+    if (ranks_.size == 1) StopSignal::check("stopped while the model was evaluated");  // else: the ranks stop together
     if (progress_ != nullptr) {
       progress_->show(fmt::format("evaluating: {} of {} {}", format_count(static_cast<double>(text.tokens)),
                                   format_count(static_cast<double>(std::ssize(batches) * per_batch)), unit()));
     }
     int64_t targets = 0;
     const Batch batch = validation_batch(index, &targets);
-    BlockContext context;
-    context.token_mask = batch.token_mask;
     for (CountedNgrams& ngram : ngrams) {
-      ngram.collisions.add(batch.input, model_->document_starts(batch.input), context.token_mask);
+      ngram.collisions.add(batch.input, model_->document_starts(batch.input), batch.token_mask);
     }
-    text.nats += model_->loss(batch.input, batch.target, context).item<double>() * static_cast<double>(targets);
+    const Slice slice = slice_of(batch);
+    BlockContext context;
+    context.token_mask = slice.batch.token_mask;
+    const double loss = model_->loss(slice.batch.input, slice.batch.target, context).item<double>();
+    text.nats += mean_over(ranks_, loss * slice.share) * static_cast<double>(targets);
     text.tokens += targets;
     const auto* target = batch.target.const_data_ptr<int64_t>();
     for (int64_t t = 0; t < per_batch; ++t) {
@@ -299,7 +319,8 @@ nlohmann::json LanguageModelTask::data_facts() const {
           {"vocabulary", tokens_.tokenizer.vocabulary()}};
 }
 
-LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint) {
+LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint,
+                                        const Ranks& ranks) {
   const auto* plan = dynamic_cast<const LanguageModelPlan*>(config.plan.get());
   if (plan == nullptr) fail(ExitCode::usage, "generate", "the run must be a language model", config.task);
   if (!plan->model.causal) {
@@ -308,7 +329,7 @@ LoadedLanguageModel load_language_model(const RunConfig& config, const Checkpoin
   }
   Tokenizer tokenizer = load_tokenizer(checkpoint.file(kTokenizerFile));
   auto model = std::make_shared<TransformerLm>(plan->model_for(tokenizer.vocabulary(), tokenizer.end_of_text()),
-                                               static_cast<uint64_t>(config.seed), serving_tables(checkpoint));
+                                               static_cast<uint64_t>(config.seed), serving_tables(checkpoint, ranks));
   load_model(checkpoint, *model, model->tables());
   model->eval();
   return {std::move(model), std::move(tokenizer)};

@@ -57,6 +57,7 @@ class LanguageModelPlan : public TaskPlan {
   RunSize size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const override;
   int64_t data_bytes(const std::filesystem::path& folder) const override;
   std::string data_settings() const override;
+  void check_ranks(const Ranks& ranks) const override;
   bool can_continue() const override { return true; }
   void convert_tables(const std::string& dtype) override;
   std::unique_ptr<Task> make(const TaskInputs& inputs) const override;
@@ -125,6 +126,12 @@ class LanguageModelTask : public Task {
     at::Tensor input, target;    // [B, L] int64
     at::Tensor token_mask = {};  // [B, L] bool; undefined: all positions hold tokens
   };
+  // This rank's windows of a batch: some of its rows.
+  struct Slice {
+    Batch batch;
+    int64_t targets = 0;
+    double share = 1;  // of all targets of the batch, times the number of ranks
+  };
   // A memory and what counts its reads.
   struct Counted {
     int64_t layer;
@@ -145,6 +152,7 @@ class LanguageModelTask : public Task {
   // Writes what all ranks counted into an evaluation.
   void describe(const std::vector<Counted>& memories, const std::vector<CountedNgrams>& ngrams,
                 Evaluation& evaluation) const;
+  Slice slice_of(const Batch& batch) const;
   Batch training_batch(int64_t position) const;              // of this run: step * accumulation + micro
   Batch batch_with_rows(int64_t position) const;             // fetches the rows of n-grams that are in files
   static constexpr int64_t kMostCounted = int64_t{1} << 23;  // tokens: 250 MB while they are sorted
@@ -167,6 +175,7 @@ class LanguageModelTask : public Task {
   BatchShape batch_;
   RowOptimizerOptions rows_;
   uint64_t seed_;
+  Ranks ranks_;  // share each batch
   int64_t window_;
   int64_t first_;  // position of the first training batch: behind what the weights were trained on
   std::filesystem::path cache_;
@@ -188,6 +197,7 @@ struct LoadedLanguageModel {
   Tokenizer tokenizer;
 };
 // Throws Error (usage) when the run is of another task, (input) when the checkpoint is broken.
-LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint);
+LoadedLanguageModel load_language_model(const RunConfig& config, const CheckpointReader& checkpoint,
+                                        const Ranks& ranks = {});
 
 }  // namespace loci

@@ -113,6 +113,16 @@ void LanguageModelPlan::check() const {
   if (!model.causal) masking.check();
 }
 
+void LanguageModelPlan::check_ranks(const Ranks& ranks) const {
+  if (ranks.size == 1 || !model.has_memory) return;
+  const auto require = [](bool holds, const std::string& expected, const std::string& got) {
+    if (!holds) fail(ExitCode::usage, "language_model", expected, got);
+  };
+  require(model.memory.calibrate_at < 0, "model.memory.calibrate_at must be -1 on several ranks",
+          fmt::to_string(model.memory.calibrate_at));
+  require(!model.memory.has_reinitialise, "model.memory.reinitialise must not be set on several ranks", "set");
+}
+
 RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptions& rows, bool bfloat16) const {
   const TransformerLmOptions options = model_for(tokenizer.kind == "bytes" ? kByteVocabulary : tokenizer.vocabulary);
   const auto [dense, table] = TransformerLm::count_parameters(options);

@@ -71,13 +71,23 @@ std::vector<TablePtr> tables_of(Task& task) {
   return tables;
 }
 
+// For each table; ranks may exchange counts for it.
+std::vector<RowCounters> counters_of(Task& task, const TrainerState& state) {
+  std::vector<RowCounters> counters;
+  for (const TablePtr& table : tables_of(task)) {
+    counters.push_back(task.row_state(*table, state.saved ? step_of(*state.saved) : 0));
+  }
+  return counters;
+}
+
 // The rows here, and what belongs to them. Returns the entries of the manifest.
 nlohmann::json save_tables(CheckpointPart& part, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
-                           const Ranks& ranks) {
+                           const std::vector<RowCounters>& counters, const Ranks& ranks) {
   nlohmann::json entries = nlohmann::json::object();
-  for (const TablePtr& table : tables_of(task)) {
-    const RowCounters counters = task.row_state(*table, state.saved ? step_of(*state.saved) : 0);
-    entries[table->name()] = save_table(part, state.step, optimizers.rows_of(*table), state.saved, counters, ranks);
+  const std::vector<TablePtr> tables = tables_of(task);
+  for (size_t i = 0; i < tables.size(); ++i) {
+    const RowOptimizer& optimizer = optimizers.rows_of(*tables[i]);
+    entries[tables[i]->name()] = save_table(part, state.step, optimizer, state.saved, counters[i], ranks);
   }
   return entries;
 }
@@ -111,13 +121,14 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
     if (ranks.rank == 0) writer.emplace(run.path(), state.step);
   });
   const std::string folder = gather_texts(ranks, writer ? writer->folder().string() : "").front();
+  const std::vector<RowCounters> counters = counters_of(task, state);  // not below, where a rank may fail on its own
   std::string written;
   together(ranks, [&] {
     std::optional<CheckpointPart> other;
     if (!writer) other.emplace(folder);
     CheckpointPart& part = writer ? *writer : *other;
     if (writer) save_beside_rows(part, task, optimizers);
-    nlohmann::json mine = {{"tables", save_tables(part, task, optimizers, state, ranks)}};
+    nlohmann::json mine = {{"tables", save_tables(part, task, optimizers, state, counters, ranks)}};
     mine["files"] = other ? other->sync() : nlohmann::json::object();
     written = mine.dump();
   });
@@ -144,7 +155,8 @@ void require_data(const CheckpointReader& checkpoint, const std::string& data_ke
        fmt::format("\"{}\"", trained_on));
 }
 
-TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers) {
+TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers,
+                             const Ranks& ranks) {
   require_data(checkpoint, task.data_key());
   if (checkpoint.manifest().contains("converted")) {
     fail(ExitCode::usage, checkpoint.path().string(), "a run that goes on must have been trained",
@@ -153,14 +165,16 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   TrainerState state = state_of(checkpoint, task);
   const std::vector<TablePtr> tables = tables_of(task);
   refuse_other_tables(checkpoint, tables);
-  load_tensors(checkpoint.file(kModelFile), tensors_of(task.module()));
-  load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
-  for (const TablePtr& table : tables) {
-    const NamedTensors counters = task.row_state(*table, 0).tensors;
-    load_table(checkpoint, *table, &optimizers.rows_of(*table), counters);
-  }
+  const std::vector<RowCounters> counters = counters_of(task, {});
+  together(ranks, [&] {
+    load_tensors(checkpoint.file(kModelFile), tensors_of(task.module()));
+    load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
+    for (size_t i = 0; i < tables.size(); ++i) {
+      load_table(checkpoint, *tables[i], &optimizers.rows_of(*tables[i]), counters[i].tensors);
+    }
+    load_tensors(checkpoint.file(kTask), task.extra_state());
+  });
   state.saved = CheckpointFiles{checkpoint.path(), checkpoint.manifest()};
-  load_tensors(checkpoint.file(kTask), task.extra_state());
   task.extra_state_loaded();
   return state;
 }

@@ -47,8 +47,9 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
 void require_data(const CheckpointReader& checkpoint, const std::string& data_key);
 
 // With any number of ranks, whatever number wrote it: a rank takes the rows that it holds, and all else. Throws Error
-// (input) when the checkpoint is of another model or other data.
-TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers);
+// (input) when the checkpoint is of another model or other data; where a rank fails, on all of them.
+TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, const OptimizerSet& optimizers,
+                             const Ranks& ranks = {});
 
 // Parameters, buffers and tables alone, for use without training.
 void load_model(const CheckpointReader& checkpoint, const torch::nn::Module& module,

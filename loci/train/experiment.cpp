@@ -9,6 +9,8 @@
 #include "loci/base/cpu_level.h"
 #include "loci/base/durable_file.h"
 #include "loci/base/paths.h"
+#include "loci/distributed/agreement.h"
+#include "loci/distributed/process_group.h"
 #include "loci/train/comparison.h"
 #include "loci/train/folder_lock.h"
 #include "loci/train/memory_check.h"
@@ -58,6 +60,7 @@ Experiment::Experiment(Recipe recipe, ExperimentOptions options)
     const auto& wanted = options_.arms;
     if (wanted.empty() || std::find(wanted.begin(), wanted.end(), arm.name) != wanted.end()) arms_.push_back(&arm);
   }
+  check_ranks();
   std::map<std::string, int64_t> data_bytes;
   for (const Arm& arm : recipe_.arms) sizes_[arm.name] = whole_size_of(arm.config, data_bytes);
   const auto once = [](const char* option, auto values) {  // given twice, a run would count as two
@@ -83,6 +86,7 @@ nlohmann::json Experiment::plan() const {
   nlohmann::json plan = {{"recipe", recipe_.name},
                          {"seeds", options_.seeds.empty() ? recipe_.seeds : options_.seeds},
                          {"level", name_of(cpu_level())},
+                         {"ranks", options_.ranks.size},
                          {"memory_available", available_bytes() + resident_bytes()},
                          {"arms", nlohmann::json::array()}};
   for (const Arm* arm : arms_) {
@@ -114,10 +118,12 @@ nlohmann::json Experiment::plan() const {
 }
 
 std::string Experiment::plan_text(const nlohmann::json& plan) {
+  const auto ranks = plan["ranks"].get<int64_t>();
   std::string text =
-      fmt::format("{}: seeds {}; level {}, {} of memory\n", printable(plan["recipe"].get<std::string>()),
-                  fmt::join(plan["seeds"].get<std::vector<int64_t>>(), ", "), plan["level"].get<std::string>(),
-                  format_bytes(plan["memory_available"].get<double>()));
+      fmt::format("{}: seeds {}; {}level {}, {} of memory\n", printable(plan["recipe"].get<std::string>()),
+                  fmt::join(plan["seeds"].get<std::vector<int64_t>>(), ", "),
+                  ranks > 1 ? fmt::format("{} ranks, numbers of threads and bytes are of each; ", ranks) : "",
+                  plan["level"].get<std::string>(), format_bytes(plan["memory_available"].get<double>()));
   for (const nlohmann::json& arm : plan["arms"]) {
     const std::string steps = arm["steps"].is_null()
                                   ? fmt::format("as long as {}", arm["equal_time"]["to"].get<std::string>())
@@ -139,14 +145,17 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
 }
 
 Summary Experiment::run() {
-  check_memory();
-  check_out();
-  ProgressLine progress(options_.quiet);
+  require_equal_ranks();
+  together(options_.ranks, [this] {
+    check_memory();
+    if (leads()) check_out();
+  });
+  ProgressLine progress(options_.quiet || !leads());
   check_starts(progress);
   Summary results;
   for (size_t i = 0; i < places_.size(); ++i) merge(results, run_one(places_[i], i + 1, progress), recipe_.name);
-  measure_inference(results.runs, progress);
-  const Summary summary = add_to_summary(results);
+  if (options_.ranks.size == 1) measure_inference(results.runs, progress);
+  const Summary summary = leads() ? add_to_summary(results) : results;
   progress.finish();
   return summary;
 }
@@ -176,7 +185,10 @@ fs::path Experiment::folder_of(const std::string& arm, int64_t seed) const {
 
 void Experiment::check_memory() const {
   for (const Arm* arm : arms_) {
-    const RunSize size = size_of(*arm);
+    RunSize size = size_of(*arm);
+    for (MemoryEstimate* estimate : {&size.memory, &size.disk}) {
+      for (auto& [purpose, bytes] : *estimate) bytes = checked_product("train", purpose, bytes, ranks_of_host());
+    }
     require_memory(fmt::format("train {}", arm->name), size.memory);
     require_disk(fmt::format("train {}", arm->name), options_.out, size.disk);
     if (!arm->equal_time) continue;
@@ -190,7 +202,7 @@ void Experiment::check_memory() const {
 // The whole process: the program and the data, in addition to what the task needs. `data_bytes`, by data settings, so
 // that many arms look at the folder once.
 RunSize Experiment::whole_size_of(const RunConfig& config, std::map<std::string, int64_t>& data_bytes) const {
-  RunSize size = config.size();
+  RunSize size = config.size(options_.ranks);
   size.memory.emplace_back("program", program_bytes_);
   if (options_.data.empty()) return size;
   const auto [known, is_new] = data_bytes.try_emplace(config.plan->data_settings(), 0);
@@ -278,6 +290,7 @@ TaskInputs Experiment::inputs_of(const RunConfig& config, const std::optional<Ch
   inputs.units_before = config.units_before();
   inputs.rows = config.table_optimizer;
   inputs.progress = &progress;
+  inputs.ranks = options_.ranks;
   return inputs;
 }
 

@@ -32,6 +32,7 @@ struct ExperimentOptions {
   std::vector<std::string> arms;  // of the recipe; empty: all
   std::vector<int64_t> seeds;     // empty: the recipe's
   double turn_seconds = 0.25;     // of each turn in which runs are timed: for inference, and for equal time
+  Ranks ranks = {};               // that train each run together; OUT must be the same folder for all of them
 };
 
 // Written last into the folder of a run that is finished: a summary of it alone, without the speed of inference.
@@ -42,7 +43,7 @@ int use_threads(int64_t threads);
 
 class Experiment {
  public:
-  // Throws Error (usage) for arms that the recipe does not have.
+  // Throws Error (usage) for arms that the recipe does not have, and for those that several ranks cannot train.
   Experiment(Recipe recipe, ExperimentOptions options);
 
   // Parameters, bytes by purpose against what is available, threads, level, seeds and steps, an arm each.
@@ -53,7 +54,8 @@ class Experiment {
   // that holds then. Several processes may train other arms and seeds into the same OUT. Refuses before anything is
   // written or read: memory that cannot fit (resources), an OUT that holds these runs unless told to resume (usage), a
   // broken summary.json, weights to start from that are not there (input). Refuses a run whose data differ from those
-  // of another run in OUT (input).
+  // of another run in OUT (input). All ranks call it; rank 0 alone writes files beside checkpoints, shows progress and
+  // measures inference where it is the only one.
   Summary run();
 
   const Recipe& recipe() const { return recipe_; }
@@ -64,6 +66,8 @@ class Experiment {
     int64_t seed;
   };
   std::filesystem::path folder_of(const std::string& arm, int64_t seed) const;
+  bool leads() const { return options_.ranks.rank == 0; }
+  void check_ranks() const;
   void check_out() const;
   void check_memory() const;
   void check_starts(ProgressLine& progress) const;
@@ -79,7 +83,12 @@ class Experiment {
     std::unique_ptr<OptimizerSet> optimizers;
     TrainerState state;
   };
+  // The one of rank 0, which alone reads all of it to check its sums.
+  std::optional<CheckpointReader> newest_checkpoint(const RunConfig& config, ProgressLine& progress) const;
   std::unique_ptr<OpenRun> open_run(const RunConfig& config, const std::filesystem::path& work, ProgressLine& progress);
+  // Throws Error (usage) that names the first rank with another recipe, program or machine level.
+  void require_equal_ranks() const;
+  std::unique_ptr<RunDirectory> run_directory(const RunConfig& config) const;
   RunConfig resolve(const Place& place, ProgressLine& progress);
   int64_t steps_of_equal_time(const Place& place, ProgressLine& progress);
   // What the run starts from, if its configuration says so. Throws Error (usage) for an arm that is not finished.

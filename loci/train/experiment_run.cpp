@@ -13,6 +13,8 @@
 #include "loci/base/durable_file.h"
 #include "loci/base/median.h"
 #include "loci/base/paths.h"
+#include "loci/distributed/agreement.h"
+#include "loci/distributed/same_on_ranks.h"
 #include "loci/train/checkpoint.h"
 #include "loci/train/experiment.h"
 #include "loci/train/in_turns.h"
@@ -79,7 +81,7 @@ int64_t dense_parameters_of(Task& task, const RunSize& planned) {
   return count == 0 ? planned.parameters_dense : count;
 }
 
-nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Task& task, int threads,
+nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Task& task, int threads, int64_t ranks,
                           const TrainerState& state) {
   nlohmann::json line = {{"kind", "start"},
                          {"task", config.task},
@@ -93,6 +95,7 @@ nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Ta
                          {"parameters_dense", size.parameters_dense},
                          {"parameters_table", size.parameters_table},
                          {"threads", threads},
+                         {"ranks", ranks},
                          {"level", name_of(cpu_level())},
                          {"precision", wants_bfloat16(config.train.precision) ? "bfloat16" : "float32"},
                          {"time", utc_time()},
@@ -109,7 +112,7 @@ nlohmann::json start_line(const RunConfig& config, const RunSize& size, const Ta
 // Of the start line, what a checkpoint's manifest keeps.
 nlohmann::json facts_of(const nlohmann::json& start) {
   nlohmann::json facts;
-  for (const char* key : {"task", "arm", "seed", "threads", "level", "precision", "loci", "torch"}) {
+  for (const char* key : {"task", "arm", "seed", "threads", "ranks", "level", "precision", "loci", "torch"}) {
     facts[key] = start[key];
   }
   return facts;
@@ -137,14 +140,16 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   const RunConfig config = resolve(place, progress);
   const fs::path folder = folder_of(config.arm, config.seed);
   const std::string label = fmt::format("[{}/{}] {} seed {}", number, places_.size(), config.arm, config.seed);
-  RunDirectory run(folder, Config::write(config));
+  const auto directory = run_directory(config);
+  RunDirectory& run = *directory;
   if (path_exists(folder / kResultFile)) {
     progress.finish(fmt::format("{}: finished already", label));
     Summary result = finished_result(config.arm, config.seed, config.arm);
     run_seconds_[arm_of_same_time(*place.arm).name] = result.runs.front().seconds;
     return result;
   }
-  const auto open = open_run(config, run.path() / "work", progress);
+  const std::string work = leads() ? "work" : fmt::format("work-{}", options_.ranks.rank);
+  const auto open = open_run(config, run.path() / work, progress);
   RunSize size = size_of(*place.arm);
   size.parameters_dense = dense_parameters_of(*open->task, size);
   if (open->checkpoint) {
@@ -155,9 +160,10 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
   }
   restart_peak_memory();
   MetricsLog log = run.metrics(open->state.step);
-  const nlohmann::json start = start_line(config, size, *open->task, open->threads, open->state);
+  const nlohmann::json start = start_line(config, size, *open->task, open->threads, options_.ranks.size, open->state);
   log.write(start);
-  Trainer trainer(*open->task, *open->optimizers, config.train, run, log, facts_of(start), progress, label);
+  Trainer trainer(*open->task, *open->optimizers, config.train, run, log, facts_of(start), progress, label,
+                  options_.ranks);
   if (!told_pace_) trainer.on_pace([&](double seconds) { tell_pace(number - 1, seconds, progress); });
   const TrainerState state = trainer.run(open->state);
   run_seconds_[arm_of_same_time(*place.arm).name] = state.seconds;
@@ -168,7 +174,9 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
              {"peak_memory_bytes", peak_resident_bytes()}});
   Summary result = result_of(config, *place.arm, size, *open->task, state);
   result.runs.front().baselines = open->task->baselines(state.step);
-  write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
+  together(options_.ranks, [&] {
+    if (leads()) write_file_durably(folder / kResultFile, nlohmann::json(result).dump(2) + "\n");
+  });
   const RunResult& run_result = result.runs.front();
   const Measure& first = result.measures.front();
   std::string line = fmt::format(
@@ -181,23 +189,20 @@ Summary Experiment::run_one(const Place& place, size_t number, ProgressLine& pro
 
 std::unique_ptr<Experiment::OpenRun> Experiment::open_run(const RunConfig& config, const fs::path& work,
                                                           ProgressLine& progress) {
-  const fs::path folder = folder_of(config.arm, config.seed);
-  std::optional<CheckpointReader> checkpoint;
-  if (newest_step_folder(folder)) {
-    checkpoint = open_latest(folder, [&](const std::string& line) { progress.finish(line); });
-  }
-  std::unique_ptr<OpenRun> open(
-      new OpenRun{config, use_threads(config.train.threads), std::move(checkpoint), WorkFolder(work), {}, {}, {}});
+  std::unique_ptr<OpenRun> open(new OpenRun{
+      config, use_threads(config.train.threads), newest_checkpoint(config, progress), WorkFolder(work), {}, {}, {}});
   TaskInputs inputs = inputs_of(config, open->checkpoint, progress);
-  inputs.tables = training_tables(open->work.path(), open->checkpoint.has_value());
+  inputs.tables = training_tables(open->work.path(), open->checkpoint.has_value(), options_.ranks);
   std::optional<StartWeights> start;
   if (!open->checkpoint) start = start_of(config, progress);
   if (start) inputs.checkpoint = start->checkpoint();
   open->task = make_task(config, std::move(inputs));
   if (start) progress.finish(fmt::format("{} seed {}: {}", config.arm, config.seed, start->copy_into(*open->task)));
   open->optimizers = std::make_unique<OptimizerSet>(open->task->dense_parameters(), config.optimizer,
-                                                    open->task->tables(), static_cast<uint64_t>(config.seed));
-  if (open->checkpoint) open->state = load_checkpoint(*open->checkpoint, *open->task, *open->optimizers);
+                                                    open->task->tables(), static_cast<uint64_t>(config.seed),
+                                                    options_.ranks.size > 1 ? sum_over(options_.ranks) : Reduce());
+  if (open->checkpoint)
+    open->state = load_checkpoint(*open->checkpoint, *open->task, *open->optimizers, options_.ranks);
   return open;
 }
 
@@ -207,7 +212,8 @@ std::unique_ptr<Task> Experiment::make_task(const RunConfig& config, TaskInputs 
   const std::string settings = data_settings_of(config);
   if (const auto opened = opened_.find(settings); opened != opened_.end()) inputs.opened = opened->second;
   auto task = config.plan->make(inputs);
-  if (config.plan->needs_data()) {
+  require_same(options_.ranks, {{"data", task->data_key()}});
+  if (config.plan->needs_data() && leads()) {
     record_run_data(options_.out, folder_of(config.arm, config.seed), {settings, task->data_key(), task->data_facts()},
                     [&task](const std::string& before) { return task->data_changes(before); });
   }

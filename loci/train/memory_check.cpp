@@ -29,14 +29,14 @@ int64_t program_bytes(int64_t threads) {
   return resident_bytes() + code + threads * buffers;
 }
 
-MemoryEstimate memory_of_parameters(const RunSize& size) {
+MemoryEstimate memory_of_parameters(const RunSize& size, const Ranks& ranks) {
   const auto bytes = [](int64_t parameters) {
     int64_t result = 0;
     return __builtin_mul_overflow(parameters, int64_t{4}, &result) ? std::numeric_limits<int64_t>::max() : result;
   };
   MemoryEstimate estimate = {{"dense parameters", bytes(size.parameters_dense)}};
-  const int64_t tables = bytes(size.parameters_table);
-  if (size.disk.empty() && tables <= available_bytes() / 2) estimate.emplace_back("tables", tables);
+  const int64_t tables = bytes(size.parameters_table) / ranks.size;
+  if (ranks.size > 1 || (size.disk.empty() && tables <= available_bytes() / 2)) estimate.emplace_back("tables", tables);
   return estimate;
 }
 

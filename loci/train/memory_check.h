@@ -16,8 +16,8 @@ std::string memory_text(const MemoryEstimate& estimate);
 // The program itself: what is resident now, and what the framework takes once it works.
 int64_t program_bytes(int64_t threads);
 // What a trained model needs for use without training, at most. Tables that are mapped, and those that do not fit, are
-// read from their files (table_home.h).
-MemoryEstimate memory_of_parameters(const RunSize& size);
+// read from their files (table_home.h). On several ranks: what one of them needs, which holds its rows in memory.
+MemoryEstimate memory_of_parameters(const RunSize& size, const Ranks& ranks = {});
 // Throws Error (resources) when the file system of `folder`, which need not exist yet, has less free.
 void require_disk(const std::string& who, const std::filesystem::path& folder, const MemoryEstimate& estimate);
 // Throws Error (resources) when more is needed than this process can have.

@@ -48,10 +48,11 @@ MetricsLog::MetricsLog(std::filesystem::path path, int64_t step) : path_(std::mo
 }
 
 MetricsLog::~MetricsLog() {
-  close(descriptor_);
+  if (descriptor_ >= 0) close(descriptor_);
 }
 
 void MetricsLog::write(const nlohmann::json& line) {
+  if (descriptor_ < 0) return;
   const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   struct stat before = {};
   if (fstat(descriptor_, &before) != 0) fail_path(path_, kLogWritable, errno);
@@ -68,6 +69,7 @@ void MetricsLog::write(const nlohmann::json& line) {
 }
 
 void MetricsLog::sync() {
+  if (descriptor_ < 0) return;
   int result = fsync(descriptor_);
   while (result != 0 && errno == EINTR) result = fsync(descriptor_);
   if (result != 0 && errno != EINVAL) fail_path(path_, "the log must reach the disk", errno);  // EINVAL: cannot sync

@@ -12,6 +12,7 @@ class MetricsLog {
   // Opens the log of a run that stands at `step`: lines of later steps, which a killed process wrote after its last
   // checkpoint, and lines that are no JSON object (torn) are dropped first.
   MetricsLog(std::filesystem::path path, int64_t step);
+  MetricsLog() = default;  // keeps no line
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;

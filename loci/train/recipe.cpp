@@ -227,8 +227,21 @@ void RunConfig::fields(ConfigFields& f) {
   f.optional_section("start", has_start, start);
 }
 
-RunSize RunConfig::size() const {
-  RunSize size = plan->size(batch(), table_optimizer, wants_bfloat16(train.precision));
+RunSize RunConfig::size(const Ranks& ranks) const {
+  const bool bfloat16 = wants_bfloat16(train.precision);
+  RunSize size = plan->size(batch(), table_optimizer, bfloat16);
+  if (ranks.size > 1) {
+    const auto part = [&ranks](int64_t all) { return (all + ranks.size - 1) / ranks.size; };
+    const BatchShape slice = {part(batch().per_micro_batch()) * train.accumulation, train.accumulation};
+    const int64_t units = size.units_per_step;
+    size = plan->size(slice, table_optimizer, bfloat16);
+    size.units_per_step = units;
+    for (MemoryEstimate* estimate : {&size.memory, &size.disk}) {
+      for (auto& [purpose, bytes] : *estimate) {
+        if (purpose == "tables" || purpose == "row optimiser state") bytes = part(bytes);
+      }
+    }
+  }
   if (plan->uses_optimizers()) {
     size.memory.emplace_back("dense optimiser state", checked_product("config", "dense optimiser state",
                                                                       size.parameters_dense, optimizer.state_bytes()));

@@ -44,7 +44,8 @@ struct RunConfig {
   void fields(ConfigFields& f);
 
   BatchShape batch() const { return {train.batch, train.accumulation}; }
-  RunSize size() const;
+  // On several ranks: what one of them needs. Parameters and units are of all.
+  RunSize size(const Ranks& ranks = {}) const;
   int64_t steps() const;
   // What its weights were trained on before, where that counts (start.continues).
   int64_t units_before() const { return has_start && start.continues ? start.units_before : 0; }

@@ -75,9 +75,17 @@ RunDirectory::RunDirectory(fs::path path, std::string_view config)
   }
 }
 
+RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)), exceptions_(std::uncaught_exceptions()) {}
+
 RunDirectory::~RunDirectory() {
+  if (descriptor_ < 0) return;
   if (!made_.empty() && std::uncaught_exceptions() > exceptions_) remove_unbegun();
   close(descriptor_);
+}
+
+MetricsLog RunDirectory::metrics(int64_t step) const {
+  if (descriptor_ < 0) return MetricsLog();
+  return {path_ / "metrics.jsonl", step};
 }
 
 void RunDirectory::remove_unbegun() const {

@@ -19,6 +19,8 @@ class RunDirectory {
   // things, and when another process is training in it. When an exception ends the run before its first log line or
   // checkpoint, the folder goes again, with the folders above it that were made for it.
   RunDirectory(std::filesystem::path path, std::string_view config);
+  // The folder of a run that another process keeps: nothing is made, locked or removed, and metrics() keeps no line.
+  explicit RunDirectory(std::filesystem::path path);
   ~RunDirectory();
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
@@ -27,7 +29,7 @@ class RunDirectory {
   // The newest step-N folder, unchecked; open_latest() finds the newest that is whole.
   std::optional<std::filesystem::path> latest() const { return newest_step_folder(path_); }
   // The log of the run as it stands at `step`.
-  MetricsLog metrics(int64_t step) const { return {path_ / "metrics.jsonl", step}; }
+  MetricsLog metrics(int64_t step) const;
 
  private:
   void lock();
@@ -37,7 +39,7 @@ class RunDirectory {
   std::filesystem::path path_;
   std::filesystem::path made_;  // the uppermost folder that did not exist before; or empty
   int exceptions_;              // under way when it was made
-  int descriptor_ = -1;         // of the folder, locked
+  int descriptor_ = -1;         // of the folder, locked; -1: another process keeps the run
 };
 
 }  // namespace loci

@@ -8,6 +8,7 @@
 #include "loci/base/progress.h"
 #include "loci/table/local_table.h"
 #include "loci/table/mapped_table.h"
+#include "loci/table/sharded_table.h"
 #include "loci/train/table_checkpoint.h"
 
 namespace loci {
@@ -24,24 +25,32 @@ namespace {
       fmt::format("{} parts", parts));
 }
 
+std::shared_ptr<RowStore> rows_for_training(const TableSpec& spec, RowRange range, const fs::path& folder) {
+  if (spec.home == TableHome::memory) {
+    return std::make_shared<LocalRows>(spec.name, range, spec.width, LocalTableOptions{.dtype = spec.dtype});
+  }
+  make_folders(folder);
+  return std::make_shared<MappedRows>(spec.name, range, spec.width, spec.dtype, folder);
+}
+
 }  // namespace
 
-TableMaker training_tables(fs::path folder, bool loaded) {
-  return [folder = std::move(folder), loaded](const TableSpec& spec) -> TablePtr {
-    TablePtr table;
-    if (spec.home == TableHome::mapped) {
-      make_folders(folder);
-      table = std::make_shared<MappedTable>(spec.name, spec.rows, spec.width, spec.dtype, folder);
-    } else {
-      table = std::make_shared<LocalTable>(spec.name, spec.rows, spec.width, LocalTableOptions{.dtype = spec.dtype});
-    }
-    if (!loaded) start_rows(table->store(), spec);
-    return table;
+TableMaker training_tables(fs::path folder, bool loaded, const Ranks& ranks) {
+  return [folder = std::move(folder), loaded, ranks](const TableSpec& spec) -> TablePtr {
+    const auto rows = rows_for_training(spec, ShardedTable::equal_part(spec.rows, ranks), folder);
+    if (!loaded) start_rows(*rows, spec);
+    if (ranks.size == 1) return std::make_shared<HeldTable>(rows);
+    return std::make_shared<ShardedTable>(ranks, rows);
   };
 }
 
-TableMaker serving_tables(CheckpointReader checkpoint) {
-  return [checkpoint = std::move(checkpoint)](const TableSpec& spec) -> TablePtr {
+TableMaker serving_tables(CheckpointReader checkpoint, const Ranks& ranks) {
+  return [checkpoint = std::move(checkpoint), ranks](const TableSpec& spec) -> TablePtr {
+    if (ranks.size > 1) {
+      const RowRange part = ShardedTable::equal_part(spec.rows, ranks);
+      const LocalTableOptions options{.dtype = spec.dtype};
+      return std::make_shared<ShardedTable>(ranks, std::make_shared<LocalRows>(spec.name, part, spec.width, options));
+    }
     const int64_t elements = checked_product("table " + spec.name, "rows x width", spec.rows, spec.width);
     const int64_t bytes =
         checked_product("table " + spec.name, "bytes", elements, static_cast<int64_t>(c10::elementSize(spec.dtype)));

@@ -3,19 +3,21 @@
 
 #include <filesystem>
 
+#include "loci/distributed/collectives.h"
 #include "loci/table/table_maker.h"
 #include "loci/train/checkpoint_folder.h"
 
 namespace loci {
 
 // For training: tables whose home is `mapped` get files in `folder`, which is made when the first one is. `loaded`: a
-// checkpoint will give every row, so none is drawn.
-TableMaker training_tables(std::filesystem::path folder, bool loaded);
+// checkpoint will give every row, so none is drawn. On several ranks each has an equal part of the rows; a folder of
+// its own for each rank.
+TableMaker training_tables(std::filesystem::path folder, bool loaded, const Ranks& ranks = {});
 
 // For use without training: tables whose home is `mapped`, int8 ones and those larger than half of the available memory
 // are read where the checkpoint's files are. A table in several parts is read into memory; Error (resources) for a
-// mapped one that takes more than half of it.
-TableMaker serving_tables(CheckpointReader checkpoint);
+// mapped one that takes more than half of it. On several ranks each reads its rows into memory.
+TableMaker serving_tables(CheckpointReader checkpoint, const Ranks& ranks = {});
 
 // Whether serving_tables() leaves a table of so many bytes in its file, where it is in one.
 bool is_served_from_file(TableHome home, at::ScalarType dtype, int64_t bytes);

@@ -44,6 +44,12 @@ void Task::start_from(const std::map<std::string, at::Tensor>& state, const std:
   load_state(who, module(), state, [](const std::string&) { return std::string(); });
 }
 
+void TaskPlan::check_ranks(const Ranks& ranks) const {
+  if (ranks.size == 1) return;
+  fail(ExitCode::usage, "train", "the task must be language_model to train on several ranks",
+       fmt::format("another task on {}", ranks.size));
+}
+
 void TaskPlan::convert_tables(const std::string& dtype) {
   fail(ExitCode::usage, "convert", fmt::format("RUN must have tables to become {}", dtype), "a task without tables");
 }

@@ -188,6 +188,8 @@ class TaskPlan {
   virtual int64_t data_bytes(const std::filesystem::path& folder) const { return (void)folder, 0; }
   // False for a task that updates its parameters itself: it has neither [optimizer] nor [table_optimizer].
   virtual bool uses_optimizers() const { return true; }
+  // Throws Error (usage) when several ranks cannot train it together. Tasks that do not know ranks refuse.
+  virtual void check_ranks(const Ranks& ranks) const;
   // True for a task whose data can go on behind TaskInputs::units_before.
   virtual bool can_continue() const { return false; }
   // False for a task that makes its data itself.

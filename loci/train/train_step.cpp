@@ -21,7 +21,7 @@ double batch_loss(Task& task, int64_t step, int64_t accumulation, bool bfloat16)
 }  // namespace
 
 StepResult train_step(Task& task, OptimizerSet& optimizers, int64_t step, int64_t steps, int64_t accumulation,
-                      bool bfloat16) {
+                      bool bfloat16, const Ranks& ranks) {
   task.before_step(step, optimizers);
   StepResult result;
   for (int64_t micro = 0; micro < accumulation; ++micro) {
@@ -30,7 +30,7 @@ StepResult train_step(Task& task, OptimizerSet& optimizers, int64_t step, int64_
       const PrecisionGuard precision(bfloat16);
       loss = task.loss(step, micro);
     }
-    const double value = loss.item<double>();
+    const double value = mean_over(ranks, loss.item<double>());
     result.loss += value / static_cast<double>(accumulation);
     if (!std::isfinite(value)) {
       optimizers.zero_gradients();
@@ -41,7 +41,7 @@ StepResult train_step(Task& task, OptimizerSet& optimizers, int64_t step, int64_
   if (optimizers.by_losses()) {
     optimizers.set_loss([&] { return batch_loss(task, step, accumulation, bfloat16); });
   }
-  const StepReport report = task.update(step, steps, optimizers, static_cast<double>(accumulation));
+  const StepReport report = task.update(step, steps, optimizers, static_cast<double>(accumulation * ranks.size));
   result.rate = report.rate;
   result.good = !report.skipped;
   return result;

@@ -1,6 +1,8 @@
 #include "loci/train/trainer.h"
 
+#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
+#include <signal.h>
 
 #include <cmath>
 #include <limits>
@@ -38,7 +40,7 @@ Account account_of(Task& task, const Evaluation& evaluation, const AccountOption
 }
 
 Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
-                 nlohmann::json facts, ProgressLine& progress, std::string label)
+                 nlohmann::json facts, ProgressLine& progress, std::string label, Ranks ranks)
     : task_(task),
       optimizers_(optimizers),
       options_(std::move(options)),
@@ -47,6 +49,7 @@ Trainer::Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, Run
       facts_(std::move(facts)),
       progress_(progress),
       label_(std::move(label)),
+      ranks_(std::move(ranks)),
       units_per_step_(task.units_per_micro_batch() * options_.accumulation),
       steps_(options_.steps_for(units_per_step_)),
       bfloat16_(wants_bfloat16(options_.precision)) {}
@@ -72,7 +75,8 @@ TrainerState Trainer::run(TrainerState state) {
   bool saved = true;
   while (!over(state)) {
     const double begin = monotonic_seconds();
-    const StepResult result = train_step(task_, optimizers_, state.step, steps_, options_.accumulation, bfloat16_);
+    const StepResult result =
+        train_step(task_, optimizers_, state.step, steps_, options_.accumulation, bfloat16_, ranks_);
     const std::vector<TaskEvent> events = task_.after_step(
         {state.step + 1, steps_, result.good ? result.loss : std::numeric_limits<double>::quiet_NaN()}, optimizers_);
     state.seconds += monotonic_seconds() - begin;
@@ -97,15 +101,25 @@ TrainerState Trainer::run(TrainerState state) {
     if (saved) save(state);
   }
   if (!saved) save(state);
-  if (const int signal = StopSignal::received(); signal != 0) stop(state, signal);
+  if (const int received = signal(); received != 0) stop(state, received);
   return state;
 }
 
+int Trainer::signal() const {
+  const int here = StopSignal::received();
+  if (ranks_.size == 1) return here;
+  const at::Tensor counts = at::zeros({2}, at::kInt);
+  if (here != 0) counts[here == SIGTERM ? 1 : 0].fill_(1);
+  sum_over(ranks_)({counts});
+  const auto* const count = counts.const_data_ptr<int>();
+  return count[1] > 0 ? SIGTERM : count[0] > 0 ? SIGINT : 0;
+}
+
 void Trainer::stop_if_asked(TrainerState& state) {
-  const int signal = StopSignal::received();
-  if (signal == 0) return;
+  const int received = signal();
+  if (received == 0) return;
   save(state);
-  stop(state, signal);
+  stop(state, received);
 }
 
 void Trainer::stop(const TrainerState& state, int signal) {
@@ -205,7 +219,7 @@ void Trainer::evaluate_and_log(TrainerState& state) {
 
 void Trainer::save(TrainerState& state) {
   log_.sync();
-  save_checkpoint(run_, task_, optimizers_, state, facts_, options_.keep_last);
+  save_checkpoint(run_, task_, optimizers_, state, facts_, options_.keep_last, ranks_);
 }
 
 void Trainer::show(const TrainerState& state, const StepResult& result) {

@@ -24,9 +24,10 @@ Account account_of(Task& task, const Evaluation& evaluation, const AccountOption
 
 class Trainer {
  public:
-  // `facts` go into the manifest of every checkpoint; `label` begins every progress line.
+  // `facts` go into the manifest of every checkpoint; `label` begins every progress line. All ranks train together:
+  // they evaluate, save and stop at the same steps, and a signal to one of them stops all.
   Trainer(Task& task, OptimizerSet& optimizers, TrainOptions options, RunDirectory& run, MetricsLog& log,
-          nlohmann::json facts, ProgressLine& progress, std::string label);
+          nlohmann::json facts, ProgressLine& progress, std::string label, Ranks ranks = {});
 
   // Is told once, after the first steps, how many seconds a step takes.
   void on_pace(std::function<void(double)> tell) { on_pace_ = std::move(tell); }
@@ -38,6 +39,7 @@ class Trainer {
  private:
   bool over(const TrainerState& state) const;
   bool evaluation_due(const TrainerState& state) const;
+  int signal() const;                       // that came to some rank; 0: none
   void stop_if_asked(TrainerState& state);  // after a signal: saves and throws Interrupted
   [[noreturn]] void stop(const TrainerState& state, int signal);
   std::string last_checkpoint() const;
@@ -58,6 +60,7 @@ class Trainer {
   nlohmann::json facts_;
   ProgressLine& progress_;
   std::string label_;
+  Ranks ranks_;
   int64_t units_per_step_;
   int64_t steps_;
   bool bfloat16_;
