@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/cases.h"
+#include "bench/exchange.h"
 #include "bench/mapped.h"
 #include "bench/memory.h"
 #include "bench/memory_map.h"
@@ -103,10 +104,13 @@ struct Whole {
   nlohmann::json (*run)(const BenchOptions&);
   std::string (*text)(const nlohmann::json& report);
 };
-constexpr Whole kWholes[] = {
-    {"memory", bench::run_memory, bench::memory_table}, {"memory_map", bench::run_memory_map, bench::memory_map_table},
-    {"resnet", bench::run_resnet, bench::resnet_table}, {"pairwise", bench::run_pairwise, bench::pairwise_table},
-    {"mapped", bench::run_mapped, bench::mapped_text},  {"ode", bench::run_ode, bench::ode_table}};
+constexpr Whole kWholes[] = {{"memory", bench::run_memory, bench::memory_table},
+                             {"memory_map", bench::run_memory_map, bench::memory_map_table},
+                             {"resnet", bench::run_resnet, bench::resnet_table},
+                             {"pairwise", bench::run_pairwise, bench::pairwise_table},
+                             {"mapped", bench::run_mapped, bench::mapped_text},
+                             {"ode", bench::run_ode, bench::ode_table},
+                             {"exchange", bench::run_exchange, bench::exchange_text}};
 
 void check(const BenchOptions& options) {
   const auto& known = bench_names();

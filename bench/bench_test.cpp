@@ -18,10 +18,8 @@ TEST(Bench, RefusesAnUnknownOperator) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
-    EXPECT_THAT(
-        error.what(),
-        ::testing::HasSubstr(
-            "bench: the operator must be one of memory, memory_map, resnet, pairwise, mapped, ode, few_linear, "));
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of memory, memory_map, resnet, "
+                                                   "pairwise, mapped, ode, exchange, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }

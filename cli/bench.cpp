@@ -14,6 +14,33 @@
 
 namespace loci::cli {
 
+namespace {
+
+void add_exchange(CLI::App& verb, ExchangeOptions& options) {
+  const CLI::Validator positive = whole_number(1), above_0 = real_number(1e-9, 1e9);
+  verb.add_option("--ranks", options.ranks, "For exchange: numbers of ranks (default: 1 2 8 64 512)")->check(positive);
+  verb.add_option("--reads", options.reads, "For exchange: reads of a token (default: 128)")->check(positive);
+  verb.add_option("--heads", options.heads, "For exchange: heads that share these, each a row once (default: 4)")
+      ->check(positive);
+  auto* skew = verb.add_option("--skew", options.skew,
+                               "For exchange: the r-th most popular row is read as r^-SKEW (default: 1; 0: all alike)");
+  skew->check(real_number(0, 4));
+  auto* counts =
+      verb.add_option("--counts", options.counts, "For exchange: read as a trained run has; a folder step-N of it")
+          ->excludes(skew);
+  verb.add_option("--table", options.table, "For exchange: the table of --counts, where it has several")->needs(counts);
+  auto* bandwidth =
+      verb.add_option("--bandwidth", options.bandwidth, "For exchange: Gb/s of a rank, in place of the named networks");
+  bandwidth->check(above_0);
+  verb.add_option("--latency", options.latency, "For exchange: microseconds of a message (default: 0)")
+      ->check(real_number(0, 1e9))
+      ->needs(bandwidth);
+  verb.add_option("--memory-bandwidth", options.memory_bandwidth, "For exchange: GB/s of a rank (default: 100)")
+      ->check(above_0);
+}
+
+}  // namespace
+
 void add_bench(CLI::App& program, Action& action) {
   auto* verb =
       program.add_subcommand("bench", "Time the operators next to their definitions and this machine's own speed");
@@ -25,17 +52,17 @@ void add_bench(CLI::App& program, Action& action) {
       ->check(whole_number(1, std::numeric_limits<int>::max()));
   verb->add_option(
           "--rows", options->rows,
-          "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of values)")
+          "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of values; "
+          "exchange: 1048576)")
       ->check(positive);
   verb->add_option(
           "--tokens", options->tokens,
           "For memory and memory_map: tokens at once (default: 4096 512 1; memory_map: 8192); for pairwise: queries "
-          "(49 196 784 3136)")
+          "(49 196 784 3136); for exchange: tokens of a rank (1024)")
       ->check(positive);
-  verb->add_option(
-          "--width", options->widths,
-          "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64), of "
-          "embeddings (pairwise: 256)")
+  verb->add_option("--width", options->widths,
+                   "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64; "
+                   "exchange: 1024), of embeddings (pairwise: 256)")
       ->check(positive);
   verb->add_flag_function(
       "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; },
@@ -43,10 +70,12 @@ void add_bench(CLI::App& program, Action& action) {
   verb->add_flag_function(
       "--no-stock", [options](int64_t) { options->stock = false; },
       "For memory and memory_map: without stock LibTorch; for pairwise: without rivals");
+  add_exchange(*verb, options->exchange);
   verb->add_flag("--json", options->json, "Print JSON");
   verb->footer("Operators:\n" + wrapped(fmt::format("  {}", fmt::join(bench_names(), ", ")), 2) +
                "\nExamples:\n  loci bench\n  loci bench search read --json\n"
-               "  loci bench mapped\n  loci bench memory --rows 4096 65536 1048576 --tokens 2048 --width 256");
+               "  loci bench mapped\n  loci bench exchange --ranks 2 8 --tokens 128\n  loci bench memory --rows 4096 "
+               "65536 1048576 --tokens 2048 --width 256");
   verb->callback([options, &action] {
     action = [options] {
       std::ostringstream out;
