@@ -171,6 +171,7 @@ TEST(Exchange, CountsAreThoseOfAllTokensForAnyNumberOfThreads) {
     }
   }
   EXPECT_GT(in_token, 0);
+  const int before = at::get_num_threads();
   for (const int threads : {1, 2}) {
     at::set_num_threads(threads);
     const ExchangeDraw draw = draw_exchange(source, options, P, T);
@@ -180,6 +181,7 @@ TEST(Exchange, CountsAreThoseOfAllTokensForAnyNumberOfThreads) {
     EXPECT_EQ(draw.counts.segments, counts.segments);
     for (size_t p = 0; p < P; ++p) EXPECT_EQ(draw.distinct[p], std::ssize(at_rank[p])) << p;
   }
+  at::set_num_threads(before);
 }
 
 // A checkpoint with a table "m", whose reads are counted, a delta of it, and a table without counters.

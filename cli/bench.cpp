@@ -52,17 +52,16 @@ void add_bench(CLI::App& program, Action& action) {
       ->check(whole_number(1, std::numeric_limits<int>::max()));
   verb->add_option(
           "--rows", options->rows,
-          "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of values; "
-          "exchange: 1048576)")
+          "Rows of the table (default for memory: 262144 1048576; memory_map, resnet: 4096; mapped: 512 MiB of "
+          "values; exchange: 2^20)")
       ->check(positive);
-  verb->add_option(
-          "--tokens", options->tokens,
-          "For memory and memory_map: tokens at once (default: 4096 512 1; memory_map: 8192); for pairwise: queries "
-          "(49 196 784 3136); for exchange: tokens of a rank (1024)")
+  verb->add_option("--tokens", options->tokens,
+                   "Tokens at once (default for memory: 4096 512 1; memory_map: 8192; exchange: 1024), queries "
+                   "(pairwise: 49 196 784 3136)")
       ->check(positive);
   verb->add_option("--width", options->widths,
-                   "Width of the model (default for memory: 512), of a map (memory_map: 64), of rows (mapped: 2048 64; "
-                   "exchange: 1024), of embeddings (pairwise: 256)")
+                   "Width of models (default for memory: 512), maps (memory_map: 64), rows (mapped: 2048 64; "
+                   "exchange: 1024), pairs (pairwise: 256)")
       ->check(positive);
   verb->add_flag_function(
       "--no-bfloat16", [options](int64_t) { options->bfloat16 = false; },
