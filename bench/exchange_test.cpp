@@ -6,9 +6,10 @@
 #include <gmock/gmock.h>
 #include <torch/torch.h>
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -24,7 +25,6 @@ namespace loci::bench {
 namespace {
 
 using at::Tensor;
-using testing::ElementsAre;
 using testing::HasSubstr;
 
 // What this thread hands to all_to_all_single, without what it sends to itself.
