@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from command_line import RECIPE, SMALL_MODEL, command, environment, loci, make_place
+from command_line import RECIPE, SMALL_MODEL, command, environment, loci, make_place, write_text
 
 LOST, USAGE, TERMINATED = 6, 2, 143
 
@@ -31,20 +31,20 @@ def torchrun(place, ranks, *arguments):
     )
 
 
-def start_ranks(place, ranks, *arguments, of_rank=None):
-    """The processes themselves, so that a test can send one a signal; `of_rank`: more arguments of some."""
+def start_ranks(place, commands, levels=None):
+    """A process for each command, so that a test can send one a signal; levels: of the kernels of each."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     processes = []
-    for rank in range(ranks):
-        variables = {"RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for rank, arguments in enumerate(commands):
+        variables = {"RANK": rank, "WORLD_SIZE": len(commands), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables |= {"OMP_NUM_THREADS": 1} if levels is None else {"LOCI_CPU_LEVEL": levels[rank]}
         own = {name: str(value) for name, value in variables.items()}
-        more = (of_rank or {}).get(rank, [])
         processes.append(
             subprocess.Popen(
-                command(*arguments, *more),
-                env=environment(place, own | {"OMP_NUM_THREADS": "1"}),
+                command(*arguments),
+                env=environment(place, own),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -123,7 +123,7 @@ def wait_for_checkpoint(out, processes):
 
 def test_a_signal_to_one_process_stops_all_and_saves(place):
     out = place / "stopped"
-    processes = start_ranks(place, 2, *train(place, out, "--set", "train.steps=1_000_000", "--quiet"))
+    processes = start_ranks(place, [train(place, out, "--set", "train.steps=1_000_000", "--quiet")] * 2)
     wait_for_checkpoint(out, processes)
     processes[1].send_signal(signal.SIGTERM)
     for rank, process in enumerate(processes):
@@ -134,7 +134,7 @@ def test_a_signal_to_one_process_stops_all_and_saves(place):
 
 def test_a_killed_process_ends_the_others_and_leaves_the_checkpoint(place):
     out = place / "killed"
-    processes = start_ranks(place, 2, *train(place, out, "--set", "train.steps=1_000_000", "--quiet"))
+    processes = start_ranks(place, [train(place, out, "--set", "train.steps=1_000_000", "--quiet")] * 2)
     wait_for_checkpoint(out, processes)
     processes[1].kill()
     status, _, err = finished(processes[0])
@@ -147,10 +147,31 @@ def test_a_killed_process_ends_the_others_and_leaves_the_checkpoint(place):
 
 def test_ranks_with_other_recipes_are_refused(place):
     arguments = train(place, place / "other", "--quiet")
-    processes = start_ranks(place, 2, *arguments, of_rank={1: ["--set", "train.batch=8"]})
+    processes = start_ranks(place, [arguments, [*arguments, "--set", "train.batch=8"]])
     for rank, process in enumerate(processes):
         expected = 'rank 1: recipe must be that of rank 0, "batch = 4", got "batch = 8"'
         assert finished(process) == (USAGE, "", f"loci (rank {rank}): {expected}\n")
+    assert not (place / "other").exists()
+
+
+def test_ranks_with_other_levels_are_refused(place):
+    arguments = train(place, place / "other", "--quiet")
+    for process in start_ranks(place, [arguments] * 2, levels=["base", "avx2"]):
+        status, _, err = finished(process)
+        assert status == USAGE
+        assert 'rank 1: level of kernels must be that of rank 0, "base", got "avx2"' in err
+    assert not (place / "other").exists()
+
+
+def test_ranks_with_other_data_are_refused(place):
+    write_text(place / "other-text")
+    (place / "other-text" / "part0" / "0.txt").write_text("another text\n" * 50)
+    arguments = train(place, place / "other", "--quiet")
+    others = [place / "other-text" if word == place / "text" else word for word in arguments]
+    for process in start_ranks(place, [arguments, others]):
+        status, _, err = finished(process)
+        assert status == USAGE
+        assert "rank 1: data must be that of rank 0" in err
     assert not (place / "other").exists()
 
 
