@@ -62,7 +62,8 @@ set(loci_public_headers
   loci/train/checkpoint.h loci/train/checkpoint_folder.h loci/train/comparison.h loci/train/experiment.h
   loci/train/measure.h loci/train/memory_check.h loci/train/metrics_log.h loci/train/precision.h
   loci/train/read_ahead.h loci/train/recipe.h loci/train/run_directory.h loci/train/summary.h
-  loci/train/start_weights.h loci/train/table_checkpoint.h loci/train/table_home.h loci/train/task.h loci/train/tensor_file.h
+  loci/train/start_weights.h loci/train/table_checkpoint.h loci/train/table_home.h loci/train/table_parts.h
+  loci/train/task.h loci/train/tensor_file.h
   loci/train/train_options.h loci/train/train_step.h loci/train/trainer.h loci/train/version.h)
 foreach(header ${loci_public_headers})
   get_filename_component(folder ${header} DIRECTORY)

@@ -7,6 +7,7 @@
 #include "loci/base/check.h"
 #include "loci/distributed/exchange_plan.h"
 #include "loci/ops/operator.h"
+#include "loci/table/sharded_reads.h"
 
 namespace loci {
 namespace {

@@ -17,10 +17,11 @@
 
 #include "loci/distributed/collectives.h"
 #include "loci/table/row_store.h"
-#include "loci/table/sharded_reads.h"
 #include "loci/table/table.h"
 
 namespace loci {
+
+struct RowShards;
 
 class ShardedTable : public Table {
  public:

@@ -10,6 +10,7 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
+#include "loci/nn/batch_norm_over_ranks.h"
 #include "loci/ops/batch_norm/batch_norm.h"
 #include "loci/ops/few_linear/few_linear.h"
 #include "loci/ops/half_norm/half_norm.h"

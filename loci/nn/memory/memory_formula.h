@@ -13,10 +13,12 @@
 #include <utility>
 #include <vector>
 
-#include "loci/nn/batch_norm_over_ranks.h"
 #include "loci/nn/batch_normalised.h"
 
 namespace loci {
+
+struct RankMoments;  // batch_norm_over_ranks.h
+struct Ranks;
 
 enum class QueryNorm { none, layer, rms, batch, center };
 // Whether a constant that is added to all queries has an effect: batch and center subtract it again.

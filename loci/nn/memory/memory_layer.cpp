@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "loci/base/check.h"
+#include "loci/nn/batch_norm_over_ranks.h"
 #include "loci/nn/dropout.h"
 #include "loci/nn/initialise.h"
 #include "loci/nn/token_mask.h"
