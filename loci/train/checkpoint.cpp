@@ -121,7 +121,8 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
     if (ranks.rank == 0) writer.emplace(run.path(), state.step);
   });
   const std::string folder = gather_texts(ranks, writer ? writer->folder().string() : "").front();
-  const std::vector<RowCounters> counters = counters_of(task, state);  // not below, where a rank may fail on its own
+  std::vector<RowCounters> counters;  // not below, where a rank may fail before it sends what others wait for
+  together(ranks, [&] { counters = counters_of(task, state); });
   std::string written;
   together(ranks, [&] {
     std::optional<CheckpointPart> other;
@@ -165,7 +166,8 @@ TrainerState load_checkpoint(const CheckpointReader& checkpoint, Task& task, con
   TrainerState state = state_of(checkpoint, task);
   const std::vector<TablePtr> tables = tables_of(task);
   refuse_other_tables(checkpoint, tables);
-  const std::vector<RowCounters> counters = counters_of(task, {});
+  std::vector<RowCounters> counters;
+  together(ranks, [&] { counters = counters_of(task, {}); });
   together(ranks, [&] {
     load_tensors(checkpoint.file(kModelFile), tensors_of(task.module()));
     load_tensors(checkpoint.file(kOptimizer), optimizers.state_beside_rows());
