@@ -146,8 +146,9 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
 
 Summary Experiment::run() {
   require_equal_ranks();
-  together(options_.ranks, [this] {
-    check_memory();
+  const int64_t sharers = ranks_of_same_memory();
+  together(options_.ranks, [&] {
+    check_memory(sharers);
     if (leads()) check_out();
   });
   ProgressLine progress(options_.quiet || !leads());
@@ -183,12 +184,14 @@ fs::path Experiment::folder_of(const std::string& arm, int64_t seed) const {
   return options_.out / arm / fmt::format("seed-{}", seed);
 }
 
-void Experiment::check_memory() const {
+void Experiment::check_memory(int64_t sharers) const {
+  const auto multiply = [](MemoryEstimate& estimate, int64_t ranks) {
+    for (auto& [purpose, bytes] : estimate) bytes = checked_product("train", purpose, bytes, ranks);
+  };
   for (const Arm* arm : arms_) {
     RunSize size = size_of(*arm);
-    for (MemoryEstimate* estimate : {&size.memory, &size.disk}) {
-      for (auto& [purpose, bytes] : *estimate) bytes = checked_product("train", purpose, bytes, ranks_of_host());
-    }
+    multiply(size.memory, sharers);
+    multiply(size.disk, ranks_of_host());
     require_memory(fmt::format("train {}", arm->name), size.memory);
     require_disk(fmt::format("train {}", arm->name), options_.out, size.disk);
     if (!arm->equal_time) continue;

@@ -69,7 +69,9 @@ class Experiment {
   bool leads() const { return options_.ranks.rank == 0; }
   void check_ranks() const;
   void check_out() const;
-  void check_memory() const;
+  // Ranks on this host, in the same control group: what one of them takes the others lack.
+  int64_t ranks_of_same_memory() const;
+  void check_memory(int64_t sharers) const;
   void check_starts(ProgressLine& progress) const;
   RunSize size_of(const Arm& arm) const { return sizes_.at(arm.name); }
   RunSize whole_size_of(const RunConfig& config, std::map<std::string, int64_t>& data_bytes) const;

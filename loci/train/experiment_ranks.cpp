@@ -1,5 +1,11 @@
 // Several ranks that train the runs of an experiment together.
 #include <torch/version.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <sstream>
 
 #include "loci/base/cpu_level.h"
 #include "loci/distributed/agreement.h"
@@ -28,6 +34,15 @@ void Experiment::require_equal_ranks() const {
                                 {"level of kernels", std::string(name_of(cpu_level()))},
                                 {"--resume", options_.resume ? "given" : "not given"},
                                 {"recipe", runs}});
+}
+
+int64_t Experiment::ranks_of_same_memory() const {
+  std::array<char, 256> host = {};
+  gethostname(host.data(), host.size() - 1);
+  std::ostringstream here;
+  here << host.data() << "\n" << std::ifstream("/proc/self/cgroup").rdbuf();
+  const std::vector<std::string> all = gather_texts(options_.ranks, here.str());
+  return std::ranges::count(all, here.str());
 }
 
 // Rank 0 keeps the run; the others find its folder made.
