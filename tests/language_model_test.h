@@ -54,15 +54,19 @@ class LanguageModel : public testing::Test {
   std::unique_ptr<Task> make(const std::vector<std::string>& settings = {}) {
     recipe_ = read_recipe(Config::from_text(kLanguageModelRecipe), settings, all_tasks());
     const RunConfig& config = recipe_.arms[0].config;
+    return config.plan->make(inputs_for(config, progress_));
+  }
+
+  TaskInputs inputs_for(const RunConfig& config, ProgressLine& progress) const {
     TaskInputs inputs;
     inputs.data = folder_.path();
     inputs.cache = cache_.path();
     inputs.seed = seed_;
     inputs.batch = config.batch();
     inputs.rows = config.table_optimizer;
-    inputs.progress = &progress_;
+    inputs.progress = &progress;
     inputs.units_before = units_before_;
-    return config.plan->make(inputs);
+    return inputs;
   }
 
   TemporaryFolder folder_, cache_;

@@ -38,13 +38,7 @@ class LanguageModelRanks : public LanguageModel {
     const Recipe recipe = read_recipe(Config::from_text(kLanguageModelRecipe), settings, all_tasks());
     const RunConfig& config = recipe.arms[0].config;
     ProgressLine quiet(true);
-    TaskInputs inputs;
-    inputs.data = folder_.path();
-    inputs.cache = cache_.path();
-    inputs.seed = seed_;
-    inputs.batch = config.batch();
-    inputs.rows = config.table_optimizer;
-    inputs.progress = &quiet;
+    TaskInputs inputs = inputs_for(config, quiet);
     inputs.ranks = ranks;
     inputs.tables = training_tables(cache_.path() / "tables" / std::to_string(ranks.rank), false, ranks);
     const auto task = config.plan->make(inputs);
