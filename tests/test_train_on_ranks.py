@@ -145,6 +145,19 @@ def test_a_killed_process_ends_the_others_and_leaves_the_checkpoint(place):
     assert status == 0
 
 
+def test_a_silent_process_ends_the_others_after_the_time_out(place):
+    out = place / "silent"
+    arguments = train(place, out, "--set", "train.steps=1_000_000", "--quiet", "--peer-timeout", 3)
+    processes = start_ranks(place, [arguments] * 2)
+    wait_for_checkpoint(out, processes)
+    processes[1].send_signal(signal.SIGSTOP)
+    status, _, err = finished(processes[0])
+    assert status == LOST, err
+    assert re.fullmatch(r"loci \(rank 0\): rank 0 of 2, \w+: every rank must take part, got .*\n", err), err
+    processes[1].kill()
+    finished(processes[1])
+
+
 def test_ranks_with_other_recipes_are_refused(place):
     arguments = train(place, place / "other", "--quiet")
     processes = start_ranks(place, [arguments, [*arguments, "--set", "train.batch=8"]])
