@@ -97,6 +97,7 @@ std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {
 }
 
 double mean_over(const Ranks& ranks, double value) {
+  if (ranks.size == 1) return value;
   const Tensor sum = at::scalar_tensor(value, at::kDouble);
   sum_over(ranks)({sum});
   return sum.item<double>() / static_cast<double>(ranks.size);

@@ -178,13 +178,13 @@ LanguageModelTask::Batch LanguageModelTask::validation_batch(int64_t index, int6
 }
 
 LanguageModelTask::Slice LanguageModelTask::slice_of(const Batch& batch) const {
+  if (ranks_.size == 1) return {batch};
   const std::vector<int64_t> first = equal_parts(batch.input.size(0), ranks_.size);
   const auto rank = static_cast<size_t>(ranks_.rank);
   const auto part = [&](const at::Tensor& x) { return x.defined() ? x.slice(0, first[rank], first[rank + 1]) : x; };
   Slice slice{{part(batch.input), part(batch.target), part(batch.token_mask)}};
   const auto targets = [](const at::Tensor& target) { return target.ge(0).sum().item<int64_t>(); };
-  slice.targets = targets(slice.batch.target);
-  slice.share = static_cast<double>(slice.targets * ranks_.size) /
+  slice.share = static_cast<double>(targets(slice.batch.target) * ranks_.size) /
                 static_cast<double>(std::max<int64_t>(1, targets(batch.target)));
   return slice;
 }

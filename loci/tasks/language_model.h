@@ -129,7 +129,6 @@ class LanguageModelTask : public Task {
   // This rank's windows of a batch: some of its rows.
   struct Slice {
     Batch batch;
-    int64_t targets = 0;
     double share = 1;  // of all targets of the batch, times the number of ranks
   };
   // A memory and what counts its reads.
