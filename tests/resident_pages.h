@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace loci {
@@ -20,6 +21,13 @@ inline std::vector<int64_t> resident_pages(const std::byte* begin, int64_t bytes
     if ((state[i] & 1) != 0) pages.push_back(static_cast<int64_t>(i));
   }
   return pages;
+}
+
+// Calls `drop` again while pages stay: once in a hundred times Linux keeps one that another thread still holds.
+inline void repeat_drop(const std::function<void()>& drop, const std::function<bool()>& gone) {
+  int attempt = 0;
+  do drop();
+  while (!gone() && ++attempt < 100);
 }
 
 }  // namespace loci

@@ -43,7 +43,9 @@ class PageFetch : public testing::Test {
   void SetUp() override {
     if (!resident().empty()) GTEST_SKIP() << "the file system keeps its pages in memory";
   }
-  void drop() const { drop_pages(descriptor_, mapping_, 0, size_); }
+  void drop() const {
+    repeat_drop([&] { drop_pages(descriptor_, mapping_, 0, size_); }, [&] { return resident().empty(); });
+  }
   std::vector<int64_t> resident() const { return resident_pages(mapping_, size_); }
   FetchCounts fetch(const std::vector<int64_t>& row, int64_t row_bytes, int64_t first_byte = 0,
                     PageUse use = PageUse::read) const {
