@@ -11,11 +11,12 @@ namespace loci {
 // For `exchange`, whose rows, tokens and width are those of BenchOptions.
 struct ExchangeOptions {
   std::vector<int64_t> ranks = {1, 2, 8, 64, 512};
-  int64_t reads = 128;      // of a token
-  int64_t heads = 4;        // a head reads a row once at most
-  double skew = 1;          // of Zipf's law
-  std::string counts = {};  // a checkpoint folder whose reads are drawn from, in place of Zipf's law
-  std::string table = {};   // of that checkpoint
+  int64_t reads = 128;         // of a token
+  int64_t heads = 4;           // a head reads a row once at most
+  double skew = 1;             // of Zipf's law
+  std::string counts = {};     // a checkpoint folder whose reads are drawn from, in place of Zipf's law
+  std::string table = {};      // of that checkpoint
+  std::string shard = "rows";  // "rows" | "columns" | "auto": the one that sends fewer bytes
   // Both above 0: this network in place of the named ones. Microseconds, Gb/s, GB/s.
   double latency = 0, bandwidth = 0, memory_bandwidth = 100;
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -80,29 +81,24 @@ std::vector<int64_t> at_owners(const ExchangeCounts& counts, const std::vector<i
   return sums;
 }
 
-ExchangeSizes sizes_of(std::span<const int64_t> first, int64_t width) {
-  int64_t most = 0;
-  for (size_t p = 1; p < first.size(); ++p) most = std::max(most, first[p] - first[p - 1]);
-  return {width, most <= std::numeric_limits<int32_t>::max() ? 4 : 8, 4};
-}
-
 std::vector<Network> networks_of(const ExchangeOptions& options) {
   if (options.bandwidth > 0) return {{"given", options.latency * 1e-6, options.bandwidth * 1e9 / 8}};
   const std::span<const Network> named = named_networks();
   return {named.begin(), named.end()};
 }
 
+using BytesOf = std::function<std::vector<RankBytes>(ExchangeMessage message)>;  // [P]; empty: no such message
+
 // Bytes by message, their imbalance, and times by network.
-void add_bytes(nlohmann::json& result, const ExchangeCounts& counts, const ExchangeSizes& sizes, int64_t tokens,
+void add_bytes(nlohmann::json& result, const BytesOf& bytes_of, int64_t P, int64_t tokens,
                const std::vector<Network>& networks) {
-  const int64_t P = counts.ranks;
   std::vector<int64_t> of_ranks(static_cast<size_t>(P), 0);
   std::vector<double> seconds(networks.size(), 0);
   double forward = 0, total = 0;
   nlohmann::json by_message = nlohmann::json::object();
   for (int64_t m = 0; m < kExchangeMessages; ++m) {
     const auto message = static_cast<ExchangeMessage>(m);
-    const std::vector<RankBytes> bytes = bytes_of_ranks(message, counts, sizes);
+    const std::vector<RankBytes> bytes = bytes_of(message);
     double sent = 0;
     int64_t most = 0;
     for (size_t rank = 0; rank < bytes.size(); ++rank) {
@@ -110,7 +106,7 @@ void add_bytes(nlohmann::json& result, const ExchangeCounts& counts, const Excha
       most = std::max({most, bytes[rank].sent, bytes[rank].received});
       of_ranks[rank] += bytes[rank].sent + bytes[rank].received;
     }
-    for (size_t n = 0; n < networks.size(); ++n) {
+    for (size_t n = 0; n < networks.size() && !bytes.empty(); ++n) {
       seconds[n] += collective_seconds(networks[n], P, static_cast<double>(most));
     }
     by_message[name_of(message)] = sent / count({P, tokens});
@@ -132,31 +128,62 @@ void add_bytes(nlohmann::json& result, const ExchangeCounts& counts, const Excha
   }
 }
 
+TableParts parts_of(const ExchangeOptions& options, int64_t ranks, const TableReads& table) {
+  if (options.shard == "auto") return cheaper_parts(ranks, table);
+  return options.shard == "rows" ? TableParts::rows : TableParts::columns;
+}
+
+// What only parts by rows have: their owners are not read alike.
+void add_rows(nlohmann::json& result, const ExchangeDraw& draw, const ExchangeOptions& options, int64_t tokens,
+              int64_t width) {
+  const std::vector<int64_t> reads = at_owners(draw.counts, draw.counts.reads);
+  double most = 0;
+  for (size_t p = 0; p < reads.size(); ++p) {
+    most = std::max(most, memory_bytes(reads[p], draw.distinct[p], width, kValueBytesRead));
+  }
+  const auto segments =
+      static_cast<double>(std::accumulate(draw.counts.segments.begin(), draw.counts.segments.end(), int64_t{0}));
+  result["segments_a_token"] = segments / count({draw.counts.ranks, tokens});
+  result["imbalance"] = {{"reads", imbalance_of(reads)},
+                         {"segments", imbalance_of(at_owners(draw.counts, draw.counts.segments))}};
+  result["memory_ms"] = most / (options.memory_bandwidth * 1e9) * 1e3;
+}
+
+// Every rank has its columns of all reads.
+void add_columns(nlohmann::json& result, const ExchangeDraw& draw, const ExchangeOptions& options, int64_t tokens,
+                 int64_t width) {
+  const int64_t ranks = draw.counts.ranks;
+  const int64_t distinct = std::accumulate(draw.distinct.begin(), draw.distinct.end(), int64_t{0});
+  const double most =
+      memory_bytes(ranks * tokens * options.reads, distinct, (width + ranks - 1) / ranks, kValueBytesRead);
+  result["segments_a_token"] = nullptr;
+  result["imbalance"] = {{"reads", 1}, {"segments", nullptr}};
+  result["memory_ms"] = most / (options.memory_bandwidth * 1e9) * 1e3;
+}
+
 nlohmann::json result_at(const RowSource& source, const ExchangeOptions& options, int64_t ranks, int64_t tokens,
                          int64_t width) {
   const ExchangeDraw draw = draw_exchange(source, options, ranks, tokens);
-  const ExchangeSizes sizes = sizes_of(equal_parts(source.rows(), ranks), width);
-  const std::vector<int64_t> reads = at_owners(draw.counts, draw.counts.reads);
-  double most_memory = 0;
-  for (size_t p = 0; p < reads.size(); ++p) {
-    most_memory = std::max(most_memory, memory_bytes(reads[p], draw.distinct[p], width, kValueBytesRead));
-  }
+  const TableReads table = {.reads = options.reads, .rows = source.rows(), .width = width};
+  const TableParts parts = parts_of(options, ranks, table);
   const double M = count({ranks, tokens, options.reads});
-  const bool columns = cheaper_parts(ranks, options.reads, sizes) == TableParts::columns;
-  const auto segments =
-      static_cast<double>(std::accumulate(draw.counts.segments.begin(), draw.counts.segments.end(), int64_t{0}));
-  nlohmann::json result = {
-      {"ranks", ranks},
-      {"duplicates_in_token", static_cast<double>(draw.token_repeats) / M},
-      {"duplicates_in_rank", static_cast<double>(draw.rank_repeats) / M},
-      {"segments_a_token", segments / count({ranks, tokens})},
-      {"imbalance",
-       {{"reads", imbalance_of(reads)}, {"segments", imbalance_of(at_owners(draw.counts, draw.counts.segments))}}},
-      {"formula_rows", bytes_by_rows(ranks, options.reads, sizes)},
-      {"formula_columns", bytes_by_columns(ranks, options.reads, sizes)},
-      {"auto", columns ? "columns" : "rows"},
-      {"memory_ms", most_memory / (options.memory_bandwidth * 1e9) * 1e3}};
-  add_bytes(result, draw.counts, sizes, tokens, networks_of(options));
+  nlohmann::json result = {{"ranks", ranks},
+                           {"shard", name_of(parts)},
+                           {"duplicates_in_token", static_cast<double>(draw.token_repeats) / M},
+                           {"duplicates_in_rank", static_cast<double>(draw.rank_repeats) / M},
+                           {"expected_rows", expected_bytes(TableParts::rows, ranks, table).both()},
+                           {"expected_columns", expected_bytes(TableParts::columns, ranks, table).both()},
+                           {"auto", name_of(cheaper_parts(ranks, table))}};
+  const bool by_rows = parts == TableParts::rows;
+  (by_rows ? add_rows : add_columns)(result, draw, options, tokens, width);
+  const ExchangeSizes sizes = sizes_of(parts, ranks, table);
+  const std::vector<int64_t> of_ranks(static_cast<size_t>(ranks), tokens);
+  const BytesOf bytes_of = [&](ExchangeMessage message) {
+    if (by_rows) return bytes_of_ranks(message, draw.counts, sizes);
+    if (message == ExchangeMessage::lengths) return std::vector<RankBytes>();
+    return bytes_of_ranks(message, of_ranks, options.reads, sizes);
+  };
+  add_bytes(result, bytes_of, ranks, tokens, networks_of(options));
   return result;
 }
 
@@ -177,6 +204,8 @@ void check_exchange(const ExchangeOptions& options, int64_t rows, int64_t tokens
   need(options.reads / options.heads <= rows,
        fmt::format("the reads of a head must be at most the {} rows of the table", rows),
        options.reads / options.heads);
+  need(options.shard == "rows" || options.shard == "columns" || options.shard == "auto",
+       "--shard must be rows, columns or auto", options.shard);
   need(options.latency == 0 || options.bandwidth > 0, "--latency must come with --bandwidth", options.latency);
   need(options.memory_bandwidth > 0, "--memory-bandwidth must be above 0", options.memory_bandwidth);
   for (const int64_t ranks : options.ranks) {
@@ -201,15 +230,15 @@ std::unique_ptr<RowSource> source_of(const BenchOptions& options) {
 std::string bytes_table(const nlohmann::json& report) {
   std::vector<std::string> header = {"ranks"};
   for (int64_t m = 0; m < kExchangeMessages; ++m) header.emplace_back(name_of(static_cast<ExchangeMessage>(m)));
-  header.insert(header.end(), {"total", "forward", "by rows", "by columns", "auto"});
+  header.insert(header.end(), {"forward", "total", "rows expected", "columns expected", "auto"});
   TextTable table(header);
   for (const auto& r : report["results"]) {
     std::vector<std::string> line = {fmt::to_string(r["ranks"].get<int64_t>())};
     for (size_t c = 1; c <= kExchangeMessages + 2; ++c) {
       line.push_back(number_or_dash(r["bytes_a_token"][header[c]], "{:.1f}"));
     }
-    line.insert(line.end(), {number_or_dash(r["formula_rows"], "{:.0f}"),
-                             number_or_dash(r["formula_columns"], "{:.0f}"), r["auto"].get<std::string>()});
+    line.insert(line.end(), {number_or_dash(r["expected_rows"], "{:.0f}"),
+                             number_or_dash(r["expected_columns"], "{:.0f}"), r["auto"].get<std::string>()});
     table.add(line);
   }
   return table.text();
@@ -292,6 +321,7 @@ nlohmann::json run_exchange(const BenchOptions& options) {
       {"heads", exchange.heads},
       {"rows", source->rows()},
       {"width", width},
+      {"shard", exchange.shard},
       {"skew", exchange.counts.empty() ? nlohmann::json(exchange.skew) : nlohmann::json()},
       {"counts", exchange.counts.empty() ? nlohmann::json() : nlohmann::json(printable(exchange.counts))},
       {"memory_gb_per_second", exchange.memory_bandwidth},
@@ -314,12 +344,13 @@ std::string exchange_text(const nlohmann::json& report) {
                                  : "as counted in " + report["counts"].get<std::string>();
   const std::string head = wrapped(
       fmt::format(
-          "A step's exchange, simulated: {} tokens a rank, {} reads in {} heads, {} rows of {} float32, read {}. "
+          "A step's exchange, simulated: {} tokens a rank, {} reads in {} heads, {} rows of {} float32, read {}, in "
+          "parts by {}. "
           "Bytes and shares are counted, times are a model's (docs/scaling.md).",
           report["tokens"].get<int64_t>(), report["reads"].get<int64_t>(), report["heads"].get<int64_t>(),
-          report["rows"].get<int64_t>(), report["width"].get<int64_t>(), source),
+          report["rows"].get<int64_t>(), report["width"].get<int64_t>(), source, report["shard"].get<std::string>()),
       0);
-  return head + "\nBytes that a token sends, and forward beside the formulas\n" + bytes_table(report) +
+  return head + "\nBytes that a token sends, beside those expected of even reads\n" + bytes_table(report) +
          "\nReads of a row that the token or its rank reads already; the largest rank over the mean\n" +
          shares_table(report) + "\nThe model's times, beside the mean rank's bytes over the bandwidth\n" +
          times_table(report);

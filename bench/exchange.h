@@ -27,7 +27,7 @@ std::vector<int64_t> reads_of_rank(const RowSource& source, const ExchangeOption
                                    int64_t tokens);
 
 // results, one for each P: bytes_a_token by message, forward, backward, total; duplicates, imbalance (largest rank over
-// mean; null where nothing is sent), the formulas of parts by rows and by columns and what they choose; memory_ms, and
+// mean; null where nothing is sent), the bytes expected of parts by rows and by columns and the fewer; memory_ms, and
 // times {network, exchange_ms, bound_ms, ratio}.
 nlohmann::json run_exchange(const BenchOptions& options);
 std::string exchange_text(const nlohmann::json& report);

@@ -243,6 +243,8 @@ TEST(Exchange, ReportsBytesSharesAndTimes) {
   EXPECT_EQ(one["segments_a_token"], 1);
   EXPECT_TRUE(one["imbalance"]["bytes"].is_null());
   EXPECT_EQ(one["times"][0]["exchange_ms"], 0);
+  EXPECT_EQ(three["shard"], "rows");
+  EXPECT_EQ(three["auto"], "columns");
   const auto& bytes = three["bytes_a_token"];
   EXPECT_DOUBLE_EQ(bytes["total"].get<double>(), bytes["forward"].get<double>() + bytes["backward"].get<double>());
   EXPECT_EQ(bytes["counts"], 3 * 2 * 16 / 60.0);
@@ -259,13 +261,44 @@ TEST(Exchange, ReportsBytesSharesAndTimes) {
   options.json = false;
   std::ostringstream text;
   run_benchmarks(options, text);
-  EXPECT_THAT(text.str(), HasSubstr("law of 1. Bytes"));
+  EXPECT_THAT(text.str(), HasSubstr("law of 1, in parts by rows. Bytes"));
 
   options.json = true;
   options.exchange.latency = 7;
   options.exchange.bandwidth = 8;
   const nlohmann::json given = report_of(options);
   EXPECT_EQ(given["networks"].dump(), R"([{"gigabits_per_second":8.0,"latency_us":7.0,"network":"given"}])");
+}
+
+TEST(Exchange, ByColumnsBytesAreThoseExpectedOfAnyReads) {
+  BenchOptions options{.names = {"exchange"}, .json = true, .rows = {1000}, .tokens = {20}, .widths = {512}};
+  options.exchange.ranks = {1, 2, 4};
+  options.exchange.reads = 16;
+  for (const auto* shard : {"columns", "auto"}) {
+    options.exchange.shard = shard;
+    const nlohmann::json report = report_of(options);
+    EXPECT_EQ(report["shard"], shard);
+    for (const auto& result : report["results"]) {
+      const auto ranks = result["ranks"].get<int64_t>();
+      const bool columns = ranks > 1 || options.exchange.shard == "columns";
+      EXPECT_EQ(result["shard"], columns ? "columns" : "rows") << ranks;
+      if (!columns) continue;
+      const auto& bytes = result["bytes_a_token"];
+      const double counts = 16.0 * static_cast<double>(ranks - 1) / 20;
+      EXPECT_EQ(bytes["counts"], counts);
+      EXPECT_NEAR(bytes["total"].get<double>(), result["expected_columns"].get<double>() + counts, 1e-9);
+      EXPECT_EQ(result["imbalance"]["reads"], 1);
+      const auto& time = result["times"][0];
+      const double latency = report["networks"][0]["latency_us"].get<double>() / 1e3;
+      EXPECT_NEAR(time["exchange_ms"].get<double>(),
+                  time["bound_ms"].get<double>() + 6 * latency * static_cast<double>(ranks - 1), 1e-9);
+    }
+    EXPECT_LT(report["results"][2]["expected_columns"], report["results"][2]["expected_rows"]);
+  }
+  options.json = false;
+  std::ostringstream text;
+  run_benchmarks(options, text);
+  EXPECT_THAT(text.str(), HasSubstr("in parts by auto"));
 }
 
 TEST(Exchange, RefusesWhatItCannotDraw) {
@@ -292,6 +325,8 @@ TEST(Exchange, RefusesWhatItCannotDraw) {
               HasSubstr("the reads of all ranks must be at most"));
   EXPECT_THAT(refused([](auto& o) { o.rows = {1000, 2000}; }), HasSubstr("--rows must be one number, got 2 of them"));
   EXPECT_THAT(refused([](auto& o) { o.exchange.latency = 1; }), HasSubstr("--latency must come with --bandwidth"));
+  EXPECT_THAT(refused([](auto& o) { o.exchange.shard = "x"; }),
+              HasSubstr("--shard must be rows, columns or auto, got x"));
   EXPECT_THAT(refused([](auto& o) { o.exchange.counts = "x"; }), HasSubstr("--counts must come without --rows"));
   refused([](auto& o) { o.rows = {}, o.exchange.counts = "no-such-folder"; }, ExitCode::input);
   refused([](auto& o) { o.rows = {int64_t{1} << 40}, o.exchange.ranks = {1}; }, ExitCode::resources);

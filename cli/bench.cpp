@@ -29,6 +29,8 @@ void add_exchange(CLI::App& verb, ExchangeOptions& options) {
       verb.add_option("--counts", options.counts, "For exchange: read as a trained run has; a folder step-N of it")
           ->excludes(skew);
   verb.add_option("--table", options.table, "For exchange: the table of --counts, where it has several")->needs(counts);
+  verb.add_option("--shard", options.shard, "For exchange: parts by rows or columns, or auto (default: rows)")
+      ->check(CLI::IsMember({"rows", "columns", "auto"}));
   auto* bandwidth =
       verb.add_option("--bandwidth", options.bandwidth, "For exchange: Gb/s of a rank, in place of the named networks");
   bandwidth->check(above_0);

@@ -211,3 +211,11 @@ def test_a_dry_run_shows_what_a_rank_needs(place):
     alone, shared = loci(place, *arguments), torchrun(place, 2, *arguments)
     tables = [json.loads(result.stdout)["arms"][0]["memory"]["tables"] for result in (alone, shared)]
     assert tables[1] == tables[0] / 2
+    arm = json.loads(shared.stdout)["arms"][0]
+    assert "wire" not in json.loads(alone.stdout)["arms"][0]
+    (table,) = arm["wire"]["tables"]
+    assert (table["table"], table["shard"], table["bytes"]) == ("memory.values", "rows", table["bytes_rows"])
+    assert arm["wire"]["dense_gradients"] == 4 * arm["parameters_dense"]
+    assert arm["wire"]["total"] == arm["wire"]["dense_gradients"] + table["bytes"]
+    text = torchrun(place, 2, *train(place, place / "dry", "--dry-run")).stdout
+    assert "memory.values: by rows" in text

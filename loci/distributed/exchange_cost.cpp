@@ -3,6 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
+
+#include "loci/distributed/exchange_plan.h"
 
 namespace loci {
 namespace {
@@ -11,15 +15,11 @@ bool comes_back(ExchangeMessage message) {
   return message == ExchangeMessage::sums || message == ExchangeMessage::weight_gradients;
 }
 
-double number_and_weight(const ExchangeSizes& sizes) {
-  return static_cast<double>(sizes.row_bytes + sizes.sum_bytes);
-}
-
-double bytes_of_sum(const ExchangeSizes& sizes) {
-  return static_cast<double>(sizes.width * sizes.sum_bytes);
-}
-
 }  // namespace
+
+const char* name_of(TableParts parts) {
+  return parts == TableParts::rows ? "rows" : "columns";
+}
 
 const char* name_of(ExchangeMessage message) {
   constexpr std::array<const char*, kExchangeMessages> names = {
@@ -45,6 +45,10 @@ int64_t message_bytes(ExchangeMessage message, int64_t reads, int64_t segments, 
   return 0;
 }
 
+int64_t row_number_bytes(int64_t rows) {
+  return rows <= std::numeric_limits<int32_t>::max() ? 4 : 8;
+}
+
 std::vector<RankBytes> bytes_of_ranks(ExchangeMessage message, const ExchangeCounts& counts,
                                       const ExchangeSizes& sizes) {
   std::vector<RankBytes> result(static_cast<size_t>(counts.ranks));
@@ -56,6 +60,26 @@ std::vector<RankBytes> bytes_of_ranks(ExchangeMessage message, const ExchangeCou
       const bool back = comes_back(message);
       result[static_cast<size_t>(back ? owner : reader)].sent += bytes;
       result[static_cast<size_t>(back ? reader : owner)].received += bytes;
+    }
+  }
+  return result;
+}
+
+std::vector<RankBytes> bytes_of_ranks(ExchangeMessage message, std::span<const int64_t> tokens, int64_t reads,
+                                      const ExchangeSizes& sizes) {
+  std::vector<RankBytes> result(tokens.size());
+  if (message == ExchangeMessage::lengths || tokens.empty()) return result;
+  const bool gathered = message == ExchangeMessage::rows || message == ExchangeMessage::weights;
+  const std::vector<int64_t> first = equal_parts(sizes.width, std::ssize(tokens));
+  for (size_t reader = 0; reader < tokens.size(); ++reader) {
+    for (size_t owner = 0; owner < tokens.size(); ++owner) {
+      if (reader == owner) continue;
+      const int64_t of = gathered ? std::ranges::max(tokens) : tokens[reader];
+      const ExchangeSizes columns = {first[owner + 1] - first[owner], sizes.row_bytes, sizes.sum_bytes};
+      const int64_t bytes = message_bytes(message, of * reads, of, columns);
+      const bool back = comes_back(message);
+      result[back ? owner : reader].sent += bytes;
+      result[back ? reader : owner].received += bytes;
     }
   }
   return result;
@@ -80,20 +104,28 @@ double memory_bytes(int64_t reads, int64_t distinct_rows, int64_t width, int64_t
          (static_cast<double>(reads) * (values + gradient) + static_cast<double>(distinct_rows) * (values + moments));
 }
 
-double bytes_by_rows(int64_t ranks, int64_t reads, const ExchangeSizes& sizes) {
-  if (ranks == 1) return 0;
-  return static_cast<double>(reads) * number_and_weight(sizes) +
-         static_cast<double>(std::min(ranks, reads)) * bytes_of_sum(sizes);
+ExchangeSizes sizes_of(TableParts parts, int64_t ranks, const TableReads& table) {
+  const int64_t rows = parts == TableParts::rows ? (table.rows + ranks - 1) / ranks : table.rows;
+  return {table.width, row_number_bytes(rows), table.sum_bytes};
 }
 
-double bytes_by_columns(int64_t ranks, int64_t reads, const ExchangeSizes& sizes) {
-  if (ranks == 1) return 0;
-  return static_cast<double>(ranks - 1) * static_cast<double>(reads) * number_and_weight(sizes) + bytes_of_sum(sizes);
+TokenBytes expected_bytes(TableParts parts, int64_t ranks, const TableReads& table) {
+  const ExchangeSizes sizes = sizes_of(parts, ranks, table);
+  const auto P = static_cast<double>(ranks), K = static_cast<double>(table.reads);
+  const auto number = static_cast<double>(sizes.row_bytes), weight = static_cast<double>(sizes.sum_bytes);
+  const double vector = static_cast<double>(table.width) * weight;
+  if (parts == TableParts::rows) {
+    const double reads = K * (P - 1) / P, segments = (P - 1) * (1 - std::pow(1 - 1 / P, K));
+    return {reads * (number + weight) + segments * (vector + 4), segments * vector + reads * weight};
+  }
+  const double reads = (P - 1) * K, slices = vector * (P - 1) / P;
+  return {reads * (number + weight) + slices, slices + reads * weight + (table.row_moment ? reads * 16 : 0)};
 }
 
-TableParts cheaper_parts(int64_t ranks, int64_t reads, const ExchangeSizes& sizes) {
-  return bytes_by_columns(ranks, reads, sizes) < bytes_by_rows(ranks, reads, sizes) ? TableParts::columns
-                                                                                    : TableParts::rows;
+TableParts cheaper_parts(int64_t ranks, const TableReads& table) {
+  if (table.width < ranks) return TableParts::rows;
+  const auto bytes = [&](TableParts parts) { return expected_bytes(parts, ranks, table).both(); };
+  return bytes(TableParts::columns) < bytes(TableParts::rows) ? TableParts::columns : TableParts::rows;
 }
 
 }  // namespace loci

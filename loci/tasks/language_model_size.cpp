@@ -106,6 +106,16 @@ double ngram_bytes(const NgramOptions& ngram, const TransformerLmOptions& model,
   return index;
 }
 
+// The tables of one kind of memory, each read K times in each of `passes` passes of a token.
+void add_exchanges(RunSize& size, const std::vector<std::string>& names, const std::vector<int64_t>& widths,
+                   int64_t rows, int64_t reads, int64_t passes, const RowOptimizerOptions& optimizer) {
+  const bool row_moment = optimizer.rule == RowRule::adam_row_moment || optimizer.rule == RowRule::adagrad;
+  for (size_t i = 0; i < widths.size(); ++i) {
+    const TableReads of = {.reads = reads, .rows = rows, .width = widths[i], .row_moment = row_moment};
+    size.exchanges.push_back({names.at(i), of, passes});
+  }
+}
+
 }  // namespace
 
 void LanguageModelPlan::check() const {
@@ -148,6 +158,8 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps
     add_tables(size, memory, memory.shared_table ? 1 : layers, count_memory(memory, options.width).table_widths, reads,
                batch, rows);
+    add_exchanges(size, {"memory.values", "memory.down"}, count_memory(memory, options.width).table_widths, memory.rows,
+                  memory.layer.heads * memory.layer.top_k, std::ssize(memory.layers), rows);
     const double counters = layers * static_cast<double>(memory.rows) * static_cast<double>(sizeof(RowUsage));
     size.counter_bytes = whole(counters);
     add_bytes(size.memory, "counters of rows", 2 * counters);
@@ -165,6 +177,8 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     activations += count * tokens * ngram_bytes(ngram, options, small);
     add_tables(size, ngram, count, count_ngram(ngram, options.width, options.vocabulary).table_widths, tokens * columns,
                batch, rows);
+    add_exchanges(size, {"ngram.values"}, count_ngram(ngram, options.width, options.vocabulary).table_widths,
+                  ngram.rows, static_cast<int64_t>(columns), static_cast<int64_t>(count), rows);
     // Of an evaluation alone: usage, and a hundred bytes for each n-gram (NgramCollisions).
     const double counters = count * static_cast<double>(ngram.rows) * static_cast<double>(sizeof(RowUsage));
     const double ngrams = count * columns * 100 * static_cast<double>(data.evaluation_tokens);

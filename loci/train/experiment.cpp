@@ -16,6 +16,7 @@
 #include "loci/train/memory_check.h"
 #include "loci/train/precision.h"
 #include "loci/train/text_table.h"
+#include "loci/train/wire.h"
 
 namespace loci {
 namespace {
@@ -106,6 +107,7 @@ nlohmann::json Experiment::plan() const {
       facts["disk"] = memory_json(size.disk);
       facts["disk_text"] = memory_text(size.disk);
     }
+    if (options_.ranks.size > 1) facts["wire"] = wire_of(size, options_.ranks.size);
     if (arm->config.has_start) facts["starts_from"] = arm->config.start.source();
     if (const int64_t before = arm->config.units_before(); before > 0) facts["units_before"] = before;
     if (arm->equal_time) {
@@ -139,6 +141,7 @@ std::string Experiment::plan_text(const nlohmann::json& plan) {
                             arm["precision"].get<std::string>()),
                 4);
     text += wrapped(fmt::format("    memory: {}", arm["memory_text"].get<std::string>()), 6);
+    if (arm.contains("wire")) text += wrapped("    " + wire_text(arm["wire"]), 6);
     if (arm.contains("disk_text")) text += wrapped(fmt::format("    disk: {}", arm["disk_text"].get<std::string>()), 6);
   }
   return text;

@@ -17,6 +17,7 @@
 #include "loci/base/config_fields.h"
 #include "loci/base/progress.h"
 #include "loci/distributed/collectives.h"
+#include "loci/distributed/exchange_cost.h"
 #include "loci/optim/optimizer_set.h"
 #include "loci/table/table_maker.h"
 #include "loci/train/measure.h"
@@ -148,6 +149,13 @@ struct BatchShape {
 };
 
 // What a run asks of the machine, known from its configuration alone.
+// The reads of one kind of table, for what several ranks send each other.
+struct TableExchange {
+  std::string table;
+  TableReads reads;    // of one pass of a token
+  int64_t passes = 1;  // of a token in a step
+};
+
 struct RunSize {
   int64_t parameters_dense = 0;
   int64_t parameters_table = 0;
@@ -156,6 +164,7 @@ struct RunSize {
   int64_t multiply_adds = 0;  // of one unit, forward; 0: not counted
   MemoryEstimate disk = {};   // working files of tables that are mapped
   int64_t counter_bytes = 0;  // what an evaluation counts of rows, at most
+  std::vector<TableExchange> exchanges = {};
 };
 
 // What a task is made of, in addition to its own sections of the configuration.
