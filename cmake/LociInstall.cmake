@@ -30,7 +30,7 @@ set(loci_public_headers
   loci/nn/memory/vector_quantiser.h loci/nn/relation/criss_cross.h loci/nn/relation/efficient_attention.h
   loci/nn/relation/global_context.h loci/nn/relation/non_local.h loci/nn/relation/non_local_diagnosis.h
   loci/nn/relation/non_local_layout.h loci/nn/relation/non_local_options.h loci/nn/small/addressing.h loci/nn/small/binary_layers.h
-  loci/nn/small/fold_norm.h loci/nn/small/reel_layers.h loci/nn/small/retrieval_memory.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
+  loci/nn/small/fold_norm.h loci/nn/small/reel_layers.h loci/nn/small/retrieval_memory.h loci/nn/small/shift_norm.h loci/nn/small/slots.h loci/nn/small/straight_through.h loci/nn/small/subset_backprop.h
   loci/nn/small/view_attention.h loci/nn/token_mask.h
   loci/nn/small/depth_layers.h loci/nn/small/ode_block.h loci/nn/small/ode_method.h loci/nn/small/ode_solve.h
   loci/nn/small/ode_solver.h
@@ -43,7 +43,8 @@ set(loci_public_headers
   loci/ops/random_basis/random_basis.h
   loci/ops/reels/reels.h loci/ops/row_order/row_order.h loci/ops/row_sum/row_sum.h loci/ops/row_update/row_rule.h
   loci/ops/row_update/row_update.h loci/ops/table_read/table_project.h loci/ops/table_read/table_read.h
-  loci/ops/usage_add/usage_add.h
+  loci/ops/usage_add/usage_add.h loci/ops/nearest_power/nearest_power.h
+  loci/ops/straight_through_sign/straight_through_sign.h
   loci/optim/dense_optimizer.h loci/optim/optimizer_set.h loci/optim/parameter_rules.h loci/optim/row_optimizer.h
   loci/optim/random_bases.h loci/optim/random_bases_options.h loci/optim/schedule.h
   loci/optim/seed_adam.h

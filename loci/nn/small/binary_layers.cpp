@@ -6,12 +6,14 @@
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <cmath>
 
+#include "loci/base/random.h"
 #include "loci/nn/initialise.h"
-#include "loci/nn/small/straight_through.h"
 #include "loci/optim/parameter_rules.h"
 
 namespace loci {
@@ -66,6 +68,21 @@ Tensor BinaryConv2d::forward(const Tensor& x) const {
   const int64_t pixels = weight.size(-1) / 2;
   const Tensor bordered = at::constant_pad_nd(x.to(weight.scalar_type()), {pixels, pixels, pixels, pixels}, border_);
   return at::conv2d(bordered.contiguous(at::MemoryFormat::ChannelsLast), signs_of_weight(weight));
+}
+
+StraightThroughSign::StraightThroughSign(const std::string& name, bool sampled, uint64_t seed)
+    : Module("StraightThroughSign") {
+  if (!sampled) return;
+  const auto stream = static_cast<int64_t>(stream_of(name));
+  key = register_buffer("key", at::tensor({static_cast<int64_t>(seed), stream}));
+  drawn = register_buffer("drawn", at::zeros({1}, at::kLong));
+}
+
+Tensor StraightThroughSign::forward(const Tensor& x) {
+  if (!key.defined() || !is_training()) return straight_through_sign(x);
+  Tensor y = sampled_sign(x, key, drawn);
+  drawn.add_(x.numel());
+  return y;
 }
 
 Tensor squared_hinge_loss(const Tensor& score, const Tensor& labels) {

@@ -12,7 +12,8 @@
 //
 // There is no bias: a batch norm follows. The products are made in the weights' type under autocast too: where x holds
 // whole numbers, they are exact in float32 as long as sums stay below 2^24, whatever the order of the sums.
-// Activations become signs by straight_through_sign; the packed form is in loci/ops/binary_linear.
+// Activations become signs by straight_through_sign, or by StraightThroughSign, which may draw them in training; the
+// packed form is in loci/ops/binary_linear.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,6 +22,7 @@
 #include <cstdint>
 #include <string>
 
+#include "loci/ops/straight_through_sign/straight_through_sign.h"
 #include "loci/optim/dense_optimizer.h"
 
 namespace loci {
@@ -49,6 +51,17 @@ class BinaryConv2d : public torch::nn::Module {
 
  private:
   double border_;
+};
+
+// straight_through_sign as a layer; `sampled`: in training sampled_sign, +1 with probability clip((x + 1) / 2, 0, 1).
+class StraightThroughSign : public torch::nn::Module {
+ public:
+  // Draws come by counter from (seed, name). They go on from call to call, so that a batch may be cut in parts.
+  StraightThroughSign(const std::string& name, bool sampled, uint64_t seed);
+  at::Tensor forward(const at::Tensor& x);
+
+  at::Tensor key;    // [2] int64: seed and stream; of a sampled one, as a buffer
+  at::Tensor drawn;  // [1] int64: how many numbers were drawn; of a sampled one, as a buffer
 };
 
 // The mean over B and O of max(0, 1 - t * score)^2 with t = +1 for the label's class, -1 for the others. score [B, O],

@@ -7,7 +7,6 @@
 
 #include <cmath>
 
-#include "loci/nn/small/straight_through.h"
 #include "loci/ops/binary_linear/binary_linear.h"
 #include "loci/optim/optimizer_set.h"
 #include "tests/op_harness.h"
@@ -89,6 +88,23 @@ TEST(BinaryLayers, ProductsAreExactUnderAutocast) {
   at::autocast::set_autocast_enabled(at::kCPU, false);
   EXPECT_TRUE(torch::equal(y, torch::full({2, 3}, 1001.0F))) << y;
   EXPECT_TRUE(torch::equal(map, torch::full({1, 3, 4, 4}, 909.0F))) << map;
+}
+
+TEST(BinaryLayers, SampledSignsGoOnFromCallToCallInTrainingAlone) {
+  torch::manual_seed(6);
+  const Tensor x = torch::randn({6, 5}), more = torch::randn({2, 5});
+  StraightThroughSign whole("sign", true, 3), cut("sign", true, 3), other("other", true, 3), plain("sign", false, 3);
+  const Tensor y = whole.forward(x), again = whole.forward(more);
+  EXPECT_TRUE(torch::equal(y, sampled_sign(x, whole.key, torch::zeros({1}, torch::kLong))));
+  EXPECT_TRUE(torch::equal(torch::cat({cut.forward(x.narrow(0, 0, 2)), cut.forward(x.narrow(0, 2, 4))}), y));
+  EXPECT_FALSE(torch::equal(other.forward(x), y));
+  EXPECT_TRUE(torch::equal(plain.forward(x), straight_through_sign(x)));
+  EXPECT_EQ(plain.buffers().size(), 0);
+  for (StraightThroughSign* sign : {&whole, &cut}) sign->eval();
+  EXPECT_TRUE(torch::equal(cut.forward(x), straight_through_sign(x)));
+  cut.train();  // what was drawn is its state
+  EXPECT_EQ(cut.drawn.item<int64_t>(), 30);
+  EXPECT_TRUE(torch::equal(cut.forward(more), again));
 }
 
 TEST(BinaryLayers, TheRuleScalesTheRateAndKeepsWeightsWithinOne) {

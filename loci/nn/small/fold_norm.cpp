@@ -41,11 +41,10 @@ NormLine line_of_norm(const NormTensors& norm) {
   return {flat(norm.running_mean), (scale * flat(norm.gain).to(at::kDouble)).to(at::kFloat), flat(norm.bias)};
 }
 
-SignThreshold fold_norm(const NormTensors& norm, int64_t most) {
+SignThreshold fold_line(const NormLine& line, int64_t most) {
   if (most < 0 || most > kMostExact) {
     fail(ExitCode::bug, "fold_norm", fmt::format("most must be 0 to {}", kMostExact), fmt::to_string(most));
   }
-  const NormLine line = line_of_norm(norm);
   const int64_t O = line.mean.numel();
   const float *const mean = line.mean.const_data_ptr<float>(), *const factor = line.factor.const_data_ptr<float>();
   const float* const bias = line.bias.const_data_ptr<float>();
@@ -64,6 +63,10 @@ SignThreshold fold_norm(const NormTensors& norm, int64_t most) {
     side.mutable_data_ptr<float>()[o] = falls ? -1.0F : 1.0F;
   }
   return {threshold, sign_pack(side)};
+}
+
+SignThreshold fold_norm(const NormTensors& norm, int64_t most) {
+  return fold_line(line_of_norm(norm), most);
 }
 
 }  // namespace loci

@@ -19,16 +19,17 @@ struct SignThreshold {
   at::Tensor turned;     // [ceil(O / 64)] int64
 };
 
-// For whole numbers |y| <= most, at most 2^24. In real numbers gain * (y - mean) / sigma + bias >= 0 has the threshold
-// T = mean - bias * sigma / gain; a gain below 0 turns it, and a gain of 0 gives the sign of the bias. Here the
-// threshold is searched with the roundings of batch_normalised in float32, so that the sign is the same for every y.
-// Throws Error (input) for a norm that is not finite.
-SignThreshold fold_norm(const NormTensors& norm, int64_t most);
-
 // batch_normalised of y in float32, with its bits: (y - mean) * factor + bias.
 struct NormLine {
   at::Tensor mean, factor, bias;  // [O] float32
 };
 NormLine line_of_norm(const NormTensors& norm);
+
+// For whole numbers |y| <= most, at most 2^24. In real numbers gain * (y - mean) / sigma + bias >= 0 has the threshold
+// T = mean - bias * sigma / gain; a gain below 0 turns it, and a gain of 0 gives the sign of the bias. Here the
+// threshold is searched with the roundings of the line in float32, so that the sign is the same for every y. Throws
+// Error (input) for a norm that is not finite.
+SignThreshold fold_line(const NormLine& line, int64_t most);
+SignThreshold fold_norm(const NormTensors& norm, int64_t most);  // of its line
 
 }  // namespace loci

@@ -15,17 +15,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct SignFunction : torch::autograd::Function<SignFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& x, bool masked) {
-    if (masked) context->save_for_backward({x});
-    return x.ge(0).to(x.scalar_type()).mul_(2).sub_(1);
-  }
-  static variable_list backward(AutogradContext* context, const variable_list& grad) {
-    const variable_list saved = context->get_saved_variables();
-    return {saved.empty() ? grad[0] : grad[0] * saved[0].abs().le(1), Tensor()};
-  }
-};
-
 struct ChooseFunction : torch::autograd::Function<ChooseFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& value, const Tensor& score) {
     const Tensor chosen = score.argmax(-1, /*keepdim=*/true);
@@ -51,11 +40,6 @@ struct ScaleFunction : torch::autograd::Function<ScaleFunction> {
 };
 
 }  // namespace
-
-Tensor straight_through_sign(const Tensor& x, SignGradient gradient) {
-  TORCH_CHECK(x.is_floating_point(), "straight_through_sign: x must be of a floating type, got ", x.scalar_type());
-  return SignFunction::apply(x, gradient == SignGradient::within_one);
-}
 
 Tensor straight_through_choose(const Tensor& value, const Tensor& score) {
   TORCH_CHECK(value.dim() > 0 && value.size(-1) > 0 && value.sizes() == score.sizes() &&

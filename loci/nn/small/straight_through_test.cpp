@@ -4,32 +4,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <cmath>
-
 #include "tests/op_harness.h"
 
 namespace loci {
 namespace {
 
 using torch::Tensor;
-
-TEST(StraightThrough, SignIsNeverZeroAndPassesGradientsWithinOne) {
-  const Tensor x = torch::tensor({-2.0F, -1.0F, -0.5F, -0.0F, 0.0F, 0.5F, 1.0F, 1.5F}).requires_grad_();
-  const Tensor y = straight_through_sign(x);
-  EXPECT_TRUE(torch::equal(y, torch::tensor({-1.0F, -1.0F, -1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F})));
-  const Tensor grad = torch::arange(1, 9).to(torch::kFloat);
-  const Tensor within = torch::autograd::grad({y}, {x}, {grad})[0];
-  EXPECT_TRUE(torch::equal(within, torch::tensor({0.0F, 2.0F, 3.0F, 4.0F, 5.0F, 6.0F, 7.0F, 0.0F})));
-  const Tensor whole = torch::autograd::grad({straight_through_sign(x, SignGradient::whole)}, {x}, {grad})[0];
-  EXPECT_TRUE(torch::equal(whole, grad));
-}
-
-TEST(StraightThrough, SignOfNanIsMinusOneInEveryType) {
-  for (const auto type : {torch::kFloat, torch::kDouble, torch::kBFloat16}) {
-    const Tensor y = straight_through_sign(torch::tensor({std::nan(""), 3.0}, type));
-    EXPECT_TRUE(torch::equal(y, torch::tensor({-1.0, 1.0}, type))) << type;
-  }
-}
 
 // The rule in a loop, as another implementation.
 TEST(StraightThrough, ChoiceGivesEveryScoreItsValueTimesTheGradient) {
@@ -79,8 +59,6 @@ TEST(StraightThrough, RefusesBadInputInThreeParts) {
   EXPECT_THAT(message(torch::zeros({2, 3}), torch::zeros({3})), testing::HasSubstr(expected + ", got [2, 3] of Float"));
   EXPECT_THAT(message(torch::zeros({2, 0}), torch::zeros({2, 0})), testing::HasSubstr(expected));
   EXPECT_THAT(message(torch::zeros({2}), torch::zeros({2}, torch::kDouble)), testing::HasSubstr(expected));
-  EXPECT_THAT(harness::message_of([] { straight_through_sign(torch::zeros({2}, torch::kInt)); }),
-              testing::HasSubstr("straight_through_sign: x must be of a floating type, got Int"));
 }
 
 }  // namespace
