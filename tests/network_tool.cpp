@@ -8,7 +8,7 @@
 // RamUnrollOutput. Slots read and write once for each of `states`, and y is all they give (trained_slots).
 // Attention over views is always run so.
 // Of a retrieval memory INPUT has items and mask too.
-// An ODE block is that of tanh(W z + b).
+// An ODE block is that of tanh(W z + b). Binary layers are a convolution, drawn signs and a product.
 #include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
@@ -31,6 +31,7 @@
 #include "loci/nn/relation/efficient_attention.h"
 #include "loci/nn/relation/global_context.h"
 #include "loci/nn/relation/non_local.h"
+#include "loci/nn/small/binary_layers.h"
 #include "loci/nn/small/ode_block.h"
 #include "loci/nn/small/retrieval_memory.h"
 #include "loci/nn/small/slots.h"
@@ -50,7 +51,8 @@ enum class Kind {
   slots,
   view_attention,
   retrieval_memory,
-  ode_block
+  ode_block,
+  binary
 };
 
 struct RetrievalDescription : loci::RetrievalMemoryOptions {
@@ -91,7 +93,8 @@ struct Description {
               {"slots", Kind::slots},
               {"view_attention", Kind::view_attention},
               {"retrieval_memory", Kind::retrieval_memory},
-              {"ode_block", Kind::ode_block}});
+              {"ode_block", Kind::ode_block},
+              {"binary", Kind::binary}});
     f.field("classes", classes, "of a network");
     f.field("channels", channels, "of the input");
     f.section("image", image);
@@ -221,6 +224,26 @@ struct SlotNetwork : torch::nn::Module {
   Tensors input_;
 };
 
+// x [B, channels, height, width]; two batches are made, and the second one's output is given.
+struct BinaryNetwork : torch::nn::Module {
+  BinaryNetwork(const Description& d, const at::Tensor& x) {
+    const auto seed = static_cast<uint64_t>(d.seed);
+    convolution = register_module("convolution",
+                                  std::make_shared<loci::BinaryConv2d>("block.convolution", d.channels, 4, 3, seed));
+    sign = register_module("sign", std::make_shared<loci::StraightThroughSign>("block.sign", true, seed));
+    linear = register_module("linear",
+                             std::make_shared<loci::BinaryLinear>("block.linear", 4 * x.size(2) * x.size(3), 5, seed));
+  }
+  at::Tensor forward(const at::Tensor& x) {
+    sign->forward(x.detach());
+    return linear->forward(sign->forward(convolution->forward(x) / 8).flatten(1));
+  }
+
+  std::shared_ptr<loci::BinaryConv2d> convolution;
+  std::shared_ptr<loci::StraightThroughSign> sign;
+  std::shared_ptr<loci::BinaryLinear> linear;
+};
+
 struct RetrievalNetwork : loci::RetrievalMemory {
   RetrievalNetwork(const Description& d, Tensors input)
       : RetrievalMemory("block", with_width(d), static_cast<uint64_t>(d.seed)), input_(std::move(input)) {}
@@ -258,6 +281,8 @@ Tensors trained_block(Description d, const Tensors& weights, const Tensors& inpu
       return trained(MaskedViews(d, input.at("mask") > 0), weights, input);
     case Kind::retrieval_memory:
       return trained(RetrievalNetwork(d, input), weights, input);
+    case Kind::binary:
+      return trained(BinaryNetwork(d, input.at("x")), weights, input);
     case Kind::ode_block: {
       d.ode.channels = d.channels;
       const torch::nn::Sequential field(torch::nn::Linear(d.ode.field_inputs(), d.ode.part_channels()),

@@ -49,6 +49,14 @@ def binary_inputs(vectors=3, inputs=70, outputs=5):
     return a, b, inputs, torch.zeros(outputs, dtype=torch.int32), torch.ones(out_words, dtype=torch.int64)
 
 
+SAMPLED = torch.tensor([7, -9]), torch.tensor([5])  # seed and stream, first
+
+
+def binary_numbers(dtype=torch.float32, grad=False, sizes=(2, 3, 7)):
+    torch.manual_seed(0)
+    return torch.randn(sizes, dtype=dtype, requires_grad=grad)
+
+
 REELS = (7, -9, 0.25)  # seed, stream, bound
 
 
@@ -116,6 +124,11 @@ def forward_and_backward_operators(dtype):
     yield loci.binary_linear, binary[:3]
     yield loci.binary_threshold, (loci.binary_linear(*binary[:3]), *binary[3:])
     yield loci.binary_layer, binary
+
+    yield loci.nearest_power, (binary_numbers(dtype, grad=True),)
+    for whole in (False, True):
+        yield loci.straight_through_sign, (binary_numbers(dtype, grad=True), whole)
+    yield loci.sampled_sign, (binary_numbers(dtype, grad=True), *SAMPLED)
 
     scores, grad = reel_inputs(dtype, grad=True)
     yield loci.reel_values, (grad, 6, *REELS)
@@ -268,6 +281,10 @@ def empty_inputs():
         yield loci.binary_threshold, (torch.zeros(vectors, outputs, dtype=torch.int32), *binary[3:])
         yield loci.binary_layer, binary
     for sizes in ((0,), (3, 0), (0, 0)):
+        numbers = binary_numbers(sizes=sizes)
+        yield loci.nearest_power, (numbers,)
+        yield loci.straight_through_sign, (numbers, False)
+        yield loci.sampled_sign, (numbers, *SAMPLED)
         scores, grad = reel_inputs(sizes=sizes)
         yield loci.reel_values, (grad, 6, *REELS)
         yield loci.reel_weights, (scores, *REELS, -1, False)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from loci.addressing import AdditiveScore as AdditiveScore
     from loci.addressing import address_scores as address_scores
     from loci.addressing import read_weights as read_weights
+    from loci.binary import BinaryConv2d as BinaryConv2d
+    from loci.binary import BinaryLinear as BinaryLinear
+    from loci.binary import PackedLinear as PackedLinear
+    from loci.binary import StraightThroughSign as StraightThroughSign
+    from loci.binary import binary_groups as binary_groups
+    from loci.binary import binary_rate as binary_rate
+    from loci.binary import keep_clipped as keep_clipped
+    from loci.binary import squared_hinge_loss as squared_hinge_loss
+    from loci.binary import straight_through_sign as straight_through_sign
     from loci.calibration import calibrate as calibrate
     from loci.finetuning import ReadBackground as ReadBackground
     from loci.finetuning import apply_patch as apply_patch
@@ -60,6 +69,9 @@ if TYPE_CHECKING:
     from loci.run_saving import save_run as save_run
     from loci.saved_runs import Run as Run
     from loci.saved_runs import load_run as load_run
+    from loci.shifts import ShiftAdamax as ShiftAdamax
+    from loci.shifts import ShiftNorm as ShiftNorm
+    from loci.shifts import nearest_power as nearest_power
     from loci.slots import CompressToSlots as CompressToSlots
     from loci.slots import SlotMemory as SlotMemory
     from loci.subsets import RandomSequence as RandomSequence
@@ -76,6 +88,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdditiveScore": "addressing",
+    "BinaryConv2d": "binary",
+    "BinaryLinear": "binary",
     "CompressToSlots": "slots",
     "CrissCross": "relatives",
     "EfficientAttention": "relatives",
@@ -90,6 +104,7 @@ _HOMES = {
     "NonLocal3d": "non_local",
     "OdeBlock": "ode_block",
     "OdeError": "ode_solver",
+    "PackedLinear": "binary",
     "PairScore": "views",
     "PeerMemory": "memory",
     "ProductKeyMemory": "memory",
@@ -107,8 +122,11 @@ _HOMES = {
     "Retrieval": "retrieval_memory",
     "RetrievalMemory": "retrieval_memory",
     "Run": "saved_runs",
+    "ShiftAdamax": "shifts",
+    "ShiftNorm": "shifts",
     "SideMemory": "memory_map",
     "SlotMemory": "slots",
+    "StraightThroughSign": "binary",
     "Table": "table",
     "Tokenizer": "tokenizer",
     "TransformerLM": "transformer_lm",
@@ -116,20 +134,26 @@ _HOMES = {
     "ViewAttention": "views",
     "address_scores": "addressing",
     "apply_patch": "finetuning",
+    "binary_groups": "binary",
+    "binary_rate": "binary",
     "calibrate": "calibration",
     "convert": "importers.memories",
     "doctor": "program",
     "drop_views": "views",
     "finetune_rows": "finetuning",
     "insert": "insertion",
+    "keep_clipped": "binary",
     "load": "insertion",
     "load_run": "saved_runs",
+    "nearest_power": "shifts",
     "odeint": "ode",
     "ops": "library",
     "read_weights": "addressing",
     "remove": "insertion",
     "save": "insertion",
     "save_run": "run_saving",
+    "squared_hinge_loss": "binary",
+    "straight_through_sign": "binary",
     "subset_backprop": "subsets",
     "write_patch": "finetuning",
 }
