@@ -4,119 +4,20 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
-#include <map>
 #include <optional>
-#include <set>
-#include <tuple>
-#include <unordered_map>
 
 #include "loci/base/check.h"
+#include "loci/optim/parameter_states.h"
 #include "loci/optim/random_bases.h"
+#include "loci/optim/shift_adamax.h"
 
 namespace loci {
 namespace {
 
 constexpr std::string_view kDenseOptimizer = "optimiser";
-
-void check_dense_parameter(const NamedParameter& parameter) {
-  const at::Tensor& value = parameter.value;
-  if (!value.is_cpu())
-    fail(ExitCode::usage, kDenseOptimizer, parameter.name + " must be on the CPU", value.device().str());
-  if (value.scalar_type() != at::kFloat && value.scalar_type() != at::kDouble) {
-    fail(ExitCode::usage, kDenseOptimizer, parameter.name + " must be float32 or float64",
-         c10::toString(value.scalar_type()));
-  }
-  if (!value.is_non_overlapping_and_dense()) {
-    fail(ExitCode::bug, kDenseOptimizer, parameter.name + " must be dense in memory", "strides with gaps");
-  }
-}
-
-// Parameters with `count` state tensors each, and groups of them for kernels that walk raw memory.
-class ParameterStates {
- public:
-  struct Entry {
-    std::string name;
-    double decay;
-    double rate;  // factor
-    std::vector<at::Tensor> moments;
-    at::Tensor count;  // float32 scalar: updates made
-    OwnUpdate own;
-  };
-
-  ParameterStates(const std::vector<NamedParameter>& parameters, const DenseOptimizerOptions& options, size_t moments) {
-    std::set<std::string> names;
-    for (const NamedParameter& parameter : parameters) {
-      check_dense_parameter(parameter);
-      if (!names.insert(parameter.name).second) {
-        fail(ExitCode::bug, kDenseOptimizer, "names of parameters must differ", "twice " + parameter.name);
-      }
-      Entry entry{parameter.name,
-                  parameter.decay ? options.weight_decay : 0,
-                  parameter.rate * (parameter.embedding ? options.embedding_rate : 1),
-                  {},
-                  at::zeros({}, at::kFloat),
-                  parameter.own};
-      const at::Tensor& trained = parameter.own.trained.defined() ? parameter.own.trained : parameter.value;
-      for (size_t i = 0; i < moments; ++i) {
-        entry.moments.push_back(at::zeros_like(trained.detach()));  // of its strides
-      }
-      places_[parameter.value.unsafeGetTensorImpl()] = entries_.size();
-      entries_.push_back(std::move(entry));
-    }
-  }
-
-  Entry& of(const at::Tensor& parameter) {
-    const auto place = places_.find(parameter.unsafeGetTensorImpl());
-    if (place == places_.end()) fail(ExitCode::bug, kDenseOptimizer, "parameter must be one of the set", "another");
-    return entries_[place->second];
-  }
-  const std::vector<Entry>& entries() const { return entries_; }
-
-  // Calls update(decay, rate factor, values, gradients, entries) for parameters of one decay, factor and dtype at a
-  // time, gradients with the strides of their parameters.
-  template <class Update>
-  void for_groups(const std::vector<at::Tensor>& parameters, const Update& update) {
-    std::map<std::tuple<double, double, at::ScalarType>, std::vector<const at::Tensor*>> groups;
-    for (const at::Tensor& parameter : parameters) {
-      const Entry& entry = of(parameter);
-      if (entry.own.trained.defined()) continue;
-      groups[{entry.decay, entry.rate, parameter.scalar_type()}].push_back(&parameter);
-    }
-    for (const auto& [key, members] : groups) {
-      std::vector<at::Tensor> values, gradients;
-      std::vector<Entry*> entries;
-      for (const at::Tensor* parameter : members) {
-        entries.push_back(&of(*parameter));
-        values.push_back(*parameter);
-        const at::Tensor gradient = parameter->grad();
-        const bool alike = gradient.strides() == parameter->strides();
-        gradients.push_back(alike ? gradient : at::empty_like(parameter->detach()).copy_(gradient));
-      }
-      update(std::get<0>(key), std::get<1>(key), values, gradients, entries);
-    }
-  }
-
-  void clear(const at::Tensor& parameter) {
-    Entry& entry = of(parameter);
-    for (at::Tensor& moment : entry.moments) moment.zero_();
-    entry.count.zero_();
-  }
-
- private:
-  std::vector<Entry> entries_;
-  std::unordered_map<const c10::TensorImpl*, size_t> places_;
-};
-
-std::vector<at::Tensor> moments_of(const std::vector<ParameterStates::Entry*>& entries, size_t which) {
-  std::vector<at::Tensor> moments;
-  for (const ParameterStates::Entry* entry : entries) moments.push_back(entry->moments[which]);
-  return moments;
-}
 
 std::optional<at::Tensor> scale_of(double divisor) {
   return divisor == 1 ? std::nullopt : std::optional(at::scalar_tensor(divisor, at::kFloat));
@@ -221,14 +122,19 @@ void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const a
 
 void DenseOptimizerOptions::fields(ConfigFields& f) {
   f.choice("kind", kind, "update rule of the dense parameters",
-           {{"adamw", DenseRule::adamw}, {"sgd", DenseRule::sgd}, {"random_bases", DenseRule::random_bases}});
+           {{"adamw", DenseRule::adamw},
+            {"sgd", DenseRule::sgd},
+            {"random_bases", DenseRule::random_bases},
+            {"shift_adamax", DenseRule::shift_adamax}});
   f.field("learning_rate", learning_rate, "peak of the learning rate", {.minimum = 0});
   f.field("embedding_rate", embedding_rate, "factor on the learning rate of the embedding", {.minimum = 0});
-  f.when(kind == DenseRule::adamw, "optimizer.kind is \"adamw\"", [&] {
+  const bool has_moments = kind == DenseRule::adamw || kind == DenseRule::shift_adamax;
+  f.when(has_moments, "optimizer.kind is \"adamw\" or \"shift_adamax\"", [&] {
     f.field("beta1", beta1, "decay of the first moment", {.minimum = 0, .maximum = 0.999999});
     f.field("beta2", beta2, "decay of the second moment", {.minimum = 0, .maximum = 0.999999});
-    f.field("epsilon", epsilon, "added to the root of the second moment", {.minimum = 0});
   });
+  f.when(kind == DenseRule::adamw, "optimizer.kind is \"adamw\"",
+         [&] { f.field("epsilon", epsilon, "added to the root of the second moment", {.minimum = 0}); });
   f.when(kind == DenseRule::sgd, "optimizer.kind is \"sgd\"", [&] {
     f.field("momentum", momentum, "decay of the velocity; 0: none", {.minimum = 0, .maximum = 0.999999});
     f.field("nesterov", nesterov, "the momentum of Nesterov");
@@ -253,7 +159,7 @@ void DenseOptimizerOptions::check() const {
 }
 
 int64_t DenseOptimizerOptions::state_bytes() const {
-  if (kind == DenseRule::adamw) return 8;
+  if (kind == DenseRule::adamw || kind == DenseRule::shift_adamax) return 8;
   if (kind == DenseRule::random_bases) return 8;  // the gradients and the step, each as one vector
   return momentum > 0 ? 4 : 0;
 }
@@ -265,12 +171,15 @@ std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions
     if (!parameter.own.trained.defined()) continue;
     fail(ExitCode::usage, "config",
          fmt::format("optimizer.kind must be \"sgd\" for {}, which has an update of its own", parameter.name),
-         options.kind == DenseRule::adamw ? "\"adamw\"" : "\"random_bases\"");
+         options.kind == DenseRule::random_bases ? "\"random_bases\""
+         : options.kind == DenseRule::adamw      ? "\"adamw\""
+                                                 : "\"shift_adamax\"");
   }
   if (options.kind == DenseRule::random_bases) {
     for (const NamedParameter& parameter : parameters) check_dense_parameter(parameter);
     return std::make_unique<RandomBases>(options, parameters, seed);
   }
+  if (options.kind == DenseRule::shift_adamax) return std::make_unique<ShiftAdamax>(options, parameters);
   return std::make_unique<AdamW>(options, parameters);
 }
 

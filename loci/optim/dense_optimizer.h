@@ -1,4 +1,5 @@
-// Update rules for dense parameters: one interface, AdamW and SGD behind it; random_bases.h and seed_adam.h are others.
+// Update rules for dense parameters: one interface, AdamW and SGD behind it; random_bases.h,
+// shift_adamax.h and seed_adam.h are others.
 //
 // A rule owns the state of its parameters and updates those that it is asked to, from their gradients. What concerns
 // all parameters together (clipping, steps that are not finite, the schedule, ranks) is the caller's: OptimizerSet.
@@ -72,15 +73,15 @@ class DenseOptimizer {
 // any thread count.
 void reset_moment_rows(const at::Tensor& moment, const at::Tensor& rows, const at::Tensor& like = {});
 
-enum class DenseRule { adamw, sgd, random_bases };
+enum class DenseRule { adamw, sgd, random_bases, shift_adamax };
 
 // [optimizer]
 struct DenseOptimizerOptions {
   DenseRule kind = DenseRule::adamw;
   double learning_rate = 3e-3;
   double embedding_rate = 1;      // factor on the learning rate of embeddings, and so on their decay
-  double beta1 = 0.9;             // adamw
-  double beta2 = 0.95;            // adamw
+  double beta1 = 0.9;             // adamw, shift_adamax
+  double beta2 = 0.95;            // adamw, shift_adamax
   double epsilon = 1e-8;          // adamw
   double momentum = 0.9;          // sgd; 0: no state
   bool nesterov = false;          // sgd
@@ -94,10 +95,10 @@ struct DenseOptimizerOptions {
 };
 
 // The rule that the options name, with the formulas of torch.optim: AdamW decays p <- p (1 - rate * decay), SGD adds
-// decay * p to the gradient and keeps v <- momentum * v + g; or random_bases.h, whose directions are those of `seed`.
-// Parameters are float32 or float64, dense in memory with any order of dimensions (channels last); their state has the
-// same strides. Same bits for any thread count. Throws Error (usage) for a parameter with an update of its own where
-// the rule is another than SGD.
+// decay * p to the gradient and keeps v <- momentum * v + g; or random_bases.h, whose directions are those of `seed`,
+// or shift_adamax.h. Parameters are float32 or float64, dense in memory with any order of dimensions (channels last);
+// their state has the same strides. Same bits for any thread count. Throws Error (usage) for a parameter with an update
+// of its own where the rule is another than SGD.
 std::unique_ptr<DenseOptimizer> make_dense_optimizer(const DenseOptimizerOptions& options,
                                                      const std::vector<NamedParameter>& parameters, uint64_t seed);
 
