@@ -15,7 +15,7 @@
 #include "loci/base/check.h"
 #include "loci/nn/initialise.h"
 #include "loci/nn/small/binary_layers.h"
-#include "loci/nn/small/straight_through.h"
+#include "loci/nn/small/shift_norm.h"
 
 namespace loci {
 namespace {
@@ -27,22 +27,23 @@ constexpr double kImageBorder = -255;  // a black pixel
 }  // namespace
 
 struct BinaryNet::Stage : torch::nn::Module {
-  Stage(const std::string& name, const BinaryStage& stage, NetWeights weights, bool first, uint64_t seed)
-      : Module("Stage"),
-        shape(stage),
-        border(first                           ? kImageBorder
-               : weights == NetWeights::binary ? 1
-                                               : 0) {
-    if (weights == NetWeights::binary && shape.convolution) {
+  Stage(const std::string& name, const BinaryStage& stage, const BinaryNetOptions& options, bool first, uint64_t seed)
+      : Module("Stage"), shape(stage), by_shifts(options.norm == NetNorm::shift) {
+    const bool binary = options.weights == NetWeights::binary;
+    border = first ? kImageBorder : binary ? 1 : 0;
+    if (binary && shape.convolution) {
       convolution = register_module("product",
                                     std::make_shared<BinaryConv2d>(name, shape.inputs, shape.outputs, 3, seed, border));
-    } else if (weights == NetWeights::binary) {
+    } else if (binary) {
       linear = register_module("product", std::make_shared<BinaryLinear>(name, shape.inputs, shape.outputs, seed));
     } else {
       std::vector<int64_t> sizes = {shape.outputs, shape.inputs};
       if (shape.convolution) sizes.insert(sizes.end(), {3, 3});
       const double deviation = std::sqrt(2.0 / static_cast<double>(shape.of_output()));
       real = register_parameter("weight", normal_start(seed, name + ".weight", sizes, deviation));
+    }
+    if (binary && !shape.last && options.activations == NetActivations::sampled) {
+      sampled = register_module("activation", std::make_shared<StraightThroughSign>(name + ".activation", true, seed));
     }
     norm.gain = register_parameter("gain", at::ones({shape.outputs}));
     norm.bias = register_parameter("bias", at::zeros({shape.outputs}));
@@ -61,17 +62,28 @@ struct BinaryNet::Stage : torch::nn::Module {
     Tensor y = product(x);
     if (shape.pooled) y = at::max_pool2d(y, 2);
     const Tensor rows = y.dim() == 4 ? y.permute({0, 2, 3, 1}).reshape({-1, shape.outputs}) : y;
-    Tensor normal = batch_normalised(rows, norm, is_training());
-    if (y.dim() == 4) normal = normal.view({y.size(0), y.size(2), y.size(3), shape.outputs}).permute({0, 3, 1, 2});
+    const Tensor next = activated(normalised(rows));
+    if (y.dim() != 4) return next;
+    return next.view({y.size(0), y.size(2), y.size(3), shape.outputs}).permute({0, 3, 1, 2});
+  }
+
+  // rows [B pixels, O]
+  Tensor normalised(const Tensor& rows) const {
+    return by_shifts ? shift_normalised(rows, norm, is_training()) : batch_normalised(rows, norm, is_training());
+  }
+  Tensor activated(const Tensor& normal) const {
     if (shape.last) return normal;
-    return real.defined() ? normal.relu() : straight_through_sign(normal);
+    if (real.defined()) return normal.relu();
+    return sampled ? sampled->forward(normal) : straight_through_sign(normal);
   }
 
   BinaryStage shape;
-  double border;
+  bool by_shifts;
+  double border = 0;
   std::shared_ptr<BinaryConv2d> convolution;  // one of three
   std::shared_ptr<BinaryLinear> linear;
   Tensor real;
+  std::shared_ptr<StraightThroughSign> sampled;  // or null: the sign
   NormTensors norm;
 };
 
@@ -79,8 +91,7 @@ BinaryNet::BinaryNet(const BinaryNetOptions& options, uint64_t seed) : Module("B
   options_.check();
   for (const BinaryStage& stage : options_.stages()) {
     const std::string name = fmt::format("stage{}", stages_.size());
-    stages_.push_back(
-        register_module(name, std::make_shared<Stage>(name, stage, options_.weights, stages_.empty(), seed)));
+    stages_.push_back(register_module(name, std::make_shared<Stage>(name, stage, options_, stages_.empty(), seed)));
   }
 }
 
@@ -113,8 +124,9 @@ Tensor BinaryNet::weight(size_t i) const {
   return stage.convolution ? stage.convolution->weight : stage.linear ? stage.linear->weight : stage.real;
 }
 
-NormTensors BinaryNet::norm(size_t i) const {
-  return stages_.at(i)->norm;
+NormLine BinaryNet::line(size_t i) const {
+  const Stage& stage = *stages_.at(i);
+  return stage.by_shifts ? line_of_shift_norm(stage.norm) : line_of_norm(stage.norm);
 }
 
 }  // namespace loci

@@ -7,7 +7,8 @@
 //   for each stage, convolutions first, then hidden layers and the last:
 //     y = x sign(W)^T, or a convolution          binary_layers.h; real: x W^T
 //     y = 2x2 max of y                           where the stage is pooled
-//     x = sign(norm(y))                          real: relu(norm(y)); the last: scores = norm(y)
+//     x = sign(norm(y))                          real: relu(norm(y)); the last: scores = norm(y); in training the sign
+//                                                may be drawn, and the norm may be that of shift_norm.h
 //   loss: squared hinge
 //
 // The border of a map is +1, that of images -255; real: 0 and -255. All sums are of whole numbers below 2^24 and so
@@ -23,7 +24,7 @@
 #include <vector>
 
 #include "loci/models/binary_net_options.h"
-#include "loci/nn/batch_normalised.h"
+#include "loci/nn/small/fold_norm.h"
 #include "loci/optim/dense_optimizer.h"
 
 namespace loci {
@@ -42,7 +43,7 @@ class BinaryNet : public torch::nn::Module {
 
   // Of stage i, as packing reads them.
   at::Tensor weight(size_t i) const;
-  NormTensors norm(size_t i) const;
+  NormLine line(size_t i) const;  // of its norm in evaluation mode
 
  private:
   struct Stage;

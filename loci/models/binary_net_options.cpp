@@ -21,6 +21,12 @@ void BinaryNetOptions::fields(ConfigFields& f) {
           {.minimum = 1, .maximum = kMostWidth});
   f.field("pool_every", pool_every, "a 2x2 max pool follows each so many convolutions", {.minimum = 1, .maximum = 100});
   f.field("hidden", hidden, "outputs of the hidden layers", {.minimum = 1, .maximum = kMostWidth});
+  f.choice("norm", norm, "batch norm behind each product, or one whose factors are rounded to powers of two",
+           {{"batch", NetNorm::batch}, {"shift", NetNorm::shift}});
+  f.when(weights == NetWeights::binary, "model.weights is \"binary\"", [&] {
+    f.choice("activations", activations, "signs in training, or +1 drawn with chance clip((x + 1) / 2, 0, 1)",
+             {{"sign", NetActivations::sign}, {"sampled", NetActivations::sampled}});
+  });
   f.field("packed", packed, "signs in words, to use without training; written by loci convert --packed");
 }
 
@@ -82,9 +88,9 @@ int64_t BinaryNetOptions::multiply_adds() const {
 double BinaryNetOptions::kept_numbers() const {
   double numbers = 0;
   for (const BinaryStage& stage : stages()) {
-    // The bordered input, the product, its norm.
+    // The bordered input, the product, its norm; of one by shifts what its formula makes on the way.
     numbers += static_cast<double>((stage.height + 2) * (stage.width + 2) * stage.inputs) +
-               3 * static_cast<double>(stage.height * stage.width * stage.outputs);
+               (norm == NetNorm::shift ? 7 : 3) * static_cast<double>(stage.height * stage.width * stage.outputs);
   }
   return numbers;
 }

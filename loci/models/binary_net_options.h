@@ -11,6 +11,8 @@
 namespace loci {
 
 enum class NetWeights { binary, real };
+enum class NetNorm { batch, shift };
+enum class NetActivations { sign, sampled };
 
 // A product, a max pool or none, a batch norm, and what follows it.
 struct BinaryStage {
@@ -33,7 +35,9 @@ struct BinaryNetOptions {
   std::vector<int64_t> convolutions = {};  // channels of 3x3 convolutions
   int64_t pool_every = 2;                  // convolutions before each 2x2 max pool
   std::vector<int64_t> hidden = {1024, 1024, 1024};
-  bool packed = false;  // signs in words: written by loci convert --packed
+  NetNorm norm = NetNorm::batch;
+  NetActivations activations = NetActivations::sign;  // of binary weights
+  bool packed = false;                                // signs in words: written by loci convert --packed
   void fields(ConfigFields& f);
 
   int64_t channels = 1, height = 28, width = 28, classes = 10;  // no fields: the data's

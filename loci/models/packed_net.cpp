@@ -87,12 +87,12 @@ void PackedNet::take(const BinaryNet& network) {
     weight = weight.reshape({O, -1, stage.shape.group});
     stage.bits.copy_(sign_pack(weight).view({O, stage.words}));
     if (stage.shape.last) {
-      const NormLine line = line_of_norm(network.norm(i));
+      const NormLine line = network.line(i);
       stage.mean.copy_(line.mean);
       stage.factor.copy_(line.factor);
       stage.bias.copy_(line.bias);
     } else {
-      const SignThreshold folded = fold_norm(network.norm(i), (i == 0 ? kLargestPixel : 1) * stage.shape.of_output());
+      const SignThreshold folded = fold_line(network.line(i), (i == 0 ? kLargestPixel : 1) * stage.shape.of_output());
       stage.threshold.copy_(folded.threshold + (i == 0 ? 0 : stage.unused));
       stage.turned.copy_(folded.turned);
     }

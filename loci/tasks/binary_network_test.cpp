@@ -54,16 +54,18 @@ const std::vector<std::vector<std::string>> kNetworks = {
     {"model.hidden=[]"},
     {"model.hidden=[]", "model.convolutions=[5]"},
     {"model.convolutions=[5,70,64]", "model.hidden=[65]"},
-    {"model.convolutions=[64,3]", "model.pool_every=1", "model.hidden=[100,10]"}};
+    {"model.convolutions=[64,3]", "model.pool_every=1", "model.hidden=[100,10]"},
+    {"model.convolutions=[5,70]", "model.norm=shift", "model.activations=sampled"}};
 
 TEST_F(BinaryTask, LearnsToTellHalvesApart) {
-  for (const char* weights : {"binary", "real"}) {
-    const auto task = make({fmt::format("model.weights={}", weights)});
+  for (const char* setting : {"model.weights=binary", "model.weights=real", "model.activations=sampled",
+                              "model.norm=shift", "optimizer.kind=shift_adamax"}) {
+    const auto task = make({setting});
     const auto optimizers = optimizers_of(*task);
     train(*task, *optimizers, 0, 60, 60);
     const Evaluation evaluation = evaluate(*task, false);
-    EXPECT_GT(evaluation.values[0], 0.9) << weights;
-    EXPECT_LT(evaluation.values[1], 0.5) << weights;
+    EXPECT_GT(evaluation.values[0], 0.9) << setting;
+    EXPECT_LT(evaluation.values[1], 0.5) << setting;
     EXPECT_EQ(evaluation.details.at("images"), 60);
   }
 }
@@ -147,10 +149,26 @@ TEST_F(BinaryTask, APackedCheckpointHasTheScoresOfTheRunOnEveryTestImage) {
 }
 
 TEST_F(BinaryTask, GoesOnBitForBit) {
-  for (const char* weights : {"binary", "real"}) {
-    const std::vector<std::string> settings = {fmt::format("model.weights={}", weights), "model.convolutions=[6]"};
+  for (const char* setting : {"model.weights=binary", "model.weights=real", "model.activations=sampled",
+                              "model.norm=shift", "optimizer.kind=shift_adamax"}) {
+    SCOPED_TRACE(setting);
+    const std::vector<std::string> settings = {setting, "model.convolutions=[6]"};
     expect_resume_bit_for_bit([&](const fs::path& checkpoint) { return make(settings, checkpoint); });
   }
+}
+
+// Draws change what training reaches, and an evaluation none of them.
+TEST_F(BinaryTask, SampledActivationsAreOfTrainingAlone) {
+  const auto task = make({"model.activations=sampled"}), plain = make();
+  const auto optimizers = optimizers_of(*task), plain_optimizers = optimizers_of(*plain);
+  EXPECT_EQ(evaluate(*task, false).details, evaluate(*plain, false).details);
+  train(*task, *optimizers, 0, 3, 3);
+  train(*plain, *plain_optimizers, 0, 3, 3);
+  const at::Tensor drawn = task->module().named_buffers()["stage1.activation.drawn"];
+  EXPECT_EQ(drawn.item<int64_t>(), 3 * 20 * 64);
+  EXPECT_NE(evaluate(*task, false).details, evaluate(*plain, false).details);
+  EXPECT_EQ(drawn.item<int64_t>(), 3 * 20 * 64);
+  EXPECT_FALSE(task->module().named_buffers().contains("stage2.activation.drawn"));
 }
 
 TEST_F(BinaryTask, ThePlannedSizesAreThoseOfTheModel) {
@@ -172,6 +190,8 @@ TEST_F(BinaryTask, RefusesNetworksThatCannotBe) {
                [&] { make({"model.convolutions=[2,2,2,2,2,2]", "model.pool_every=1"}); });
   expect_error(ExitCode::usage, "model.weights must be \"binary\" where model.packed is true",
                [&] { make({"model.weights=real", "model.packed=true"}); });
+  expect_error(ExitCode::usage, "model.activations must be left out",
+               [&] { make({"model.weights=real", "model.activations=sampled"}); });
   expect_error(ExitCode::usage, "model.packed must be false in training", [&] { make({"model.packed=true"}); });
 }
 
