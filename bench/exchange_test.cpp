@@ -27,7 +27,7 @@ namespace {
 using at::Tensor;
 using testing::HasSubstr;
 
-// What this thread hands to all_to_all_single, without what it sends to itself.
+// What this thread hands to all_to_all_single and all_gather_into_tensor, without what it sends to itself.
 class Handed {
  public:
   explicit Handed(int64_t rank) {
@@ -40,9 +40,16 @@ class Handed {
 
  private:
   static std::unique_ptr<at::ObserverContext> note(const at::RecordFunction& function) {
-    if (std::string(function.name()) != "_c10d_functional::all_to_all_single") return nullptr;
+    const std::string name = function.name();
+    const bool gathered = name == "_c10d_functional::all_gather_into_tensor";
+    if (!gathered && name != "_c10d_functional::all_to_all_single") return nullptr;
     const auto inputs = function.inputs();
     const Tensor& input = inputs[0].toTensor();
+    if (gathered) {
+      const int64_t others = static_cast<int64_t>(input.nbytes()) * (inputs[1].toInt() - 1);
+      all_.push_back({others, others});
+      return nullptr;
+    }
     int64_t row = input.element_size();
     for (int64_t d = 1; d < input.dim(); ++d) row *= input.size(d);
     const auto bytes = [&](const c10::IValue& splits) {
@@ -96,6 +103,47 @@ TEST(Exchange, BytesAreThoseThatRanksHandToTheCollectives) {
           }
           read = sum_of(handed.all());
         }
+        const Handed handed(ranks.rank);
+        table->project(index, x, use).sum().backward();
+        EXPECT_EQ(sum_of(handed.all()).sent, read.sent);
+        EXPECT_EQ(sum_of(handed.all()).received, read.received);
+      });
+    }
+  }
+}
+
+TEST(Exchange, BytesByColumnsAreThoseThatRanksHandToTheCollectives) {
+  constexpr int64_t N = 31, D = 7, K = 6;
+  for (const int64_t P : {2, 3}) {
+    for (const auto dtype : {at::kFloat, at::kDouble}) {
+      const ExchangeSizes sizes{D, 4, dtype == at::kDouble ? 8 : 4};
+      std::vector<int64_t> tokens;
+      for (int64_t p = 0; p < P; ++p) tokens.push_back(9 - 2 * p);
+      run_ranks(P, [&](const Ranks& ranks) {
+        const auto rank = static_cast<size_t>(ranks.rank);
+        const auto table = make_sharded(ranks, N, D, dtype, TableParts::columns);
+        const int64_t use = table->register_use();
+        const Tensor index = torch::randint(N, {tokens[rank], K}, at::kLong);
+        const auto real = torch::dtype(table->sum_dtype());
+        std::vector<RankBytes> expected;  // message by message
+        for (int64_t m = 0; m < kExchangeMessages; ++m) {
+          const auto message = static_cast<ExchangeMessage>(m);
+          if (message == ExchangeMessage::lengths) continue;
+          expected.push_back(bytes_of_ranks(message, tokens, K, sizes)[rank]);
+        }
+        RankBytes read;
+        {
+          const Tensor weight = torch::ones({tokens[rank], K}, real).requires_grad_();
+          const Handed handed(ranks.rank);
+          table->read(index, weight, use).sum().backward();
+          ASSERT_EQ(handed.all().size(), expected.size());
+          for (size_t m = 0; m < expected.size(); ++m) {
+            EXPECT_EQ(handed.all()[m].sent, expected[m].sent) << P << " " << dtype << " " << m;
+            EXPECT_EQ(handed.all()[m].received, expected[m].received) << P << " " << dtype << " " << m;
+          }
+          read = sum_of(handed.all());
+        }
+        const Tensor x = torch::ones({tokens[rank], D}, real).requires_grad_();
         const Handed handed(ranks.rank);
         table->project(index, x, use).sum().backward();
         EXPECT_EQ(sum_of(handed.all()).sent, read.sent);

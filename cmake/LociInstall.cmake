@@ -51,7 +51,7 @@ set(loci_public_headers
   loci/program/assemble.h loci/program/circuit.h loci/program/export_cpp.h loci/program/export_dot.h
   loci/program/export_text.h loci/program/instances.h loci/program/program_file.h loci/program/prune.h
   loci/program/ram_program.h loci/program/verify.h
-  loci/distributed/collectives.h loci/distributed/process_group.h
+  loci/distributed/collectives.h loci/distributed/exchange_cost.h loci/distributed/process_group.h
   loci/table/held_table.h loci/table/local_table.h loci/table/mapped_table.h loci/table/mapped_tensor.h
   loci/table/page_fetch.h loci/table/page_memory.h loci/table/quantise.h loci/table/read_background.h
   loci/table/read_observer.h loci/table/row_gradient.h loci/table/row_marks.h loci/table/row_patch.h loci/table/row_store.h

@@ -1,23 +1,41 @@
-// A table with its rows on several ranks, and the part of a batch that each of them computes.
+// A table in parts on several ranks, and the part of a batch that each of them computes.
 #pragma once
 
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
+#include "loci/distributed/exchange_cost.h"
 #include "loci/table/local_table.h"
+#include "loci/table/mapped_table.h"
 #include "loci/table/sharded_table.h"
 
 namespace loci {
 
-// Its rows are those of a LocalTable named "memory" after initialise_normal(3, 1).
+// Its rows are those of a LocalTable named "memory" after initialise_normal(3, 1). With `folder`, mapped there.
 inline std::shared_ptr<ShardedTable> make_sharded(const Ranks& ranks, int64_t rows, int64_t width,
-                                                  at::ScalarType dtype = at::kFloat) {
-  const RowRange part = ShardedTable::equal_part(rows, ranks);
-  const auto here = std::make_shared<LocalRows>("memory", part, width, LocalTableOptions{dtype});
+                                                  at::ScalarType dtype = at::kFloat,
+                                                  TableParts parts = TableParts::rows,
+                                                  const std::filesystem::path& folder = {}) {
+  const bool by_rows = parts == TableParts::rows;
+  const RowRange part = by_rows ? ShardedTable::equal_part(rows, ranks) : RowRange{0, rows};
+  const ColumnRange columns = by_rows ? width : ShardedTable::equal_columns("memory", width, ranks);
+  std::shared_ptr<RowStore> here;
+  if (folder.empty()) {
+    here = std::make_shared<LocalRows>("memory", part, columns, LocalTableOptions{dtype});
+  } else {
+    here = std::make_shared<MappedRows>("memory", part, columns, dtype, folder);
+  }
   here->initialise_normal(3, 1);
   return std::make_shared<ShardedTable>(ranks, here);
+}
+
+// What a rank's store has of a tensor [N, ...] of the whole table.
+inline at::Tensor part_of(const at::Tensor& whole, const RowStore& here) {
+  const at::Tensor rows = whole.narrow(0, here.first_row(), here.rows_here());
+  return whole.dim() == 1 ? rows : rows.narrow(1, here.columns().first, here.columns().count);
 }
 
 // The contiguous slice of the batch's tokens that a rank computes; the last rank has none when `idle`.

@@ -6,9 +6,11 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -76,6 +78,24 @@ Tensor all_gather(const Ranks& ranks, const Tensor& x) {
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.insert(sizes.begin(), ranks.size);
   return collective(ranks, "all_gather_into_tensor", {x.contiguous(), ranks.size, ranks.group}).view(sizes);
+}
+
+Tensor all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vector<int64_t>& counts) {
+  const int64_t mine = counts.at(static_cast<size_t>(ranks.rank)), most = *std::ranges::max_element(counts);
+  TORCH_CHECK(x.dim() >= 1 && x.size(0) == mine, "all_gather_rows: x must have ", mine, " rows, got ", x.sizes());
+  if (most == 0) return x;
+  Tensor sent = x;
+  if (mine < most) {
+    std::vector<int64_t> sizes = x.sizes().vec();
+    sizes[0] = most;
+    sent = at::zeros(sizes, x.options());
+    sent.narrow(0, 0, mine).copy_(x);
+  }
+  const Tensor all = all_gather(ranks, sent);
+  if (*std::ranges::min_element(counts) == most) return all.flatten(0, 1);
+  std::vector<Tensor> parts;
+  for (size_t p = 0; p < counts.size(); ++p) parts.push_back(all[static_cast<int64_t>(p)].narrow(0, 0, counts[p]));
+  return at::cat(parts);
 }
 
 std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {

@@ -34,6 +34,10 @@ std::vector<std::vector<int64_t>> swap_numbers(const Ranks& ranks, const std::ve
 // x [n, ...] of every rank, in the order of ranks: [P, n, ...]. All ranks give tensors of one dtype and one shape.
 at::Tensor all_gather(const Ranks& ranks, const at::Tensor& x);
 
+// The same for different n: x [counts[p], ...] of rank p, one below the other. A message is as long as that of the rank
+// with most rows.
+at::Tensor all_gather_rows(const Ranks& ranks, const at::Tensor& x, const std::vector<int64_t>& counts);
+
 // For OptimizerSet: sums tensors over the ranks, in place, by one message for each dtype. Sums have the same bits on
 // all ranks.
 std::function<void(const std::vector<at::Tensor>&)> sum_over(const Ranks& ranks);

@@ -1,5 +1,4 @@
-// One pass of reads of a table whose rows are on several ranks: what goes to the ranks that hold the rows, and what
-// comes back. All ranks make it and call its functions together, in the same order.
+// One pass of reads of a table whose rows are on several ranks, each whole on one.
 //
 // Legend: T tokens here, K reads of a token, D width, P ranks; S segments that came here, pairs of a token of some rank
 // and this rank with at least one read; C the most reads in one of them.
@@ -14,21 +13,23 @@
 #include <vector>
 
 #include "loci/distributed/collectives.h"
+#include "loci/distributed/read_exchange.h"
 
 namespace loci {
 
-class RowExchange {
+class RowExchange : public ReadExchange {
  public:
   // index [T, K]: rows of the whole table. first [P + 1]: rank p has the rows from first[p] up to first[p + 1].
   RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, const at::Tensor& index);
 
   // [S, C] int64: rows that are read here, counted from first[rank]. A segment of fewer reads repeats its first.
-  const at::Tensor& index() const { return index_; }
+  const at::Tensor& index() const override { return index_; }
 
-  at::Tensor send_reads(const at::Tensor& values) const;    // [T, K] -> [S, C], 0 where a segment has fewer reads
-  at::Tensor send_tokens(const at::Tensor& vectors) const;  // [T, D] -> [S, D], that of the segment's token
-  at::Tensor return_reads(const at::Tensor& values) const;  // [S, C] -> [T, K]
-  at::Tensor return_sums(const at::Tensor& vectors) const;  // [S, D] -> [T, D], summed over ranks in their order
+  // [T, K] -> [S, C], 0 where a segment has fewer reads
+  at::Tensor send_reads(const at::Tensor& values) const override;
+  at::Tensor send_tokens(const at::Tensor& vectors) const override;  // [T, D] -> [S, D], that of the segment's token
+  at::Tensor return_reads(const at::Tensor& values) const override;  // [S, C] -> [T, K]
+  at::Tensor return_sums(const at::Tensor& vectors) const override;  // [S, D] -> [T, D], summed over ranks in order
 
  private:
   Ranks ranks_;

@@ -94,12 +94,12 @@ StepReport OptimizerSet::step_by_losses(double rate) {
   return report;
 }
 
-// A table that is clipped has one norm, of its rows on all ranks.
+// A table that is clipped has one norm, of its rows on all ranks. Parts by columns have it already.
 std::vector<PendingRows> OptimizerSet::pending_rows(double scale) const {
   std::vector<PendingRows> pending;
   for (const RowOptimizer& rows : rows_) {
     PendingRows& here = pending.emplace_back(rows.pending(scale));
-    if (!reduce_ || rows.options().clip_norm == 0) continue;
+    if (!reduce_ || rows.options().clip_norm == 0 || !rows.rows().columns().whole()) continue;
     const at::Tensor square = at::scalar_tensor(*here.norm * *here.norm, at::kDouble);
     reduce_({square});
     here.norm = std::sqrt(square.item<double>());

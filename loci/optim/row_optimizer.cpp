@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -104,6 +105,10 @@ const std::vector<std::pair<std::string, RowPages>>& row_pages_words() {
   return words;
 }
 
+bool has_row_moment(RowRule rule) {
+  return rule == RowRule::adam_row_moment || rule == RowRule::adagrad;
+}
+
 void RowOptimizerOptions::fields(ConfigFields& f) {
   f.choice("rule", rule, "update rule of the rows", row_rule_words());
   f.field("learning_rate", learning_rate, "learning rate of the rows, constant", {.minimum = 0});
@@ -148,7 +153,7 @@ RowOptimizer::RowOptimizer(RowStore& rows, RowOptimizerOptions options, uint64_t
     state_.count = storage("count", 0, at::kInt);
   }
   if (options_.rule == RowRule::adam) state_.moment2 = storage("moment2", rows.width(), moment_type(options_, dtype));
-  if (options_.rule == RowRule::adam_row_moment || options_.rule == RowRule::adagrad) {
+  if (has_row_moment(options_.rule)) {
     state_.moment2 = storage("moment2", 0, real);
   }
   if (has_master(options_, dtype)) state_.master = storage("master", rows.width(), at::kFloat);
@@ -173,7 +178,25 @@ PendingRows RowOptimizer::pending(double scale) const {
     pending.norm =
         norm * norm > largest_number(pending.gradient.source) ? std::numeric_limits<double>::infinity() : norm;
   }
+  if (!rows_->columns().whole()) pending.norm = whole_norm(pending.norm);
   return pending;
+}
+
+// Of the norms of all columns, where one is wanted: all ranks clip and skip alike.
+std::optional<double> RowOptimizer::whole_norm(std::optional<double> here) const {
+  if (!rows_->column_sum()) fail(ExitCode::bug, "table " + rows_->name(), "its parts must make a table", "none");
+  const at::Tensor square = at::scalar_tensor(here ? *here * *here : 0, at::kDouble);
+  rows_->column_sum()({square});
+  const double norm = std::sqrt(square.item<double>());
+  return options_.clip_norm > 0 || !std::isfinite(norm) ? std::optional(norm) : std::nullopt;
+}
+
+// Of whole rows, for rules with one second moment a row; undefined where they need none. Every rank has the same rows.
+at::Tensor RowOptimizer::whole_squares(const OrderedReferences& gradient) const {
+  if (rows_->columns().whole() || !has_row_moment(options_.rule)) return {};
+  const at::Tensor square = row_square_sum(gradient.order, gradient.source);
+  rows_->column_sum()({square});
+  return square;
 }
 
 RowStep RowOptimizer::apply(const PendingRows& pending, double scale, bool wanted) {
@@ -192,12 +215,16 @@ RowStep RowOptimizer::apply(const PendingRows& pending, double scale, bool wante
   update.seed = seed_;
   update.step = steps_.item<int64_t>();
   update.first_row = rows_->first_row();
+  update.first_column = rows_->columns().first;
+  update.whole_width = rows_->columns().all;
   steps_.add_(1);
   const RowOrder& order = pending.gradient.order;
   if (order.row.size(0) == 0) return {0, pending.norm.value_or(0), false};
+  RowState state = state_;
+  state.square_sum = whole_squares(pending.gradient);
   at::Tensor square_sum;
   rows_->write_rows(order.row,
-                    [&] { square_sum = row_step(rows_->values(), state_, order, pending.gradient.source, update); });
+                    [&] { square_sum = row_step(rows_->values(), state, order, pending.gradient.source, update); });
   return {order.row.size(0), norm_of(square_sum) / scale, false};
 }
 
@@ -243,7 +270,7 @@ int64_t RowOptimizer::state_bytes(int64_t rows, int64_t width, const RowOptimize
   int64_t bytes = 0;  // of a row
   if (has_count(options.rule)) bytes += moment_bytes + 4;
   if (options.rule == RowRule::adam) bytes += moment_bytes;
-  if (options.rule == RowRule::adam_row_moment || options.rule == RowRule::adagrad) bytes += real;
+  if (has_row_moment(options.rule)) bytes += real;
   if (has_master(options, dtype)) bytes += row_bytes(at::kFloat);
   return checked_product(who, "bytes of state", rows, bytes);
 }

@@ -1,5 +1,6 @@
 // Row optimisers: a step updates the rows that it read, and nothing else. All other rows and their state keep their
-// bits. An optimiser works where the rows are. Formulas: docs/product-key-memory.md.
+// bits. An optimiser works where the rows are. Of a table in parts by columns the ranks call pending() and apply()
+// together: norms, and the second moments of whole rows, are of all columns. Formulas: docs/product-key-memory.md.
 #pragma once
 
 #include <memory>
@@ -22,6 +23,8 @@ const std::vector<std::pair<std::string, RowRule>>& row_rule_words();
 const std::vector<std::pair<std::string, RowRounding>>& row_rounding_words();
 const std::vector<std::pair<std::string, RowMoments>>& row_moments_words();
 const std::vector<std::pair<std::string, RowPages>>& row_pages_words();
+
+bool has_row_moment(RowRule rule);  // one second moment for a whole row
 
 struct RowOptimizerOptions {
   RowRule rule = RowRule::adam;
@@ -81,6 +84,9 @@ class RowOptimizer {
   static int64_t state_bytes(int64_t rows, int64_t width, const RowOptimizerOptions& options, at::ScalarType dtype);
 
  private:
+  std::optional<double> whole_norm(std::optional<double> here) const;
+  at::Tensor whole_squares(const OrderedReferences& gradient) const;
+
   std::shared_ptr<RowStore> rows_;
   RowOptimizerOptions options_;
   uint64_t seed_;

@@ -15,6 +15,7 @@ HeldTable::HeldTable(std::shared_ptr<RowStore> rows)
   if (rows_->first_row() != 0) {
     fail(ExitCode::bug, "table " + name(), "rows must begin at row 0", std::to_string(rows_->first_row()));
   }
+  if (!rows_->columns().whole()) fail(ExitCode::bug, "table " + name(), "rows must be whole", "some columns");
 }
 
 at::Tensor HeldTable::read(const at::Tensor& index, const at::Tensor& weight, int64_t use) {

@@ -11,8 +11,9 @@ struct LocalTableOptions {
 
 class LocalRows : public RowStore {
  public:
-  // Rows are zero at first. Throws Error (resources) when the memory is not available.
-  LocalRows(std::string name, RowRange range, int64_t width, LocalTableOptions options = {});
+  // Rows are zero at first. Throws Error (resources) when the memory is not available. int8 rows must be whole, for
+  // their scale is.
+  LocalRows(std::string name, RowRange range, ColumnRange columns, LocalTableOptions options = {});
 
   const at::Tensor& values() const override { return values_; }
   std::optional<at::Tensor> scale() const override { return scale_; }

@@ -40,11 +40,11 @@ PrivateFileTensor served_values(const std::filesystem::path& file, const std::st
 
 }  // namespace
 
-MappedRows::MappedRows(std::string name, RowRange range, int64_t width, at::ScalarType dtype,
+MappedRows::MappedRows(std::string name, RowRange range, ColumnRange columns, at::ScalarType dtype,
                        std::filesystem::path folder)
-    : RowStore(std::move(name), range, width),
+    : RowStore(std::move(name), range, columns),
       folder_(std::move(folder)),
-      values_(mapped_file_of(folder_, this->name()), this->name(), {range.count, width},
+      values_(mapped_file_of(folder_, this->name()), this->name(), {range.count, columns.count},
               trainable_type(this->name(), dtype)) {
   set_frozen(false);
 }

@@ -19,7 +19,7 @@ class MappedRows : public RowStore {
  public:
   // Makes FOLDER/table.NAME.safetensors, zero; row_storage() adds FOLDER/table.NAME.WHAT.safetensors. The files stay
   // when the store goes. Throws Error (resources) when the disk is too small. dtype: kFloat, kBFloat16 or kDouble.
-  MappedRows(std::string name, RowRange range, int64_t width, at::ScalarType dtype, std::filesystem::path folder);
+  MappedRows(std::string name, RowRange range, ColumnRange columns, at::ScalarType dtype, std::filesystem::path folder);
 
   const at::Tensor& values() const override { return values_.tensor(); }
   at::Tensor row_storage(const std::string& what, int64_t width, at::ScalarType dtype, PageSize page) override;

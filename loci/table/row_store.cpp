@@ -27,18 +27,22 @@ void count_version(const at::Tensor& written) {
 
 }  // namespace
 
-RowStore::RowStore(std::string name, RowRange range, int64_t width)
+RowStore::RowStore(std::string name, RowRange range, ColumnRange columns)
     : name_(std::move(name)),
       range_(range),
-      width_(width),
-      references_(name_, width),
+      columns_(columns),
+      references_(name_, columns.count),
       changed_(std::max<int64_t>(range.count, 0)) {
   const std::string who = "table " + name_;
   if (range.first < 0 || range.count < 0) {
     fail(ExitCode::usage, who, "rows must be at least 0", std::to_string(std::min(range.first, range.count)));
   }
-  if (width < 1) fail(ExitCode::usage, who, "width must be at least 1", std::to_string(width));
-  checked_product(who, "rows x width", checked_sum(who, "rows", range.first, range.count), width);
+  if (columns.count < 1) fail(ExitCode::usage, who, "width must be at least 1", std::to_string(columns.count));
+  if (columns.first < 0 || columns.first > columns.all - columns.count) {
+    fail(ExitCode::usage, who, fmt::format("columns must be within 0 .. {}", columns.all - 1),
+         fmt::format("{} from {} on", columns.count, columns.first));
+  }
+  checked_product(who, "rows x width", checked_sum(who, "rows", range.first, range.count), columns.all);
 }
 
 int64_t RowStore::bytes() const {
@@ -48,13 +52,14 @@ int64_t RowStore::bytes() const {
 void RowStore::initialise_normal(uint64_t seed, double std) {
   if (scale()) fail(ExitCode::bug, "table " + name_, "rows must not be int8 to be drawn", "int8");
   const CounterRandom random(seed, name_);
-  const auto first = static_cast<uint64_t>(range_.first * width_);
+  const int64_t width = columns_.count;
   const auto fill = [&](auto* value) {
     using Real = std::remove_pointer_t<decltype(value)>;
-    at::parallel_for(0, range_.count * width_, 4096, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, range_.count * width, 4096, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
+        const int64_t of_table = (range_.first + i / width) * columns_.all + columns_.first + i % width;
         // Through float32, so that every dtype starts with the same numbers.
-        value[i] = static_cast<Real>(static_cast<float>(std * random.normal(first + static_cast<uint64_t>(i))));
+        value[i] = static_cast<Real>(static_cast<float>(std * random.normal(static_cast<uint64_t>(of_table))));
       }
     });
   };
@@ -81,7 +86,7 @@ void RowStore::initialise_zero() {
 }
 
 void RowStore::set_rows(int64_t first, const at::Tensor& rows) {
-  TORCH_CHECK(rows.dim() == 2 && rows.size(1) == width_, "table ", name_, ": rows must be [n, ", width_, "], got ",
+  TORCH_CHECK(rows.dim() == 2 && rows.size(1) == width(), "table ", name_, ": rows must be [n, ", width(), "], got ",
               rows.sizes());
   TORCH_CHECK_INDEX(first >= 0 && rows.size(0) <= range_.count - first, "table ", name_, ": rows must end at most at ",
                     range_.count, ", got ", first, " + ", rows.size(0));

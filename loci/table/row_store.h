@@ -1,7 +1,7 @@
 // The rows of a table that are in this process: what optimisers, checkpoints, calibration, conversion and
 // initialisation work on. Blocks use Table (table.h).
 //
-// Legend: R rows here, D width, U rows written.
+// Legend: R rows here, D columns here, U rows written.
 //
 // Row numbers of this class count from the first row here: number r is row first_row() + r of the table. A store is
 // made by std::make_shared, for optimisers and graphs of autograd keep it alive.
@@ -16,6 +16,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "loci/table/page_fetch.h"
 #include "loci/table/page_memory.h"
@@ -30,6 +32,21 @@ struct RowRange {
   int64_t count = 0;
 };
 
+// Consecutive columns of a table that has `all`; a number alone: all of so many.
+struct ColumnRange {
+  ColumnRange(int64_t width) : count(width), all(width) {}
+  ColumnRange(int64_t first, int64_t count, int64_t all) : first(first), count(count), all(all) {}
+  bool whole() const { return count == all; }
+
+  int64_t first = 0;
+  int64_t count = 0;
+  int64_t all = 0;
+};
+
+// Sums numbers over the ranks that hold the columns of a table, in place, with the same bits on all of them; they call
+// it together.
+using ColumnSum = std::function<void(const std::vector<at::Tensor>& numbers)>;
+
 class RowStore : public std::enable_shared_from_this<RowStore> {
  public:
   virtual ~RowStore() = default;
@@ -39,7 +56,11 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
   const std::string& name() const { return name_; }  // the table's
   int64_t first_row() const { return range_.first; }
   int64_t rows_here() const { return range_.count; }  // R
-  int64_t width() const { return width_; }
+  int64_t width() const { return columns_.count; }    // D
+  const ColumnRange& columns() const { return columns_; }
+  // Empty where rows are whole. The table of several ranks sets it.
+  const ColumnSum& column_sum() const { return column_sum_; }
+  void set_column_sum(ColumnSum sum) { column_sum_ = std::move(sum); }
   int64_t bytes() const;  // of rows and scale
 
   // [R, D], the storage itself. Load by copying into it: a replaced storage would lose huge pages and mappings.
@@ -59,7 +80,7 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
   virtual void prefetch(std::span<const int64_t> row) { (void)row; }
   FetchCounts fetched() const;  // of all prefetches so far
 
-  // N(0, std^2) by (seed, table name, row of the table, column), so that a part of a table equals its part of the
+  // N(0, std^2) by (seed, table name, row and column of the table), so that a part of a table equals its part of the
   // whole table, in every dtype as far as it holds the numbers.
   void initialise_normal(uint64_t seed, double std);
   // Zeros, without writing: a row that nothing has touched takes neither memory nor disk.
@@ -82,7 +103,7 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
   bool frozen() const { return frozen_; }
 
  protected:
-  RowStore(std::string name, RowRange range, int64_t width);
+  RowStore(std::string name, RowRange range, ColumnRange columns);
   // Called before rows [U] are written; an undefined tensor: all of them.
   virtual void before_write(const at::Tensor& row) { (void)row; }
   virtual bool trainable() const { return !scale(); }
@@ -93,7 +114,8 @@ class RowStore : public std::enable_shared_from_this<RowStore> {
 
   std::string name_;
   RowRange range_;
-  int64_t width_;
+  ColumnRange columns_;
+  ColumnSum column_sum_;
   bool frozen_ = false;
   PendingReferences references_;
   RowMarks changed_;

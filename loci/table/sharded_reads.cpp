@@ -1,14 +1,17 @@
-// Legend: T tokens of this rank, K reads of a token, N rows, D width, P ranks; S and C: row_exchange.h.
+// Legend: T tokens of this rank, K reads of a token, N rows, D width, P ranks.
 #include "loci/table/sharded_reads.h"
 
 #include <array>
+
+#include "loci/distributed/column_exchange.h"
+#include "loci/distributed/row_exchange.h"
 
 namespace loci {
 
 using at::Tensor;
 
 void check_sharded_index(const char* who, const RowShards& shards, const RowStore& here, const Tensor& index) {
-  const int64_t rows = shards.first.back();
+  const int64_t rows = shards.rows;
   const at::Device device = here.values().device();
   TORCH_CHECK(index.dim() == 2 && index.scalar_type() == at::kLong && index.device() == device, who,
               ": index must be int64 [T, K] on ", device, ", got ", index.scalar_type(), " ", index.sizes(), " on ",
@@ -24,14 +27,23 @@ void check_sharded_access(const char* who, RowAccess access, const RowShards& sh
   check_sharded_index(who, shards, here, index);
   const bool read = access == RowAccess::read;
   const auto sums = here.values().scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const std::array<int64_t, 2> shape = {index.size(0), read ? index.size(1) : here.width()};
+  const std::array<int64_t, 2> shape = {index.size(0), read ? index.size(1) : shards.width};
   const at::IntArrayRef expected = shape;
   TORCH_CHECK(input.scalar_type() == sums && input.sizes() == expected, who, ": ", read ? "weight" : "x", " must be ",
               sums, " ", expected, ", got ", input.scalar_type(), " ", input.sizes());
 }
 
+namespace {
+
+std::shared_ptr<const ReadExchange> exchange_of(const RowShards& shards, const Tensor& index) {
+  if (shards.parts == TableParts::rows) return std::make_shared<const RowExchange>(shards.ranks, shards.first, index);
+  return std::make_shared<const ColumnExchange>(shards.ranks, shards.first, shards.rows, index);
+}
+
+}  // namespace
+
 ShardedPass begin_pass(RowAccess access, const RowShards& shards, const Tensor& index, const Tensor& input) {
-  const auto exchange = std::make_shared<const RowExchange>(shards.ranks, shards.first, index);
+  const std::shared_ptr<const ReadExchange> exchange = exchange_of(shards, index);
   return {exchange, access == RowAccess::read ? exchange->send_reads(input) : exchange->send_tokens(input)};
 }
 
@@ -46,7 +58,7 @@ Tensor access_shards(RowAccess access, const ShardedPass& pass, RowStore& here) 
 ShardedGradient gradient_of_shards(RowAccess access, const ShardedPass& pass, const RowStore& here, const Tensor& grad,
                                    bool input_wanted) {
   const bool read = access == RowAccess::read;
-  const RowExchange& exchange = *pass.exchange;
+  const ReadExchange& exchange = *pass.exchange;
   const Tensor came = read ? exchange.send_tokens(grad) : exchange.send_reads(grad);
   ShardedGradient result;
   result.references = {exchange.index(), read ? pass.came : came, read ? came : pass.came};

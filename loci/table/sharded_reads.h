@@ -1,7 +1,7 @@
-// One pass of reads of a table whose rows are on several ranks, and its gradients: the common part of ShardedTable and
-// of the operators for Python. Every rank calls these functions together, in the same order, also with T = 0.
+// One pass of reads of a table that is in parts on several ranks, and its gradients: the common part of ShardedTable
+// and of the operators for Python. Every rank calls these functions together, in the same order, also with T = 0.
 //
-// Legend: T tokens of this rank, K reads of a token, D width, P ranks; S and C: row_exchange.h.
+// Legend: T tokens of this rank, K reads of a token, N rows, D width, P ranks; A, C and E: read_exchange.h.
 #pragma once
 
 #include <cstdint>
@@ -9,22 +9,25 @@
 #include <vector>
 
 #include "loci/distributed/collectives.h"
-#include "loci/distributed/row_exchange.h"
+#include "loci/distributed/exchange_cost.h"
+#include "loci/distributed/read_exchange.h"
 #include "loci/table/row_reads.h"
 #include "loci/table/row_store.h"
 
 namespace loci {
 
-// Where the rows of each rank begin, and the number of all rows at the end.
+// The parts of a table.
 struct RowShards {
   Ranks ranks;
-  std::vector<int64_t> first;  // [P + 1]
+  TableParts parts;
+  std::vector<int64_t> first;  // [P + 1]: where the rows or columns of each rank begin, and the number of all
+  int64_t rows, width;         // N, D
 };
 
 // What the forward pass leaves for backward.
 struct ShardedPass {
-  std::shared_ptr<const RowExchange> exchange;
-  at::Tensor came;  // the input as it came here: weight [S, C] of a read, x [S, D] of a projection
+  std::shared_ptr<const ReadExchange> exchange;
+  at::Tensor came;  // the input as it came here: weight [A, C] of a read, x [A, E] of a projection
 };
 
 // index [T, K] must be rows of the table.

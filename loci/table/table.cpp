@@ -19,6 +19,10 @@ c10::ScalarType Table::sum_dtype() const {
   return dtype() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+RowRange Table::own_rows() const {
+  return {store().first_row(), store().rows_here()};
+}
+
 int64_t Table::register_use() {
   return store().references().register_use();
 }

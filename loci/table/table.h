@@ -30,6 +30,7 @@ class Tensor;
 namespace loci {
 
 class RowStore;
+struct RowRange;
 
 class Table {
  public:
@@ -72,6 +73,8 @@ class Table {
   // row_patch.h writes down what changed.
   void set_trained_rows(const at::Tensor& mask);
 
+  // The rows whose counters, and whose part of a checkpoint, are this process's.
+  virtual RowRange own_rows() const;
   virtual RowStore& store() = 0;
   virtual const RowStore& store() const = 0;
 

@@ -70,7 +70,7 @@ void write_stochastic(int64_t width, const float* __restrict value, const uint16
 }
 
 // The bits of rounding_bits (row_update_definition.h), from eight blocks of Philox 4x32-10 (base/random.h) at a time:
-// 64 columns. `bits` has room for the width rounded up to 64.
+// 64 columns. The first is column 8 * block of the table; `bits` has room for the width rounded up to 64.
 #if defined(__AVX2__)
 struct Product {
   __m256i low, high;
@@ -83,12 +83,13 @@ Product multiply(__m256i x, __m256i factor) {
           _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa)};
 }
 
-void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* __restrict bits) {
+void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t block, int64_t width, uint16_t* __restrict bits) {
   const auto all = [](uint64_t x) { return _mm256_set1_epi32(static_cast<int32_t>(static_cast<uint32_t>(x))); };
   const __m256i factor0 = all(0xD2511F53), factor1 = all(0xCD9E8D57);
   for (int64_t column = 0; column < width; column += 64) {
     __m256i c0 = all(static_cast<uint64_t>(row)), c1 = all(static_cast<uint64_t>(row) >> 32);
-    __m256i c2 = _mm256_add_epi32(all(static_cast<uint64_t>(column / 8)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    __m256i c2 =
+        _mm256_add_epi32(all(static_cast<uint64_t>(block + column / 8)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     __m256i c3 = all(static_cast<uint64_t>(step));
     __m256i key0 = all(seed), key1 = all(seed >> 32);
     for (int round = 0; round < 10; ++round) {
@@ -113,13 +114,13 @@ void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint
   }
 }
 #else
-void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* __restrict bits) {
+void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t block, int64_t width, uint16_t* __restrict bits) {
   for (int64_t column = 0; column < width; column += 64) {
     uint32_t counter[4][8];
     for (int lane = 0; lane < 8; ++lane) {
       counter[0][lane] = static_cast<uint32_t>(row);
       counter[1][lane] = static_cast<uint32_t>(row >> 32);
-      counter[2][lane] = static_cast<uint32_t>(column / 8 + lane);
+      counter[2][lane] = static_cast<uint32_t>(block + column / 8 + lane);
       counter[3][lane] = static_cast<uint32_t>(step);
     }
     uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);

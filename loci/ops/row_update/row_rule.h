@@ -29,7 +29,10 @@ struct RowUpdate {
   double factor = 1;
   uint64_t seed = 0;  // of stochastic rounding
   int64_t step = 0;
-  int64_t first_row = 0;  // where the rows begin in the whole table
+  // Where the rows and their columns begin in the whole table, and its width where it has other columns elsewhere.
+  int64_t first_row = 0;
+  int64_t first_column = 0;
+  int64_t whole_width = 0;
 };
 
 }  // namespace loci

@@ -60,10 +60,10 @@ void update_adam(const RowNumbers<Real>& n, int64_t width, const Real* __restric
   }
 }
 
+// `square`: mean(g^2) of the whole row.
 template <class Real>
-void update_adam_row_moment(const RowNumbers<Real>& n, int64_t width, const Real* __restrict gradient,
+void update_adam_row_moment(const RowNumbers<Real>& n, int64_t width, const Real* __restrict gradient, Real square,
                             Real* __restrict value, Real* __restrict moment1, Real* __restrict moment2) {
-  const Real square = static_cast<Real>(square_sum(width, gradient, n.factor) / static_cast<double>(width));
   *moment2 = *moment2 * n.beta2 + square * n.rest2;
   const Real denominator = denominator_of(*moment2, n.root, n.epsilon);
   for (int64_t d = 0; d < width; ++d) {
@@ -73,9 +73,9 @@ void update_adam_row_moment(const RowNumbers<Real>& n, int64_t width, const Real
 }
 
 template <class Real>
-void update_adagrad(const RowNumbers<Real>& n, int64_t width, const Real* __restrict gradient, Real* __restrict value,
-                    Real* __restrict moment2) {
-  *moment2 += static_cast<Real>(square_sum(width, gradient, n.factor) / static_cast<double>(width));
+void update_adagrad(const RowNumbers<Real>& n, int64_t width, const Real* __restrict gradient, Real square,
+                    Real* __restrict value, Real* __restrict moment2) {
+  *moment2 += square;
   const Real denominator = denominator_of(*moment2, Real{1}, n.epsilon);
   for (int64_t d = 0; d < width; ++d) {
     value[d] = value[d] * n.decay - gradient[d] * n.factor * n.rate / denominator;

@@ -53,6 +53,20 @@ void check_row_states(const char* who, const Tensor& table, const RowState& stat
   if (has_master(table, update)) check_row_state(who, "master", state.master, table.sizes(), at::kFloat);
 }
 
+// Where the whole table has other columns than these.
+void check_row_part(const char* who, const Tensor& table, const RowState& state, const RowUpdate& update,
+                    const Tensor& row) {
+  TORCH_CHECK(update.first_column >= 0 && update.whole_width >= 0, who,
+              ": first_column and whole_width must be at least 0, got ", update.first_column, " and ",
+              update.whole_width);
+  if (!state.square_sum.defined()) return;
+  TORCH_CHECK(state.square_sum.scalar_type() == at::kDouble && state.square_sum.sizes() == row.sizes(), who,
+              ": square_sum must be float64 ", row.sizes(), ", got ", state.square_sum.scalar_type(), " ",
+              state.square_sum.sizes());
+  TORCH_CHECK(update.whole_width >= table.size(1), who, ": whole_width must be at least ", table.size(1), ", got ",
+              update.whole_width);
+}
+
 // The ends of ascending rows bound all of them.
 void check_row_indices(const char* who, const Tensor& row, int64_t rows) {
   if (row.size(0) == 0) return;
@@ -79,6 +93,7 @@ void check_updated_rows(const char* who, const Tensor& table, const RowState& st
   TORCH_CHECK(update.rounding >= RowRounding::stochastic && update.rounding <= RowRounding::master, who,
               ": rounding must be within 0 .. 2, got ", static_cast<int>(update.rounding));
   check_row_states(who, table, state, update);
+  check_row_part(who, table, state, update, row);
   check_row_indices(who, row, table.size(0));
 }
 
@@ -110,13 +125,14 @@ void check_row_square_sum(const Tensor& gradient) {
   TORCH_CHECK(gradient.dim() == 2, "row_square_sum: gradient must be [U, D], got ", gradient.sizes());
 }
 
-void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* bits) {
+void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t first, int64_t width, uint16_t* bits) {
   const auto low = [](uint64_t x) { return static_cast<uint32_t>(x); };
   const auto high = [](uint64_t x) { return static_cast<uint32_t>(x >> 32); };
-  for (int64_t column = 0; column < width; column += 8) {  // a block of Philox serves eight columns
-    const auto block = philox({low(row), high(row), low(column / 8), low(step)}, {low(seed), high(seed)});
-    for (int64_t c = column; c < width && c < column + 8; ++c) {
-      bits[c] = static_cast<uint16_t>(block[(c - column) / 2] >> (16 * (c % 2)));
+  for (int64_t at = 0; at < width;) {  // a block of Philox serves eight columns
+    const int64_t of = (first + at) / 8;
+    const auto block = philox({low(row), high(row), low(of), low(step)}, {low(seed), high(seed)});
+    for (; at < width && (first + at) / 8 == of; ++at) {
+      bits[at] = static_cast<uint16_t>(block[(first + at) % 8 / 2] >> (16 * ((first + at) % 2)));
     }
   }
 }
@@ -133,8 +149,8 @@ Tensor rounded_by_chance(const Tensor& value, const Tensor& row, const RowUpdate
   const Tensor host = row.cpu().contiguous();
   Tensor bits = at::empty(value.sizes(), at::kShort);  // holds uint16
   for (int64_t u = 0; u < host.size(0); ++u) {
-    rounding_bits(seed, update.step, update.first_row + host.const_data_ptr<int64_t>()[u], value.size(1),
-                  static_cast<uint16_t*>(bits.mutable_data_ptr()) + u * value.size(1));
+    rounding_bits(seed, update.step, update.first_row + host.const_data_ptr<int64_t>()[u], update.first_column,
+                  value.size(1), static_cast<uint16_t*>(bits.mutable_data_ptr()) + u * value.size(1));
   }
   // Added to the 16 bits that are cut off: the probability of a carry is their share of a unit of the last place.
   const Tensor lifted = value.view(at::kInt) + bits.to(value.device()).to(at::kInt).bitwise_and(0xffff);
@@ -142,9 +158,10 @@ Tensor rounded_by_chance(const Tensor& value, const Tensor& row, const RowUpdate
       .to(at::kBFloat16);
 }
 
-// mean(g^2) of each row.
-Tensor mean_square(const Tensor& g) {
-  return g.to(at::kDouble).square().mean(1).to(g.scalar_type());
+// mean(g^2) of each whole row.
+Tensor mean_square(const RowState& state, const RowUpdate& update, const Tensor& g) {
+  if (!state.square_sum.defined()) return g.to(at::kDouble).square().mean(1).to(g.scalar_type());
+  return (state.square_sum * update.factor * update.factor / update.whole_width).to(g.scalar_type());
 }
 
 // NaN for an infinite second moment.
@@ -168,7 +185,7 @@ Tensor adam_step(const RowState& state, const RowUpdate& update, const Tensor& r
 
   const bool of_columns = update.rule == RowRule::adam;
   const Tensor moment1 = moment_of(state.moment1) * update.beta1 + g * (1 - update.beta1);
-  const Tensor square = of_columns ? g * g : mean_square(g);
+  const Tensor square = of_columns ? g * g : mean_square(state, update, g);
   const Tensor moment2 = moment_of(state.moment2) * update.beta2 + square * (1 - update.beta2);
   write_moment(state.moment1, moment1);
   write_moment(state.moment2, moment2);
@@ -177,7 +194,7 @@ Tensor adam_step(const RowState& state, const RowUpdate& update, const Tensor& r
 }
 
 Tensor adagrad_step(const RowState& state, const RowUpdate& update, const Tensor& row, const Tensor& g) {
-  const Tensor moment2 = state.moment2.index_select(0, row) + mean_square(g);
+  const Tensor moment2 = state.moment2.index_select(0, row) + mean_square(state, update, g);
   state.moment2.index_copy_(0, row, moment2);
   return g * update.rate / denominator_of(moment2, at::ones_like(moment2), update.epsilon).unsqueeze(1);
 }
@@ -259,14 +276,15 @@ TORCH_LIBRARY_FRAGMENT(loci, m) {
       m,
       "row_update_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
       "Tensor row, Tensor gradient, int rule, int rounding, float rate, float beta1, float beta2, float epsilon, "
-      "float weight_decay, float factor, int seed, int step, int first_row=0) -> ()",
+      "float weight_decay, float factor, int seed, int step, int first_row=0, int first_column=0, int whole_width=0, "
+      "Tensor? square_sum=None) -> ()",
       row_update_operator<row_update_definition>, torch::CppFunction::makeFallthrough());
   define_operator(
       m,
       "row_step_(Tensor(a!) table, Tensor(b!)? moment1, Tensor(c!)? moment2, Tensor(d!)? count, Tensor(e!)? master, "
       "Tensor row, Tensor begin, Tensor source_index, Tensor coefficient, Tensor source, int rule, int rounding, "
       "float rate, float beta1, float beta2, float epsilon, float weight_decay, float factor, int seed, int step, "
-      "int first_row=0) -> Tensor",
+      "int first_row=0, int first_column=0, int whole_width=0, Tensor? square_sum=None) -> Tensor",
       row_step_operator<row_step_definition>, torch::CppFunction::makeFallthrough());
   define_operator(m, "row_square_sum(Tensor gradient) -> Tensor", row_square_sum_definition, not_differentiable());
   define_operator(
@@ -293,7 +311,7 @@ Result call_row_operator(const Tensor& table, const RowState& state, const RowUp
       table, optional(state.moment1), optional(state.moment2), optional(state.count), optional(state.master), given...,
       static_cast<int64_t>(update.rule), static_cast<int64_t>(update.rounding), update.rate, update.beta1, update.beta2,
       update.epsilon, update.weight_decay, update.factor, static_cast<int64_t>(update.seed), update.step,
-      update.first_row);
+      update.first_row, update.first_column, update.whole_width, optional(state.square_sum));
 }
 
 }  // namespace

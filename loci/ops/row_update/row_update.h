@@ -37,6 +37,9 @@ struct RowState {
   at::Tensor moment2;  // [N, D] for adam in moment1's dtype, [N] for one a row
   at::Tensor count;    // [N] int32, updates of a row
   at::Tensor master;   // [N, D] float32, of bfloat16 rows
+  // [U] float64, given for one update: row_square_sum of the gradients of whole rows, where other columns of them are
+  // elsewhere. mean(g^2) is that of update.whole_width columns then.
+  at::Tensor square_sum = {};
 };
 
 void row_update(const at::Tensor& table, const RowState& state, const at::Tensor& row, const at::Tensor& gradient,

@@ -33,8 +33,14 @@ RowUpdateArguments<Real> update_arguments(const Tensor& table, const RowState& s
   a.width = table.size(1);
   a.row = row.const_data_ptr<int64_t>();
   a.rows = row.size(0);
+  a.whole_square = state.square_sum.defined() ? state.square_sum.const_data_ptr<double>() : nullptr;
   a.update = update;
   return a;
+}
+
+RowState contiguous_squares(RowState state) {
+  if (state.square_sum.defined()) state.square_sum = state.square_sum.contiguous();
+  return state;
 }
 
 // Threads that are worth it for so many rows and references.
@@ -55,7 +61,7 @@ void row_update_cpu(const Tensor& table, const RowState& state, const Tensor& ro
                     const RowUpdate& update) {
   check_row_update(table, state, row, gradient, update);
   const auto run = table.scalar_type() == at::kDouble ? row_update_of<double> : row_update_of<float>;
-  run(table, state, row.contiguous(), gradient.contiguous(), update);
+  run(table, contiguous_squares(state), row.contiguous(), gradient.contiguous(), update);
 }
 
 template <class Real>
@@ -74,7 +80,7 @@ Tensor row_step_cpu(const Tensor& table, const RowState& state, const RowOrder& 
                     const RowUpdate& update) {
   check_row_step(table, state, order, source, update);
   const auto run = source.scalar_type() == at::kDouble ? row_step_of<double> : row_step_of<float>;
-  return run(table, state, contiguous(order), source.contiguous(), update);
+  return run(table, contiguous_squares(state), contiguous(order), source.contiguous(), update);
 }
 
 template <class Real>

@@ -22,8 +22,8 @@ at::Tensor row_step_definition(const at::Tensor& table, const RowState& state, c
                                const at::Tensor& source, const RowUpdate& update);
 at::Tensor row_square_sum_definition(const at::Tensor& gradient);
 
-// 16 random bits for every column of a row.
-void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t width, uint16_t* bits);
+// 16 random bits for every column of a row; the first is column `first` of the whole table.
+void rounding_bits(uint64_t seed, int64_t step, int64_t row, int64_t first, int64_t width, uint16_t* bits);
 
 // The operators as the dispatcher sees them: `given` are the tensors between the state and the numbers.
 template <class Result, class... Given>
@@ -31,7 +31,9 @@ using RowOperatorSignature = Result(const at::Tensor& table, const std::optional
                                     const std::optional<at::Tensor>& moment2, const std::optional<at::Tensor>& count,
                                     const std::optional<at::Tensor>& master, const Given&... given, int64_t rule,
                                     int64_t rounding, double rate, double beta1, double beta2, double epsilon,
-                                    double weight_decay, double factor, int64_t seed, int64_t step, int64_t first_row);
+                                    double weight_decay, double factor, int64_t seed, int64_t step, int64_t first_row,
+                                    int64_t first_column, int64_t whole_width,
+                                    const std::optional<at::Tensor>& square_sum);
 
 // kRun(table, state, given..., update) with that signature.
 template <auto kRun, class Result, class... Given>
@@ -39,12 +41,15 @@ Result row_operator(const at::Tensor& table, const std::optional<at::Tensor>& mo
                     const std::optional<at::Tensor>& moment2, const std::optional<at::Tensor>& count,
                     const std::optional<at::Tensor>& master, const Given&... given, int64_t rule, int64_t rounding,
                     double rate, double beta1, double beta2, double epsilon, double weight_decay, double factor,
-                    int64_t seed, int64_t step, int64_t first_row) {
+                    int64_t seed, int64_t step, int64_t first_row, int64_t first_column, int64_t whole_width,
+                    const std::optional<at::Tensor>& square_sum) {
   const at::Tensor none;
-  return kRun(table, {moment1.value_or(none), moment2.value_or(none), count.value_or(none), master.value_or(none)},
+  return kRun(table,
+              {moment1.value_or(none), moment2.value_or(none), count.value_or(none), master.value_or(none),
+               square_sum.value_or(none)},
               given...,
               {static_cast<RowRule>(rule), static_cast<RowRounding>(rounding), rate, beta1, beta2, epsilon,
-               weight_decay, factor, static_cast<uint64_t>(seed), step, first_row});
+               weight_decay, factor, static_cast<uint64_t>(seed), step, first_row, first_column, whole_width});
 }
 
 template <auto kRun>

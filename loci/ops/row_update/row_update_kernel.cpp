@@ -50,7 +50,7 @@ class RowUpdater {
       if (u + 1 < last) prefetch_sources(u + 1);
       const Real* gradient = gradient_of(u);
       if (a_.square_sum != nullptr) a_.square_sum[u] = square_sum(a_.width, gradient, Real{1});
-      update_row(a_.row[u], gradient);
+      update_row(u, gradient);
     }
   }
 
@@ -113,8 +113,20 @@ class RowUpdater {
     numbers_.root = bias_->root[slot];
   }
 
-  void update_row(int64_t row, const Real* gradient) {
+  // mean(g^2) of the whole row, of rules with one second moment a row.
+  Real mean_square(int64_t u, const Real* gradient) const {
+    const bool here = a_.whole_square == nullptr;
+    const double factor = here ? 1 : a_.update.factor;
+    const double sum = here ? square_sum(a_.width, gradient, numbers_.factor) : a_.whole_square[u] * factor * factor;
+    return static_cast<Real>(sum / static_cast<double>(here ? a_.width : a_.update.whole_width));
+  }
+
+  void update_row(int64_t u, const Real* gradient) {
     if (a_.width == 0) return;
+    const int64_t row = a_.row[u];
+    if (a_.update.rule == RowRule::adagrad || a_.update.rule == RowRule::adam_row_moment) {
+      square_ = mean_square(u, gradient);
+    }
     if (a_.count != nullptr) correct_bias(++a_.count[row]);
     if constexpr (sizeof(Real) == sizeof(float)) {
       if (a_.bfloat16_table) return update_bfloat16_row(row, gradient);
@@ -131,12 +143,18 @@ class RowUpdater {
     }
     apply(row, gradient, value_);
     if (a_.update.rounding == RowRounding::stochastic) {
-      rounding_bits(a_.update.seed, a_.update.step, a_.update.first_row + row, a_.width, bits_);
-      write_stochastic(a_.width, value_, bits_, stored);
+      write_stochastic(a_.width, value_, bits_of_row(a_.update.seed, row), stored);
     } else {
       write_nearest(a_.width, value_, stored);
     }
     if (a_.master != nullptr) __builtin_memcpy(a_.master + row * a_.width, value_, a_.width * sizeof(float));
+  }
+
+  // The random bits of the columns here.
+  const uint16_t* bits_of_row(uint64_t seed, int64_t row) const {
+    const int64_t first = a_.update.first_column, shift = first % 8;  // a block of bits serves eight columns
+    rounding_bits(seed, a_.update.step, a_.update.first_row + row, first / 8, a_.width + shift, bits_);
+    return bits_ + shift;
   }
 
   // Applies the rule to a row's value and to its moments, which may be bfloat16.
@@ -147,7 +165,7 @@ class RowUpdater {
       case RowRule::sgd:
         return update_sgd(numbers_, a_.width, gradient, value);
       case RowRule::adagrad:
-        return update_adagrad(numbers_, a_.width, gradient, value, one_moment2);
+        return update_adagrad(numbers_, a_.width, gradient, square_, value, one_moment2);
       case RowRule::adam:
       case RowRule::adam_row_moment:
         break;
@@ -159,7 +177,7 @@ class RowUpdater {
     if (a_.update.rule == RowRule::adam) {
       update_adam(numbers_, a_.width, gradient, value, moment1, static_cast<Real*>(a_.moment2) + start);
     } else {
-      update_adam_row_moment(numbers_, a_.width, gradient, value, moment1, one_moment2);
+      update_adam_row_moment(numbers_, a_.width, gradient, square_, value, moment1, one_moment2);
     }
   }
 
@@ -173,11 +191,12 @@ class RowUpdater {
       read_bfloat16(a_.width, second, moment2_);
       update_adam(numbers_, a_.width, gradient, value, moment1_, moment2_);
     } else {
-      update_adam_row_moment(numbers_, a_.width, gradient, value, moment1_, static_cast<float*>(a_.moment2) + row);
+      update_adam_row_moment(numbers_, a_.width, gradient, square_, value, moment1_,
+                             static_cast<float*>(a_.moment2) + row);
     }
-    rounding_bits(a_.update.seed ^ kMomentStream, a_.update.step, a_.update.first_row + row, a_.width, bits_);
-    write_stochastic(a_.width, moment1_, bits_, first);
-    if (adam) write_stochastic(a_.width, moment2_, bits_, second);
+    const uint16_t* bits = bits_of_row(a_.update.seed ^ kMomentStream, row);
+    write_stochastic(a_.width, moment1_, bits, first);
+    if (adam) write_stochastic(a_.width, moment2_, bits, second);
   }
 
   const RowUpdateArguments<Real>& a_;
@@ -188,6 +207,7 @@ class RowUpdater {
   RowNumbers<Real> numbers_;
   Real *sum_, *block_, *value_, *moment1_, *moment2_;
   uint16_t* bits_;
+  Real square_ = 0;  // of the row that is updated
   int64_t table_bytes_, moment_bytes_;
 };
 

@@ -28,6 +28,7 @@ struct RowUpdateArguments {
   const RowSumArguments<Real>* references;  // the gradient is the sums of these; null: `gradient` is given
   const Real* gradient;                     // [U, D], not read where there are references
   double* square_sum;                       // [U], or null where none are wanted
+  const double* whole_square;               // [U]: of the gradients of whole rows; null: all their columns are here
   RowUpdate update;
 };
 

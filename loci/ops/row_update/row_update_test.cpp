@@ -103,6 +103,46 @@ TEST(RowUpdate, KeepsMomentsInBfloat16WithTheBitsOfTheDefinition) {
   }
 }
 
+// The columns of a case from `first` on.
+Case columns_of(const Case& c, int64_t first, int64_t count) {
+  const auto part = [&](const Tensor& t) {
+    return t.defined() && t.dim() == 2 ? t.narrow(1, first, count).contiguous() : t.clone();
+  };
+  Case result{part(c.table),
+              {part(c.state.moment1), part(c.state.moment2), part(c.state.count), part(c.state.master)},
+              c.row,
+              part(c.gradient),
+              c.update};
+  result.update.first_column = first;
+  result.update.whole_width = c.table.size(1);
+  result.state.square_sum = row_square_sum(c.gradient);
+  return result;
+}
+
+TEST(RowUpdate, OfSomeColumnsWritesWhatThatOfWholeRowsWrites) {
+  torch::manual_seed(21);
+  for (const RowRule rule : kRules) {
+    for (const auto& [dtype, rounding, small] : {std::tuple(at::kFloat, RowRounding::nearest, false),
+                                                 std::tuple(at::kBFloat16, RowRounding::stochastic, false),
+                                                 std::tuple(at::kBFloat16, RowRounding::master, true)}) {
+      const Case whole = make_case(rule, rounding, dtype, 21, 143, small);  // factor 0.5: squares of it are exact
+      for (const auto& [first, count] : {std::pair(0, 50), std::pair(50, 75), std::pair(125, 18), std::pair(13, 1)}) {
+        const Case part = columns_of(whole, first, count), twin = part.copy();
+        Case defined = columns_of(whole, first, count), updated = whole.copy();
+        run(updated);
+        run(part);
+        row_update_definition(defined.table, defined.state, defined.row, defined.gradient, defined.update);
+        expect_same_bits(part, defined);
+        const Tensor expected = updated.table.narrow(1, first, count);
+        EXPECT_TRUE(torch::allclose(part.table, expected, 1e-6, 1e-7)) << static_cast<int>(rule) << " " << dtype;
+        const bool of_columns = rule == RowRule::adam || rule == RowRule::sgd;
+        EXPECT_TRUE(!of_columns || torch::equal(part.table, expected));
+        EXPECT_FALSE(torch::equal(part.table, twin.table));
+      }
+    }
+  }
+}
+
 struct Step {
   RowOrder order;
   Tensor source;
