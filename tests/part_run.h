@@ -1,4 +1,4 @@
-// For tests of checkpoints: one rank of a run whose table has its rows on several ranks.
+// For tests of checkpoints: one rank of a run whose table is in parts on several ranks.
 //
 // Legend: T tokens, K reads of a token.
 #pragma once
@@ -29,18 +29,21 @@ struct TableForm {
   int64_t width = 64;
   at::ScalarType dtype = at::kFloat;
   RowOptimizerOptions optimizer = {};
+  TableParts parts = TableParts::rows;
 };
 
-// A task whose table has its rows on ranks, and counters of them.
+// A task whose table is in parts on ranks, and counters of its rows.
 class PartTask : public TinyTask {
  public:
   PartTask(const TableForm& form, const Ranks& ranks, TinyOptions options = {})
       : TinyTask(std::move(options), TaskInputs{}), form_(form) {
-    const RowRange part = ShardedTable::equal_part(form.rows, ranks);
+    const bool by_rows = form.parts == TableParts::rows;
+    const RowRange part = by_rows ? ShardedTable::equal_part(form.rows, ranks) : RowRange{0, form.rows};
+    const ColumnRange columns = by_rows ? form.width : ShardedTable::equal_columns("m", form.width, ranks);
     table = std::make_shared<ShardedTable>(
-        ranks, std::make_shared<LocalRows>("m", part, form.width, LocalTableOptions{form.dtype}));
+        ranks, std::make_shared<LocalRows>("m", part, columns, LocalTableOptions{form.dtype}));
     use = table->register_use();
-    counters = at::zeros({part.count, 3}, at::kInt);
+    counters = at::zeros({table->own_rows().count, 3}, at::kInt);
   }
   std::vector<std::pair<TablePtr, RowOptimizerOptions>> tables() override { return {{table, form_.optimizer}}; }
   RowCounters row_state(const Table&, int64_t) override {
@@ -50,7 +53,7 @@ class PartTask : public TinyTask {
 
   TablePtr table;
   int64_t use = 0;
-  at::Tensor counters;           // [rows here, 3]
+  at::Tensor counters;           // [own rows, 3]
   std::vector<int64_t> counted;  // since the last checkpoint
   std::function<void()> before_rows;
 
@@ -79,30 +82,31 @@ struct RunProcess {
   // Rows drawn by `step` get bytes that depend on step, row and tensor alone; counters those of the rows behind them.
   void write(int64_t step) {
     RowStore& rows = task.table->store();
-    const auto fill = [&](const std::string& name, const at::Tensor& tensor, int64_t number) {
+    const RowRange own = task.table->own_rows();
+    const auto fill = [&](const std::string& name, const at::Tensor& tensor, int64_t number, int64_t first) {
       const size_t bytes = tensor.nbytes() / static_cast<size_t>(tensor.size(0));
-      auto* to = static_cast<unsigned char*>(tensor.mutable_data_ptr()) +
-                 static_cast<size_t>(number - rows.first_row()) * bytes;
+      auto* to = static_cast<unsigned char*>(tensor.mutable_data_ptr()) + static_cast<size_t>(number - first) * bytes;
+      const bool columns = tensor.dim() == 2 && name != "counters";  // the byte of the whole row
+      const size_t byte = columns ? static_cast<size_t>(rows.columns().first) * tensor.element_size() : 0;
       for (size_t i = 0; i < bytes; ++i) {
-        to[i] = static_cast<unsigned char>(static_cast<size_t>(31 * number + 7 * step) + name.size() + 13 * i);
+        to[i] = static_cast<unsigned char>(static_cast<size_t>(31 * number + 7 * step) + name.size() + 13 * (byte + i));
       }
     };
     std::vector<int64_t> here;
     task.counted.clear();
     for (const int64_t number : drawn_rows(step, form.rows)) {
-      const int64_t row = number - rows.first_row();
-      if (row < 0 || row >= rows.rows_here()) continue;
-      here.push_back(row);
-      if (row + 1 < rows.rows_here()) task.counted.push_back(row + 1);
+      const int64_t row = number - rows.first_row(), counted = number - own.first + 1;
+      if (row >= 0 && row < rows.rows_here()) here.push_back(row);
+      if (counted >= 1 && counted < own.count) task.counted.push_back(counted);
     }
     rows.write_rows(at::tensor(here, at::kLong), [&] {
       for (const int64_t row : here) {
         for (const auto& [name, tensor] : tensors()) {
-          if (name != "counters") fill(name, tensor, row + rows.first_row());
+          if (name != "counters") fill(name, tensor, row + rows.first_row(), rows.first_row());
         }
       }
     });
-    for (const int64_t row : task.counted) fill("counters", task.counters, row + rows.first_row());
+    for (const int64_t row : task.counted) fill("counters", task.counters, row + own.first, own.first);
   }
   // A step of the ranks together.
   void train(int64_t step) {
@@ -133,8 +137,11 @@ inline void expect_rows_of(const RunProcess& here, const RunProcess& whole) {
   const RowStore& rows = here.task.table->store();
   const NamedTensors left = here.tensors(), right = whole.tensors();
   ASSERT_EQ(left.size(), right.size());
+  const RowRange own = here.task.table->own_rows();
   for (size_t i = 0; i < left.size(); ++i) {
-    const at::Tensor part = right[i].second.narrow(0, rows.first_row(), rows.rows_here());
+    const at::Tensor& all = right[i].second;
+    const at::Tensor part =
+        left[i].first == "counters" ? all.narrow(0, own.first, own.count) : part_of(all, rows).contiguous();
     EXPECT_TRUE(same_bytes(left[i].second, part)) << left[i].first;
   }
 }

@@ -200,7 +200,7 @@ RowCounters MemoryWatch::row_state(const Table& table, int64_t since) const {
   RowCounters state;
   for (const auto& counters : memories_) {
     if (counters->memory->table().get() != &table) continue;
-    const RowRange here = {table.store().first_row(), table.store().rows_here()};
+    const RowRange here = table.own_rows();
     counters->share(ranks_);  // for extra_state()
     give_to_owners(counters->usage, here, ranks_);
     state.tensors.emplace_back(fmt::format("usage.{}", counters->layer),

@@ -5,6 +5,7 @@
 
 #include "loci/base/durable_file.h"
 #include "loci/distributed/agreement.h"
+#include "loci/train/column_checkpoint.h"
 #include "loci/train/table_checkpoint.h"
 #include "loci/train/tensor_file.h"
 
@@ -80,12 +81,17 @@ std::vector<RowCounters> counters_of(Task& task, const TrainerState& state) {
   return counters;
 }
 
-// The rows here, and what belongs to them. Returns the entries of the manifest.
+bool by_columns(const Table& table) {
+  return !table.store().columns().whole();
+}
+
+// The whole rows here, and what belongs to them. Returns the entries of the manifest.
 nlohmann::json save_tables(CheckpointPart& part, Task& task, const OptimizerSet& optimizers, const TrainerState& state,
                            const std::vector<RowCounters>& counters, const Ranks& ranks) {
   nlohmann::json entries = nlohmann::json::object();
   const std::vector<TablePtr> tables = tables_of(task);
   for (size_t i = 0; i < tables.size(); ++i) {
+    if (by_columns(*tables[i])) continue;
     const RowOptimizer& optimizer = optimizers.rows_of(*tables[i]);
     entries[tables[i]->name()] = save_table(part, state.step, optimizer, state.saved, counters[i], ranks);
   }
@@ -123,13 +129,24 @@ void save_checkpoint(const RunDirectory& run, Task& task, const OptimizerSet& op
   const std::string folder = gather_texts(ranks, writer ? writer->folder().string() : "").front();
   std::vector<RowCounters> counters;  // not below, where a rank may fail before it sends what others wait for
   together(ranks, [&] { counters = counters_of(task, state); });
-  std::string written;
+  std::optional<CheckpointPart> other;  // of other ranks
+  nlohmann::json mine;
   together(ranks, [&] {
-    std::optional<CheckpointPart> other;
     if (!writer) other.emplace(folder);
     CheckpointPart& part = writer ? *writer : *other;
     if (writer) save_beside_rows(part, task, optimizers);
-    nlohmann::json mine = {{"tables", save_tables(part, task, optimizers, state, counters, ranks)}};
+    mine["tables"] = save_tables(part, task, optimizers, state, counters, ranks);
+  });
+  const std::vector<TablePtr> tables = tables_of(task);
+  for (size_t i = 0; i < tables.size(); ++i) {
+    if (!by_columns(*tables[i])) continue;
+    together(ranks, [&] {  // each alone: a rank that fails in one does not wait in the next
+      mine["tables"][tables[i]->name()] =
+          save_columns(writer ? *writer : *other, optimizers.rows_of(*tables[i]), counters[i], ranks);
+    });
+  }
+  std::string written;
+  together(ranks, [&] {
     mine["files"] = other ? other->sync() : nlohmann::json::object();
     written = mine.dump();
   });

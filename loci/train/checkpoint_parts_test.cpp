@@ -61,8 +61,8 @@ TEST(CheckpointParts, AnyNumberOfRanksGoesOnWithTheSameBytes) {
           for (const nlohmann::json& part : parts_in(process))
             EXPECT_EQ(part.at("deltas").size(), static_cast<size_t>(more - 1));
         }
-        const RowStore& rows = process.task.table->store();
-        counters.narrow(0, rows.first_row(), rows.rows_here()).copy_(process.task.counters);
+        const RowRange own = process.task.table->own_rows();
+        counters.narrow(0, own.first, own.count).copy_(process.task.counters);
       });
       for (const int64_t more : {1, 2}) whole.write(step + more);
       whole.task.counters.copy_(counters);
@@ -71,6 +71,65 @@ TEST(CheckpointParts, AnyNumberOfRanksGoesOnWithTheSameBytes) {
     RunProcess last(run, form, {});
     last.load(step);
     expect_rows_of(last, whole);
+  }
+}
+
+// Each goes on from the one before it. By columns every save is a new base, in parts by rows.
+TEST(CheckpointParts, TablesByColumnsAndByRowsReadEachOther) {
+  const std::vector<std::pair<int64_t, TableParts>> runs = {{2, TableParts::columns}, {1, TableParts::rows},
+                                                            {3, TableParts::columns}, {2, TableParts::rows},
+                                                            {2, TableParts::columns}, {2, TableParts::rows}};
+  const std::vector<TableForm> of_both = {
+      {.optimizer = {.rule = RowRule::adam_row_moment}},
+      {.width = 130, .dtype = at::kBFloat16, .optimizer = {.rounding = RowRounding::master}}};
+  for (TableForm form : of_both) {
+    const TemporaryFolder folder;
+    const RunDirectory run(folder / "run", "task = \"tiny\"\n");
+    RunProcess whole(run, form, {});
+    int64_t step = 0;
+    for (const auto& [size, parts] : runs) {
+      at::Tensor counters = whole.task.counters.clone();
+      form.parts = parts;
+      run_ranks(size, [&](const Ranks& ranks) {
+        RunProcess process(run, form, ranks);
+        if (step > 0) process.load(step);
+        expect_rows_of(process, whole);
+        for (const int64_t more : {1, 2}) {
+          process.write(step + more);
+          process.save(step + more);
+          if (parts == TableParts::rows) continue;
+          ASSERT_EQ(parts_in(process).size(), static_cast<size_t>(size));
+          for (const nlohmann::json& part : parts_in(process)) EXPECT_EQ(part.at("deltas").size(), 0U);
+        }
+        const RowRange own = process.task.table->own_rows();
+        counters.narrow(0, own.first, own.count).copy_(process.task.counters);
+      });
+      for (const int64_t more : {1, 2}) whole.write(step + more);
+      whole.task.counters.copy_(counters);
+      step += 2;
+    }
+    RunProcess last(run, form, {});
+    last.load(step);
+    expect_rows_of(last, whole);
+  }
+}
+
+TEST(CheckpointParts, FilesOfColumnsAreThoseOfRows) {
+  const TemporaryFolder folder;
+  const RunDirectory rows(folder / "rows", ""), columns(folder / "columns", "");
+  run_ranks(3, [&](const Ranks& ranks) {
+    for (const auto& [run, parts] : {std::pair(&rows, TableParts::rows), std::pair(&columns, TableParts::columns)}) {
+      TableForm form = {.optimizer = {.rule = RowRule::adam_row_moment}};
+      form.parts = parts;
+      RunProcess process(*run, form, ranks);
+      process.write(1);
+      process.save(1);
+    }
+  });
+  const std::vector<fs::path> files = entries_of(folder / "rows/step-1");
+  EXPECT_EQ(files.size(), entries_of(folder / "columns/step-1").size());
+  for (const fs::path& file : files) {
+    EXPECT_EQ(read_text_file(file), read_text_file(folder / "columns/step-1" / file.filename())) << file;
   }
 }
 
@@ -169,15 +228,19 @@ TEST(CheckpointParts, AnErrorOfOneRankLeavesTheLastCheckpointWhole) {
   EXPECT_TRUE(same_bytes(loaded.task.table->store().values(), whole.task.table->store().values()));
 }
 
-TEST(CheckpointParts, AFullDiskLeavesTheLastCheckpointWhole) {
+class FullDisk : public testing::TestWithParam<TableParts> {};
+
+TEST_P(FullDisk, LeavesTheLastCheckpointWhole) {
   const TemporaryFolder folder;
+  TableForm form;
+  form.parts = GetParam();
   const fs::path disk = folder / "disk";
   fs::create_directory(disk);
   if (mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=16m") != 0) GTEST_SKIP() << "mounting a tmpfs is not allowed here";
   {
     const RunDirectory run(disk / "run", "");
     run_ranks(3, [&](const Ranks& ranks) {
-      RunProcess process(run, {}, ranks);
+      RunProcess process(run, form, ranks);
       process.write(1);
       process.save(1);
       process.task.table->store().initialise_normal(1, 1);  // new bases of 10 MB together
@@ -188,6 +251,9 @@ TEST(CheckpointParts, AFullDiskLeavesTheLastCheckpointWhole) {
   }
   umount(disk.c_str());
 }
+
+INSTANTIATE_TEST_SUITE_P(Parts, FullDisk, testing::Values(TableParts::rows, TableParts::columns),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
 
 // A run of three ranks with deltas, as files.
 class DamagedParts : public testing::Test {

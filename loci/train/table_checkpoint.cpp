@@ -137,45 +137,73 @@ std::span<const int64_t> delta_rows(const SafetensorsReader& file, int64_t part_
   return row;
 }
 
-// Copies those rows of a delta of `part_rows` rows that `copy` has.
-void apply_delta(const std::filesystem::path& path, int64_t part_rows, const RowCopy& copy, RowStore& rows,
-                 const RowOptimizer* optimizer, const NamedTensors& counters) {
-  const SafetensorsReader file(path);
-  const std::span<const int64_t> row = delta_rows(file, part_rows);
-  const NamedTensors parts = delta_parts(rows, optimizer, counters);
-  for (const auto& [name, tensor] : parts) {
-    const SafetensorsEntry* entry = file.find(name);
-    std::vector<int64_t> shape = tensor.sizes().vec();
-    shape[0] = std::ssize(row);
-    if (entry == nullptr || entry->dtype != dtype_of_tensor(tensor) || entry->shape != shape) {
-      fail(ExitCode::input, path.string(), fmt::format("a delta must hold {} of the table's type and width", name),
-           entry == nullptr ? "none" : "another");
-    }
-  }
+// Tensors of a table that are copied from a checkpoint, and which of its rows and columns they take.
+struct LoadedRows {
+  NamedTensors tensors;
+  RowCopy copy;
+  std::optional<ColumnRange> columns = std::nullopt;  // of tensors [R, D]
+};
+
+// Calls use(numbers of the rows in the tensors, their place in the delta) for those rows of a delta that `copy` has.
+template <class Use>
+void with_rows_of_delta(std::span<const int64_t> row, const RowCopy& copy, const Use& use) {
   const auto begin = static_cast<size_t>(std::lower_bound(row.begin(), row.end(), copy.from) - row.begin());
   const auto end = static_cast<size_t>(std::lower_bound(row.begin(), row.end(), copy.from + copy.count) - row.begin());
   if (begin == end) return;
   at::Tensor here = at::empty({static_cast<int64_t>(end - begin)}, at::kLong);
   auto* const number = here.mutable_data_ptr<int64_t>();
   for (size_t i = begin; i < end; ++i) number[i - begin] = row[i] - copy.from + copy.to;
-  rows.write_rows(here, [&] {
-    for (const auto& [name, tensor] : parts) {
-      const auto bytes = static_cast<size_t>(row_bytes(tensor));
-      const std::byte* from = file.bytes(name).data();
-      auto* to = static_cast<std::byte*>(tensor.mutable_data_ptr());
-      for (size_t i = begin; i < end; ++i) {
-        std::memcpy(to + static_cast<size_t>(number[i - begin]) * bytes, from + i * bytes, bytes);
-      }
-      tensor.unsafeGetTensorImpl()->bump_version();
-    }
-  });
+  use(here, begin);
 }
 
-// Those rows of a part that are here.
-RowCopy overlap(const TablePart& part, const RowStore& rows) {
-  const int64_t begin = std::max(part.first, rows.first_row());
-  const int64_t end = std::min(part.first + part.rows, rows.first_row() + rows.rows_here());
-  return {begin - part.first, begin - rows.first_row(), std::max<int64_t>(0, end - begin)};
+void check_delta(const SafetensorsReader& file, const LoadedRows& loaded, int64_t delta_rows) {
+  for (const auto& [name, tensor] : loaded.tensors) {
+    const SafetensorsEntry* entry = file.find(name);
+    if (entry == nullptr || entry->dtype != dtype_of_tensor(tensor) ||
+        entry->shape != RowSlice(tensor, loaded.columns).shape(delta_rows)) {
+      fail(ExitCode::input, file.path().string(),
+           fmt::format("a delta must hold {} of the table's type and width", name),
+           entry == nullptr ? "none" : "another");
+    }
+  }
+}
+
+void copy_from_delta(const SafetensorsReader& file, const LoadedRows& loaded, const at::Tensor& here, size_t begin) {
+  const auto* const number = here.const_data_ptr<int64_t>();
+  for (const auto& [name, tensor] : loaded.tensors) {
+    const RowSlice slice(tensor, loaded.columns);
+    const std::byte* from = file.bytes(name).data() + begin * slice.file_bytes + slice.first;
+    auto* to = static_cast<std::byte*>(tensor.mutable_data_ptr());
+    for (int64_t i = 0; i < here.size(0); ++i, from += slice.file_bytes) {
+      std::memcpy(to + static_cast<size_t>(number[i]) * slice.bytes, from, slice.bytes);
+    }
+    tensor.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
+// Copies those rows of a delta of `part_rows` rows that are wanted: `rows` is the store of `values`.
+void apply_delta(const std::filesystem::path& path, int64_t part_rows, RowStore& rows, const LoadedRows& values,
+                 const LoadedRows& counters) {
+  const SafetensorsReader file(path);
+  const std::span<const int64_t> row = delta_rows(file, part_rows);
+  check_delta(file, values, std::ssize(row));
+  check_delta(file, counters, std::ssize(row));
+  with_rows_of_delta(row, values.copy, [&](const at::Tensor& here, size_t begin) {
+    rows.write_rows(here, [&] { copy_from_delta(file, values, here, begin); });
+  });
+  with_rows_of_delta(row, counters.copy,
+                     [&](const at::Tensor& here, size_t begin) { copy_from_delta(file, counters, here, begin); });
+}
+
+// Those rows of a part that are among `rows`, counted from the first of these.
+RowCopy overlap(const TablePart& part, const RowRange& rows) {
+  const int64_t begin = std::max(part.first, rows.first);
+  const int64_t end = std::min(part.first + part.rows, rows.first + rows.count);
+  return {begin - part.first, begin - rows.first, std::max<int64_t>(0, end - begin)};
+}
+
+std::optional<ColumnRange> columns_of(const RowStore& rows) {
+  return rows.columns().whole() ? std::nullopt : std::optional(rows.columns());
 }
 
 }  // namespace
@@ -211,19 +239,22 @@ nlohmann::json save_rows(CheckpointPart& writer, const RowStore& rows, const std
 void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* optimizer,
                 const NamedTensors& counters) {
   RowStore& rows = table.store();
+  const std::optional<ColumnRange> columns = columns_of(rows);
   for (const TablePart& part : parts_of(checkpoint, table.name(), table.rows())) {
-    const RowCopy copy = overlap(part, rows);
-    if (copy.count == 0 && part.rows > 0) continue;
+    const LoadedRows values = {delta_parts(rows, optimizer, {}), overlap(part, {rows.first_row(), rows.rows_here()}),
+                               columns};
+    const LoadedRows counted = {counters, overlap(part, table.own_rows())};
+    if (values.copy.count == 0 && part.rows > 0) continue;
     const auto load = [&](const std::string& file, const NamedTensors& targets) {
-      load_rows(checkpoint.file(file), targets, part.rows, copy);
+      load_rows(checkpoint.file(file), targets, part.rows, values.copy, columns);
     };
     if (rows.served_file() != checkpoint.file(part.base)) {
       rows.write_all([&] { load(part.base, base_parts(rows, rows.name())); });
     }
     if (optimizer != nullptr) load(part.beside(kOptimizer), optimizer->row_state());
-    if (!counters.empty()) load(part.beside(kCounters), counters);
+    if (!counters.empty()) load_rows(checkpoint.file(part.beside(kCounters)), counters, part.rows, counted.copy);
     for (const TableDelta& delta : part.deltas) {
-      apply_delta(checkpoint.file(delta.file), part.rows, copy, rows, optimizer, counters);
+      apply_delta(checkpoint.file(delta.file), part.rows, rows, values, counted);
     }
   }
   rows.clear_changed_rows();
@@ -239,7 +270,7 @@ std::vector<std::shared_ptr<RowStore>> served_parts(const CheckpointReader& chec
       fail(ExitCode::input, base.string(), fmt::format("the file must hold {} rows", part.rows), fmt::to_string(count));
     }
     for (const TableDelta& delta : part.deltas) {
-      apply_delta(checkpoint.file(delta.file), count, {0, 0, count}, *rows, nullptr, {});
+      apply_delta(checkpoint.file(delta.file), count, *rows, {delta_parts(*rows, nullptr, {}), {0, 0, count}}, {});
     }
     stores.push_back(rows);
   }

@@ -36,9 +36,9 @@ nlohmann::json save_table(CheckpointPart& writer, int64_t step, const RowOptimiz
 // Writes the rows alone, as a new base of the table `name`. Returns the table's entry of the manifest.
 nlohmann::json save_rows(CheckpointPart& writer, const RowStore& rows, const std::string& name);
 
-// Copies the rows that are in this process, and with `optimizer` its state and the counters, into the tensors that
-// exist. Rows that are mapped from this checkpoint's base get its deltas alone. Afterwards no row counts as changed.
-// Throws Error (input).
+// Copies the rows or columns that are in this process, and with `optimizer` its state and the counters of
+// Table::own_rows(), into the tensors that exist. Rows that are mapped from this checkpoint's base get its deltas
+// alone. Afterwards no row counts as changed. Throws Error (input).
 void load_table(const CheckpointReader& checkpoint, Table& table, const RowOptimizer* optimizer = nullptr,
                 const NamedTensors& counters = {});
 

@@ -38,7 +38,8 @@ void copy_row_major(const at::Tensor& to, std::span<const std::byte> from) {
 }
 
 // Throws Error (input) unless the file holds these tensors and no others; where `rows` is given, with as many rows.
-void check_tensors(const SafetensorsReader& file, const NamedTensors& targets, std::optional<int64_t> rows) {
+void check_tensors(const SafetensorsReader& file, const NamedTensors& targets, std::optional<int64_t> rows,
+                   const std::optional<ColumnRange>& columns = std::nullopt) {
   const std::string who = file.path().string();
   std::set<std::string> wanted;
   for (const auto& [name, tensor] : targets) {
@@ -46,8 +47,7 @@ void check_tensors(const SafetensorsReader& file, const NamedTensors& targets, s
     const SafetensorsEntry* entry = file.find(name);
     if (entry == nullptr) fail(ExitCode::input, who, fmt::format("the file must hold {}", name), "none of that name");
     const DType dtype = dtype_of_tensor(tensor);
-    std::vector<int64_t> shape = tensor.sizes().vec();
-    if (rows) shape.at(0) = *rows;
+    const std::vector<int64_t> shape = rows ? RowSlice(tensor, columns).shape(*rows) : tensor.sizes().vec();
     if (entry->dtype != dtype || entry->shape != shape) {
       fail(ExitCode::input, who, fmt::format("{} must be {} {}", name, name_of(dtype), shape_text(shape)),
            fmt::format("{} {}", name_of(entry->dtype), shape_text(entry->shape)));
@@ -101,16 +101,40 @@ void load_tensors(const std::filesystem::path& path, const NamedTensors& targets
   }
 }
 
-void load_rows(const std::filesystem::path& path, const NamedTensors& targets, int64_t file_rows, const RowCopy& rows) {
+RowSlice::RowSlice(const at::Tensor& tensor, const std::optional<ColumnRange>& columns) : row_(tensor.sizes().vec()) {
+  bytes = tensor.element_size();
+  for (int64_t d = 1; d < tensor.dim(); ++d) bytes *= static_cast<size_t>(tensor.size(d));
+  file_bytes = bytes;
+  first = 0;
+  if (!columns || tensor.dim() != 2) return;
+  row_[1] = columns->all;
+  file_bytes = static_cast<size_t>(columns->all) * tensor.element_size();
+  first = static_cast<size_t>(columns->first) * tensor.element_size();
+}
+
+std::vector<int64_t> RowSlice::shape(int64_t rows) const {
+  std::vector<int64_t> shape = row_;
+  shape.at(0) = rows;
+  return shape;
+}
+
+void load_rows(const std::filesystem::path& path, const NamedTensors& targets, int64_t file_rows, const RowCopy& rows,
+               const std::optional<ColumnRange>& columns) {
   const SafetensorsReader file(path);
-  check_tensors(file, targets, file_rows);
+  check_tensors(file, targets, file_rows, columns);
   if (rows.count == 0) return;
   for (const auto& [name, tensor] : targets) {
     if (!tensor.is_contiguous()) fail(ExitCode::bug, path.string(), name + " must be contiguous", "strides");
-    const auto bytes = tensor.nbytes() / static_cast<size_t>(tensor.size(0));  // of a row
-    const auto part = [&](int64_t row) { return static_cast<size_t>(row) * bytes; };
-    copy_bytes(static_cast<std::byte*>(tensor.mutable_data_ptr()) + part(rows.to),
-               file.bytes(*file.find(name)).subspan(part(rows.from), part(rows.count)));
+    const RowSlice slice(tensor, columns);
+    const std::span<const std::byte> from = file.bytes(*file.find(name));
+    auto* const to = static_cast<std::byte*>(tensor.mutable_data_ptr());
+    const bool whole = slice.bytes == slice.file_bytes;
+    const auto times = static_cast<size_t>(whole ? rows.count : 1);  // rows at once
+    for (int64_t i = 0; i < rows.count; i += static_cast<int64_t>(times)) {
+      copy_bytes(
+          to + static_cast<size_t>(rows.to + i) * slice.bytes,
+          from.subspan(static_cast<size_t>(rows.from + i) * slice.file_bytes + slice.first, times * slice.bytes));
+    }
     tensor.unsafeGetTensorImpl()->bump_version();
   }
 }

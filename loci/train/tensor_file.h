@@ -5,11 +5,13 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "loci/table/mapped_tensor.h"
+#include "loci/table/row_store.h"
 #include "loci/table/safetensors.h"
 
 namespace loci {
@@ -34,7 +36,20 @@ struct RowCopy {
 };
 
 // The same for some rows of a file whose tensors have `file_rows` rows each; other rows of the targets, which are
-// contiguous, stay as they are.
-void load_rows(const std::filesystem::path& path, const NamedTensors& targets, int64_t file_rows, const RowCopy& rows);
+// contiguous, stay as they are. Targets [R, D] get these `columns` of the file's.
+void load_rows(const std::filesystem::path& path, const NamedTensors& targets, int64_t file_rows, const RowCopy& rows,
+               const std::optional<ColumnRange>& columns = std::nullopt);
+
+// The bytes of a row of `tensor` [n, ...] in a file, and those of them that the tensor has; a tensor [n, D] has
+// columns.
+struct RowSlice {
+  RowSlice(const at::Tensor& tensor, const std::optional<ColumnRange>& columns);
+  std::vector<int64_t> shape(int64_t rows) const;  // of so many rows in the file
+
+  size_t file_bytes, first, bytes;
+
+ private:
+  std::vector<int64_t> row_;  // its shape in the file
+};
 
 }  // namespace loci
