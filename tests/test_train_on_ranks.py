@@ -88,6 +88,24 @@ def test_losses_are_those_of_one_process(place, alone, ranks):
     assert log(out, "start", "ranks") == [(ranks,)]
 
 
+def test_tables_may_be_in_parts_by_columns(place, alone):
+    out, columns = place / "columns", ("--set", "model.memory.shard=columns")
+    result = torchrun(place, 2, *train(place, out, *columns))
+    assert result.returncode == 0, result.stderr
+    assert "memory.values by columns" in result.stderr
+    values = "step", "loss", "usage", "kl"
+    for one, other in zip(log(alone, "train", *values), log(out, "train", *values), strict=True):
+        assert other == pytest.approx(one, abs=2e-4)
+    runs = [folder / "main" / "seed-0" for folder in (alone, out)]
+    losses = [json.loads(loci(place, "eval", run, "--data", place / "text", "--json").stdout) for run in runs]
+    assert losses[1]["measures"]["loss"] == pytest.approx(losses[0]["measures"]["loss"], abs=2e-4)
+    (runs[1] / "result.json").unlink()
+    shutil.rmtree(runs[1] / "step-12")
+    result = torchrun(place, 3, *train(place, out, "--resume", *columns))
+    assert result.returncode == 0, result.stderr
+    assert log(out, "train", "loss")[-1] == pytest.approx(log(alone, "train", "loss")[-1], abs=2e-4)
+
+
 def test_a_run_goes_on_with_another_number_of_processes(place, alone):
     out = place / "resharded"
     assert torchrun(place, 3, *train(place, out)).returncode == 0
@@ -219,3 +237,10 @@ def test_a_dry_run_shows_what_a_rank_needs(place):
     assert arm["wire"]["total"] == arm["wire"]["dense_gradients"] + table["bytes"]
     text = torchrun(place, 2, *train(place, place / "dry", "--dry-run")).stdout
     assert "memory.values: by rows" in text
+    columns = ["--set", "model.memory.shard=columns"]
+    arm = json.loads(torchrun(place, 2, *arguments, *columns).stdout)["arms"][0]
+    assert (arm["wire"]["tables"][0]["shard"], arm["memory"]["tables"]) == ("columns", tables[1])
+    assert arm["wire"]["tables"][0]["bytes"] == table["bytes_columns"]
+    narrow = ["--set", "model.memory.output=projection", "--set", "model.memory.value_width=1"]
+    refused = torchrun(place, 2, *arguments, *columns, *narrow)
+    assert "table memory.values: columns must be at least as many as ranks, 2, got 1" in refused.stderr

@@ -4,6 +4,11 @@
 
 namespace loci {
 
+TableParts parts_of(TableShard shard, int64_t ranks, const TableReads& reads) {
+  if (shard == TableShard::automatic) return cheaper_parts(ranks, reads);
+  return shard == TableShard::columns && ranks > 1 ? TableParts::columns : TableParts::rows;
+}
+
 void start_rows(RowStore& rows, const TableSpec& spec) {
   if (spec.start_std > 0) rows.initialise_normal(spec.seed, spec.start_std);
 }

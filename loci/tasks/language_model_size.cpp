@@ -9,6 +9,7 @@
 #include "loci/base/check.h"
 #include "loci/models/transformer_lm_options.h"
 #include "loci/models/vocabulary_loss.h"
+#include "loci/table/sharded_table.h"
 #include "loci/table/usage.h"
 #include "loci/tasks/language_model.h"
 
@@ -106,13 +107,16 @@ double ngram_bytes(const NgramOptions& ngram, const TransformerLmOptions& model,
   return index;
 }
 
-// The tables of one kind of memory, each read K times in each of `passes` passes of a token.
-void add_exchanges(RunSize& size, const std::vector<std::string>& names, const std::vector<int64_t>& widths,
-                   int64_t rows, int64_t reads, int64_t passes, const RowOptimizerOptions& optimizer) {
-  const bool row_moment = optimizer.rule == RowRule::adam_row_moment || optimizer.rule == RowRule::adagrad;
+// The `count` tables of one kind of memory and width, each read K times by a pass of a token; `passes` of all of them.
+void add_exchanges(RunSize& size, const std::vector<std::string>& names, const TableOptions& table,
+                   const std::vector<int64_t>& widths, int64_t reads, int64_t count, int64_t passes,
+                   const RowOptimizerOptions& optimizer) {
+  const bool row_moment = has_row_moment(optimizer.rule), mapped = table.home == TableHome::mapped;
+  const int64_t state = RowOptimizer::state_bytes(table.rows, 0, optimizer, table.value_type());
   for (size_t i = 0; i < widths.size(); ++i) {
-    const TableReads of = {.reads = reads, .rows = rows, .width = widths[i], .row_moment = row_moment};
-    size.exchanges.push_back({names.at(i), of, passes});
+    const TableReads of = {.reads = reads, .rows = table.rows, .width = widths[i], .row_moment = row_moment};
+    const int64_t bytes = checked_product("config", "row optimiser state", count, state);
+    size.exchanges.push_back({names.at(i), of, passes, table.shard, bytes, mapped});
   }
 }
 
@@ -124,7 +128,12 @@ void LanguageModelPlan::check() const {
 }
 
 void LanguageModelPlan::check_ranks(const Ranks& ranks) const {
-  if (ranks.size == 1 || !model.has_memory) return;
+  if (ranks.size == 1) return;
+  for (const TableExchange& exchange : size({ranks.size, 1}, {}, /*bfloat16=*/false).exchanges) {
+    if (parts_of(exchange.shard, ranks.size, exchange.reads) == TableParts::rows) continue;
+    ShardedTable::equal_columns(exchange.table, exchange.reads.width, ranks);  // throws for too few
+  }
+  if (!model.has_memory) return;
   const auto require = [](bool holds, const std::string& expected, const std::string& got) {
     if (!holds) fail(ExitCode::usage, "language_model", expected, got);
   };
@@ -158,8 +167,9 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     activations = std::max(activations, calibration_bytes(memory, options.width));  // between two steps
     add_tables(size, memory, memory.shared_table ? 1 : layers, count_memory(memory, options.width).table_widths, reads,
                batch, rows);
-    add_exchanges(size, {"memory.values", "memory.down"}, count_memory(memory, options.width).table_widths, memory.rows,
-                  memory.layer.heads * memory.layer.top_k, std::ssize(memory.layers), rows);
+    const int64_t passes = std::ssize(memory.layers);
+    add_exchanges(size, {"memory.values", "memory.down"}, memory, count_memory(memory, options.width).table_widths,
+                  memory.layer.heads * memory.layer.top_k, memory.shared_table ? 1 : passes, passes, rows);
     const double counters = layers * static_cast<double>(memory.rows) * static_cast<double>(sizeof(RowUsage));
     size.counter_bytes = whole(counters);
     add_bytes(size.memory, "counters of rows", 2 * counters);
@@ -177,8 +187,9 @@ RunSize LanguageModelPlan::size(const BatchShape& batch, const RowOptimizerOptio
     activations += count * tokens * ngram_bytes(ngram, options, small);
     add_tables(size, ngram, count, count_ngram(ngram, options.width, options.vocabulary).table_widths, tokens * columns,
                batch, rows);
-    add_exchanges(size, {"ngram.values"}, count_ngram(ngram, options.width, options.vocabulary).table_widths,
-                  ngram.rows, static_cast<int64_t>(columns), static_cast<int64_t>(count), rows);
+    const auto tables = static_cast<int64_t>(count);
+    add_exchanges(size, {"ngram.values"}, ngram, count_ngram(ngram, options.width, options.vocabulary).table_widths,
+                  static_cast<int64_t>(columns), tables, tables, rows);
     // Of an evaluation alone: usage, and a hundred bytes for each n-gram (NgramCollisions).
     const double counters = count * static_cast<double>(ngram.rows) * static_cast<double>(sizeof(RowUsage));
     const double ngrams = count * columns * 100 * static_cast<double>(data.evaluation_tokens);

@@ -192,7 +192,8 @@ std::unique_ptr<Experiment::OpenRun> Experiment::open_run(const RunConfig& confi
   std::unique_ptr<OpenRun> open(new OpenRun{
       config, use_threads(config.train.threads), newest_checkpoint(config, progress), WorkFolder(work), {}, {}, {}});
   TaskInputs inputs = inputs_of(config, open->checkpoint, progress);
-  inputs.tables = training_tables(open->work.path(), open->checkpoint.has_value(), options_.ranks);
+  inputs.tables = training_tables(open->work.path(), open->checkpoint.has_value(), options_.ranks,
+                                  has_row_moment(config.table_optimizer.rule));
   std::optional<StartWeights> start;
   if (!open->checkpoint) start = start_of(config, progress);
   if (start) inputs.checkpoint = start->checkpoint();

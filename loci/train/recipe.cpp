@@ -241,6 +241,17 @@ RunSize RunConfig::size(const Ranks& ranks) const {
         if (purpose == "tables" || purpose == "row optimiser state") bytes = part(bytes);
       }
     }
+    bool columns = false;
+    for (const TableExchange& exchange : size.exchanges) {  // by columns every rank has what is of a whole row
+      if (parts_of(exchange.shard, ranks.size, exchange.reads) == TableParts::rows) continue;
+      for (auto& [purpose, bytes] : exchange.mapped ? size.disk : size.memory) {
+        if (purpose == "row optimiser state") bytes += exchange.row_bytes - part(exchange.row_bytes);
+      }
+      columns = true;
+    }
+    for (auto& [purpose, bytes] : size.memory) {  // and the references of all tokens
+      if (columns && purpose == "row gradient") bytes = checked_product("config", purpose, bytes, ranks.size);
+    }
   }
   if (plan->uses_optimizers()) {
     size.memory.emplace_back("dense optimiser state", checked_product("config", "dense optimiser state",

@@ -25,19 +25,24 @@ namespace {
       fmt::format("{} parts", parts));
 }
 
-std::shared_ptr<RowStore> rows_for_training(const TableSpec& spec, RowRange range, const fs::path& folder) {
+std::shared_ptr<RowStore> rows_for_training(const TableSpec& spec, TableParts parts, const Ranks& ranks,
+                                            const fs::path& folder) {
+  const bool by_rows = parts == TableParts::rows;
+  const RowRange range = by_rows ? ShardedTable::equal_part(spec.rows, ranks) : RowRange{0, spec.rows};
+  const ColumnRange columns = by_rows ? spec.width : ShardedTable::equal_columns(spec.name, spec.width, ranks);
   if (spec.home == TableHome::memory) {
-    return std::make_shared<LocalRows>(spec.name, range, spec.width, LocalTableOptions{.dtype = spec.dtype});
+    return std::make_shared<LocalRows>(spec.name, range, columns, LocalTableOptions{.dtype = spec.dtype});
   }
   make_folders(folder);
-  return std::make_shared<MappedRows>(spec.name, range, spec.width, spec.dtype, folder);
+  return std::make_shared<MappedRows>(spec.name, range, columns, spec.dtype, folder);
 }
 
 }  // namespace
 
-TableMaker training_tables(fs::path folder, bool loaded, const Ranks& ranks) {
-  return [folder = std::move(folder), loaded, ranks](const TableSpec& spec) -> TablePtr {
-    const auto rows = rows_for_training(spec, ShardedTable::equal_part(spec.rows, ranks), folder);
+TableMaker training_tables(fs::path folder, bool loaded, const Ranks& ranks, bool row_moment) {
+  return [folder = std::move(folder), loaded, ranks, row_moment](const TableSpec& spec) -> TablePtr {
+    const TableReads reads = {.reads = spec.reads, .rows = spec.rows, .width = spec.width, .row_moment = row_moment};
+    const auto rows = rows_for_training(spec, parts_of(spec.shard, ranks.size, reads), ranks, folder);
     if (!loaded) start_rows(*rows, spec);
     if (ranks.size == 1) return std::make_shared<HeldTable>(rows);
     return std::make_shared<ShardedTable>(ranks, rows);

@@ -10,9 +10,9 @@
 namespace loci {
 
 // For training: tables whose home is `mapped` get files in `folder`, which is made when the first one is. `loaded`: a
-// checkpoint will give every row, so none is drawn. On several ranks each has an equal part of the rows; a folder of
-// its own for each rank.
-TableMaker training_tables(std::filesystem::path folder, bool loaded, const Ranks& ranks = {});
+// checkpoint will give every row, so none is drawn. On several ranks each has an equal part of the rows, or of the
+// columns where the table's shard says so; a folder of its own for each rank. row_moment: TableReads.
+TableMaker training_tables(std::filesystem::path folder, bool loaded, const Ranks& ranks = {}, bool row_moment = false);
 
 // For use without training: tables whose home is `mapped`, int8 ones and those larger than half of the available memory
 // are read where the checkpoint's files are. A table in several parts is read into memory; Error (resources) for a

@@ -154,6 +154,9 @@ struct TableExchange {
   std::string table;
   TableReads reads;    // of one pass of a token
   int64_t passes = 1;  // of a token in a step
+  TableShard shard = TableShard::rows;
+  int64_t row_bytes = 0;  // of all its tables: optimiser state that has one number for a whole row
+  bool mapped = false;
 };
 
 struct RunSize {

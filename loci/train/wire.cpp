@@ -16,7 +16,7 @@ nlohmann::json wire_of(const RunSize& size, int64_t ranks) {
   for (const TableExchange& exchange : size.exchanges) {
     const double tokens = static_cast<double>(size.units_per_step) / P * static_cast<double>(exchange.passes);
     const auto bytes = [&](TableParts parts) { return tokens * expected_bytes(parts, ranks, exchange.reads).both(); };
-    const TableParts parts = TableParts::rows;
+    const TableParts parts = parts_of(exchange.shard, ranks, exchange.reads);
     wire["tables"].push_back({{"table", exchange.table},
                               {"shard", name_of(parts)},
                               {"bytes", bytes(parts)},

@@ -21,7 +21,15 @@ std::vector<TableSpec> table_specs(const MemoryOptions& m, const std::string& pr
   const std::string owner = m.shared_table ? "" : prefix;
   const auto spec = [&](const char* name, int64_t row_width, bool zero) {
     const double std = zero ? 0 : 1 / std::sqrt(static_cast<double>(row_width));
-    return TableSpec{owner + name, m.rows, row_width, m.value_type(), m.home, std, seed};
+    return TableSpec{owner + name,
+                     m.rows,
+                     row_width,
+                     m.value_type(),
+                     m.home,
+                     std,
+                     seed,
+                     m.shard,
+                     /*reads=*/m.layer.heads * m.layer.top_k};
   };
   const bool zero = m.start == MemoryStart::zero_values;
   std::vector<TableSpec> specs = {spec("memory.values", m.resolved_value_width(width), zero)};
@@ -38,6 +46,9 @@ void TableOptions::fields(ConfigFields& f) {
            {"float32", "bfloat16", "int8"});
   f.choice<TableHome>("home", home, "where the rows are: in memory, or in a file that may be larger than memory",
                       {{"memory", TableHome::memory}, {"mapped", TableHome::mapped}});
+  f.choice<TableShard>("shard", shard,
+                       "what each of several processes has: rows, columns, or auto: what sends fewer bytes",
+                       {{"rows", TableShard::rows}, {"columns", TableShard::columns}, {"auto", TableShard::automatic}});
 }
 
 void TableOptions::check(const std::string& section) const {

@@ -28,6 +28,7 @@ struct TableOptions {
   int64_t value_width = 0;              // 0: as the model's width asks for
   std::string value_dtype = "float32";  // "float32" | "bfloat16" | "int8" (`loci convert` alone makes it)
   TableHome home = TableHome::memory;   // "memory" | "mapped": in a file, where a table may be larger than memory
+  TableShard shard = TableShard::rows;  // "rows" | "columns" | "auto": what each of several ranks has
   void fields(ConfigFields& f);
 
   c10::ScalarType value_type() const;

@@ -90,9 +90,15 @@ std::shared_ptr<NgramMemory> make_ngram(const NgramOptions& options, const std::
                                         int64_t vocabulary, uint64_t seed, const TableMaker& make,
                                         std::vector<TablePtr>& tables) {
   const std::string name = prefix + "ngram";
-  TableSpec spec{name + ".values",     options.rows, options.resolved_value_width(width, vocabulary),
-                 options.value_type(), options.home,
-                 /*start_std=*/0,      seed};
+  TableSpec spec{name + ".values",
+                 options.rows,
+                 options.resolved_value_width(width, vocabulary),
+                 options.value_type(),
+                 options.home,
+                 /*start_std=*/0,
+                 seed,
+                 options.shard,
+                 ngram_columns(options.layer.orders, options.layer.hash_heads, options.rows, vocabulary)};
   tables.push_back(make(spec));
   NgramMemoryOptions layer = options.layer;
   layer.width = width;
