@@ -12,6 +12,7 @@
 #include "bench/mapped.h"
 #include "bench/memory.h"
 #include "bench/memory_map.h"
+#include "bench/network.h"
 #include "bench/ode.h"
 #include "bench/pairwise.h"
 #include "bench/resnet.h"
@@ -110,7 +111,8 @@ constexpr Whole kWholes[] = {{"memory", bench::run_memory, bench::memory_table},
                              {"pairwise", bench::run_pairwise, bench::pairwise_table},
                              {"mapped", bench::run_mapped, bench::mapped_text},
                              {"ode", bench::run_ode, bench::ode_table},
-                             {"exchange", bench::run_exchange, bench::exchange_text}};
+                             {"exchange", bench::run_exchange, bench::exchange_text},
+                             {"network", bench::run_network, bench::network_text}};
 
 void check(const BenchOptions& options) {
   const auto& known = bench_names();
@@ -156,6 +158,7 @@ int run_benchmarks(const BenchOptions& options, std::ostream& out) {
   for (const Whole& whole : kWholes) {
     if (std::erase(operators, whole.name) == 0) continue;
     const nlohmann::json report = whole.run(options);
+    if (report.is_null()) continue;  // of a rank that does not show results
     out << (options.json ? report.dump(2) + "\n" : whole.text(report));
   }
   if (!operators.empty()) {

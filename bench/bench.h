@@ -8,7 +8,7 @@
 
 namespace loci {
 
-// For `exchange`, whose rows, tokens and width are those of BenchOptions.
+// For `exchange` and `network`, whose rows, tokens and width are those of BenchOptions.
 struct ExchangeOptions {
   std::vector<int64_t> ranks = {1, 2, 8, 64, 512};
   int64_t reads = 128;         // of a token
@@ -37,7 +37,8 @@ const std::vector<std::string>& bench_names();
 
 // Times the named operators and their definitions (`memory`: whole layers and the same from stock LibTorch operators;
 // `memory_map`: on feature maps, and a convolution; `resnet`: in a network; `pairwise`: non-local operators and blocks;
-// `mapped`: rows in files with and without prefetch; `exchange` is simulated), interleaved, beside the machine's own
+// `mapped`: rows in files with and without prefetch; `exchange` is simulated; `network`: between the
+// ranks of torchrun), interleaved, beside the machine's own
 // speed measured in the same run, and writes a table or JSON. Returns 0; throws Error (usage) for an unknown name.
 int run_benchmarks(const BenchOptions& options, std::ostream& out);
 

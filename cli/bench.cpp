@@ -9,7 +9,9 @@
 
 #include "cli/arguments.h"
 #include "cli/output.h"
+#include "cli/ranks.h"
 #include "cli/verbs.h"
+#include "loci/base/check.h"
 #include "loci/train/text_table.h"
 
 namespace loci::cli {
@@ -75,10 +77,16 @@ void add_bench(CLI::App& program, Action& action) {
   verb->add_flag("--json", options->json, "Print JSON");
   verb->footer("Operators:\n" + wrapped(fmt::format("  {}", fmt::join(bench_names(), ", ")), 2) +
                "\nExamples:\n  loci bench\n  loci bench search read --json\n"
-               "  loci bench mapped\n  loci bench exchange --ranks 2 8 --tokens 128\n  loci bench memory --rows 4096 "
+               "  loci bench mapped\n  loci bench exchange --ranks 2 8 --tokens 128\n  torchrun --nproc-per-node 2 "
+               "--no-python loci bench "
+               "network\n  loci bench memory --rows 4096 "
                "65536 1048576 --tokens 2048 --width 256");
   verb->callback([options, &action] {
     action = [options] {
+      if (one_of_several_ranks() && options->names != std::vector<std::string>{"network"}) {
+        fail(ExitCode::usage, "torchrun", "the benchmark must be network on several ranks (WORLD_SIZE)",
+             fmt::format("{}", fmt::join(options->names.empty() ? bench_names() : options->names, " ")));
+      }
       std::ostringstream out;
       run_benchmarks(*options, out);
       print(out.str());

@@ -108,9 +108,10 @@ void run(int argc, char** argv) {
     return;
   }
   if (!program.got_subcommand("doctor")) cpu_level();  // a bad LOCI_CPU_LEVEL is told at once
-  if (const std::string verb = program.get_subcommands().front()->get_name();
-      one_of_several_ranks() && verb != "train" && verb != "eval" && verb != "generate") {
-    fail(ExitCode::usage, "torchrun", "the verb must be train, eval or generate on several ranks (WORLD_SIZE)", verb);
+  const std::string verb = program.get_subcommands().front()->get_name();
+  if (one_of_several_ranks() && verb != "train" && verb != "eval" && verb != "generate" && verb != "bench") {
+    fail(ExitCode::usage, "torchrun",
+         "the verb must be train, eval, generate or bench network on several ranks (WORLD_SIZE)", verb);
   }
   action();
 }

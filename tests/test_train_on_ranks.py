@@ -220,7 +220,7 @@ def test_an_arm_of_equal_time_is_refused(tmp_path_factory):
 
 def test_other_verbs_run_alone(place):
     result = loci(place, "doctor", variables={"RANK": "0", "WORLD_SIZE": "2"})
-    expected = "torchrun: the verb must be train, eval or generate on several ranks (WORLD_SIZE), got doctor"
+    expected = "torchrun: the verb must be train, eval, generate or bench network on several ranks (WORLD_SIZE), got doctor"
     assert (result.returncode, result.stderr) == (USAGE, f"loci (rank 0): {expected}\n")
 
 
