@@ -220,8 +220,8 @@ def test_an_arm_of_equal_time_is_refused(tmp_path_factory):
 
 def test_other_verbs_run_alone(place):
     result = loci(place, "doctor", variables={"RANK": "0", "WORLD_SIZE": "2"})
-    expected = "torchrun: the verb must be train, eval, generate or bench network on several ranks (WORLD_SIZE), got doctor"
-    assert (result.returncode, result.stderr) == (USAGE, f"loci (rank 0): {expected}\n")
+    expected = "the verb must be train, eval, generate or bench network on several ranks (WORLD_SIZE), got doctor"
+    assert (result.returncode, result.stderr) == (USAGE, f"loci (rank 0): torchrun: {expected}\n")
 
 
 def test_a_dry_run_shows_what_a_rank_needs(place):

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 namespace loci {
 namespace {
 
@@ -22,6 +24,16 @@ TEST(ExchangePlan, ReadsGoByRankTokenAndReadNumber) {
   EXPECT_THAT(plan.segments_to, ElementsAre(3, 0, 2));
   EXPECT_THAT(plan.segment_token, ElementsAre(0, 1, 2, 0, 2));
   EXPECT_THAT(plan.segment_reads, ElementsAre(1, 3, 1, 2, 2));
+}
+
+TEST(ExchangePlan, ManyRanksGetTheirOwnRows) {
+  const std::vector<int64_t> first = equal_parts(100, 30);
+  std::vector<int64_t> index(100);
+  std::iota(index.begin(), index.end(), 0);  // a token that reads every row
+  const ExchangePlan plan = plan_exchange(index, 100, first);
+  EXPECT_EQ(plan.position, index);
+  for (size_t p = 0; p < 30; ++p) EXPECT_EQ(plan.reads_to[p], first[p + 1] - first[p]) << p;
+  EXPECT_THAT(plan.segments_to, testing::Each(1));
 }
 
 TEST(ExchangePlan, WithoutTokensNothingGoesAnywhere) {

@@ -6,7 +6,9 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
+#include <numeric>
 #include <span>
 
 #include "loci/distributed/exchange_plan.h"
@@ -27,29 +29,45 @@ at::ScalarType type_of_rows(const std::vector<int64_t>& first) {
   return most <= std::numeric_limits<int32_t>::max() ? at::kInt : at::kLong;
 }
 
-// The place of every read that came in [S, C].
-Tensor slots_of(std::span<const int32_t> segment_reads, int64_t width) {
-  int64_t reads = 0;
-  for (const int32_t n : segment_reads) reads += n;
-  Tensor slot = at::empty({reads}, at::kLong);
-  auto* out = slot.mutable_data_ptr<int64_t>();
-  for (size_t s = 0; s < segment_reads.size(); ++s) {
-    for (int64_t r = 0; r < segment_reads[s]; ++r) *out++ = static_cast<int64_t>(s) * width + r;
+// The rows of the reads in the order in which they are sent, each counted from the first of its rank.
+template <typename Row>
+Tensor rows_to_send(std::span<const int64_t> index, std::span<const int64_t> position,
+                    const std::vector<int64_t>& reads_to, const std::vector<int64_t>& first) {
+  Tensor rows = at::empty({static_cast<int64_t>(position.size())}, c10::CppTypeToScalarType<Row>::value);
+  auto* out = rows.mutable_data_ptr<Row>();
+  size_t read = 0;
+  for (size_t p = 0; p < reads_to.size(); ++p) {
+    for (const size_t end = read + static_cast<size_t>(reads_to[p]); read < end; ++read) {
+      *out++ = static_cast<Row>(index[static_cast<size_t>(position[read])] - first[p]);
+    }
   }
-  return slot;
+  return rows;
+}
+
+std::span<const int32_t> lengths_of(const Tensor& lengths) {
+  return {lengths.const_data_ptr<int32_t>(), static_cast<size_t>(lengths.numel())};
+}
+
+// Between reads one after another [R] and segments [S, C]: calls copy(read, place, reads) for each segment.
+template <typename Copy>
+void for_segments(const Tensor& lengths, int64_t width, const Copy& copy) {
+  int64_t read = 0, place = 0;
+  for (const int32_t reads : lengths_of(lengths)) {
+    copy(read, place, reads);
+    read += reads;
+    place += width;
+  }
 }
 
 // Every segment's first read fills its places, then the reads take theirs.
-Tensor index_of(const Tensor& rows, const Tensor& slot, std::span<const int32_t> segment_reads, int64_t width) {
-  Tensor index = at::empty({static_cast<int64_t>(segment_reads.size()), width}, at::kLong);
-  const std::span<const int64_t> row = numbers_of(rows);
+template <typename Row>
+Tensor index_of(const Tensor& rows, const Tensor& lengths, int64_t width) {
+  Tensor index = at::empty({lengths.numel(), width}, at::kLong);
+  const auto* in = rows.const_data_ptr<Row>();
   auto* out = index.mutable_data_ptr<int64_t>();
-  size_t read = 0;
-  for (const int32_t n : segment_reads) {
-    out = std::fill_n(out, width, row[read]);
-    read += static_cast<size_t>(n);
-  }
-  index.view(-1).index_copy_(0, slot, rows);
+  for_segments(lengths, width, [&](int64_t read, int64_t place, int64_t reads) {
+    std::fill(std::copy_n(in + read, reads, out + place), out + place + width, static_cast<int64_t>(in[read]));
+  });
   return index;
 }
 
@@ -71,24 +89,26 @@ RowExchange::RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, 
     segments_from_.push_back(from[1]);
   }
 
-  const Tensor lengths = all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
-  const std::span<const int32_t> segment_reads(lengths.const_data_ptr<int32_t>(), static_cast<size_t>(lengths.numel()));
-  const int64_t width = segment_reads.empty() ? 1 : std::ranges::max(segment_reads);  // C
-  slot_ = slots_of(segment_reads, width);
-
-  Tensor rows = dense.view(-1).index_select(0, position_);
-  for (size_t p = 0, at = 0; p < reads_to_.size(); at += static_cast<size_t>(reads_to_[p++])) {
-    rows.narrow(0, static_cast<int64_t>(at), reads_to_[p]).sub_(first[p]);
-  }
-  const Tensor came = all_to_all(ranks_, rows.to(type_of_rows(first)), reads_to_, reads_from_).to(at::kLong);
-  index_ = index_of(came, slot_, segment_reads, width);
+  lengths_ = all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
+  const std::span<const int32_t> lengths = lengths_of(lengths_);
+  const int64_t width = lengths.empty() ? 1 : std::ranges::max(lengths);  // C
+  const bool narrow = type_of_rows(first) == at::kInt;
+  const auto to_send = narrow ? rows_to_send<int32_t> : rows_to_send<int64_t>;
+  const Tensor came =
+      all_to_all(ranks_, to_send(numbers_of(dense), plan.position, reads_to_, first), reads_to_, reads_from_);
+  index_ = (narrow ? index_of<int32_t> : index_of<int64_t>)(came, lengths_, width);
 }
 
 Tensor RowExchange::send_reads(const Tensor& values) const {
   const Tensor sent = values.reshape({-1}).index_select(0, position_);
   const Tensor came = all_to_all(ranks_, sent, reads_to_, reads_from_);
   Tensor result = at::zeros(index_.sizes(), values.options());
-  result.view(-1).index_copy_(0, slot_, came);
+  const int64_t bytes = came.element_size();
+  const auto* in = static_cast<const std::byte*>(came.const_data_ptr());
+  auto* out = static_cast<std::byte*>(result.mutable_data_ptr());
+  for_segments(lengths_, index_.size(1), [&](int64_t read, int64_t place, int64_t reads) {
+    std::copy_n(in + read * bytes, reads * bytes, out + place * bytes);
+  });
   return result;
 }
 
@@ -97,7 +117,16 @@ Tensor RowExchange::send_tokens(const Tensor& vectors) const {
 }
 
 Tensor RowExchange::return_reads(const Tensor& values) const {
-  const Tensor came = all_to_all(ranks_, values.reshape({-1}).index_select(0, slot_), reads_from_, reads_to_);
+  const Tensor segments = values.contiguous();
+  const Tensor sent =
+      at::empty({std::accumulate(reads_from_.begin(), reads_from_.end(), int64_t{0})}, values.options());
+  const int64_t bytes = sent.element_size();
+  const auto* in = static_cast<const std::byte*>(segments.const_data_ptr());
+  auto* out = static_cast<std::byte*>(sent.mutable_data_ptr());
+  for_segments(lengths_, index_.size(1), [&](int64_t read, int64_t place, int64_t reads) {
+    std::copy_n(in + place * bytes, reads * bytes, out + read * bytes);
+  });
+  const Tensor came = all_to_all(ranks_, sent, reads_from_, reads_to_);
   Tensor result = at::empty({tokens_, reads_}, values.options());
   result.view(-1).index_copy_(0, position_, came);
   return result;

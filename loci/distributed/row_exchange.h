@@ -37,7 +37,7 @@ class RowExchange : public ReadExchange {
   std::vector<int64_t> reads_to_, reads_from_, segments_to_, segments_from_;
   at::Tensor position_;       // [T K]: of reads in [T, K], in the order in which they are sent
   at::Tensor segment_token_;  // of the segments that are sent
-  at::Tensor slot_;           // of reads that came, in [S, C]
+  at::Tensor lengths_;        // [S] int32: reads of the segments that came
   at::Tensor index_;
 };
 
