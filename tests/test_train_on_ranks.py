@@ -1,6 +1,7 @@
 """`loci train` under torchrun: several processes train one model, with its tables in parts."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 
 import pytest
-from command_line import RECIPE, SMALL_MODEL, command, environment, loci, make_place, write_text
+from command_line import RECIPE, ROOT, SMALL_MODEL, command, environment, loci, make_place, write_text
 
 LOST, USAGE, TERMINATED = 6, 2, 143
 
@@ -104,6 +105,31 @@ def test_tables_may_be_in_parts_by_columns(place, alone):
     result = torchrun(place, 3, *train(place, out, "--resume", *columns))
     assert result.returncode == 0, result.stderr
     assert log(out, "train", "loss")[-1] == pytest.approx(log(alone, "train", "loss")[-1], abs=2e-4)
+
+
+def may_make_hosts():
+    name = f"loci-try-{os.getpid()}"
+    if shutil.which("ip") is None or subprocess.run(["ip", "netns", "add", name], check=False).returncode != 0:
+        return False
+    return subprocess.run(["ip", "netns", "delete", name], check=False).returncode == 0
+
+
+def test_hosts_train_as_the_ranks_of_one_host(place, alone):
+    if not may_make_hosts():
+        pytest.skip("network namespaces are not allowed here")
+    out = place / "hosts"
+    result = subprocess.run(
+        [sys.executable, ROOT / "tools" / "hosts_here.py", "--gbit", "5", *command(*train(place, out))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(place, {"OMP_NUM_THREADS": "1"}),
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert log(out, "start", "ranks") == [(2,)]
+    for one, other in zip(log(alone, "train", "loss"), log(out, "train", "loss"), strict=True):
+        assert other == pytest.approx(one, abs=2e-4)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(place, alone):
