@@ -1,10 +1,11 @@
 // Reads of a ShardedTable as registered operators, for Python. Every rank calls them, and their backward, together.
 //
-// Legend: T tokens of this rank, K reads of a token, R rows here, D width.
+// Legend: T tokens of this rank, K reads of a token, R rows and E columns here, D width.
 //
-//   read_shards(values [R, D], index [T, K], weight [T, K], use [2], anchor) -> out [T, D], receipt [3]
-//   project_shards(values [R, D], index [T, K], x [T, D], use [2], anchor) -> out [T, K], receipt [3]
-//     as read_table and project_table (table_operators.h); index counts the rows of the whole table
+//   read_shards(values [R, E], index [T, K], weight [T, K], use [2], anchor, int width) -> out [T, D], receipt [3]
+//   project_shards(values [R, E], index [T, K], x [T, D], use [2], anchor, int width) -> out [T, K], receipt [3]
+//     as read_table and project_table (table_operators.h); index counts the rows of the whole table, width D its
+//     columns: values has some of the rows, or of the columns
 //   read_shards_backward(values, receipt, index, weight, grad, bool rows, bool input) -> zero [1], gradient of weight
 //   project_shards_backward: the same for x
 //     rows: leave the references at the ranks that hold the rows. input: compute the gradient, which is [0] otherwise
@@ -64,9 +65,9 @@ std::pair<std::shared_ptr<RowStore>, std::shared_ptr<const RowShards>> sharded_r
 
 template <RowAccess kAccess>
 Pair shards_definition(const Tensor& values, const Tensor& index, const Tensor& input, const Tensor& use,
-                       const Tensor& /*anchor*/) {
+                       const Tensor& /*anchor*/, int64_t width) {
   if (values.is_meta()) {
-    const c10::SymInt columns = kAccess == RowAccess::read ? values.sym_size(1) : index.sym_size(1);
+    const c10::SymInt columns = kAccess == RowAccess::read ? c10::SymInt(width) : index.sym_size(1);
     return {at::empty_symint({index.sym_size(0), columns}, input.options()),
             at::empty({3}, at::TensorOptions().dtype(at::kLong).device(use.device()))};
   }
@@ -100,12 +101,12 @@ Pair shards_backward_definition(const Tensor& values, const Tensor& receipt, con
 
 template <RowAccess kAccess>
 Pair call_shards(const Tensor& values, const Tensor& index, const Tensor& input, const Tensor& use,
-                 const Tensor& anchor) {
-  using Signature = Pair(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+                 const Tensor& anchor, int64_t width) {
+  using Signature = Pair(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t);
   if constexpr (kAccess == RowAccess::read) {
-    return call_operator<"loci::read_shards", Signature>(values, index, input, use, anchor);
+    return call_operator<"loci::read_shards", Signature>(values, index, input, use, anchor, width);
   } else {
-    return call_operator<"loci::project_shards", Signature>(values, index, input, use, anchor);
+    return call_operator<"loci::project_shards", Signature>(values, index, input, use, anchor, width);
   }
 }
 
@@ -133,9 +134,9 @@ std::vector<Tensor> shards_gradient(const BackwardPass& pass) {
 
 template <RowAccess kAccess>
 Pair shards_autograd(const Tensor& values, const Tensor& index, const Tensor& input, const Tensor& use,
-                     const Tensor& anchor) {
+                     const Tensor& anchor, int64_t width) {
   const auto results = once_differentiable<shards_gradient<kAccess>>(shards_name(kAccess), {anchor, input}, [&] {
-    const auto [out, receipt] = call_shards<kAccess>(values, index, input, use, anchor);
+    const auto [out, receipt] = call_shards<kAccess>(values, index, input, use, anchor, width);
     return ForwardPass{{out, receipt}, {values, receipt, index, input}};
   });
   return {results[0], results[1]};
@@ -145,7 +146,9 @@ template <RowAccess kAccess>
 void define_shards(torch::Library& m) {
   const std::string name = shards_name(kAccess);
   define_operator(m,
-                  name + "(Tensor values, Tensor index, Tensor input, Tensor use, Tensor anchor) -> (Tensor, Tensor)",
+                  name +
+                      "(Tensor values, Tensor index, Tensor input, Tensor use, Tensor anchor, int width) -> "
+                      "(Tensor, Tensor)",
                   shards_definition<kAccess>, shards_autograd<kAccess>);
   define_operator(m,
                   name +

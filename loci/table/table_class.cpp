@@ -2,10 +2,10 @@
 //
 // Legend: N rows, D width, U rows of a gradient.
 //
-//   Table(name, rows, width, dtype, home, path, group, first, count)
+//   Table(name, rows, width, dtype, home, path, group, first, count, columns)
 //       dtype "float32", "bfloat16", "float64" or "int8"; home "memory", "mapped" (files in the folder `path`),
 //       "served" (the file `path`); group: of torch.distributed, on whose ranks the rows are, `count` from row `first`
-//       here; all ranks make it together. "": all rows are here.
+//       here, or with `columns` so many columns of all rows; all ranks make it together. "": all rows are here.
 //   values() [N, D] (of rows here); scale() [N] or None            the rows themselves: writing into them changes the
 //   table new_use() [2]                                   for read_table and project_table (table_operators.h)
 //   gradient() -> ([U], [U, D])                     what backward left, summed
@@ -44,7 +44,8 @@ at::ScalarType dtype_of_word(const std::string& who, const std::string& word) {
 
 struct Place {
   std::string home, path, group;
-  RowRange here;
+  RowRange here;  // rows, or columns
+  bool columns = false;
 };
 
 TablePtr make_held(const std::string& name, int64_t rows, int64_t width, at::ScalarType type, const Place& place) {
@@ -54,16 +55,19 @@ TablePtr make_held(const std::string& name, int64_t rows, int64_t width, at::Sca
   fail(ExitCode::usage, "table " + name, "home must be memory, mapped or served", place.home);
 }
 
-std::shared_ptr<RowStore> make_part(const std::string& name, int64_t width, at::ScalarType type, const Place& place) {
-  if (place.home == "memory") return std::make_shared<LocalRows>(name, place.here, width, LocalTableOptions{type});
-  if (place.home == "mapped") return std::make_shared<MappedRows>(name, place.here, width, type, place.path);
+std::shared_ptr<RowStore> make_part(const std::string& name, int64_t rows, int64_t width, at::ScalarType type,
+                                    const Place& place) {
+  const RowRange here = place.columns ? RowRange{0, rows} : place.here;
+  const ColumnRange columns = place.columns ? ColumnRange(place.here.first, place.here.count, width) : width;
+  if (place.home == "memory") return std::make_shared<LocalRows>(name, here, columns, LocalTableOptions{type});
+  if (place.home == "mapped") return std::make_shared<MappedRows>(name, here, columns, type, place.path);
   fail(ExitCode::usage, "table " + name, "home must be memory or mapped for rows on several ranks", place.home);
 }
 
-TablePtr make_sharded(const std::string& name, int64_t width, at::ScalarType type, const Place& place) {
+TablePtr make_sharded(const std::string& name, int64_t rows, int64_t width, at::ScalarType type, const Place& place) {
   const Ranks ranks = ranks_of(place.group);
   std::shared_ptr<RowStore> here;
-  together(ranks, [&] { here = make_part(name, width, type, place); });
+  together(ranks, [&] { here = make_part(name, rows, width, type, place); });
   return std::make_shared<ShardedTable>(ranks, here);
 }
 
@@ -74,7 +78,7 @@ TablePtr make_table(const std::string& name, int64_t rows, int64_t width, const 
   if (width < 1) fail(ExitCode::usage, who, "width must be at least 1", std::to_string(width));
   const at::ScalarType type = dtype_of_word(who, dtype);
   checked_product(who, "rows times width", rows, width);
-  return place.group.empty() ? make_held(name, rows, width, type, place) : make_sharded(name, width, type, place);
+  return place.group.empty() ? make_held(name, rows, width, type, place) : make_sharded(name, rows, width, type, place);
 }
 
 // The rows of a table as bytes, for patches.
@@ -101,9 +105,10 @@ int64_t apply_patch(RowStore& store, const std::string& path) {
 
 c10::intrusive_ptr<TableObject> new_table(const std::string& name, int64_t rows, int64_t width,
                                           const std::string& dtype, const std::string& home, const std::string& path,
-                                          const std::string& group, int64_t first, int64_t count) {
+                                          const std::string& group, int64_t first, int64_t count, bool columns) {
   return with_torch_errors([&] {
-    return c10::make_intrusive<TableObject>(make_table(name, rows, width, dtype, {home, path, group, {first, count}}));
+    return c10::make_intrusive<TableObject>(
+        make_table(name, rows, width, dtype, {home, path, group, {first, count}, columns}));
   });
 }
 

@@ -7,10 +7,10 @@ They are optimisers of torch: parameter groups, schedulers, hooks and `state_dic
 table in `param_groups` is its `anchor`, a tensor of one number that never changes. Formulas:
 docs/product-key-memory.md.
 
-Of a sharded table each rank updates the rows that it holds, and all ranks step together. Their gradients are **sums
-over ranks, never means**, where DistributedDataParallel and FSDP average those of dense parameters. Beside these, give
-the optimiser of rows the number of ranks: `RowAdam(tables, scale=dist.get_world_size())`. A gradient that is not finite
-on one rank skips the step on all.
+Of a sharded table each rank updates the rows or columns that it holds, and all ranks step together. Their gradients are
+**sums over ranks, never means**, where DistributedDataParallel and FSDP average those of dense parameters. Beside
+these, give the optimiser of rows the number of ranks: `RowAdam(tables, scale=dist.get_world_size())`. A gradient that
+is not finite on one rank skips the step on all.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class RowOptimizer(torch.optim.Optimizer):
                 shards = self._tables[id(anchor)].shards
                 if shards is not None:
                     groups[shards.name] = shards.group
-                    sharded.setdefault(shards.name, []).append((self._optimizers[id(anchor)], group["clip_norm"] > 0))
+                    clips = group["clip_norm"] > 0 and not shards.columns  # by columns the norm is of all ranks already
+                    sharded.setdefault(shards.name, []).append((self._optimizers[id(anchor)], clips))
         for name, optimizers in sharded.items():
             clipped = [optimizer for optimizer, clips in optimizers if clips]
             squares = [optimizer.norm() ** 2 if finite else 0.0 for optimizer in clipped]

@@ -1,7 +1,8 @@
-"""Where the rows of a table are that several processes share: consecutive ones on each rank of a process group.
+"""Where the parts of a table are that several processes share: consecutive rows or columns on each rank of a group.
 
-Rank r of P has the rows from r * ceil(rows / P) on, as many at most: the parts of DTensor's Shard(0), so that
-torch.distributed.checkpoint saves them and loads them on any number of ranks. The last ranks may have none."""
+Rank r of P has those from r * ceil(rows / P) on, as many at most: the parts of DTensor's Shard(0), or Shard(1) of
+columns, so that torch.distributed.checkpoint saves them and loads them on any number of ranks. The last ranks may have
+no rows; each has a column."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 
 def group_of(who: str, group: Any) -> dist.ProcessGroup:
@@ -43,14 +44,20 @@ def group_of(who: str, group: Any) -> dist.ProcessGroup:
 class RowShards:
     """The part of this rank, and what the ranks agree on. Every rank makes it."""
 
-    def __init__(self, who: str, rows: int, group: Any):
-        self.who, self.rows = who, rows
+    def __init__(self, who: str, rows: int, width: int, by: str, group: Any):
+        self.who, self.rows, self.width = who, rows, width
+        self.columns = by == "columns"
         self.group = group_of(who, group)
         self.rank, self.ranks = dist.get_rank(self.group), dist.get_world_size(self.group)
         self.mesh = DeviceMesh.from_group(self.group, "cpu")
-        most = -(-rows // self.ranks)
-        self.first = min(self.rank * most, rows)
-        self.count = min(most, rows - self.first)
+        size = width if self.columns else rows
+        most = -(-size // self.ranks)
+        if self.columns and (self.ranks - 1) * most >= width:
+            raise ValueError(
+                f"{who}: width must give each of {self.ranks} ranks a column, {most} to all but the last, got {width}"
+            )
+        self.first = min(self.rank * most, size)
+        self.count = min(most, size - self.first)
 
     @property
     def name(self) -> str:
@@ -74,25 +81,51 @@ class RowShards:
     def of_first_rank(self, own: Any) -> Any:
         return self.all_gathered(own)[0]
 
+    @property
+    def first_row(self) -> int:
+        return 0 if self.columns else self.first
+
+    @property
+    def here(self) -> tuple[int, int]:
+        """How many rows and columns are here."""
+        return (self.rows, self.count) if self.columns else (self.count, self.width)
+
+    def placement(self, dim: int) -> Any:
+        """Of what has an entry for each row, and for each column where it has two dimensions: by columns every rank has
+        what is of whole rows."""
+        if not self.columns:
+            return Shard(0)
+        return Shard(1) if dim == 2 else Replicate()
+
+    def shape(self, part: Tensor) -> torch.Size:
+        """That of all ranks together."""
+        if self.columns:
+            return torch.Size((self.rows, self.width) if part.dim() == 2 else part.shape)
+        return torch.Size((self.rows, *part.shape[1:]))
+
     def whole(self, part: Tensor) -> Tensor:
-        """What has an entry for each row here, as a DTensor of all rows that shares its memory."""
-        shape = torch.Size((self.rows, *part.shape[1:]))
+        """What has an entry for each row here, as a DTensor of the whole table that shares its memory."""
+        shape = self.shape(part)
         stride = tuple(torch.empty(shape, device="meta").stride())
-        return DTensor.from_local(part, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+        placement = self.placement(part.dim())
+        return DTensor.from_local(part, self.mesh, [placement], run_check=False, shape=shape, stride=stride)
 
     def part(self, value: Tensor) -> Tensor:
-        """The rows here of a tensor of all rows. For a DTensor with other parts all ranks call it together."""
+        """What is here of a tensor of all rows. For a DTensor with other parts all ranks call it together."""
+        placement = self.placement(value.dim())
         if isinstance(value, DTensor):
-            if value.device_mesh == self.mesh and tuple(value.placements) == (Shard(0),):
+            if value.device_mesh == self.mesh and tuple(value.placements) == (placement,):
                 local: Tensor = value.to_local()
                 return local
             value = value.full_tensor()
-        return value.narrow(0, self.first, self.count)
+        return value.narrow(placement.dim, self.first, self.count) if isinstance(placement, Shard) else value
 
     def within(self, first: int, rows: Tensor) -> tuple[int, Tensor]:
         """Of rows first, first + 1 ...: the first one that is here, counted from here, and those that are."""
         if first < 0 or first + rows.size(0) > self.rows:
             raise IndexError(f"{self.who}: rows must be within 0 .. {self.rows - 1}, got {first} + {rows.size(0)}")
+        if self.columns:
+            return first, rows.narrow(1, self.first, self.count)
         begin = max(first, self.first)
         end = max(min(first + rows.size(0), self.first + self.count), begin)
         return begin - self.first, rows[begin - first : end - first]

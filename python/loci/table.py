@@ -61,9 +61,10 @@ class Table(nn.Module):
         name: names the table in messages, files and the random numbers of its start.
         device: "cpu", or "meta" for a table without rows (`to_empty`).
         shard: "rows": each rank of `group` has a part of the rows, in memory or in files in a folder of its own in
-            `path`. `rows` is the number of all, `values` has those from `first_row` on. All ranks make the table, read
-            it, run backward, step and save together, also without tokens. Row gradients are sums over ranks, never
-            means (`scale` of the optimiser). Starting rows are those of one process: the seed is that of rank 0.
+            `path`. `rows` is the number of all, `values` has those from `first_row` on. "columns": each has a part of
+            the columns of all rows, from `first_column` on; no int8. All ranks make the table, read it, run backward,
+            step and save together, also without tokens. Row gradients are sums over ranks, never means (`scale` of the
+            optimiser). Starting rows are those of one process: the seed is that of rank 0.
         group: a process group of torch.distributed or a mesh of one dimension; None: the default group.
 
     Raises:
@@ -97,12 +98,12 @@ class Table(nn.Module):
             )
         at_least(f"table {name}", "rows", rows, 1)
         at_least(f"table {name}", "width", width, 1)
-        if shard not in (None, "rows"):
-            raise ValueError(f"table {name}: shard must be None or 'rows', got {shard!r}")
+        if shard not in (None, "rows", "columns"):
+            raise ValueError(f"table {name}: shard must be None, 'rows' or 'columns', got {shard!r}")
         if shard is None and group is not None:
             raise ValueError(f"table {name}: group must be None for a table without shard, got {type(group).__name__}")
         if shard is not None and home == "served":
-            raise ValueError(f"table {name}: home must be memory or mapped for shard 'rows', got 'served'")
+            raise ValueError(f"table {name}: home must be memory or mapped for shard {shard!r}, got 'served'")
         where = torch.device(device or torch.get_default_device())
         if where.type not in ("cpu", "meta"):
             raise ValueError(f"table {name}: device must be cpu, where rows are updated, or meta, got {where}")
@@ -115,8 +116,8 @@ class Table(nn.Module):
         self._held: list[Any] = []  # the library's table, in a list, where torch.export does not look for it
         self.shard = shard
         self.shards = None if shard is None else self._shards_of(group)
-        here = self.rows if self.shards is None else self.shards.count
-        self._values = torch.empty(here, self.width, dtype=dtype, device="meta")
+        here = (self.rows, self.width) if self.shards is None else self.shards.here
+        self._values = torch.empty(here, dtype=dtype, device="meta")
         self._scale: Tensor | None = None
         if where.type != "meta":
             self._allocate()
@@ -125,15 +126,15 @@ class Table(nn.Module):
     def _shards_of(self, group: Any) -> RowShards:
         from loci.sharding import RowShards
 
-        shards = RowShards(f"table {self.name}", self.rows, group)
-        shards.agree({key: getattr(self, key) for key in ("name", "rows", "width", "dtype", "std")})
+        shards = RowShards(f"table {self.name}", self.rows, self.width, str(self.shard), group)
+        shards.agree({key: getattr(self, key) for key in ("name", "rows", "width", "dtype", "std", "shard")})
         return shards
 
     def _allocate(self) -> None:
-        path, part = self.path or "", ("", 0, self.rows)
+        path, part = self.path or "", ("", 0, self.rows, False)
         if self.shards is not None:
             path = path and os.path.join(path, f"rank-{self.shards.rank}-of-{self.shards.ranks}")
-            part = (self.shards.name, self.shards.first, self.shards.count)
+            part = (self.shards.name, self.shards.first, self.shards.count, self.shards.columns)
         if self.home == "mapped":
             # The library says what is wrong with a folder, to all ranks.
             with nullcontext() if self.shards is None else suppress(OSError):
@@ -164,13 +165,18 @@ class Table(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """The rows here [rows, width]: writing into them changes the table. No gradient."""
+        """What is here of the rows [rows, width]: writing into it changes the table. No gradient."""
         return self._values
 
     @property
     def first_row(self) -> int:
         """The number of the first row here."""
-        return 0 if self.shards is None else self.shards.first
+        return 0 if self.shards is None else self.shards.first_row
+
+    @property
+    def first_column(self) -> int:
+        """The number of the first column here."""
+        return self.shards.first if self.shards is not None and self.shards.columns else 0
 
     @property
     def scale(self) -> Tensor | None:
@@ -237,11 +243,14 @@ class Table(nn.Module):
         return mask
 
     def gradient(self) -> Tensor | None:
-        """What backward left here since the last step: a sparse COO tensor [rows, width] in the dtype of sums, or
-        None."""
+        """What backward left here since the last step: a sparse COO tensor [rows, width] in the dtype of sums, 0 where
+        columns are not here, or None."""
         if not self.object.has_gradient():
             return None
         row, gradient = self.object.gradient()
+        if self.shards is not None and self.shards.columns:
+            right = self.width - self.first_column - gradient.size(1)
+            gradient = nn.functional.pad(gradient, (self.first_column, right))
         shape = (self.rows, self.width)
         index = (row + self.first_row).unsqueeze(0)
         return torch.sparse_coo_tensor(index, gradient, shape, is_coalesced=True, check_invariants=False)
@@ -254,7 +263,7 @@ class Table(nn.Module):
     def extra_repr(self) -> str:
         where = f", home='{self.home}'" if self.home != "memory" else ""
         if self.shards is not None:
-            where += f", shard='rows' ({self.shards.count} from {self.first_row} on)"
+            where += f", shard='{self.shard}' ({self.shards.count} from {self.shards.first} on)"
         return f"{self.rows}, {self.width}, dtype={self.dtype}{where}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Table:

@@ -36,7 +36,8 @@ def load_rows(
     """Copies them into the table, unless one is missing or of another shape. unexpected: None, or filled."""
     wanted, given = rows_of(table), {}
     for key, own in wanted.items():
-        value, shape = state.get(prefix + key), torch.Size((table.rows, *own.shape[1:]))
+        value = state.get(prefix + key)
+        shape = own.shape if table.shards is None else table.shards.shape(own)
         if value is None:
             missing.append(prefix + key)
         elif value.shape != shape:

@@ -50,7 +50,7 @@ class TableUse:
     def _sharded(self, access: Any, index: Tensor, given: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             raise RuntimeError(f"table {self.table.name}: rows must all be here for an export, got a part of them")
-        out: Tensor = access(self.table.values, index, given, self.numbers, self.table.anchor)[0]
+        out: Tensor = access(self.table.values, index, given, self.numbers, self.table.anchor, self.table.width)[0]
         return out
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TableUse:

@@ -1,6 +1,7 @@
 """What a rank of test_sharded_tables.py runs: python sharded_ranks.py FOLDER CASE..., with RANK and WORLD_SIZE set.
 
-Every rank is also one process that computes the whole batch, to compare with. "CASE ok" says that a case went well."""
+Every rank is also one process that computes the whole batch, to compare with. "CASE ok" says that a case went well.
+LOCI_TEST_SHARD is how tables are shared: rows or columns."""
 
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ import loci
 ROWS, WIDTH, TOKENS, READS = 50, 8, 12, 5
 RANK, RANKS = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 FOLDER = Path(sys.argv[1])
+SHARD = os.environ.get("LOCI_TEST_SHARD", "rows")
 
 
 def drawn(*sizes: int, seed: int = 0) -> Tensor:
@@ -44,12 +46,13 @@ def part(batch: Tensor, idle: bool = False) -> Tensor:
     return batch[begin:end].detach().clone().requires_grad_(batch.requires_grad)
 
 
-def table(shard: str | None = "rows", rows: int = ROWS, seed: int | None = 1, **options: Any) -> loci.Table:
+def table(shard: str | None = SHARD, rows: int = ROWS, seed: int | None = 1, **options: Any) -> loci.Table:
     return loci.Table(rows, WIDTH, seed=seed, shard=shard, **options)
 
 
 def here(sharded: loci.Table, whole: Tensor) -> Tensor:
-    return whole[sharded.first_row : sharded.first_row + len(sharded.values)]
+    rows = whole[sharded.first_row : sharded.first_row + len(sharded.values)]
+    return rows if rows.dim() == 1 else rows[:, sharded.first_column :][:, : sharded.values.size(1)]
 
 
 def check_gradient(sharded: loci.Table, whole: loci.Table, exact: bool = True) -> None:
@@ -59,8 +62,8 @@ def check_gradient(sharded: loci.Table, whole: loci.Table, exact: bool = True) -
     dense = torch.zeros(whole.rows, WIDTH, dtype=whole.sum_dtype) if found is None else found.to_dense()
     same = torch.equal if exact else close
     assert same(here(sharded, dense), here(sharded, expected.to_dense()))
-    dense[sharded.first_row : sharded.first_row + len(sharded.values)] = 0
-    assert not dense.any()  # nothing of other ranks' rows
+    here(sharded, dense).zero_()
+    assert not dense.any()  # nothing of other ranks' rows or columns
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -120,7 +123,7 @@ def layers() -> None:
         y.square().sum().backward()
         expected.square().sum().backward()
         for sharded, whole in zip(own.tables(), alone.tables(), strict=True):
-            assert sharded.shard == "rows"
+            assert sharded.shard == SHARD
             check_gradient(sharded, whole, exact=False)
         for parameter, whole_parameter in zip(own.parameters(), alone.parameters(), strict=True):
             assert parameter.grad is not None and whole_parameter.grad is not None
@@ -254,6 +257,8 @@ def rows() -> None:
     meta.to_empty(device="cpu")
     meta.reset_parameters(seed=1)
     assert torch.equal(meta.values, here(meta, table(None).values))
+    if SHARD == "columns":
+        return
     serving = table(dtype=torch.int8)
     serving.set_rows(0, drawn(ROWS, WIDTH))
     whole = table(None, dtype=torch.int8)
@@ -295,8 +300,10 @@ def groups() -> None:
 
 
 def refusals() -> None:
-    for word in ("columns", "auto"):
-        refused(lambda word=word: table(word), ValueError, f"table table: shard must be None or 'rows', got '{word}'")
+    refused(lambda: table("auto"), ValueError, "table table: shard must be None, 'rows' or 'columns', got 'auto'")
+    refused(lambda: table("columns", dtype=torch.int8), ValueError, "int8 rows must be whole, got 4 of 8 columns")
+    narrow = "table table: width must give each of 2 ranks a column, 1 to all but the last, got 1"
+    refused(lambda: loci.Table(ROWS, 1, shard="columns"), ValueError, narrow)
     refused(lambda: table(None, group=dist.group.WORLD), ValueError, "group must be None for a table without shard")
     refused(lambda: table(home="served", path="x"), ValueError, "home must be memory or mapped for shard 'rows'")
     refused(

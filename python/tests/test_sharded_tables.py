@@ -1,4 +1,4 @@
-"""Tables whose rows are on several processes, in Python: their ranks run the cases of sharded_ranks.py."""
+"""Tables in parts on several processes, in Python: their ranks run the cases of sharded_ranks.py."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ import loci
 EXAMPLE = ROOT / "examples" / "sharded_table.py"
 PROGRAM = Path(__file__).with_name("sharded_ranks.py")
 CASES = {
-    2: ("reads", "layers", "ddp", "fsdp", "skipped", "graphs", "rows", "groups", "refusals", "lost"),
-    3: ("reads", "rows", "rounding", "groups", "ddp"),
+    (2, "rows"): ("reads", "layers", "ddp", "fsdp", "skipped", "graphs", "rows", "groups", "refusals", "lost"),
+    (3, "rows"): ("reads", "rows", "rounding", "groups", "ddp"),
+    (2, "columns"): ("reads", "layers", "ddp", "skipped", "graphs", "rows"),
+    (3, "columns"): ("reads", "rounding", "ddp"),
 }
 
 
-def started(ranks: int, folder: Path, *cases: str) -> tuple[list[str], str]:
+def started(ranks: int, folder: Path, *cases: str, shard: str = "rows") -> tuple[list[str], str]:
     """What each rank said, and the errors of all."""
     processes = [
         subprocess.Popen(
             [sys.executable, PROGRAM, folder, *cases],
-            env=PACKAGE_ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"},
+            env=PACKAGE_ENVIRONMENT
+            | {"RANK": str(rank), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1", "LOCI_TEST_SHARD": shard},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -40,19 +43,25 @@ def started(ranks: int, folder: Path, *cases: str) -> tuple[list[str], str]:
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[list[str], str]]:
-    return {ranks: started(ranks, tmp_path_factory.mktemp("ranks"), *cases) for ranks, cases in CASES.items()}
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], tuple[list[str], str]]:
+    return {
+        (ranks, shard): started(ranks, tmp_path_factory.mktemp("ranks"), *cases, shard=shard)
+        for (ranks, shard), cases in CASES.items()
+    }
 
 
-@pytest.mark.parametrize(("ranks", "case"), [(ranks, case) for ranks, cases in CASES.items() for case in cases])
-def test_ranks_do_what_one_process_does(said: dict[int, tuple[list[str], str]], ranks: int, case: str) -> None:
-    outs, errors = said[ranks]
+@pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind, cases in CASES.items() for case in cases])
+def test_ranks_do_what_one_process_does(
+    said: dict[tuple[int, str], tuple[list[str], str]], kind: tuple[int, str], case: str
+) -> None:
+    outs, errors = said[kind]
     assert all(f"{case} ok\n" in out for out in outs), errors
 
 
-def test_checkpoints_open_on_any_number_of_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shard", "other"), [("rows", "columns"), ("columns", "rows")])
+def test_checkpoints_open_on_any_number_of_ranks(tmp_path: Path, shard: str, other: str) -> None:
     """2, 1, 3 ranks: the same rows and the same state of their optimiser."""
-    outs, errors = started(2, tmp_path, "save")
+    outs, errors = started(2, tmp_path, "save", shard=shard)
     assert outs == ["save ok\n"] * 2, errors
     memory = loci.ProductKeyMemory(8, table=loci.Table(50, 8, seed=70), heads=2, top_k=4)
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), memory, torch.nn.Linear(8, 3))
@@ -65,7 +74,7 @@ def test_checkpoints_open_on_any_number_of_ranks(tmp_path: Path) -> None:
         assert torch.equal(state, expected[name]), name
     assert expected["count"].any() and expected["steps"] == 4
     dcp.save({"model": model, "rows": rows}, checkpoint_id=tmp_path / "second", no_dist=True)
-    outs, errors = started(3, tmp_path, "load")
+    outs, errors = started(3, tmp_path, "load", shard=other)
     assert outs == ["load ok\n"] * 3, errors
 
 
