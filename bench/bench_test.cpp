@@ -19,7 +19,7 @@ TEST(Bench, RefusesAnUnknownOperator) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
     EXPECT_THAT(error.what(), ::testing::HasSubstr("bench: the operator must be one of memory, memory_map, resnet, "
-                                                   "pairwise, mapped, ode, exchange, few_linear, "));
+                                                   "pairwise, mapped, ode, exchange, network, few_linear, "));
     EXPECT_THAT(error.what(), ::testing::HasSubstr("got serach"));
   }
 }

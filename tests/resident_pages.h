@@ -23,7 +23,7 @@ inline std::vector<int64_t> resident_pages(const std::byte* begin, int64_t bytes
   return pages;
 }
 
-// Calls `drop` again while pages stay: once in a hundred times Linux keeps one that another thread still holds.
+// Calls `drop` again while pages stay, as happens once in a hundred times on a busy machine.
 inline void repeat_drop(const std::function<void()>& drop, const std::function<bool()>& gone) {
   int attempt = 0;
   do drop();
