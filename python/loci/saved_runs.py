@@ -32,7 +32,7 @@ SETTINGS = ("layers", "width", "heads", "ffn_width", "context", "dropout", "caus
 TRANSFORMERS = ("language_model", "text_classification")  # tasks whose model is a TransformerLM
 HEAD = "classifier."  # what text classification has in addition
 # What the command line keeps in [model.memory] and [model.ngram] for training.
-OF_TRAINING = ("calibrate_at", "calibrate_tokens", "reinitialise", "rate", "width")
+OF_TRAINING = ("calibrate_at", "calibrate_tokens", "reinitialise", "rate", "shard", "width")
 
 
 @dataclass
