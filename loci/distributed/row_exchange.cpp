@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <limits>
 #include <numeric>
 #include <span>
 
+#include "loci/distributed/exchange_cost.h"
 #include "loci/distributed/exchange_plan.h"
 
 namespace loci {
@@ -22,11 +22,11 @@ std::span<const int64_t> numbers_of(const Tensor& dense) {
   return {dense.const_data_ptr<int64_t>(), static_cast<size_t>(dense.numel())};
 }
 
-// Row numbers of a part travel in 4 bytes where all parts allow it.
-at::ScalarType type_of_rows(const std::vector<int64_t>& first) {
+// Whether the row numbers of every part travel in 4 bytes.
+bool has_narrow_rows(const std::vector<int64_t>& first) {
   int64_t most = 0;
   for (size_t p = 1; p < first.size(); ++p) most = std::max(most, first[p] - first[p - 1]);
-  return most <= std::numeric_limits<int32_t>::max() ? at::kInt : at::kLong;
+  return row_number_bytes(most) == 4;
 }
 
 // The rows of the reads in the order in which they are sent, each counted from the first of its rank.
@@ -92,7 +92,7 @@ RowExchange::RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, 
   lengths_ = all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
   const std::span<const int32_t> lengths = lengths_of(lengths_);
   const int64_t width = lengths.empty() ? 1 : std::ranges::max(lengths);  // C
-  const bool narrow = type_of_rows(first) == at::kInt;
+  const bool narrow = has_narrow_rows(first);
   const auto to_send = narrow ? rows_to_send<int32_t> : rows_to_send<int64_t>;
   const Tensor came =
       all_to_all(ranks_, to_send(numbers_of(dense), plan.position, reads_to_, first), reads_to_, reads_from_);
