@@ -8,6 +8,7 @@
 #include <limits>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "loci/base/durable_file.h"
@@ -40,77 +41,66 @@ nlohmann::json parts_in(const RunProcess& process) {
   return process.state.saved->manifest.at("tables").at("m").at("parts");
 }
 
-// Two saves by each number of ranks, the second with deltas; the next number goes on from there. Counters of rows
-// behind the last one of a part are not counted, so the whole table is written as the parts are.
+using RanksAndParts = std::pair<int64_t, TableParts>;
+using CheckParts = std::function<void(const RanksAndParts& by, const RunProcess& process, int64_t save)>;
+
+// Two saves by each number of ranks, checked after each; the next number goes on from there. Counters of rows behind
+// the last one of a part are not counted, so the whole table is written as the parts are.
+void expect_each_goes_on(const std::vector<RanksAndParts>& runs, TableForm form, const CheckParts& check) {
+  const TemporaryFolder folder;
+  const RunDirectory run(folder / "run", "task = \"tiny\"\n");
+  RunProcess whole(run, form, {});
+  int64_t step = 0;
+  for (const RanksAndParts& by : runs) {
+    at::Tensor counters = whole.task.counters.clone();
+    form.parts = by.second;
+    run_ranks(by.first, [&](const Ranks& ranks) {
+      RunProcess process(run, form, ranks);
+      if (step > 0) process.load(step);
+      expect_rows_of(process, whole);
+      for (const int64_t save : {1, 2}) {
+        process.write(step + save);
+        process.save(step + save);
+        check(by, process, save);
+      }
+      const RowRange own = process.task.table->own_rows();
+      counters.narrow(0, own.first, own.count).copy_(process.task.counters);
+    });
+    for (const int64_t save : {1, 2}) whole.write(step + save);
+    whole.task.counters.copy_(counters);
+    step += 2;
+  }
+  RunProcess last(run, form, {});
+  last.load(step);
+  expect_rows_of(last, whole);
+}
+
 TEST(CheckpointParts, AnyNumberOfRanksGoesOnWithTheSameBytes) {
-  for (const TableForm& form : forms()) {
-    const TemporaryFolder folder;
-    const RunDirectory run(folder / "run", "task = \"tiny\"\n");
-    RunProcess whole(run, form, {});
-    int64_t step = 0;
-    for (const int64_t size : {1, 3, 2, 1}) {
-      at::Tensor counters = whole.task.counters.clone();
-      run_ranks(size, [&](const Ranks& ranks) {
-        RunProcess process(run, form, ranks);
-        if (step > 0) process.load(step);
-        expect_rows_of(process, whole);
-        for (const int64_t more : {1, 2}) {
-          process.write(step + more);
-          process.save(step + more);
-          if (size == 1) continue;
-          for (const nlohmann::json& part : parts_in(process))
-            EXPECT_EQ(part.at("deltas").size(), static_cast<size_t>(more - 1));
-        }
-        const RowRange own = process.task.table->own_rows();
-        counters.narrow(0, own.first, own.count).copy_(process.task.counters);
-      });
-      for (const int64_t more : {1, 2}) whole.write(step + more);
-      whole.task.counters.copy_(counters);
-      step += 2;
+  constexpr auto kRows = TableParts::rows;
+  const auto second_has_deltas = [](const RanksAndParts& by, const RunProcess& process, int64_t save) {
+    if (by.first == 1) return;
+    for (const nlohmann::json& part : parts_in(process)) {
+      EXPECT_EQ(part.at("deltas").size(), static_cast<size_t>(save - 1));
     }
-    RunProcess last(run, form, {});
-    last.load(step);
-    expect_rows_of(last, whole);
+  };
+  for (const TableForm& form : forms()) {
+    expect_each_goes_on({{1, kRows}, {3, kRows}, {2, kRows}, {1, kRows}}, form, second_has_deltas);
   }
 }
 
-// Each goes on from the one before it. By columns every save is a new base, in parts by rows.
 TEST(CheckpointParts, TablesByColumnsAndByRowsReadEachOther) {
-  const std::vector<std::pair<int64_t, TableParts>> runs = {{2, TableParts::columns}, {1, TableParts::rows},
-                                                            {3, TableParts::columns}, {2, TableParts::rows},
-                                                            {2, TableParts::columns}, {2, TableParts::rows}};
+  constexpr auto kRows = TableParts::rows, kColumns = TableParts::columns;
   const std::vector<TableForm> of_both = {
       {.optimizer = {.rule = RowRule::adam_row_moment}},
       {.width = 130, .dtype = at::kBFloat16, .optimizer = {.rounding = RowRounding::master}}};
-  for (TableForm form : of_both) {
-    const TemporaryFolder folder;
-    const RunDirectory run(folder / "run", "task = \"tiny\"\n");
-    RunProcess whole(run, form, {});
-    int64_t step = 0;
-    for (const auto& [size, parts] : runs) {
-      at::Tensor counters = whole.task.counters.clone();
-      form.parts = parts;
-      run_ranks(size, [&](const Ranks& ranks) {
-        RunProcess process(run, form, ranks);
-        if (step > 0) process.load(step);
-        expect_rows_of(process, whole);
-        for (const int64_t more : {1, 2}) {
-          process.write(step + more);
-          process.save(step + more);
-          if (parts == TableParts::rows) continue;
-          ASSERT_EQ(parts_in(process).size(), static_cast<size_t>(size));
-          for (const nlohmann::json& part : parts_in(process)) EXPECT_EQ(part.at("deltas").size(), 0U);
-        }
-        const RowRange own = process.task.table->own_rows();
-        counters.narrow(0, own.first, own.count).copy_(process.task.counters);
-      });
-      for (const int64_t more : {1, 2}) whole.write(step + more);
-      whole.task.counters.copy_(counters);
-      step += 2;
-    }
-    RunProcess last(run, form, {});
-    last.load(step);
-    expect_rows_of(last, whole);
+  const auto columns_have_no_deltas = [](const RanksAndParts& by, const RunProcess& process, int64_t) {
+    if (by.second == TableParts::rows) return;
+    ASSERT_EQ(parts_in(process).size(), static_cast<size_t>(by.first));
+    for (const nlohmann::json& part : parts_in(process)) EXPECT_EQ(part.at("deltas").size(), 0U);
+  };
+  for (const TableForm& form : of_both) {
+    expect_each_goes_on({{2, kColumns}, {1, kRows}, {3, kColumns}, {2, kRows}, {2, kColumns}, {2, kRows}}, form,
+                        columns_have_no_deltas);
   }
 }
 
