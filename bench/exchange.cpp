@@ -195,15 +195,13 @@ int64_t only(const char* what, const std::vector<int64_t>& values, int64_t other
   return values.empty() ? otherwise : values.front();
 }
 
+constexpr std::string_view kWho = "bench exchange";
+
 void check_exchange(const ExchangeOptions& options, int64_t rows, int64_t tokens) {
   const auto need = [](bool is, const std::string& expected, const auto& got) {
-    if (!is) fail(ExitCode::usage, "bench exchange", expected, fmt::to_string(got));
+    if (!is) fail(ExitCode::usage, kWho, expected, fmt::to_string(got));
   };
-  need(options.heads >= 1 && options.reads >= 1 && options.reads % options.heads == 0,
-       fmt::format("--reads must be a multiple of --heads, {}", options.heads), options.reads);
-  need(options.reads / options.heads <= rows,
-       fmt::format("the reads of a head must be at most the {} rows of the table", rows),
-       options.reads / options.heads);
+  check_reads(kWho, options, rows);
   need(options.shard == "rows" || options.shard == "columns" || options.shard == "auto",
        "--shard must be rows, columns or auto", options.shard);
   need(options.latency == 0 || options.bandwidth > 0, "--latency must come with --bandwidth", options.latency);
@@ -272,6 +270,17 @@ std::string times_table(const nlohmann::json& report) {
 }
 
 }  // namespace
+
+void check_reads(std::string_view who, const ExchangeOptions& options, int64_t rows) {
+  if (options.heads < 1 || options.reads < 1 || options.reads % options.heads != 0) {
+    fail(ExitCode::usage, who, fmt::format("--reads must be a multiple of --heads, {}", options.heads),
+         fmt::to_string(options.reads));
+  }
+  if (options.reads / options.heads > rows) {
+    fail(ExitCode::usage, who, fmt::format("the reads of a head must be at most the {} rows of the table", rows),
+         fmt::to_string(options.reads / options.heads));
+  }
+}
 
 std::vector<int64_t> reads_of_rank(const RowSource& source, const ExchangeOptions& options, int64_t rank,
                                    int64_t tokens) {

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/bench.h"
@@ -19,6 +20,9 @@ struct ExchangeDraw {
   int64_t token_repeats = 0;      // reads of a row that the token has read already
   int64_t rank_repeats = 0;       // reads of a row that the rank has read already
 };
+
+// Throws Error (usage) unless each head can read its share of distinct rows.
+void check_reads(std::string_view who, const ExchangeOptions& options, int64_t rows);
 
 // Draws and plans the reads of all ranks: the same for any number of threads.
 ExchangeDraw draw_exchange(const RowSource& source, const ExchangeOptions& options, int64_t ranks, int64_t tokens);

@@ -21,6 +21,7 @@ namespace {
 
 using at::Tensor;
 
+constexpr std::string_view kNetworkWho = "bench network";
 constexpr std::chrono::seconds kPatience{60};
 constexpr int64_t kCallsAtOnce = 20, kWarmUpCalls = 3;
 constexpr int64_t kMessageBytes[] = {16, 1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 22};  // to each rank
@@ -73,9 +74,9 @@ int64_t bytes_sent(int64_t rank, const ExchangeCounts& counts, const ExchangeSiz
   return sent;
 }
 
-nlohmann::json time_exchange(const Ranks& ranks, const BenchOptions& options, int64_t tokens, int64_t width,
-                             const Network& network) {
-  const ZipfRows source(options.rows.empty() ? kNetworkRows : options.rows.front(), options.exchange.skew);
+nlohmann::json time_exchange(const Ranks& ranks, const BenchOptions& options, int64_t rows, int64_t tokens,
+                             int64_t width, const Network& network) {
+  const ZipfRows source(rows, options.exchange.skew);
   const std::vector<int64_t> first = equal_parts(source.rows(), ranks.size);
   const Tensor index = at::tensor(reads_of_rank(source, options.exchange, ranks.rank, tokens), at::kLong)
                            .view({tokens, options.exchange.reads});
@@ -89,9 +90,13 @@ nlohmann::json time_exchange(const Ranks& ranks, const BenchOptions& options, in
   });
   const ExchangeCounts counts = draw_exchange(source, options.exchange, ranks.size, tokens).counts;
   const ExchangeSizes sizes{.width = width};
-  return {{"tokens", tokens},    {"reads", options.exchange.reads},
-          {"width", width},      {"bytes", bytes_sent(0, counts, sizes)},
-          {"ms", seconds * 1e3}, {"model_ms", model_seconds(network, counts, sizes) * 1e3}};
+  return {{"rows", rows},
+          {"tokens", tokens},
+          {"reads", options.exchange.reads},
+          {"width", width},
+          {"bytes", bytes_sent(0, counts, sizes)},
+          {"ms", seconds * 1e3},
+          {"model_ms", model_seconds(network, counts, sizes) * 1e3}};
 }
 
 }  // namespace
@@ -128,22 +133,27 @@ nlohmann::json measure_network(const Ranks& ranks, const BenchOptions& options) 
                                      {"us", time.seconds * 1e6},
                                      {"model_us", collective_seconds(network, ranks.size, time.bytes) * 1e6}});
   }
-  std::vector<int64_t> widths = options.widths, tokens = options.tokens;
+  std::vector<int64_t> rows = options.rows, widths = options.widths, tokens = options.tokens;
+  if (rows.empty()) rows = {kNetworkRows};
   if (widths.empty()) widths.assign(std::begin(kNetworkWidths), std::end(kNetworkWidths));
   if (tokens.empty()) tokens = {kNetworkTokens};
-  for (const int64_t T : tokens) {
-    for (const int64_t D : widths) report["exchanges"].push_back(time_exchange(ranks, options, T, D, network));
+  for (const int64_t N : rows) {
+    for (const int64_t T : tokens) {
+      for (const int64_t D : widths) report["exchanges"].push_back(time_exchange(ranks, options, N, T, D, network));
+    }
   }
   return report;
 }
 
 nlohmann::json run_network(const BenchOptions& options) {
   if (!has_rank()) {
-    fail(ExitCode::usage, "bench network", "must be started by torchrun (docs/scaling.md)", "one process");
+    fail(ExitCode::usage, kNetworkWho, "must be started by torchrun (docs/scaling.md)", "one process");
   }
+  for (const int64_t rows : options.rows) check_reads(kNetworkWho, options.exchange, rows);
+  if (options.rows.empty()) check_reads(kNetworkWho, options.exchange, kNetworkRows);
   const ProcessGroup group(kPatience);
   const Ranks& ranks = group.ranks();
-  if (ranks.size < 2) fail(ExitCode::usage, "bench network", "ranks must be at least 2", "1");
+  if (ranks.size < 2) fail(ExitCode::usage, kNetworkWho, "ranks must be at least 2", "1");
   const nlohmann::json report = measure_network(ranks, options);
   return ranks.rank == 0 ? report : nlohmann::json();
 }
@@ -155,11 +165,12 @@ std::string network_text(const nlohmann::json& report) {
     collectives.add({fmt::format("{:.0f}", c["bytes"].get<double>()), number_or_dash(c["us"], "{:.0f}"),
                      number_or_dash(c["model_us"], "{:.0f}")});
   }
-  TextTable exchanges({"tokens", "reads", "width", "bytes of rank 0", "ms", "model ms"});
+  TextTable exchanges({"rows", "tokens", "reads", "width", "bytes of rank 0", "ms", "model ms"});
   for (const auto& e : report["exchanges"]) {
-    exchanges.add({fmt::to_string(e["tokens"].get<int64_t>()), fmt::to_string(e["reads"].get<int64_t>()),
-                   fmt::to_string(e["width"].get<int64_t>()), fmt::to_string(e["bytes"].get<int64_t>()),
-                   number_or_dash(e["ms"], "{:.2f}"), number_or_dash(e["model_ms"], "{:.2f}")});
+    exchanges.add({fmt::to_string(e["rows"].get<int64_t>()), fmt::to_string(e["tokens"].get<int64_t>()),
+                   fmt::to_string(e["reads"].get<int64_t>()), fmt::to_string(e["width"].get<int64_t>()),
+                   fmt::to_string(e["bytes"].get<int64_t>()), number_or_dash(e["ms"], "{:.2f}"),
+                   number_or_dash(e["model_ms"], "{:.2f}")});
   }
   return fmt::format(
              "{} ranks; a message takes {:.0f} us, a rank {:.1f} Gb/s: fitted to the first table; median of {} "

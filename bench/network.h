@@ -26,8 +26,8 @@ struct CollectiveTime {
 Network fit_network(int64_t ranks, std::span<const CollectiveTime> times);
 
 // Every rank calls it; all get the same: collectives {bytes, us, model_us}, network {latency_us, gigabits_per_second}
-// as fitted, exchanges {tokens, reads, width, bytes, ms, model_ms}: forward and backward, with the plan and without
-// rows. A time is that of the slowest rank.
+// as fitted, exchanges {rows, tokens, reads, width, bytes, ms, model_ms}: forward and backward, with the plan and
+// without rows. A time is that of the slowest rank.
 nlohmann::json measure_network(const Ranks& ranks, const BenchOptions& options);
 
 // For a rank of torchrun; null for all but the first. Throws Error: usage without torchrun or with one rank, peer.

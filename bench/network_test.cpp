@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "bench/exchange.h"
 #include "loci/base/check.h"
 #include "tests/ranks.h"
 
@@ -38,6 +39,17 @@ TEST(NetworkBench, AllRanksGetTheTimesOfTheSlowest) {
   // Sums and their gradients alone depend on the width.
   EXPECT_GT(reports[0]["exchanges"][1]["bytes"], reports[0]["exchanges"][0]["bytes"]);
   EXPECT_THAT(network_text(reports[0]), HasSubstr("3 ranks"));
+}
+
+TEST(NetworkBench, HeadsNeedAsManyRowsAsTheyRead) {
+  ExchangeOptions options{.reads = 128, .heads = 2};
+  check_reads("bench network", options, 64);
+  try {
+    check_reads("bench network", options, 63);
+    FAIL() << "a head cannot read 64 of 63 rows";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "bench network: the reads of a head must be at most the 63 rows of the table, got 64");
+  }
 }
 
 TEST(NetworkBench, NeedsRanks) {

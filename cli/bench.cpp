@@ -21,11 +21,13 @@ namespace {
 void add_exchange(CLI::App& verb, ExchangeOptions& options) {
   const CLI::Validator positive = whole_number(1), above_0 = real_number(1e-9, 1e9);
   verb.add_option("--ranks", options.ranks, "For exchange: numbers of ranks (default: 1 2 8 64 512)")->check(positive);
-  verb.add_option("--reads", options.reads, "For exchange: reads of a token (default: 128)")->check(positive);
-  verb.add_option("--heads", options.heads, "For exchange: heads that share these, each a row once (default: 4)")
+  verb.add_option("--reads", options.reads, "For exchange, network: reads of a token (default: 128)")->check(positive);
+  verb.add_option("--heads", options.heads,
+                  "For exchange, network: heads that share these, each a row once (default: 4)")
       ->check(positive);
-  auto* skew = verb.add_option("--skew", options.skew,
-                               "For exchange: the r-th most popular row is read as r^-SKEW (default: 1; 0: all alike)");
+  auto* skew =
+      verb.add_option("--skew", options.skew,
+                      "For exchange, network: the r-th most popular row is read as r^-SKEW (default: 1; 0: all alike)");
   skew->check(real_number(0, 4));
   auto* counts =
       verb.add_option("--counts", options.counts, "For exchange: read as a trained run has; a folder step-N of it")
