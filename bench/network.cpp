@@ -82,11 +82,10 @@ nlohmann::json time_exchange(const Ranks& ranks, const BenchOptions& options, in
                            .view({tokens, options.exchange.reads});
   const Tensor weight = at::zeros(index.sizes()), grad = at::zeros({tokens, width});
   const double seconds = seconds_of(ranks, options.repeats, [&] {
-    const RowExchange exchange(ranks, first, index);
-    const Tensor weights = exchange.send_reads(weight);
+    const RowExchange exchange(ranks, first, index, weight);
     exchange.return_sums(at::zeros({exchange.index().size(0), width}));
     exchange.send_tokens(grad);
-    exchange.return_reads(weights);
+    exchange.return_reads(exchange.came_along());
   });
   const ExchangeCounts counts = draw_exchange(source, options.exchange, ranks.size, tokens).counts;
   const ExchangeSizes sizes{.width = width};

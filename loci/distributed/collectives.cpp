@@ -22,16 +22,18 @@ namespace {
 
 using at::Tensor;
 
+constexpr const char* kAllTakePart = "every rank must take part";
+
 // Called boxed: the type of a group's name in the schema differs between versions of torch.
-Tensor collective(const Ranks& ranks, const char* name, torch::jit::Stack stack) {
+Tensor call(const char* name, torch::jit::Stack stack) {
+  const std::string full = std::string("_c10d_functional::") + name;
+  c10::Dispatcher::singleton().findSchemaOrThrow(full.c_str(), "").callBoxed(stack);
+  return stack.at(0).toTensor();
+}
+
+Begun begin(const Ranks& ranks, const char* name, const torch::jit::Stack& stack) {
   const std::string who = "rank " + std::to_string(ranks.rank) + " of " + std::to_string(ranks.size) + ", " + name;
-  return with_peer_errors(who, "every rank must take part", [&] {
-    auto& dispatcher = c10::Dispatcher::singleton();
-    dispatcher.findSchemaOrThrow((std::string("_c10d_functional::") + name).c_str(), "").callBoxed(stack);
-    stack = {stack.at(0)};
-    dispatcher.findSchemaOrThrow("_c10d_functional::wait_tensor", "").callBoxed(stack);
-    return stack.at(0).toTensor();
-  });
+  return {who, with_peer_errors(who, kAllTakePart, [&] { return call(name, stack); })};
 }
 
 int64_t sum_of(const std::vector<int64_t>& numbers) {
@@ -51,12 +53,23 @@ Ranks ranks_of(const std::string& group) {
   }
 }
 
-Tensor all_to_all(const Ranks& ranks, const Tensor& input, const std::vector<int64_t>& to,
-                  const std::vector<int64_t>& from) {
+Tensor Begun::wait() const {
+  const Tensor whole =
+      who.empty() ? result : with_peer_errors(who, kAllTakePart, [&] { return call("wait_tensor", {result}); });
+  return finish ? finish(whole) : whole;
+}
+
+Begun begin_all_to_all(const Ranks& ranks, const Tensor& input, const std::vector<int64_t>& to,
+                       const std::vector<int64_t>& from) {
   TORCH_CHECK(input.dim() >= 1 && input.size(0) == sum_of(to), "all_to_all: input must have ", sum_of(to),
               " rows, got ", input.sizes());
-  if (ranks.size == 1) return input;
-  return collective(ranks, "all_to_all_single", {input.contiguous(), from, to, ranks.group});
+  if (ranks.size == 1) return {"", input};
+  return begin(ranks, "all_to_all_single", {input.contiguous(), from, to, ranks.group});
+}
+
+Tensor all_to_all(const Ranks& ranks, const Tensor& input, const std::vector<int64_t>& to,
+                  const std::vector<int64_t>& from) {
+  return begin_all_to_all(ranks, input, to, from).wait();
 }
 
 std::vector<std::vector<int64_t>> swap_numbers(const Ranks& ranks, const std::vector<std::vector<int64_t>>& to) {
@@ -72,18 +85,28 @@ std::vector<std::vector<int64_t>> swap_numbers(const Ranks& ranks, const std::ve
   return result;
 }
 
-Tensor all_gather(const Ranks& ranks, const Tensor& x) {
+namespace {
+
+Begun begin_all_gather(const Ranks& ranks, const Tensor& x) {
   TORCH_CHECK(x.dim() >= 1, "all_gather: x must be [n, ...], got ", x.sizes());
-  if (ranks.size == 1) return x.unsqueeze(0);
+  if (ranks.size == 1) return {"", x.unsqueeze(0)};
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.insert(sizes.begin(), ranks.size);
-  return collective(ranks, "all_gather_into_tensor", {x.contiguous(), ranks.size, ranks.group}).view(sizes);
+  Begun begun = begin(ranks, "all_gather_into_tensor", {x.contiguous(), ranks.size, ranks.group});
+  begun.finish = [sizes](const Tensor& all) { return all.view(sizes); };
+  return begun;
 }
 
-Tensor all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vector<int64_t>& counts) {
+}  // namespace
+
+Tensor all_gather(const Ranks& ranks, const Tensor& x) {
+  return begin_all_gather(ranks, x).wait();
+}
+
+Begun begin_all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vector<int64_t>& counts) {
   const int64_t mine = counts.at(static_cast<size_t>(ranks.rank)), most = *std::ranges::max_element(counts);
   TORCH_CHECK(x.dim() >= 1 && x.size(0) == mine, "all_gather_rows: x must have ", mine, " rows, got ", x.sizes());
-  if (most == 0) return x;
+  if (most == 0) return {"", x};
   Tensor sent = x;
   if (mine < most) {
     std::vector<int64_t> sizes = x.sizes().vec();
@@ -91,11 +114,19 @@ Tensor all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vector<in
     sent = at::zeros(sizes, x.options());
     sent.narrow(0, 0, mine).copy_(x);
   }
-  const Tensor all = all_gather(ranks, sent);
-  if (*std::ranges::min_element(counts) == most) return all.flatten(0, 1);
-  std::vector<Tensor> parts;
-  for (size_t p = 0; p < counts.size(); ++p) parts.push_back(all[static_cast<int64_t>(p)].narrow(0, 0, counts[p]));
-  return at::cat(parts);
+  Begun begun = begin_all_gather(ranks, sent);
+  begun.finish = [counts, most, shaped = begun.finish](const Tensor& gathered) {
+    const Tensor all = shaped ? shaped(gathered) : gathered;
+    if (*std::ranges::min_element(counts) == most) return all.flatten(0, 1);
+    std::vector<Tensor> parts;
+    for (size_t p = 0; p < counts.size(); ++p) parts.push_back(all[static_cast<int64_t>(p)].narrow(0, 0, counts[p]));
+    return at::cat(parts);
+  };
+  return begun;
+}
+
+Tensor all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vector<int64_t>& counts) {
+  return begin_all_gather_rows(ranks, x, counts).wait();
 }
 
 std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {
@@ -103,10 +134,15 @@ std::function<void(const std::vector<Tensor>&)> sum_over(const Ranks& ranks) {
     if (ranks.size == 1) return;
     std::map<at::ScalarType, std::vector<Tensor>> by_dtype;
     for (const Tensor& tensor : tensors) by_dtype[tensor.scalar_type()].push_back(tensor);
+    std::vector<Begun> sums;
     for (const auto& [dtype, of_dtype] : by_dtype) {
       std::vector<Tensor> flat;
       for (const Tensor& tensor : of_dtype) flat.push_back(tensor.reshape({-1}));
-      const Tensor sum = collective(ranks, "all_reduce", {at::cat(flat), std::string("sum"), ranks.group});
+      sums.push_back(begin(ranks, "all_reduce", {at::cat(flat), std::string("sum"), ranks.group}));
+    }
+    size_t begun = 0;
+    for (const auto& [dtype, of_dtype] : by_dtype) {
+      const Tensor sum = sums[begun++].wait();
       int64_t first = 0;
       for (const Tensor& tensor : of_dtype) {
         tensor.copy_(sum.narrow(0, first, tensor.numel()).view(tensor.sizes()));

@@ -14,7 +14,8 @@ namespace loci {
 
 using at::Tensor;
 
-ColumnExchange::ColumnExchange(const Ranks& ranks, const std::vector<int64_t>& first, int64_t rows, const Tensor& index)
+ColumnExchange::ColumnExchange(const Ranks& ranks, const std::vector<int64_t>& first, int64_t rows, const Tensor& index,
+                               const Tensor& values)
     : ranks_(ranks), first_(first), reads_(index.size(1)) {
   const std::vector<int64_t> mine = {index.size(0), reads_};
   int64_t reads = reads_;
@@ -29,7 +30,11 @@ ColumnExchange::ColumnExchange(const Ranks& ranks, const std::vector<int64_t>& f
   }
   const Tensor sent = index.size(0) > 0 ? index : index.new_empty({0, reads});
   const auto type = row_number_bytes(rows) == 4 ? at::kInt : at::kLong;
-  index_ = all_gather_rows(ranks_, sent.to(type), tokens_).to(at::kLong);
+  const Begun rows_come = begin_all_gather_rows(ranks_, sent.to(type), tokens_);
+  const Begun values_come =
+      values.defined() ? begin_all_gather_rows(ranks_, values.reshape({index.size(0), reads}), tokens_) : Begun();
+  index_ = rows_come.wait().to(at::kLong);
+  if (values.defined()) came_along_ = values_come.wait();
 }
 
 std::vector<int64_t> ColumnExchange::to_tokens(int64_t columns) const {

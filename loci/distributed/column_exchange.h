@@ -18,8 +18,10 @@ namespace loci {
 class ColumnExchange : public ReadExchange {
  public:
   // index [T, K]: rows of a table of `rows`. first [P + 1]: rank p has the columns from first[p] up to first[p + 1].
-  // Throws c10::Error, on all ranks, when ranks with tokens have different K.
-  ColumnExchange(const Ranks& ranks, const std::vector<int64_t>& first, int64_t rows, const at::Tensor& index);
+  // values [T, K], where there are any: see came_along(). Throws c10::Error, on all ranks, when ranks with tokens have
+  // different K.
+  ColumnExchange(const Ranks& ranks, const std::vector<int64_t>& first, int64_t rows, const at::Tensor& index,
+                 const at::Tensor& values = {});
 
   const at::Tensor& index() const override { return index_; }        // [A, K]
   at::Tensor send_reads(const at::Tensor& values) const override;    // [T, K] -> [A, K]

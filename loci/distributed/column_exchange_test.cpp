@@ -27,8 +27,9 @@ TEST(ColumnExchange, EveryRankHasTheTokensOfAll) {
   const Tensor vectors = torch::arange(12.).view({3, 4});
   run_ranks(3, [&](const Ranks& ranks) {
     const auto rank = static_cast<size_t>(ranks.rank);
-    const ColumnExchange exchange(ranks, kFirst, 10, part(index, ranks));
+    const ColumnExchange exchange(ranks, kFirst, 10, part(index, ranks), part(reads, ranks));
     EXPECT_TRUE(torch::equal(exchange.index(), index));
+    EXPECT_TRUE(torch::equal(exchange.came_along(), reads));
     EXPECT_TRUE(torch::equal(exchange.send_reads(part(reads, ranks)), reads));
     const Tensor columns = vectors.narrow(1, kFirst[rank], kFirst[rank + 1] - kFirst[rank]);
     EXPECT_TRUE(torch::equal(exchange.send_tokens(part(vectors, ranks)), columns));
@@ -48,8 +49,10 @@ TEST(ColumnExchange, RanksThatReadDifferentlyAreRefusedOnAll) {
     } catch (const c10::Error& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr("every rank must read as many rows a token"));
     }
-    const ColumnExchange none(ranks, {0, 1, 2}, 10, torch::zeros({0, 2 + ranks.rank}, at::kLong));
+    const Tensor no_tokens = torch::zeros({0, 2 + ranks.rank}, at::kLong);
+    const ColumnExchange none(ranks, {0, 1, 2}, 10, no_tokens, no_tokens.to(at::kFloat));
     EXPECT_EQ(none.index().size(0), 0);
+    EXPECT_EQ(none.came_along().size(0), 0);
     EXPECT_EQ(none.return_reads(none.send_reads(torch::zeros({0, 2 + ranks.rank}))).size(1), 2 + ranks.rank);
   });
 }

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "loci/base/check.h"
+#include "loci/distributed/cpu_share.h"
 #include "loci/distributed/gloo_group.h"
 #include "loci/distributed/peer_errors.h"
 
@@ -81,6 +82,8 @@ ProcessGroup::ProcessGroup(std::chrono::milliseconds timeout) {
   const int64_t size = number("WORLD_SIZE", 1, kMost);
   ranks_ = {kName, number("RANK", 0, size - 1), size};
   const std::string who = "rank " + std::to_string(ranks_.rank) + " of " + std::to_string(size);
+  const int64_t on_host = ranks_of_host();
+  if (on_host > 1 && !variable("LOCAL_RANK").empty()) take_cpu_share(number("LOCAL_RANK", 0, on_host - 1), on_host);
   const WithoutWarnings quiet;
   group_ = with_peer_errors(who, "all ranks must join within the time-out", [&] {
     return make_gloo_group(join_store(ranks_, timeout), kName, static_cast<int>(ranks_.rank), static_cast<int>(size),

@@ -18,8 +18,9 @@ int64_t ranks_of_host();
 class ProcessGroup {
  public:
   // Joins by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; every process of the world does so. A call that waits
-  // longer than `timeout` for the others fails. Throws Error: usage for variables that are missing or wrong, peer when
-  // the others do not come, resources when the port is taken.
+  // longer than `timeout` for the others fails. Where several ranks are on this host (LOCAL_RANK, LOCAL_WORLD_SIZE),
+  // each keeps to its share of the CPUs (cpu_share.h). Throws Error: usage for variables that are missing or wrong,
+  // peer when the others do not come, resources when the port is taken.
   explicit ProcessGroup(std::chrono::milliseconds timeout);
 
   const Ranks& ranks() const { return ranks_; }

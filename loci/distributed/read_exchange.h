@@ -13,6 +13,9 @@ class ReadExchange {
  public:
   virtual ~ReadExchange() = default;
 
+  // values [T, K] that were sent with the row numbers, as send_reads brings them; undefined without.
+  const at::Tensor& came_along() const { return came_along_; }
+
   // [A, C] int64: rows that are read here, counted from the first row here.
   virtual const at::Tensor& index() const = 0;
 
@@ -21,6 +24,9 @@ class ReadExchange {
   // [A, C] -> [T, K] and [A, E] -> [T, D]. What several ranks have of a number is summed in their order.
   virtual at::Tensor return_reads(const at::Tensor& values) const = 0;
   virtual at::Tensor return_sums(const at::Tensor& vectors) const = 0;
+
+ protected:
+  at::Tensor came_along_;
 };
 
 }  // namespace loci

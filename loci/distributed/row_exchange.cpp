@@ -73,7 +73,8 @@ Tensor index_of(const Tensor& rows, const Tensor& lengths, int64_t width) {
 
 }  // namespace
 
-RowExchange::RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, const Tensor& index)
+RowExchange::RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, const Tensor& index,
+                         const Tensor& values)
     : ranks_(ranks), tokens_(index.size(0)), reads_(index.size(1)) {
   const Tensor dense = index.contiguous();
   const ExchangePlan plan = plan_exchange(numbers_of(dense), reads_, first);
@@ -89,22 +90,33 @@ RowExchange::RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, 
     segments_from_.push_back(from[1]);
   }
 
-  lengths_ = all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
-  const std::span<const int32_t> lengths = lengths_of(lengths_);
-  const int64_t width = lengths.empty() ? 1 : std::ranges::max(lengths);  // C
   const bool narrow = has_narrow_rows(first);
   const auto to_send = narrow ? rows_to_send<int32_t> : rows_to_send<int64_t>;
-  const Tensor came =
-      all_to_all(ranks_, to_send(numbers_of(dense), plan.position, reads_to_, first), reads_to_, reads_from_);
-  index_ = (narrow ? index_of<int32_t> : index_of<int64_t>)(came, lengths_, width);
+  const Begun lengths_come =
+      begin_all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
+  const Begun rows_come =
+      begin_all_to_all(ranks_, to_send(numbers_of(dense), plan.position, reads_to_, first), reads_to_, reads_from_);
+  const Begun values_come = values.defined() ? begin_reads(values) : Begun();
+
+  lengths_ = lengths_come.wait();
+  const std::span<const int32_t> lengths = lengths_of(lengths_);
+  const int64_t width = lengths.empty() ? 1 : std::ranges::max(lengths);  // C
+  index_ = (narrow ? index_of<int32_t> : index_of<int64_t>)(rows_come.wait(), lengths_, width);
+  if (values.defined()) came_along_ = in_segments(values_come.wait());
+}
+
+Begun RowExchange::begin_reads(const Tensor& values) const {
+  return begin_all_to_all(ranks_, values.reshape({-1}).index_select(0, position_), reads_to_, reads_from_);
 }
 
 Tensor RowExchange::send_reads(const Tensor& values) const {
-  const Tensor sent = values.reshape({-1}).index_select(0, position_);
-  const Tensor came = all_to_all(ranks_, sent, reads_to_, reads_from_);
-  Tensor result = at::zeros(index_.sizes(), values.options());
-  const int64_t bytes = came.element_size();
-  const auto* in = static_cast<const std::byte*>(came.const_data_ptr());
+  return in_segments(begin_reads(values).wait());
+}
+
+Tensor RowExchange::in_segments(const Tensor& reads_that_came) const {
+  Tensor result = at::zeros(index_.sizes(), reads_that_came.options());
+  const int64_t bytes = result.element_size();
+  const auto* in = static_cast<const std::byte*>(reads_that_came.const_data_ptr());
   auto* out = static_cast<std::byte*>(result.mutable_data_ptr());
   for_segments(lengths_, index_.size(1), [&](int64_t read, int64_t place, int64_t reads) {
     std::copy_n(in + read * bytes, reads * bytes, out + place * bytes);

@@ -20,7 +20,9 @@ namespace loci {
 class RowExchange : public ReadExchange {
  public:
   // index [T, K]: rows of the whole table. first [P + 1]: rank p has the rows from first[p] up to first[p + 1].
-  RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, const at::Tensor& index);
+  // values [T, K], where there are any: see came_along().
+  RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, const at::Tensor& index,
+              const at::Tensor& values = {});
 
   // [S, C] int64: rows that are read here, counted from first[rank]. A segment of fewer reads repeats its first.
   const at::Tensor& index() const override { return index_; }
@@ -32,6 +34,9 @@ class RowExchange : public ReadExchange {
   at::Tensor return_sums(const at::Tensor& vectors) const override;  // [S, D] -> [T, D], summed over ranks in order
 
  private:
+  Begun begin_reads(const at::Tensor& values) const;
+  at::Tensor in_segments(const at::Tensor& reads) const;  // [R] as they came -> [S, C]
+
   Ranks ranks_;
   int64_t tokens_, reads_;  // T, K
   std::vector<int64_t> reads_to_, reads_from_, segments_to_, segments_from_;

@@ -32,6 +32,8 @@ TEST(RowExchange, SegmentsAreOrderedByRankAndToken) {
     const Tensor came = ranks.rank == 0 ? torch::tensor({{2., 0., 0.}, {4., 5., 6.}, {8., 0., 0.}})
                                         : torch::tensor({{1., 3.}, {7., 9.}});
     EXPECT_TRUE(torch::equal(exchange.send_reads(sent), came));
+    EXPECT_FALSE(exchange.came_along().defined());
+    EXPECT_TRUE(torch::equal(RowExchange(ranks, kFirst, index_of(ranks), sent).came_along(), came));
     EXPECT_TRUE(torch::equal(exchange.return_reads(came), sent));
 
     const Tensor tokens = ranks.rank == 0 ? torch::tensor({{1., 10.}, {2., 20.}}) : torch::tensor({{3., 30.}});
@@ -47,7 +49,8 @@ TEST(RowExchange, SegmentsAreOrderedByRankAndToken) {
 TEST(RowExchange, ARankMayHaveNoTokensAndNoRows) {
   run_ranks(3, [](const Ranks& ranks) {  // rank 1 has no rows, rank 2 no tokens
     const Tensor index = ranks.rank == 2 ? torch::empty({0, 2}, at::kLong) : torch::tensor({{0, 3}});
-    const RowExchange exchange(ranks, {0, 2, 2, 4}, index);
+    const RowExchange exchange(ranks, {0, 2, 2, 4}, index, torch::ones(index.sizes()));
+    EXPECT_TRUE(torch::equal(exchange.came_along(), torch::ones(exchange.index().sizes())));
     EXPECT_EQ(exchange.index().size(0), ranks.rank == 1 ? 0 : 2);
     const Tensor sums = exchange.return_sums(torch::ones({exchange.index().size(0), 3}));
     EXPECT_TRUE(torch::equal(sums, torch::full({index.size(0), 3}, 2.)));

@@ -2,7 +2,8 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/as_strided.h>
-#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -67,13 +68,6 @@ double OptimizerSet::dense_norm(double scale) const {
   return std::sqrt(sum) / scale;
 }
 
-bool OptimizerSet::all_finite(bool here) const {
-  if (!reduce_) return here;
-  const at::Tensor bad = at::scalar_tensor(here ? 0.0 : 1.0, at::kDouble);
-  reduce_({bad});
-  return bad.item<double>() == 0;
-}
-
 void OptimizerSet::step_dense(double rate, double divisor) {
   const at::NoGradGuard no_grad;
   rule_->step(with_gradient(), rate, divisor);
@@ -94,32 +88,43 @@ StepReport OptimizerSet::step_by_losses(double rate) {
   return report;
 }
 
-// A table that is clipped has one norm, of its rows on all ranks. Parts by columns have it already.
-std::vector<PendingRows> OptimizerSet::pending_rows(double scale) const {
-  std::vector<PendingRows> pending;
-  for (const RowOptimizer& rows : rows_) {
-    PendingRows& here = pending.emplace_back(rows.pending(scale));
-    if (!reduce_ || rows.options().clip_norm == 0 || !rows.rows().columns().whole()) continue;
-    const at::Tensor square = at::scalar_tensor(*here.norm * *here.norm, at::kDouble);
-    reduce_({square});
-    here.norm = std::sqrt(square.item<double>());
+// Dense gradients, squares of norms of rows, the numbers beside them, and whether all rows are finite, in one call. A
+// table that is clipped has one norm, of its rows on all ranks; parts by columns have it already.
+bool OptimizerSet::sum_over_ranks(std::vector<PendingRows>& pending, bool finite) {
+  const at::Tensor beside = std::exchange(beside_, {});
+  if (reduce_) {
+    std::vector<at::Tensor> sums;
+    for (const at::Tensor& parameter : with_gradient()) sums.push_back(parameter.grad());
+    const at::Tensor numbers = at::zeros({1 + std::ssize(pending)}, at::kDouble);  // ranks with bad rows, squares
+    auto* const number = numbers.mutable_data_ptr<double>();
+    number[0] = finite ? 0 : 1;
+    const auto clipped_by_rows = [&](size_t i) {
+      return rows_[i].options().clip_norm != 0 && rows_[i].rows().columns().whole();
+    };
+    for (size_t i = 0; i < pending.size(); ++i) {
+      if (clipped_by_rows(i)) number[1 + i] = *pending[i].norm * *pending[i].norm;
+    }
+    sums.push_back(numbers);
+    if (beside.defined()) sums.push_back(beside);
+    reduce_(sums);
+    finite = number[0] == 0;
+    for (size_t i = 0; i < pending.size(); ++i) {
+      if (clipped_by_rows(i)) pending[i].norm = std::sqrt(number[1 + i]);
+    }
   }
-  return pending;
+  return finite && (!beside.defined() || beside.isfinite().all().item<bool>());
 }
 
 StepReport OptimizerSet::step(int64_t step, int64_t steps, double scale) {
   StepReport report;
   report.rate = options_.learning_rate * schedule_factor(options_.schedule, step, steps);
   if (by_losses()) return step_by_losses(report.rate);
-  if (reduce_) {
-    std::vector<at::Tensor> gradients;
-    for (const at::Tensor& parameter : with_gradient()) gradients.push_back(parameter.grad());
-    reduce_(gradients);
-  }
+  std::vector<PendingRows> pending;
+  for (const RowOptimizer& rows : rows_) pending.push_back(rows.pending(scale));
+  const bool here = std::all_of(pending.begin(), pending.end(), [](const PendingRows& p) { return p.finite(); });
+  const bool finite = sum_over_ranks(pending, here);
   report.dense_norm = dense_norm(scale);
-  const std::vector<PendingRows> pending = pending_rows(scale);
-  const bool rows_finite = std::all_of(pending.begin(), pending.end(), [](const PendingRows& p) { return p.finite(); });
-  report.skipped = !all_finite(std::isfinite(report.dense_norm) && rows_finite);
+  report.skipped = !finite || !std::isfinite(report.dense_norm);
 
   if (!report.skipped) {
     const bool clip = options_.clip_norm > 0 && report.dense_norm > options_.clip_norm;

@@ -37,6 +37,9 @@ class OptimizerSet {
   // parameters and rows are skipped together, on all ranks, when any gradient of any rank is not finite. Parameters
   // without a gradient keep their bits. Hooks of the updated parameters are called. Gradients are cleared.
   StepReport step(int64_t step, int64_t steps, double scale = 1);
+  // float64 numbers that the next step() sums over ranks, in place, beside its gradients. It skips when a sum is not
+  // finite.
+  void sum_beside(const at::Tensor& numbers) { beside_ = numbers; }
   void zero_gradients();
   // Whether step() asks for losses in place of gradients (DenseOptimizer::by_losses). `loss` is that of the next step,
   // on its whole batch.
@@ -56,8 +59,7 @@ class OptimizerSet {
   std::vector<std::pair<std::string, at::Tensor>> state_of(bool with_rows) const;
   std::vector<at::Tensor> with_gradient() const;
   double dense_norm(double scale) const;
-  bool all_finite(bool here) const;
-  std::vector<PendingRows> pending_rows(double scale) const;
+  bool sum_over_ranks(std::vector<PendingRows>& pending, bool finite);
   void step_dense(double rate, double divisor);
   StepReport step_by_losses(double rate);
 
@@ -67,6 +69,7 @@ class OptimizerSet {
   std::vector<RowOptimizer> rows_;
   Reduce reduce_;
   std::function<double()> loss_;
+  at::Tensor beside_;
 };
 
 }  // namespace loci

@@ -260,14 +260,15 @@ TEST(OptimizerSet, SumsGradientsOverRanksBeforeTheNormAndSkipsWhenOneRankMust) {
   OptimizerSet whole = alone.set(1);
   Model other;
   bool other_is_finite = true;
+  double others_number = 5;
   int calls = 0;
   OptimizerSet part = rank.set(1, DenseRule::adamw, [&](const std::vector<Tensor>& tensors) {
     ++calls;
-    if (tensors.size() == 1 && tensors[0].scalar_type() == at::kDouble) {
-      if (!other_is_finite) tensors[0].add_(1);
-      return;
-    }
-    for (size_t i = 0; i < tensors.size(); ++i) tensors[i].add_(other.parameters[i].grad());
+    const size_t gradients = other.parameters.size();
+    ASSERT_EQ(tensors.size(), gradients + 2);
+    for (size_t i = 0; i < gradients; ++i) tensors[i].add_(other.parameters[i].grad());
+    if (!other_is_finite) tensors[gradients][0] += 1;
+    tensors[gradients + 1].add_(others_number);
   });
   alone.backward(1);
   rank.backward(1);
@@ -275,17 +276,27 @@ TEST(OptimizerSet, SumsGradientsOverRanksBeforeTheNormAndSkipsWhenOneRankMust) {
   for (size_t i = 0; i < alone.parameters.size(); ++i) {
     alone.parameters[i].mutable_grad() = alone.parameters[i].grad() + other.parameters[i].grad();
   }
+  const Tensor beside = torch::tensor({3.0}, at::kDouble);
+  part.sum_beside(beside);
   const StepReport a = whole.step(0, 4, 2), b = part.step(0, 4, 2);
   EXPECT_EQ(a.dense_norm, b.dense_norm);
-  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(beside.item<double>(), 8);
   for (size_t i = 0; i < alone.parameters.size(); ++i) {
     EXPECT_TRUE(torch::equal(alone.parameters[i], rank.parameters[i]));
   }
   const auto before = copies(rank.all());
+  const auto expect_skipped = [&] {
+    rank.backward(3);
+    part.sum_beside(torch::tensor({3.0}, at::kDouble));
+    EXPECT_TRUE(part.step(1, 4, 2).skipped);
+    EXPECT_TRUE(equal(rank.all(), before));
+  };
   other_is_finite = false;
-  rank.backward(3);
-  EXPECT_TRUE(part.step(1, 4, 2).skipped);
-  EXPECT_TRUE(equal(rank.all(), before));
+  expect_skipped();
+  other_is_finite = true;
+  others_number = std::numeric_limits<double>::quiet_NaN();
+  expect_skipped();
 }
 
 TEST(OptimizerSet, ClearsTheStateOfOneParameter) {

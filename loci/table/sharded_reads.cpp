@@ -35,16 +35,19 @@ void check_sharded_access(const char* who, RowAccess access, const RowShards& sh
 
 namespace {
 
-std::shared_ptr<const ReadExchange> exchange_of(const RowShards& shards, const Tensor& index) {
-  if (shards.parts == TableParts::rows) return std::make_shared<const RowExchange>(shards.ranks, shards.first, index);
-  return std::make_shared<const ColumnExchange>(shards.ranks, shards.first, shards.rows, index);
+std::shared_ptr<const ReadExchange> exchange_of(const RowShards& shards, const Tensor& index, const Tensor& values) {
+  if (shards.parts == TableParts::rows) {
+    return std::make_shared<const RowExchange>(shards.ranks, shards.first, index, values);
+  }
+  return std::make_shared<const ColumnExchange>(shards.ranks, shards.first, shards.rows, index, values);
 }
 
 }  // namespace
 
 ShardedPass begin_pass(RowAccess access, const RowShards& shards, const Tensor& index, const Tensor& input) {
-  const std::shared_ptr<const ReadExchange> exchange = exchange_of(shards, index);
-  return {exchange, access == RowAccess::read ? exchange->send_reads(input) : exchange->send_tokens(input)};
+  const bool read = access == RowAccess::read;
+  const std::shared_ptr<const ReadExchange> exchange = exchange_of(shards, index, read ? input : Tensor());
+  return {exchange, read ? exchange->came_along() : exchange->send_tokens(input)};
 }
 
 Tensor access_shards(RowAccess access, const ShardedPass& pass, RowStore& here) {

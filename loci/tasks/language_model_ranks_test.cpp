@@ -4,6 +4,8 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "loci/table/row_store.h"
 #include "loci/tasks/all.h"
@@ -27,9 +29,19 @@ struct Trained {
 
 class LanguageModelRanks : public LanguageModel {
  protected:
-  // Three steps. Gradients are used as they are: other rules divide them by their own size, and with it what sums in
-  // another order differ by.
-  Trained train(std::vector<std::string> settings, const Ranks& ranks) {
+  struct Rank {
+    std::unique_ptr<Task> task;
+    OptimizerSet optimizers;
+    int64_t accumulation;
+
+    StepResult step(int64_t step, const Ranks& ranks) {
+      return train_step(*task, optimizers, step, 3, accumulation, false, ranks);
+    }
+  };
+
+  // Gradients are used as they are: other rules divide them by their own size, and with it what sums in another order
+  // differ by.
+  Rank make(std::vector<std::string> settings, const Ranks& ranks) {
     for (const char* own :
          {"optimizer.kind=sgd", "optimizer.momentum=0", "optimizer.learning_rate=0.1", "table_optimizer.rule=sgd",
           "table_optimizer.learning_rate=0.1", "optimizer.schedule.warmup=0"}) {
@@ -41,15 +53,21 @@ class LanguageModelRanks : public LanguageModel {
     TaskInputs inputs = inputs_for(config, quiet);
     inputs.ranks = ranks;
     inputs.tables = training_tables(cache_.path() / "tables" / std::to_string(ranks.rank), false, ranks);
-    const auto task = config.plan->make(inputs);
+    auto task = config.plan->make(inputs);
     OptimizerSet optimizers(task->dense_parameters(), config.optimizer, task->tables(), seed_,
                             ranks.size > 1 ? sum_over(ranks) : Reduce());
+    return {std::move(task), std::move(optimizers), config.train.accumulation};
+  }
+
+  Trained train(const std::vector<std::string>& settings, const Ranks& ranks) {
+    Rank rank = make(settings, ranks);
+    const auto& task = rank.task;
     Trained trained;
     for (int64_t step = 0; step < 3; ++step) {
-      const StepResult made = train_step(*task, optimizers, step, 3, config.train.accumulation, false, ranks);
+      const StepResult made = rank.step(step, ranks);
       EXPECT_TRUE(made.good);
       trained.losses.push_back(made.loss);
-      task->after_step({step + 1, 3, made.loss}, optimizers);
+      task->after_step({step + 1, 3, made.loss}, rank.optimizers);
     }
     trained.evaluated = evaluate(*task, false).values[0];
     for (const NamedParameter& parameter : task->dense_parameters()) trained.dense.push_back(parameter.value.detach());
@@ -98,6 +116,19 @@ TEST_F(LanguageModelRanks, RanksWithoutAWindowWork) {
 
 TEST_F(LanguageModelRanks, MaskedTokensCountOnce) {
   expect_as_alone({"model.causal=false", "model.memory.query_norm=layer"});
+}
+
+TEST_F(LanguageModelRanks, ALossThatIsNotFiniteOnOneRankSkipsTheStepOnAll) {
+  run_ranks(2, [&](const Ranks& ranks) {
+    Rank rank = make({"model.memory.query_norm=layer"}, ranks);
+    EXPECT_TRUE(rank.step(0, ranks).good);
+    const Tensor parameter = rank.task->dense_parameters()[0].value.detach(), before = parameter.clone();
+    if (ranks.rank == 1) parameter.fill_(std::numeric_limits<float>::quiet_NaN());
+    const StepResult made = rank.step(1, ranks);
+    EXPECT_FALSE(made.good);
+    EXPECT_FALSE(std::isfinite(made.loss));
+    EXPECT_TRUE(ranks.rank == 1 || torch::equal(parameter, before));
+  });
 }
 
 TEST_F(LanguageModelRanks, NgramRowsAreInPartsToo) {

@@ -12,6 +12,7 @@ struct StepResult {
   double loss = 0;    // mean over the micro-batches, and over the ranks
   double rate = 0;    // of the dense optimiser
   bool good = false;  // false: something was not finite, and nothing was updated
+  int signal = 0;     // SIGINT or SIGTERM that any rank had before the update; SIGTERM where both came
 };
 
 // Step `step` of `steps`: the losses of `accumulation` micro-batches, backward, and the update. All ranks make it

@@ -92,10 +92,12 @@ TrainerState Trainer::run(TrainerState state) {
     tell(state, events);
     if (due(state.step, options_.log_every) || over(state)) log_step(state, result.rate);
     show(state, result);
-    stop_if_asked(state);  // before an evaluation, for whoever sends a signal may wait for seconds only
+    // Before an evaluation, for whoever sends a signal may wait for seconds only. One that came to a rank after its
+    // gradients were sent is seen by all with the next step.
+    stop_if_asked(state, ranks_.size > 1 ? result.signal : StopSignal::received());
     if (evaluation_due(state)) {
       evaluate_and_log(state);
-      stop_if_asked(state);
+      stop_if_asked(state, signal());
     }
     saved = due(state.step, options_.checkpoint_every);
     if (saved) save(state);
@@ -115,11 +117,10 @@ int Trainer::signal() const {
   return count[1] > 0 ? SIGTERM : count[0] > 0 ? SIGINT : 0;
 }
 
-void Trainer::stop_if_asked(TrainerState& state) {
-  const int received = signal();
-  if (received == 0) return;
+void Trainer::stop_if_asked(TrainerState& state, int signal) {
+  if (signal == 0) return;
   save(state);
-  stop(state, received);
+  stop(state, signal);
 }
 
 void Trainer::stop(const TrainerState& state, int signal) {
@@ -200,7 +201,7 @@ void Trainer::evaluate_and_log(TrainerState& state) {
   try {
     evaluation = evaluate(task_, bfloat16_);
   } catch (const Interrupted&) {
-    stop_if_asked(state);
+    stop_if_asked(state, signal());
     throw;
   }
   state.evaluated_step = state.step;

@@ -39,8 +39,8 @@ class Trainer {
  private:
   bool over(const TrainerState& state) const;
   bool evaluation_due(const TrainerState& state) const;
-  int signal() const;                       // that came to some rank; 0: none
-  void stop_if_asked(TrainerState& state);  // after a signal: saves and throws Interrupted
+  int signal() const;                                   // that came to some rank; 0: none
+  void stop_if_asked(TrainerState& state, int signal);  // after a signal: saves and throws Interrupted
   [[noreturn]] void stop(const TrainerState& state, int signal);
   std::string last_checkpoint() const;
   [[noreturn]] void fail_not_finite(const TrainerState& state, double loss, const std::string& after) const;
