@@ -53,10 +53,26 @@ Ranks ranks_of(const std::string& group) {
   }
 }
 
-Tensor Begun::wait() const {
+Begun::~Begun() {
+  if (who_.empty() || !came_.defined()) return;
+  try {
+    call("wait_tensor", {came_});
+  } catch (const std::exception&) {
+  }
+}
+
+Tensor Begun::wait() {
+  const Tensor came = std::exchange(came_, {});
   const Tensor whole =
-      who.empty() ? result : with_peer_errors(who, kAllTakePart, [&] { return call("wait_tensor", {result}); });
-  return finish ? finish(whole) : whole;
+      who_.empty() ? came : with_peer_errors(who_, kAllTakePart, [&] { return call("wait_tensor", {came}); });
+  return finish_ ? finish_(whole) : whole;
+}
+
+Begun Begun::then(Finish finish) && {
+  Finish all = [first = std::move(finish_), second = std::move(finish)](const Tensor& came) {
+    return second(first ? first(came) : came);
+  };
+  return {std::move(who_), std::move(came_), std::move(all)};
 }
 
 Begun begin_all_to_all(const Ranks& ranks, const Tensor& input, const std::vector<int64_t>& to,
@@ -92,9 +108,8 @@ Begun begin_all_gather(const Ranks& ranks, const Tensor& x) {
   if (ranks.size == 1) return {"", x.unsqueeze(0)};
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.insert(sizes.begin(), ranks.size);
-  Begun begun = begin(ranks, "all_gather_into_tensor", {x.contiguous(), ranks.size, ranks.group});
-  begun.finish = [sizes](const Tensor& all) { return all.view(sizes); };
-  return begun;
+  return begin(ranks, "all_gather_into_tensor", {x.contiguous(), ranks.size, ranks.group})
+      .then([sizes](const Tensor& all) { return all.view(sizes); });
 }
 
 }  // namespace
@@ -114,15 +129,12 @@ Begun begin_all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vect
     sent = at::zeros(sizes, x.options());
     sent.narrow(0, 0, mine).copy_(x);
   }
-  Begun begun = begin_all_gather(ranks, sent);
-  begun.finish = [counts, most, shaped = begun.finish](const Tensor& gathered) {
-    const Tensor all = shaped ? shaped(gathered) : gathered;
+  return begin_all_gather(ranks, sent).then([counts, most](const Tensor& all) {
     if (*std::ranges::min_element(counts) == most) return all.flatten(0, 1);
     std::vector<Tensor> parts;
     for (size_t p = 0; p < counts.size(); ++p) parts.push_back(all[static_cast<int64_t>(p)].narrow(0, 0, counts[p]));
     return at::cat(parts);
-  };
-  return begun;
+  });
 }
 
 Tensor all_gather_rows(const Ranks& ranks, const Tensor& x, const std::vector<int64_t>& counts) {

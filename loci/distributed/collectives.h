@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace loci {
@@ -25,12 +26,25 @@ Ranks ranks_of(const std::string& group);
 
 // A collective operation that has begun. Several that have begun before the first wait() cost about the time of one,
 // for a rank sleeps and wakes once for all of them. All ranks wait in the same order.
-struct Begun {
-  std::string who;    // for errors
-  at::Tensor result;  // whole only after wait()
-  std::function<at::Tensor(const at::Tensor&)> finish{};
+class Begun {
+ public:
+  using Finish = std::function<at::Tensor(const at::Tensor&)>;
 
-  at::Tensor wait() const;
+  Begun() = default;
+  // `finish` makes the result of what came. `who` is for errors; empty: nothing is under way.
+  Begun(std::string who, at::Tensor came, Finish finish = {})
+      : who_(std::move(who)), came_(std::move(came)), finish_(std::move(finish)) {}
+  Begun(Begun&&) = default;
+  Begun& operator=(Begun&&) = delete;
+  ~Begun();  // waits if nobody has, and drops errors: after one of another collective this one fails too
+
+  at::Tensor wait();  // once
+  Begun then(Finish finish) &&;
+
+ private:
+  std::string who_;
+  at::Tensor came_;
+  Finish finish_;
 };
 
 // Rows of `input` to each rank, and rows from each: input has sum(to) rows, rank by rank, the result sum(from). All

@@ -40,11 +40,13 @@ TEST(BeginAllToAll, SeveralMayBeUnderWay) {
       const Tensor sent = torch::arange(size) + 10 * ranks.rank, came = 10 * torch::arange(size) + ranks.rank;
       std::vector<Begun> begun;
       for (int64_t i = 0; i < 4; ++i) begun.push_back(begin_all_to_all(ranks, sent + 100 * i, one, one));
-      const Begun rows = begin_all_gather_rows(ranks, sent, std::vector<int64_t>(static_cast<size_t>(size), size));
+      Begun rows = begin_all_gather_rows(ranks, sent, std::vector<int64_t>(static_cast<size_t>(size), size));
       for (int64_t i = 0; i < 4; ++i) {
         EXPECT_TRUE(torch::equal(begun[static_cast<size_t>(i)].wait(), came + 100 * i));
       }
       EXPECT_TRUE(torch::equal(rows.wait().view({size, size}).select(0, ranks.rank), sent));
+      begin_all_to_all(ranks, sent, one, one);  // nobody waits: the others go on
+      EXPECT_TRUE(torch::equal(all_to_all(ranks, sent, one, one), came));
     });
   }
 }

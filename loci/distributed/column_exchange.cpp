@@ -30,8 +30,8 @@ ColumnExchange::ColumnExchange(const Ranks& ranks, const std::vector<int64_t>& f
   }
   const Tensor sent = index.size(0) > 0 ? index : index.new_empty({0, reads});
   const auto type = row_number_bytes(rows) == 4 ? at::kInt : at::kLong;
-  const Begun rows_come = begin_all_gather_rows(ranks_, sent.to(type), tokens_);
-  const Begun values_come =
+  Begun rows_come = begin_all_gather_rows(ranks_, sent.to(type), tokens_);
+  Begun values_come =
       values.defined() ? begin_all_gather_rows(ranks_, values.reshape({index.size(0), reads}), tokens_) : Begun();
   index_ = rows_come.wait().to(at::kLong);
   if (values.defined()) came_along_ = values_come.wait();

@@ -92,11 +92,10 @@ RowExchange::RowExchange(const Ranks& ranks, const std::vector<int64_t>& first, 
 
   const bool narrow = has_narrow_rows(first);
   const auto to_send = narrow ? rows_to_send<int32_t> : rows_to_send<int64_t>;
-  const Begun lengths_come =
-      begin_all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
-  const Begun rows_come =
+  Begun lengths_come = begin_all_to_all(ranks_, at::tensor(plan.segment_reads, at::kInt), segments_to_, segments_from_);
+  Begun rows_come =
       begin_all_to_all(ranks_, to_send(numbers_of(dense), plan.position, reads_to_, first), reads_to_, reads_from_);
-  const Begun values_come = values.defined() ? begin_reads(values) : Begun();
+  Begun values_come = values.defined() ? begin_reads(values) : Begun();
 
   lengths_ = lengths_come.wait();
   const std::span<const int32_t> lengths = lengths_of(lengths_);
